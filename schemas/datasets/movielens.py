@@ -1,0 +1,67 @@
+"""MovieLens-100K: film ratings, as found in the `recbole` package or in any folder with the same three files."""
+
+from __future__ import annotations
+
+from schemas.features import (
+    Action,
+    Categorical,
+    EventTime,
+    FeatureSpec,
+    History,
+    Key,
+    Label,
+    MultiCategorical,
+    Numeric,
+    Scenario,
+    TimeGap,
+    Vocab,
+)
+from schemas.tables import Cut, Dataset, Join, LogSource, Sliding, SplitByUserTail, Table, Threshold
+
+FIELDS = ("item_id", "genre", "action", "gap")
+
+SPEC = FeatureSpec(
+    name="movielens",
+    user=Key("user_id"),
+    item=Key("item_id"),
+    time=EventTime("timestamp", unit="s"),
+    scenario=Scenario(
+        "age_band",
+        values=("under_25", "25_34", "35_and_over"),
+        labels=("under 25", "25-34", "35 and over"),
+        dim=4,
+    ),
+    labels=(Label("click"), Label("like")),
+    features=(
+        Categorical("user_id", group="user", vocab=Vocab(min_count=2, oov=8), dim=16),
+        Numeric("age", group="user", transform="bucketize", buckets=10, dim=4),
+        Categorical("gender", group="user", dtype="str", dim=4),
+        Categorical("occupation", group="user", dtype="str", dim=8),
+        Categorical("item_id", group="item", vocab=Vocab(min_count=3, oov=8), dim=16),
+        MultiCategorical("genre", group="item", separator=" ", max_length=4, dim=8),
+        Numeric("release_year", group="item", transform="bucketize", buckets=16, dim=8),
+        Action("action", flags=("click", "like")),
+        TimeGap("gap"),
+        History("global", of=FIELDS, length=50, window="before"),
+        History("realtime", of=FIELDS, length=20, window="within"),
+    ),
+)
+
+DATASET = Dataset(
+    spec=SPEC,
+    source=LogSource(
+        log=Table(files=("ml-100k.inter",)),
+        joins=(
+            Join(on="user", table=Table(files=("ml-100k.user",))),
+            Join(on="item", table=Table(files=("ml-100k.item",), rename={"class": "genre"})),
+        ),
+        derive={
+            "click": Threshold("rating", at_least=4),
+            "like": Threshold("rating", at_least=5),
+            "age_band": Cut("age", edges=(25, 35), names=("under_25", "25_34", "35_and_over")),
+        },
+        # People rate many films in one sitting; ten minutes is such a sitting.
+        window=Sliding(seconds=600),
+        split=SplitByUserTail(valid=0.1, eval=0.1),
+    ),
+)

@@ -1,0 +1,381 @@
+"""Feature declarations: what one row of a ranking log is.
+
+A feature is one line of a `FeatureSpec`; TFMD schema, Transform, model inputs, embeddings, serving signatures and
+documentation are folds over it, with one branch per feature *type* and nothing per feature *name*.
+
+    spec = FeatureSpec(
+        name="clips",
+        user=Key("user_id"),
+        item=Key("video_id"),
+        time=EventTime("time_ms", unit="ms"),
+        scenario=Scenario("tab", values=(0, 1, 2)),
+        labels=(Label("is_click"),),
+        features=(
+            Categorical("video_id", group="item", vocab=Vocab(min_count=5, oov=16), dim=16),
+            Numeric("duration_ms", group="item", transform="log1p"),
+            Action("action", flags=("is_click",)),
+            TimeGap("gap"),
+            History("global", of=("video_id", "action", "gap"), length=50, window="before"),
+        ),
+    )
+
+Ids after Transform: 0 is padding or a missing value, 1..V are the vocabulary by descending frequency, V+1..V+oov are
+out-of-vocabulary buckets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from schemas.naming import Declaration, nearest
+
+Group = Literal["user", "item", "context"]
+Dtype = Literal["int", "str"]
+GROUPS: tuple[Group, ...] = ("user", "item", "context")
+
+
+class Vocab(Declaration):
+    """Ids from a vocabulary counted on the training split.
+
+    Args:
+        min_count: int >= 1. Values seen less often go to the out-of-vocabulary buckets.
+        oov: int >= 1. Number of hashed out-of-vocabulary buckets.
+        max_size: int or None. Keep only the most frequent values.
+    """
+
+    type: Literal["vocab"] = "vocab"
+    min_count: int = Field(1, ge=1)
+    oov: int = Field(1, ge=1)
+    max_size: int | None = Field(None, ge=1)
+
+
+class Hash(Declaration):
+    """Ids from a stable hash of the value, without a vocabulary.
+
+    Args:
+        size: int >= 1. Number of buckets.
+    """
+
+    type: Literal["hash"] = "hash"
+    size: int = Field(ge=1)
+
+
+Encoding = Annotated[Vocab | Hash, Field(discriminator="type")]
+
+
+class Named(Declaration):
+    """A declaration with a column name."""
+
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+            raise ValueError(f"`name` must be letters, digits and underscores and begin with a letter, received {name!r}")
+        return name
+
+
+class Key(Named):
+    """Column that identifies the user or the item of a row; passed through, not read by the model.
+
+    A feature of the same name reads the same column.
+    """
+
+    dtype: Dtype = "int"
+
+
+class EventTime(Named):
+    """Column with the time of the impression, counted from 1970-01-01 UTC.
+
+    Args:
+        unit: "s" or "ms". Unit of the column; milliseconds are used inside.
+    """
+
+    unit: Literal["s", "ms"] = "ms"
+
+
+class Scenario(Named):
+    """Column with the scenario (surface, tab, page) of an impression; also a context feature of the model.
+
+    Ids are 1-based positions in `values`; a value outside it gets id `len(values) + 1`.
+
+    Args:
+        values: the known scenarios, all int or all str.
+        labels: display names, one per value; the values themselves if empty.
+        dim: int >= 1. Embedding width.
+    """
+
+    values: tuple[int, ...] | tuple[str, ...] = Field(min_length=1)
+    labels: tuple[str, ...] = ()
+    dim: int = Field(8, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Scenario:
+        if len(set(self.values)) != len(self.values):
+            raise ValueError(f"`values` of scenario {self.name!r} must be distinct, received {self.values}")
+        if self.labels and len(self.labels) != len(self.values):
+            raise ValueError(f"`labels` needs one entry per value ({len(self.values)}), received {len(self.labels)}")
+        return self
+
+    @property
+    def dtype(self) -> Dtype:
+        return "int" if isinstance(self.values[0], int) else "str"
+
+    def label_of(self, value: int | str) -> str:
+        """Display name of a raw scenario value."""
+        if self.labels and value in self.values:
+            return self.labels[self.values.index(value)]  # type: ignore[arg-type]
+        return str(value)
+
+
+class Label(Named):
+    """Binary task label, 0 or 1.
+
+    Args:
+        weight: float > 0. Weight of the task in the loss.
+    """
+
+    weight: float = Field(1.0, gt=0)
+
+
+class Categorical(Named):
+    """One categorical value per row.
+
+    Args:
+        group: "user", "item" or "context".
+        vocab: `Vocab` or `Hash`.
+        dim: int >= 1. Embedding width.
+        dtype: "int" or "str". Type of the raw column.
+        required: bool. Whether a serving request must carry it.
+        drift: float in (0, 1] or None. L-infinity distance between training and evaluation above which
+            validation stops the run.
+    """
+
+    type: Literal["categorical"] = "categorical"
+    group: Group
+    vocab: Encoding = Vocab()
+    dim: int = Field(16, ge=1)
+    dtype: Dtype = "int"
+    required: bool = False
+    drift: float | None = Field(None, gt=0, le=1)
+
+
+class MultiCategorical(Named):
+    """Up to `max_length` categorical values per row (tags, genres), pooled by their mean.
+
+    Args:
+        separator: str or None. Splits a text column into values; None for a list column.
+        max_length: int >= 1. Values after it are dropped.
+        (others as in `Categorical`)
+    """
+
+    type: Literal["multi_categorical"] = "multi_categorical"
+    group: Group
+    vocab: Encoding = Vocab()
+    dim: int = Field(16, ge=1)
+    dtype: Dtype = "str"
+    separator: str | None = None
+    max_length: int = Field(4, ge=1)
+    required: bool = False
+    drift: float | None = Field(None, gt=0, le=1)
+
+
+class Numeric(Named):
+    """One number per row.
+
+    Args:
+        transform: "none", "log1p" (sign(x) log(1 + |x|)), "standardize" (zero mean, unit variance over training),
+            "log1p_standardize" (both, in this order) or "bucketize" (quantiles over training, then an embedding).
+        buckets: int >= 2. Number of quantiles, only for "bucketize".
+        dim: int >= 1. Embedding width, only for "bucketize"; the other transforms enter the model as one number.
+        default: float. Value, before the transform, of a missing number.
+        drift: float in (0, 1] or None. Jensen-Shannon divergence above which validation stops the run.
+    """
+
+    type: Literal["numeric"] = "numeric"
+    group: Group
+    transform: Literal["none", "log1p", "standardize", "log1p_standardize", "bucketize"] = "standardize"
+    buckets: int = Field(16, ge=2)
+    dim: int = Field(8, ge=1)
+    default: float = 0.0
+    required: bool = False
+    drift: float | None = Field(None, gt=0, le=1)
+
+
+class Action(Named):
+    """History-only field: what the user did with a past item, as the bit mask of `flags`.
+
+    Bit i is set if column `flags[i]` of the past row is non-zero. These columns are outcomes: they enter the history
+    of later impressions, never the current row.
+    """
+
+    type: Literal["action"] = "action"
+    flags: tuple[str, ...] = Field(min_length=1, max_length=8)
+    dim: int = Field(8, ge=1)
+
+
+class TimeGap(Named):
+    """History-only field: seconds from the past event to the impression, as id `2 + floor(log2(1 + seconds))`.
+
+    Id 1 stands for an unknown time (a raw value of -1).
+    """
+
+    type: Literal["time_gap"] = "time_gap"
+    buckets: int = Field(32, ge=2, le=64)
+    dim: int = Field(8, ge=1)
+
+
+class History(Named):
+    """The user's earlier events, newest first, strictly before the impression.
+
+    Args:
+        of: names of item features, `Action` or `TimeGap` fields. A field that names an item feature shares its
+            vocabulary and embedding table.
+        length: int >= 1. Number of events kept.
+        window: "before" (the long-term history, which ends where the window named in the table spec begins) or
+            "within" (the real-time history, from there to the impression).
+        only: str or None. Keep only past events whose flag of this name is non-zero.
+    """
+
+    type: Literal["history"] = "history"
+    of: tuple[str, ...] = Field(min_length=1)
+    length: int = Field(ge=1)
+    window: Literal["before", "within"]
+    only: str | None = None
+
+    def column(self, field: str) -> str:
+        """Column of a field: `global_video_id`."""
+        return f"{self.name}_{field}"
+
+
+Feature = Annotated[
+    Categorical | MultiCategorical | Numeric | Action | TimeGap | History, Field(discriminator="type")
+]
+ItemField = Categorical | MultiCategorical | Numeric
+EventField = Categorical | MultiCategorical | Action | TimeGap
+
+
+class FeatureSpec(Declaration):
+    """All columns of a row: keys, time, scenario, labels and features.
+
+    Args:
+        name: name of the log.
+        user, item: key columns.
+        time: event time column.
+        scenario: scenario column.
+        labels: one per task, in the order of the model's heads.
+        features: everything the model reads besides the scenario.
+
+    Raises:
+        ValueError: names that collide, or a history of a field that does not exist; the nearest name is in the text.
+    """
+
+    name: str
+    user: Key
+    item: Key
+    time: EventTime
+    scenario: Scenario
+    labels: tuple[Label, ...] = Field(min_length=1)
+    features: tuple[Feature, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> FeatureSpec:
+        owners: dict[str, str] = {}
+        outputs = [column for feature in self.features for column in _columns(feature)]
+        for column, owner in [(self.time.name, "time"), (self.scenario.name, "scenario")] + [
+            (label.name, "label") for label in self.labels
+        ] + outputs:
+            if column in owners:
+                raise ValueError(f"column `{column}` is declared twice: as {owners[column]} and as {owner}")
+            owners[column] = owner
+        for key in (self.user, self.item):
+            feature = self.get(key.name)
+            if key.name in owners and not isinstance(feature, Categorical):
+                raise ValueError(f"key `{key.name}` may share its column with a Categorical only, not {owners[key.name]}")
+            if isinstance(feature, Categorical) and feature.dtype != key.dtype:
+                raise ValueError(f"key and feature `{key.name}` differ in dtype: {key.dtype} and {feature.dtype}")
+        self._check_histories()
+        return self
+
+    def _check_histories(self) -> None:
+        fields = {
+            feature.name: feature
+            for feature in self.features
+            if isinstance(feature, Action | TimeGap)
+            or (isinstance(feature, Categorical | MultiCategorical) and feature.group == "item")
+        }
+        windows: dict[str, str] = {}
+        for history in self.histories:
+            for field in history.of:
+                if field not in fields:
+                    raise ValueError(
+                        f"history `{history.name}` has no field `{field}`: a field is a categorical item feature, "
+                        f"an Action or a TimeGap{nearest(field, fields)}"
+                    )
+            if history.window in windows:
+                raise ValueError(
+                    f"histories `{windows[history.window]}` and `{history.name}` both have window={history.window!r}"
+                )
+            windows[history.window] = history.name
+            if history.only is not None and history.only not in self.flags:
+                raise ValueError(
+                    f"history `{history.name}`: `only` names {history.only!r}, which is no flag of an Action and "
+                    f"no label{nearest(history.only, self.flags)}"
+                )
+        used = {field for history in self.histories for field in history.of}
+        for feature in self.features:
+            if isinstance(feature, Action | TimeGap) and feature.name not in used:
+                raise ValueError(f"`{feature.name}` is a history-only field but no history lists it in `of`")
+
+    def get(self, name: str) -> Any:
+        """The feature of this name, or None."""
+        return next((feature for feature in self.features if feature.name == name), None)
+
+    @property
+    def histories(self) -> tuple[History, ...]:
+        return tuple(feature for feature in self.features if isinstance(feature, History))
+
+    @property
+    def inputs(self) -> tuple[ItemField, ...]:
+        """The non-sequential features in declaration order."""
+        return tuple(f for f in self.features if isinstance(f, Categorical | MultiCategorical | Numeric))
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Outcome columns a history may read: the labels, then the flags of every Action, without repetition."""
+        names = [label.name for label in self.labels]
+        names += [flag for feature in self.features if isinstance(feature, Action) for flag in feature.flags]
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(label.name for label in self.labels)
+
+    def history_fields(self, history: History) -> Iterator[tuple[str, EventField]]:
+        """(column, feature) of each field of a history, for instance ("global_video_id", Categorical("video_id"))."""
+        for field in history.of:
+            yield history.column(field), self.get(field)
+
+    def vocab_columns(self, feature: Categorical | MultiCategorical) -> tuple[str, ...]:
+        """Every column that shares the feature's vocabulary: its own, then one per history that lists it."""
+        return (feature.name, *(h.column(feature.name) for h in self.histories if feature.name in h.of))
+
+    @classmethod
+    def from_json(cls, text: str) -> FeatureSpec:
+        return cls.model_validate_json(text)
+
+    def to_json(self) -> str:
+        return self.model_dump_json()
+
+
+def _columns(feature: Any) -> list[tuple[str, str]]:
+    if isinstance(feature, History):
+        return [(feature.column(field), f"history `{feature.name}`") for field in feature.of]
+    if isinstance(feature, Action | TimeGap):
+        return []
+    return [(feature.name, f"feature `{feature.name}`")]

@@ -1,0 +1,51 @@
+"""Errors that name the nearest right word, and the declaration base class that uses them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """The hint `; did you mean X?` for a misspelt name, or the list of options if nothing is close.
+
+    Args:
+        name: What was written.
+        options: What could have been written.
+
+    Returns:
+        A clause that starts with `; `, or an empty string if there are no options at all.
+
+    >>> nearest("num_layer", ["num_layers", "heads"])
+    '; did you mean `num_layers`?'
+    """
+    options = sorted(set(options))
+    close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    if options:
+        return f"; expected one of {', '.join(f'`{option}`' for option in options)}"
+    return ""
+
+
+class Declaration(BaseModel):
+    """Frozen pydantic model that refuses unknown keys by naming the nearest known one.
+
+    Fields listed in `positional` may be passed by position: `Label("is_click")`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, *args: Any, **values: Any) -> None:
+        fields = list(type(self).model_fields)
+        positional = [field for field in fields if field != "type"][:1]
+        if len(args) > len(positional):
+            raise ValueError(f"{type(self).__name__} takes only `{positional[0]}` by position, received {args!r}")
+        values.update(zip(positional, args, strict=False))
+        for key in values:
+            if key not in type(self).model_fields:
+                raise ValueError(f"{type(self).__name__} has no field `{key}`{nearest(key, fields)}")
+        super().__init__(**values)

@@ -1,0 +1,250 @@
+"""The raw side of a log: which files hold it, how they join, how histories are cut and how rows are split.
+
+A `Dataset` is a `FeatureSpec` (what a row is) and a `LogSource` (where it comes from). `schemas/datasets/` holds one
+module per log; your own log is one more such module, or a file given by path.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field, field_validator, model_validator
+
+from schemas.features import FeatureSpec, MultiCategorical, Numeric
+from schemas.naming import Declaration, nearest
+
+Format = Literal["parquet", "csv", "tfrecord"]
+
+
+class Table(Declaration):
+    """Files with the same columns, below the data folder.
+
+    Args:
+        files: glob patterns, relative to the data folder; the first pattern that matches a file is used, so that a
+            log can be read in more than one layout.
+        format: "parquet", "csv" or "tfrecord" (flat tf.Examples); None tells it from the ending
+            (.parquet, .csv, .tsv, .tfrecord, .tfrecord.gz, and .inter/.item/.user for tab-separated text).
+        separator: column separator of text files; None tells it from the ending.
+        rename: column in the file -> name used here. A file that lacks the column is read as it is.
+        optional: bool. Whether the files may be missing altogether.
+    """
+
+    files: tuple[str, ...] = Field(min_length=1)
+    format: Format | None = None
+    separator: str | None = None
+    rename: dict[str, str] = {}
+    optional: bool = False
+
+
+class Join(Declaration):
+    """A table with at most one row per key, joined to the log: a left join.
+
+    Args:
+        table: the files.
+        on: "user" or "item". The key of the spec to join on.
+    """
+
+    table: Table
+    on: Literal["user", "item"]
+
+
+class Prior(Declaration):
+    """Item id sequences per user from before the log begins, without a time per event.
+
+    They enter the long-term history behind every event of the log, with an unknown time gap.
+
+    Args:
+        table: the files, one row per user.
+        items: list column with item ids.
+        order: "oldest_first" or "newest_first". Order of the ids in `items`.
+        flags: flag of the spec -> list column with the item ids that carry it.
+        always: flags that every event in `items` carries.
+    """
+
+    table: Table
+    items: str
+    order: Literal["oldest_first", "newest_first"] = "oldest_first"
+    flags: dict[str, str] = {}
+    always: tuple[str, ...] = ()
+
+
+class Threshold(Declaration):
+    """Derived 0/1 column: `column >= at_least`."""
+
+    type: Literal["threshold"] = "threshold"
+    column: str
+    at_least: float
+
+
+class Cut(Declaration):
+    """Derived text column: the name of the interval that holds `column`.
+
+    Args:
+        column: a numeric column.
+        edges: increasing bounds; interval i is [edges[i-1], edges[i]).
+        names: len(edges) + 1 interval names.
+    """
+
+    type: Literal["cut"] = "cut"
+    column: str
+    edges: tuple[float, ...] = Field(min_length=1)
+    names: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Cut:
+        if len(self.names) != len(self.edges) + 1:
+            raise ValueError(f"`names` needs len(edges) + 1 = {len(self.edges) + 1} entries, received {len(self.names)}")
+        if list(self.edges) != sorted(set(self.edges)):
+            raise ValueError(f"`edges` must increase, received {self.edges}")
+        return self
+
+
+Derived = Annotated[Threshold | Cut, Field(discriminator="type")]
+
+
+class CalendarDay(Declaration):
+    """Real time begins at the start of the impression's day.
+
+    Args:
+        timezone: IANA name of the zone whose calendar counts.
+        starts_at: int in [0, 23]. Local hour at which a day begins.
+    """
+
+    type: Literal["calendar_day"] = "calendar_day"
+    timezone: str = "UTC"
+    starts_at: int = Field(0, ge=0, le=23)
+
+    @field_validator("timezone")
+    @classmethod
+    def _check_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"`timezone` must be an IANA name such as 'Asia/Shanghai', received {name!r}") from error
+        return name
+
+
+class Sliding(Declaration):
+    """Real time begins `seconds` before the impression."""
+
+    type: Literal["sliding"] = "sliding"
+    seconds: int = Field(ge=1)
+
+
+Window = Annotated[CalendarDay | Sliding, Field(discriminator="type")]
+
+
+class SplitByDay(Declaration):
+    """Rows go to the split whose days hold them; rows of no split still feed histories.
+
+    Args:
+        splits: split name -> (first day, last day), ISO dates, both included.
+        timezone, starts_at: as in `CalendarDay`.
+    """
+
+    type: Literal["by_day"] = "by_day"
+    splits: dict[str, tuple[str, str]]
+    timezone: str = "UTC"
+    starts_at: int = Field(0, ge=0, le=23)
+
+
+class SplitByUserTail(Declaration):
+    """The last share of every user's rows is evaluated, the share before it validated, the rest trained on.
+
+    Args:
+        valid, eval: floats in [0, 1). Shares of each user's rows, the latest last. Rows of one time stay together,
+            in the earlier split.
+    """
+
+    type: Literal["by_user_tail"] = "by_user_tail"
+    valid: float = Field(0.1, ge=0, lt=1)
+    eval: float = Field(0.1, gt=0, lt=1)
+
+
+class SplitByHash(Declaration):
+    """Users are dealt to splits by a stable hash of their key; no time order, for logs without one.
+
+    Args:
+        valid, eval: floats in [0, 1). Shares of users.
+    """
+
+    type: Literal["by_hash"] = "by_hash"
+    valid: float = Field(0.1, ge=0, lt=1)
+    eval: float = Field(0.1, gt=0, lt=1)
+
+
+Split = Annotated[SplitByDay | SplitByUserTail | SplitByHash, Field(discriminator="type")]
+SPLITS = ("train", "valid", "eval")
+
+
+class LogSource(Declaration):
+    """Where the rows of a `FeatureSpec` come from.
+
+    Args:
+        log: impressions: keys, time, scenario, labels, flags and context features.
+        joins: tables with user and item features.
+        derive: new column -> how it is computed, after the joins.
+        prior: histories from before the log, or None.
+        window: where the real-time history begins.
+        split: how rows are dealt to `train`, `valid` and `eval`.
+        max_bad_rows: float in [0, 1]. Share of the log's rows that may fail to parse before the run stops.
+    """
+
+    log: Table
+    joins: tuple[Join, ...] = ()
+    derive: dict[str, Derived] = {}
+    prior: Prior | None = None
+    window: Window = CalendarDay()
+    split: Split = SplitByUserTail()
+    max_bad_rows: float = Field(0.001, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> LogSource:
+        if isinstance(self.split, SplitByDay):
+            for name, (first, last) in self.split.splits.items():
+                if name not in SPLITS:
+                    raise ValueError(f"`splits` has no split `{name}`{nearest(name, SPLITS)}")
+                if first > last:
+                    raise ValueError(f"split `{name}` begins after it ends: {first} > {last}")
+            if missing := {"train", "eval"} - set(self.split.splits):
+                raise ValueError(f"`splits` must name {sorted(missing)}, received {sorted(self.split.splits)}")
+        elif self.split.valid + self.split.eval >= 1:
+            raise ValueError("`valid` + `eval` must be below 1")
+        return self
+
+
+class Dataset(Declaration):
+    """A log, declared once: its columns and its source.
+
+    Raises:
+        ValueError: if the source names a flag or a column that the spec does not have.
+    """
+
+    spec: FeatureSpec
+    source: LogSource
+
+    @model_validator(mode="after")
+    def _check(self) -> Dataset:
+        prior = self.source.prior
+        if prior is not None:
+            for flag in (*prior.flags, *prior.always):
+                if flag not in self.spec.flags:
+                    raise ValueError(f"`prior` names flag {flag!r}{nearest(flag, self.spec.flags)}")
+        for feature in self.spec.inputs:
+            if isinstance(feature, Numeric) and feature.name in self.spec.flags:
+                raise ValueError(f"`{feature.name}` is an outcome and cannot be a feature of the row it belongs to")
+        return self
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """Splits that the source fills, in the order train, valid, eval."""
+        split = self.source.split
+        if isinstance(split, SplitByDay):
+            return tuple(name for name in SPLITS if name in split.splits)
+        return tuple(name for name in SPLITS if name != "valid" or split.valid > 0)
+
+    @property
+    def list_columns(self) -> tuple[str, ...]:
+        """Columns that hold lists in the raw files."""
+        return tuple(f.name for f in self.spec.inputs if isinstance(f, MultiCategorical) and f.separator is None)
