@@ -1,0 +1,109 @@
+"""Transformed examples -> batches: an input stream whose position is a number of steps.
+
+Training can stop after any step and go on exactly there: `training_stream(first_step=s)` yields what an uninterrupted
+stream would yield from step `s` on, because the order of a pass depends only on the seed and the number of the pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class TransformedRows:
+    """Transformed TFRecord files of some splits.
+
+    Args:
+        files: paths, GZIP-compressed TFRecords of tf.Examples.
+        columns: parsing specification; every column has a fixed length.
+        labels: columns that are labels, in the order of the tasks.
+        inputs: columns that the model reads.
+    """
+
+    files: tuple[str, ...]
+    columns: Mapping[str, Any]
+    labels: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+    @classmethod
+    def find(
+        cls, patterns: Sequence[str], columns: Mapping[str, Any], labels: Sequence[str], inputs: Sequence[str]
+    ) -> TransformedRows:
+        """Expands file patterns.
+
+        Raises:
+            ValueError: if a pattern matches no file.
+        """
+        files: list[str] = []
+        for pattern in patterns:
+            found = sorted(tf.io.gfile.glob(pattern))
+            if not found:
+                raise ValueError(f"no transformed examples match {pattern}")
+            files += found
+        return cls(tuple(files), dict(columns), tuple(labels), tuple(inputs))
+
+    def count(self) -> int:
+        """Number of rows; reads every file once."""
+        records = tf.data.TFRecordDataset(list(self.files), compression_type="GZIP", num_parallel_reads=2)
+        return int(records.batch(1024).reduce(tf.constant(0, tf.int64), lambda n, b: n + tf.size(b, tf.int64)))
+
+    def parse(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        """A batch of serialized tf.Examples -> column -> tensor."""
+        return tf.io.parse_example(serialized, self.columns)
+
+    def split(self, row: Mapping[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        """(model inputs, labels) of parsed columns."""
+        return {name: row[name] for name in self.inputs}, {name: row[name] for name in self.labels}
+
+
+def training_stream(
+    rows: TransformedRows, *, batch_size: int, steps_per_pass: int, seed: int, shuffle_rows: int, first_step: int = 0
+) -> tf.data.Dataset:
+    """Endless batches of (inputs, labels), shuffled anew in each pass.
+
+    Args:
+        rows: what to read.
+        batch_size: int >= 1. Global batch size.
+        steps_per_pass: int >= 1. Full batches in one pass; the remainder of a pass is dropped.
+        seed: int. Decides the order.
+        shuffle_rows: int >= 1. Shuffle buffer in rows.
+        first_step: int >= 0. Number of batches already consumed.
+    """
+    if steps_per_pass < 1:
+        raise ValueError(f"there are fewer training rows than one batch of {batch_size}; lower `train.batch_size`")
+    files = tf.constant(rows.files)
+
+    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
+        order = tf.random.experimental.stateless_shuffle(files, seed=[tf.constant(seed, tf.int64), number])
+        records = tf.data.Dataset.from_tensor_slices(order).interleave(
+            lambda path: tf.data.TFRecordDataset(path, compression_type="GZIP"),
+            cycle_length=min(8, len(rows.files)),
+            block_length=16,
+            num_parallel_calls=2,
+            deterministic=True,
+        )
+        records = records.shuffle(shuffle_rows, seed=seed + number, reshuffle_each_iteration=False)
+        return records.batch(batch_size, drop_remainder=True).take(steps_per_pass)
+
+    passes = tf.data.Dataset.range(first_step // steps_per_pass, 2**31)
+    batches = passes.flat_map(one_pass).skip(first_step % steps_per_pass)
+    batches = batches.map(lambda b: rows.split(rows.parse(b)), num_parallel_calls=2, deterministic=True)
+    return _in_order(batches.prefetch(4))
+
+
+def evaluation_batches(rows: TransformedRows, batch_size: int) -> tf.data.Dataset:
+    """Every row once, in file order, all columns; the last batch may be smaller."""
+    records = tf.data.TFRecordDataset(list(rows.files), compression_type="GZIP")
+    return _in_order(records.batch(batch_size).map(rows.parse, num_parallel_calls=2).prefetch(2))
+
+
+def _in_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    # One worker reads all files: nothing to shard, and no warning about it.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.with_options(options)

@@ -1,0 +1,114 @@
+"""What a run may choose about the model and its training; read by the Trainer, written in a config's YAML."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from schemas.naming import Declaration, nearest
+
+OPTIMIZERS = ("adam", "adamw", "adagrad", "rmsprop", "sgd", "lamb", "lion")
+
+
+
+class ModelSettings(Declaration):
+    """Which architecture.
+
+    Args:
+        name: a name in the registry of `layers`.
+        preset: a preset of that model, or None for its defaults.
+        params: constructor parameters that override the preset.
+    """
+
+    name: str = "hemix"
+    preset: str | None = "tiny"
+    params: dict[str, Any] = {}
+
+
+class Optimizer(Declaration):
+    """A Keras optimizer by name.
+
+    Args:
+        name: adam, adamw, adagrad, rmsprop, sgd, lamb or lion.
+        learning_rate: float > 0.
+        options: further constructor arguments of the Keras class.
+    """
+
+    name: str = "adam"
+    learning_rate: float = Field(1e-4, gt=0)
+    options: dict[str, Any] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if name not in OPTIMIZERS:
+            raise ValueError(f"there is no optimizer `{name}`{nearest(name, OPTIMIZERS)}")
+        return name
+
+
+class EarlyStopping(Declaration):
+    """Stop when a validation metric no longer improves, and keep the best weights.
+
+    Args:
+        metric: "loss", or "<task>.auc", "<task>.gauc", "<task>.log_loss".
+        patience: int >= 1. Rounds without improvement.
+        min_delta: float >= 0. Smallest change that counts.
+    """
+
+    metric: str = "loss"
+    patience: int = Field(2, ge=1)
+    min_delta: float = Field(0.0, ge=0)
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.metric.endswith("auc")
+
+
+class TrainSettings(Declaration):
+    """How the model is trained.
+
+    A *round* is `steps_per_round` steps: after each one the model is validated and a checkpoint written.
+
+    Args:
+        splits: "train" or both "train" and "valid"; validation runs only on a split that is not trained on.
+        batch_size: int >= 1. Rows per step over all replicas.
+        epochs: int >= 1. Passes over the training rows.
+        steps_per_round: int >= 1 or None for one pass.
+        optimizer: for all weights, or for the dense ones if `embedding_optimizer` is given.
+        embedding_optimizer: for the embedding tables, or None.
+        early_stopping: or None to run all epochs and keep the last weights.
+        precision: "float32" or "mixed_bfloat16".
+        jit_compile: "auto" (XLA on one replica, not on several: see docs/decisions), "on" or "off".
+        replicas: "auto" (all GPUs, else one CPU) or a number of logical CPU devices.
+        shuffle_rows: int >= 1. Shuffle buffer.
+        seed: int.
+        warm_start: path of an earlier run, pushed model or export whose embedding rows are taken over token by token.
+    """
+
+    splits: tuple[Literal["train", "valid"], ...] = ("train",)
+    batch_size: int = Field(256, ge=1)
+    epochs: int = Field(1, ge=1)
+    steps_per_round: int | None = Field(None, ge=1)
+    optimizer: Optimizer = Optimizer()
+    embedding_optimizer: Optimizer | None = None
+    early_stopping: EarlyStopping | None = None
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    jit_compile: Literal["auto", "on", "off"] = "auto"
+    replicas: Literal["auto"] | int = "auto"
+    shuffle_rows: int = Field(50_000, ge=1)
+    seed: int = 0
+    warm_start: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainSettings:
+        if "train" not in self.splits:
+            raise ValueError(f"`splits` must contain `train`, received {self.splits}")
+        if self.early_stopping is not None and "valid" in self.splits:
+            raise ValueError("`early_stopping` needs a split that is not trained on: leave `valid` out of `splits`")
+        if isinstance(self.replicas, int):
+            if self.replicas < 1:
+                raise ValueError(f"`replicas` must be >= 1, received {self.replicas}")
+            if self.batch_size % self.replicas:
+                raise ValueError(f"`batch_size` must be divisible by `replicas`: {self.batch_size} % {self.replicas} != 0")
+        return self

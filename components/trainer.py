@@ -1,0 +1,254 @@
+"""Trainer: transformed rows -> a trained, exported ranker."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+import tensorflow_transform as tft
+from tfx.components.trainer.fn_args_utils import FnArgs
+
+from components import ranking_metrics
+from components.dataset import TransformedRows, evaluation_batches, training_stream
+from components.optimizers import build_optimizer
+from components.rounds import Rounds
+from components.settings import ModelSettings, TrainSettings
+from components.strategy import build_strategy, use_jit
+from components.transform import KEYS
+from components.warm_start import warm_start
+from layers.inputs import model_inputs
+from layers.ranker import build_ranker
+from layers.registry import counts
+from schemas.features import Categorical, FeatureSpec, MultiCategorical, Vocab
+from serving.signatures import export
+
+PREDICTIONS, TRAINING_LOG, MODEL_CARD = "predictions.parquet", "training.jsonl", "model.json"
+EVALUATION_BATCH = 1024
+
+
+def run_fn(fn_args: FnArgs) -> None:
+    """Entry point of the TFX Trainer component.
+
+    Args:
+        fn_args: `custom_config` must hold `spec`, `model` and `train` (JSON of `FeatureSpec`, `ModelSettings` and
+            `TrainSettings`) and `checkpoints`, a folder that outlives a killed run.
+    """
+    config = fn_args.custom_config
+    train_model(
+        spec=FeatureSpec.from_json(config["spec"]),
+        model_settings=ModelSettings.model_validate_json(config["model"]),
+        settings=TrainSettings.model_validate_json(config["train"]),
+        patterns={_split_of(p): p for p in [*fn_args.train_files, *fn_args.eval_files]},
+        transform_output=tft.TFTransformOutput(fn_args.transform_output),
+        checkpoints=Path(config["checkpoints"]),
+        run_dir=Path(fn_args.model_run_dir),
+        export_dir=Path(fn_args.serving_model_dir),
+    )
+
+
+def train_model(
+    *,
+    spec: FeatureSpec,
+    model_settings: ModelSettings,
+    settings: TrainSettings,
+    patterns: Mapping[str, str],
+    transform_output: tft.TFTransformOutput,
+    checkpoints: Path,
+    run_dir: Path,
+    export_dir: Path,
+) -> None:
+    """Builds, trains, exports and scores the evaluation split.
+
+    Args:
+        spec: columns of a row.
+        model_settings: which architecture.
+        settings: how to train it.
+        patterns: split -> files of transformed rows; `train` and `eval`, and `valid` where there is one.
+        transform_output: result of Transform.
+        checkpoints: states to resume from; removed when training ends.
+        run_dir: gets `training.jsonl`, `model.json`, `predictions.parquet` and TensorBoard files.
+        export_dir: gets the SavedModel.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(settings.seed)
+    keras.config.set_dtype_policy(settings.precision)
+
+    # 1. Rows.
+    rows = {split: _rows(spec, pattern, transform_output) for split, pattern in patterns.items()}
+    training = _rows(spec, [patterns[split] for split in settings.splits if split in patterns], transform_output)
+    steps_per_pass = training.count() // settings.batch_size
+    steps_per_round = min(settings.steps_per_round or steps_per_pass, settings.epochs * max(steps_per_pass, 1))
+    total_rounds = max(1, round(settings.epochs * steps_per_pass / max(steps_per_round, 1)))
+
+    # 2. Model and optimizer, inside the strategy.
+    strategy = build_strategy(settings.replicas)
+    with strategy.scope():
+        model = _build(spec, model_settings, settings, transform_output)
+        if settings.warm_start:
+            taken = warm_start(model, spec, transform_output, settings.warm_start)
+            print(f"  warm start: {sum(taken.values()):,} embedding rows taken over", file=sys.stderr, flush=True)
+        optimizer = build_optimizer(settings.optimizer, settings.embedding_optimizer)
+        optimizer.build(model.trainable_variables)
+        model.compile(
+            optimizer=optimizer,
+            loss={label.name: keras.losses.BinaryCrossentropy(from_logits=True) for label in spec.labels},
+            loss_weights={label.name: label.weight for label in spec.labels},
+            jit_compile=use_jit(settings.jit_compile, strategy),
+        )
+
+    # 3. Training, in rounds that can be resumed.
+    validate = None
+    if settings.early_stopping is not None and "valid" not in rows:
+        raise ValueError("`early_stopping` needs a `valid` split, and this dataset has none: give its `split` one")
+    if "valid" in rows and "valid" not in settings.splits:
+        infer = _inference(model)
+        validate = lambda: validation_metrics(spec, predict(spec, infer, rows["valid"]))  # noqa: E731
+    rounds = Rounds(
+        directory=checkpoints,
+        log=run_dir / TRAINING_LOG,
+        steps_per_round=steps_per_round,
+        steps_per_pass=steps_per_pass,
+        batch_size=settings.batch_size,
+        total_rounds=total_rounds,
+        validate=validate,
+        early_stopping=settings.early_stopping,
+    )
+    done = rounds.restore(model)
+    if done < total_rounds and not rounds.stopped:
+        model.fit(
+            training_stream(
+                training,
+                batch_size=settings.batch_size,
+                steps_per_pass=steps_per_pass,
+                seed=settings.seed,
+                shuffle_rows=settings.shuffle_rows,
+                first_step=done * steps_per_round,
+            ),
+            steps_per_epoch=steps_per_round,
+            initial_epoch=done,
+            epochs=total_rounds,
+            callbacks=[rounds, keras.callbacks.TensorBoard(str(run_dir / "tensorboard"), write_graph=False)],
+            verbose=0,
+        )
+    rounds.restore_best(model)
+
+    # 4. The same weights outside the strategy, for export.
+    final = _build(spec, model_settings, settings, transform_output)
+    final.set_weights(model.get_weights())
+    card = _model_card(final, model_settings)
+    export(export_dir, spec=spec, model=final, transform_output=transform_output, metadata={"model": card})
+
+    # 5. What the evaluation split gets, row by row.
+    predictions = predict(spec, _inference(final), rows["eval"])
+    _write(run_dir / MODEL_CARD, lambda path: path.write_text(json.dumps(card, indent=1)))
+    _write(run_dir / PREDICTIONS, lambda path: predictions.to_parquet(path, index=False))
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows) -> pd.DataFrame:
+    """Scores rows with an in-memory model.
+
+    Returns:
+        One row per example: keys, time, scenario (its id as declared, "other" if unknown), `label_<task>` and
+        `score_<task>` (probabilities).
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    keep = {spec.user.name: KEYS["user"], spec.item.name: KEYS["item"], spec.time.name: KEYS["time"]}
+    for batch in evaluation_batches(rows, EVALUATION_BATCH):
+        logits = infer({name: batch[name] for name in rows.inputs})
+        for column, source in keep.items():
+            parts.setdefault(column, []).append(batch[source].numpy())
+        parts.setdefault("__scenario", []).append(batch[spec.scenario.name].numpy())
+        for task in spec.tasks:
+            parts.setdefault(f"label_{task}", []).append(batch[task].numpy().astype(np.int64))
+            parts.setdefault(f"score_{task}", []).append(tf.sigmoid(logits[task]).numpy().reshape(-1))
+    columns = {name: np.concatenate(values) for name, values in parts.items()}
+    names = np.array([None, *map(str, spec.scenario.values), "other"], dtype=object)
+    scenario = names[columns.pop("__scenario")]
+    for key in (spec.user, spec.item):
+        if key.dtype == "str":
+            columns[key.name] = np.array([value.decode() for value in columns[key.name]], dtype=object)
+    frame = pd.DataFrame(columns)
+    frame.insert(3, spec.scenario.name, scenario)
+    return frame
+
+
+def validation_metrics(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, float]:
+    """`loss` (weighted sum over tasks) and `<task>.log_loss`, `<task>.auc`, `<task>.gauc` of predictions."""
+    found: dict[str, float] = {"loss": 0.0}
+    for label in spec.labels:
+        truth, score = predictions[f"label_{label.name}"], predictions[f"score_{label.name}"]
+        found[f"{label.name}.log_loss"] = ranking_metrics.log_loss(truth, score)
+        found[f"{label.name}.auc"] = ranking_metrics.auc(truth, score)
+        found[f"{label.name}.gauc"] = ranking_metrics.gauc(truth, score, predictions[spec.user.name]).impressions
+        found["loss"] += label.weight * found[f"{label.name}.log_loss"]
+    return found
+
+
+def vocabulary_sizes(spec: FeatureSpec, transform_output: tft.TFTransformOutput) -> dict[str, int]:
+    """Feature -> number of ids, padding and out-of-vocabulary buckets included."""
+    sizes = {}
+    for feature in spec.inputs:
+        if isinstance(feature, Categorical | MultiCategorical):
+            if isinstance(feature.vocab, Vocab):
+                counted = transform_output.vocabulary_size_by_name(feature.name)
+                sizes[feature.name] = 1 + counted + feature.vocab.oov
+            else:
+                sizes[feature.name] = 1 + feature.vocab.size
+    return sizes
+
+
+def _build(
+    spec: FeatureSpec, model: ModelSettings, settings: TrainSettings, transform_output: tft.TFTransformOutput
+) -> keras.Model:
+    return build_ranker(
+        spec,
+        vocabulary_sizes(spec, transform_output),
+        model=model.name,
+        preset=model.preset,
+        params=model.params,
+        seed=settings.seed,
+    )
+
+
+def _rows(spec: FeatureSpec, patterns: str | list[str], transform_output: tft.TFTransformOutput) -> TransformedRows:
+    return TransformedRows.find(
+        [patterns] if isinstance(patterns, str) else patterns,
+        transform_output.transformed_feature_spec(),
+        labels=spec.tasks,
+        inputs=tuple(model_inputs(spec)),
+    )
+
+
+def _inference(model: keras.Model) -> Any:
+    return tf.function(lambda inputs: model(inputs, training=False), reduce_retracing=True)
+
+
+def _model_card(model: keras.Model, settings: ModelSettings) -> dict[str, Any]:
+    parts = counts(model)
+    return {
+        **settings.model_dump(mode="json"),
+        "parts": [{"name": p.name, "parameters": p.parameters, "flops": p.flops} for p in parts],
+        "parameters": sum(p.parameters for p in parts),
+        "flops": sum(p.flops for p in parts),
+    }
+
+
+def _split_of(pattern: str) -> str:
+    (split,) = [part.removeprefix("Split-") for part in Path(pattern).parts if part.startswith("Split-")]
+    return split
+
+
+def _write(path: Path, write: Any) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    write(temporary)
+    temporary.rename(path)
+

@@ -1,0 +1,56 @@
+"""ExampleValidator that stops the run: every anomaly is named, by split, feature and reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow_data_validation as tfdv
+from tensorflow_metadata.proto.v0 import anomalies_pb2
+from tfx.components.example_validator import component, executor
+from tfx.components.statistics_gen import stats_artifact_utils
+from tfx.dsl.components.base import executor_spec
+from tfx.types import artifact_utils, standard_component_specs
+from tfx.utils import io_utils
+
+
+class Executor(executor.Executor):
+    """Validates each split against the schema, and later splits against `train` where the spec sets a drift limit."""
+
+    def Do(self, input_dict: dict[str, list[Any]], output_dict: dict[str, list[Any]], exec_properties: Any) -> Any:
+        """Runs the stock validation, adds drift, and raises if anything was found.
+
+        Raises:
+            ValueError: names split, feature, rule and what was seen, one line each.
+        """
+        result = super().Do(input_dict, output_dict, exec_properties)
+        statistics = artifact_utils.get_single_instance(input_dict[standard_component_specs.STATISTICS_KEY])
+        splits = artifact_utils.decode_split_names(statistics.split_names)
+        schema = io_utils.SchemaReader().read(
+            io_utils.get_only_uri_in_dir(artifact_utils.get_single_uri(input_dict["schema"]))
+        )
+        loaded = {split: stats_artifact_utils.load_statistics(statistics, split).proto() for split in splits}
+        found = []
+        for split, stats in loaded.items():
+            earlier = loaded["train"] if split != "train" and "train" in loaded else None
+            anomalies = tfdv.validate_statistics(stats, schema, previous_statistics=earlier)
+            found += describe(split, anomalies)
+        if found:
+            raise ValueError("the data does not fit the feature spec:\n" + "\n".join(found))
+        return result
+
+
+class ExampleValidator(component.ExampleValidator):
+    """TFX ExampleValidator with the executor above."""
+
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+
+
+def describe(split: str, anomalies: anomalies_pb2.Anomalies) -> list[str]:
+    """One line per anomaly: `eval: tab: Out-of-range values (...)`."""
+    lines = [
+        f"  {split}: {name}: {info.short_description} ({info.description})"
+        for name, info in sorted(anomalies.anomaly_info.items())
+    ]
+    if anomalies.HasField("dataset_anomaly_info"):
+        lines.append(f"  {split}: {anomalies.dataset_anomaly_info.description}")
+    return lines

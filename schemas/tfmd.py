@@ -1,0 +1,129 @@
+"""FeatureSpec -> TFMD schema: domains, presence, shapes, serving environment, drift limits.
+
+The schema is what StatisticsGen validates against and what Transform parses with. It is generated, never edited: the
+copy in `schemas/generated/` is there to be reviewed, and a test compares it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from schemas.features import (
+    Action,
+    Categorical,
+    FeatureSpec,
+    History,
+    MultiCategorical,
+    Numeric,
+)
+
+if TYPE_CHECKING:
+    from tensorflow_metadata.proto.v0 import schema_pb2
+
+TRAINING, SERVING = "TRAINING", "SERVING"
+GENERATED = Path(__file__).parent / "generated"
+
+
+def schema(spec: FeatureSpec) -> schema_pb2.Schema:
+    """The TFMD schema of the raw columns of a spec.
+
+    Every column is ragged in tensors (`represent_variable_length_as_ragged`), since optional columns may be empty.
+    Labels, keys and time are absent in the SERVING environment; a request does not carry them.
+
+    Args:
+        spec: the columns.
+
+    Returns:
+        A `tensorflow_metadata.proto.v0.schema_pb2.Schema`.
+    """
+    from tensorflow_metadata.proto.v0 import schema_pb2
+
+    proto = schema_pb2.Schema(represent_variable_length_as_ragged=True)
+    proto.default_environment.extend([TRAINING, SERVING])
+    done: set[str] = set()
+
+    def add(name: str, dtype: str, at_most: int = 1, always: bool = False, serving: bool = True) -> Any:
+        done.add(name)
+        kind = {"int": schema_pb2.INT, "float": schema_pb2.FLOAT, "str": schema_pb2.BYTES}[dtype]
+        feature = proto.feature.add(name=name, type=kind)
+        feature.value_count.min = 1 if always else 0
+        feature.value_count.max = at_most
+        if always:
+            feature.presence.min_fraction = 1.0
+        if not serving:
+            feature.not_in_environment.append(SERVING)
+        return feature
+
+    model_reads = {feature.name for feature in spec.features}
+    for key in (spec.user, spec.item):
+        if key.name not in model_reads:
+            add(key.name, key.dtype, always=True, serving=False)
+    add(spec.time.name, "int", always=True, serving=False)
+    scenario = add(spec.scenario.name, spec.scenario.dtype, always=True)
+    if spec.scenario.dtype == "str":
+        scenario.string_domain.value.extend(str(value) for value in spec.scenario.values)
+    else:
+        scenario.int_domain.min, scenario.int_domain.max = min(spec.scenario.values), max(spec.scenario.values)
+        scenario.int_domain.is_categorical = True
+    for label in spec.labels:
+        column = add(label.name, "int", always=True, serving=False)
+        column.int_domain.min, column.int_domain.max = 0, 1
+
+    for feature in spec.features:
+        if isinstance(feature, Categorical | MultiCategorical):
+            most = feature.max_length if isinstance(feature, MultiCategorical) else 1
+            is_key = feature.name in (spec.user.name, spec.item.name)
+            column = add(feature.name, feature.dtype, at_most=most, always=feature.required or is_key)
+            if feature.dtype == "int":
+                column.int_domain.is_categorical = True
+            if feature.drift is not None:
+                column.drift_comparator.infinity_norm.threshold = feature.drift
+                column.skew_comparator.infinity_norm.threshold = feature.drift
+        elif isinstance(feature, Numeric):
+            column = add(feature.name, "float", always=feature.required)
+            if feature.drift is not None:
+                column.drift_comparator.jensen_shannon_divergence.threshold = feature.drift
+                column.skew_comparator.jensen_shannon_divergence.threshold = feature.drift
+        elif isinstance(feature, History):
+            _add_history(add, spec, feature)
+    return proto
+
+
+def _add_history(add: Any, spec: FeatureSpec, history: History) -> None:
+    for name, field in spec.history_fields(history):
+        if isinstance(field, MultiCategorical):
+            column = add(name, field.dtype, at_most=history.length * field.max_length)
+        elif isinstance(field, Categorical):
+            column = add(name, field.dtype, at_most=history.length)
+        else:
+            column = add(name, "int", at_most=history.length)
+            if isinstance(field, Action):
+                column.int_domain.min, column.int_domain.max = 0, 2 ** len(field.flags) - 1
+            continue
+        if field.dtype == "int":
+            column.int_domain.is_categorical = True
+
+
+def as_text(spec: FeatureSpec) -> str:
+    """The schema in protobuf text format, as committed in `schemas/generated/`."""
+    from google.protobuf import text_format
+
+    return text_format.MessageToString(schema(spec))
+
+
+def parsing_spec(spec: FeatureSpec, labels: bool) -> dict[str, Any]:
+    """`tf.io.parse_example` specification of the raw columns: ragged, one entry per column.
+
+    Args:
+        spec: the columns.
+        labels: bool. Whether to read the columns that a serving request does not carry.
+    """
+    import tensorflow as tf
+
+    dtypes = {1: tf.string, 2: tf.int64, 3: tf.float32}
+    return {
+        feature.name: tf.io.RaggedFeature(dtypes[feature.type])
+        for feature in schema(spec).feature
+        if labels or SERVING not in feature.not_in_environment
+    }

@@ -1,0 +1,167 @@
+"""Export: a SavedModel that takes raw columns, in a form that every loader accepts.
+
+Two signatures share one graph (Transform, model, sigmoid):
+
+* `serving_default`: serialized tf.Examples under `examples`; for evaluation, batch scoring and gRPC.
+* `score_rows`: named columns with a batch axis; for REST clients without TensorFlow or protobuf.
+
+Both answer one probability per task, `(batch, 1)`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from schemas.encode import PADDING
+from schemas.features import Categorical, FeatureSpec, History, MultiCategorical, Numeric
+from schemas.tfmd import parsing_spec
+
+METADATA = "assets.extra/mixrank.json"
+
+
+class Scorer(tf.Module):
+    """Raw columns -> probabilities.
+
+    Session-style loaders find a variable only if it hangs on the exported object itself. So this module tracks the raw
+    variables and the Transform layer, while the Keras model lives in a closure.
+
+    Args:
+        spec: columns of a row.
+        model: functional model from `layers.ranker`, transformed inputs -> logit per task; built outside any
+            distribution strategy.
+        transform_output: result of the Transform component.
+    """
+
+    def __init__(self, spec: FeatureSpec, model: keras.Model, transform_output: tft.TFTransformOutput) -> None:
+        super().__init__()
+        self.weights = [variable.value for variable in model.variables]
+        self.transform_layer = transform_output.transform_features_layer()
+        inputs = [tensor.name for tensor in model.inputs]
+
+        def score(columns: Mapping[str, tf.RaggedTensor]) -> dict[str, tf.Tensor]:
+            with tf.control_dependencies(_require(spec, columns)):
+                row = self.transform_layer(dict(columns))
+                logits = model({name: row[name] for name in inputs}, training=False)
+                return {task: tf.sigmoid(tf.reshape(logits[task], [-1, 1])) for task in spec.tasks}
+
+        self.score: Callable[[Mapping[str, tf.RaggedTensor]], dict[str, tf.Tensor]] = score
+
+
+def export(
+    directory: str | Path,
+    *,
+    spec: FeatureSpec,
+    model: keras.Model,
+    transform_output: tft.TFTransformOutput,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes the SavedModel under a temporary name and renames it.
+
+    Beside it, `assets.extra/mixrank.json` holds the spec, `metadata` and where each embedding table and its vocabulary
+    lie, so that a later training can take rows over by token.
+
+    Args:
+        directory: must not exist, or be empty.
+        spec, model, transform_output: as in `Scorer`.
+        metadata: JSON-serializable, for instance the model's name and parameters.
+
+    Raises:
+        ValueError: if `directory` holds something already.
+    """
+    directory = Path(directory)
+    if directory.exists() and any(directory.iterdir()):
+        raise ValueError(f"`directory` must be empty, {directory} is not")
+    scorer = Scorer(spec, model, transform_output)
+    signatures = {"serving_default": _examples_signature(spec, scorer), "score_rows": _rows_signature(spec, scorer)}
+    temporary = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    tf.saved_model.save(scorer, str(temporary), signatures=signatures)
+    extra = temporary / METADATA
+    extra.parent.mkdir()
+    described = {**(metadata or {}), "spec": spec.model_dump(mode="json"), "embeddings": _embeddings(spec, model)}
+    extra.write_text(json.dumps(described, indent=1))
+    if directory.exists():
+        directory.rmdir()
+    temporary.rename(directory)
+
+
+def row_columns(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
+    """Inputs of `score_rows`: column -> shape and type.
+
+    Scalars are `(batch,)`, multi-valued columns `(batch, max_length)`, histories `(batch, length)`, filled up behind
+    the newest events with `schemas.encode.PADDING`. A missing scalar is that padding too, a missing number NaN.
+    """
+    kinds = {"int": tf.int64, "str": tf.string}
+    columns = {spec.scenario.name: tf.TensorSpec([None], kinds[spec.scenario.dtype], name=spec.scenario.name)}
+    for feature in spec.features:
+        if isinstance(feature, Categorical):
+            columns[feature.name] = tf.TensorSpec([None], kinds[feature.dtype], name=feature.name)
+        elif isinstance(feature, MultiCategorical):
+            columns[feature.name] = tf.TensorSpec([None, feature.max_length], kinds[feature.dtype], name=feature.name)
+        elif isinstance(feature, Numeric):
+            columns[feature.name] = tf.TensorSpec([None], tf.float32, name=feature.name)
+        elif isinstance(feature, History):
+            for name, field in spec.history_fields(feature):
+                width = field.max_length if isinstance(field, MultiCategorical) else 1
+                kind = kinds[getattr(field, "dtype", "int")]
+                columns[name] = tf.TensorSpec([None, feature.length * width], kind, name=name)
+    return columns
+
+
+def _examples_signature(spec: FeatureSpec, scorer: Scorer) -> Any:
+    parsing = parsing_spec(spec, labels=False)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def serving_default(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        return scorer.score(tf.io.parse_example(examples, parsing))
+
+    return serving_default
+
+
+def _rows_signature(spec: FeatureSpec, scorer: Scorer) -> Any:
+    def score_rows(**columns: tf.Tensor) -> dict[str, tf.Tensor]:
+        return scorer.score({name: _ragged(column) for name, column in columns.items()})
+
+    return tf.function(score_rows).get_concrete_function(**row_columns(spec))
+
+
+def _ragged(column: tf.Tensor) -> tf.RaggedTensor:
+    if column.shape.rank == 2:
+        # Padding inside a history marks an event without this attribute: it must keep its place.
+        return tf.RaggedTensor.from_tensor(column)
+    column = column[:, None]
+    if column.dtype == tf.float32:
+        return tf.ragged.boolean_mask(column, tf.math.is_finite(column))
+    padding = PADDING["str"] if column.dtype == tf.string else PADDING["int"]
+    return tf.ragged.boolean_mask(column, tf.not_equal(column, tf.constant(padding, column.dtype)))
+
+
+def _require(spec: FeatureSpec, columns: Mapping[str, tf.RaggedTensor]) -> list[tf.Operation]:
+    names = [feature.name for feature in spec.inputs if feature.required]
+    return [
+        tf.debugging.assert_positive(
+            columns[name].row_lengths(), message=f"required column `{name}` is missing in at least one row"
+        )
+        for name in names
+    ]
+
+
+def _embeddings(spec: FeatureSpec, model: keras.Model) -> dict[str, dict[str, Any]]:
+    found = {}
+    for number, variable in enumerate(model.variables):
+        for feature in spec.inputs:
+            if not isinstance(feature, Numeric) and f"embedding_{feature.name}/" in f"{variable.path}/":
+                found[feature.name] = {
+                    "variable": f"weights/{number}/.ATTRIBUTES/VARIABLE_VALUE",
+                    "vocabulary": f"assets/{feature.name}" if feature.vocab.type == "vocab" else None,
+                    "shape": list(variable.shape),
+                }
+    return found
