@@ -1,0 +1,180 @@
+"""Models by name: what exists, which parameters they take, which presets they have.
+
+A model is a file in `layers/models/` with one class under `@register(...)` and, if it has any, a literal `PRESETS`.
+Names, parameters and presets are read from the source text, so that a typo in a configuration is answered at once and
+not after Keras has been imported; only `build` imports the model.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from schemas.naming import nearest
+
+if TYPE_CHECKING:
+    from layers.backbone import Backbone
+
+_FOLDER = Path(__file__).parent / "models"
+
+
+class Parameter(NamedTuple):
+    """One constructor argument of a model: its name, type as written, default and the docstring's words."""
+
+    name: str
+    type: str
+    default: Any
+    description: str
+
+
+class Model(NamedTuple):
+    """What the registry knows of a model without importing it."""
+
+    name: str
+    title: str
+    arxiv: str
+    class_name: str
+    parameters: tuple[Parameter, ...]
+    presets: dict[str, dict[str, Any]]
+
+
+def register(*, title: str, arxiv: str) -> Callable[[type], type]:
+    """Marks the class of a model file; the file's name is the model's name.
+
+    Args:
+        title: the paper's title.
+        arxiv: the paper's arXiv number.
+    """
+
+    def decorate(cls: type) -> type:
+        import keras
+
+        cls.title, cls.arxiv = title, arxiv  # type: ignore[attr-defined]
+        return keras.saving.register_keras_serializable("mixrank")(cls)
+
+    return decorate
+
+
+def names() -> list[str]:
+    """Names of all models."""
+    return sorted(path.stem for path in _FOLDER.glob("*.py") if path.stem != "__init__")
+
+
+@functools.cache
+def model(name: str) -> Model:
+    """Title, parameters and presets of a model.
+
+    Raises:
+        ValueError: if there is no such model; the nearest name is in the text.
+    """
+    if name not in names():
+        raise ValueError(f"there is no model `{name}`{nearest(name, names())}")
+    tree = ast.parse((_FOLDER / f"{name}.py").read_text())
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and (paper := _paper(node)) is not None:
+            return Model(name, paper["title"], paper["arxiv"], node.name, _parameters(node), _presets(tree))
+    raise ValueError(f"layers/models/{name}.py has no class under @register(title=..., arxiv=...)")
+
+
+def parameters(name: str) -> tuple[Parameter, ...]:
+    """Parameters of a model, in the order of its constructor."""
+    return model(name).parameters
+
+
+def presets(name: str) -> dict[str, dict[str, Any]]:
+    """Presets of a model: name -> the parameters it sets."""
+    return {preset: dict(values) for preset, values in model(name).presets.items()}
+
+
+def check(name: str, params: Mapping[str, Any] | None = None, preset: str | None = None) -> dict[str, Any]:
+    """The parameters a model would be built with: the preset's, overridden by `params`.
+
+    Args:
+        name: name of a model.
+        params: parameter -> value; lists stand for tuples.
+        preset: name of a preset, or None for the constructor's defaults.
+
+    Raises:
+        ValueError: unknown model, preset or parameter, with the nearest name, or a value of another type.
+
+    >>> check("hemix", {"num_layer": 3})
+    Traceback (most recent call last):
+    ValueError: hemix has no parameter `num_layer`; did you mean `num_layers`?
+    """
+    known = {parameter.name: parameter for parameter in parameters(name)}
+    result: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in model(name).presets:
+            raise ValueError(f"{name} has no preset `{preset}`{nearest(preset, model(name).presets)}")
+        result.update(model(name).presets[preset])
+    result.update(params or {})
+    for key, value in result.items():
+        if key not in known:
+            raise ValueError(f"{name} has no parameter `{key}`{nearest(key, known)}")
+        result[key] = value = tuple(value) if isinstance(value, list) else value
+        try:
+            TypeAdapter(_type(known[key].type)).validate_python(value, strict=True)
+        except ValidationError:
+            raise ValueError(f"`{key}` of {name} must be {known[key].type}, received {value!r}") from None
+    return result
+
+
+def build(name: str, params: Mapping[str, Any] | None = None, preset: str | None = None) -> Backbone:
+    """Makes a model's backbone.
+
+    Args:
+        name, params, preset: as in `check`.
+
+    Raises:
+        ValueError: as `check`, or a value that the model's constructor refuses.
+    """
+    values = check(name, params, preset)
+    return getattr(importlib.import_module(f"layers.models.{name}"), model(name).class_name)(name=name, **values)
+
+
+def import_all() -> None:
+    """Imports every model, so that Keras can load any of them from a file."""
+    for name in names():
+        importlib.import_module(f"layers.models.{name}")
+
+
+def _type(annotation: str) -> Any:
+    return eval(annotation, {"Literal": Literal})
+
+
+def _paper(node: ast.ClassDef) -> dict[str, str] | None:
+    for decorator in node.decorator_list:
+        if isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id == "register":
+            return {keyword.arg: ast.literal_eval(keyword.value) for keyword in decorator.keywords if keyword.arg}
+    return None
+
+
+def _parameters(node: ast.ClassDef) -> tuple[Parameter, ...]:
+    init = next(item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__")
+    words = _descriptions(ast.get_docstring(node) or "")
+    return tuple(
+        Parameter(arg.arg, ast.unparse(arg.annotation), ast.literal_eval(default), words.get(arg.arg, ""))
+        for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)
+        if arg.annotation is not None and default is not None
+    )
+
+
+def _descriptions(docstring: str) -> dict[str, str]:
+    match = re.search(r"^Args:\n((?:[ ]{4}.*\n?|\n)*)", inspect.cleandoc(docstring), re.MULTILINE)
+    entries = re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {8}.*)*)", match.group(1) if match else "", re.MULTILINE)
+    return {name: " ".join(text.split()) for group, text in entries for name in group.split(", ")}
+
+
+def _presets(tree: ast.Module) -> dict[str, dict[str, Any]]:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PRESETS":
+            return ast.literal_eval(node.value)
+    return {}
