@@ -1,0 +1,172 @@
+"""Ranking metrics on NumPy arrays: AUC, GAUC, log loss, calibration and relative improvement.
+
+The exact reference for what TFMA computes at scale; imports NumPy only.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# The same floor as TFMA and Keras, so that a probability of exactly 0 or 1 costs the same everywhere.
+EPSILON = 1e-7
+
+
+class GroupAuc(NamedTuple):
+    """AUC of every group.
+
+    Attributes:
+        auc: float `(groups,)`. NaN for a group with one class.
+        rows: int `(groups,)`. Rows of the group.
+        group: int `(rows,)`. Position of each row's group in `auc`.
+    """
+
+    auc: NDArray[np.float64]
+    rows: NDArray[np.int64]
+    group: NDArray[np.int64]
+
+
+class Gauc(NamedTuple):
+    """AUC averaged over groups.
+
+    Attributes:
+        impressions: float. Mean weighted by the rows of each group.
+        uniform: float. Plain mean over groups.
+        used: int. Groups that have both classes.
+        skipped: int. Groups left out because all their labels are equal.
+    """
+
+    impressions: float
+    uniform: float
+    used: int
+    skipped: int
+
+
+def auc_by_group(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> GroupAuc:
+    """Area under the ROC curve inside each group; ties count one half.
+
+    `AUC = (sum of the positives' ranks - P(P + 1)/2) / (P N)` with P positives, N negatives and average ranks among
+    equal scores.
+
+    Args:
+        labels: 0 or 1, `(rows,)`.
+        scores: finite number, `(rows,)`. Any increasing function of the probability.
+        groups: integer or text, `(rows,)`. Usually the user.
+
+    Returns:
+        `GroupAuc`, groups in ascending order.
+
+    Raises:
+        ValueError: if lengths differ, a label is neither 0 nor 1, or a score is not finite.
+
+    >>> auc_by_group([0, 1, 1, 0], [0.1, 0.9, 0.5, 0.5], [7, 7, 8, 8]).auc
+    array([1. , 0.5])
+    """
+    y, s = _check(labels, scores)
+    groups = np.asarray(groups)
+    if groups.shape != y.shape:
+        raise ValueError(f"`groups` must have one entry per label {y.shape}, received shape {groups.shape}")
+    names, group = np.unique(groups, return_inverse=True)
+    order = np.lexsort((s, group))
+    g, s = group[order], s[order]
+    rows = np.bincount(g, minlength=len(names))
+    first_of_group = np.cumsum(rows) - rows
+    starts = np.ones(len(g), bool)
+    starts[1:] = (g[1:] != g[:-1]) | (s[1:] != s[:-1])
+    tie = np.cumsum(starts) - 1
+    first = np.flatnonzero(starts)
+    length = np.diff(np.append(first, len(g)))
+    rank = first[tie] - first_of_group[g] + (length[tie] + 1) / 2
+    positives = np.bincount(g, weights=y[order], minlength=len(names))
+    rank_sum = np.bincount(g, weights=rank * y[order], minlength=len(names))
+    pairs = positives * (rows - positives)
+    wins = rank_sum - positives * (positives + 1) / 2
+    auc = np.divide(wins, pairs, out=np.full(len(names), np.nan), where=pairs > 0)
+    return GroupAuc(auc, rows, group)
+
+
+def auc(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Area under the ROC curve over all rows; NaN if there is one class only. Arguments as in `auc_by_group`."""
+    y, s = _check(labels, scores)
+    return float(auc_by_group(y, s, np.zeros(len(y), np.int8)).auc[0]) if len(y) else float("nan")
+
+
+def gauc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> Gauc:
+    """Group AUC: `sum_u n_u AUC_u / sum_u n_u` over the groups u that have both classes, n_u their rows.
+
+    Args and Raises as in `auc_by_group`.
+
+    Returns:
+        `Gauc`; both means are NaN if no group has both classes.
+
+    >>> gauc([0, 1, 1, 0, 1], [0.1, 0.9, 0.5, 0.5, 0.3], [7, 7, 8, 8, 9])
+    Gauc(impressions=0.75, uniform=0.75, used=2, skipped=1)
+    """
+    return summarise(auc_by_group(labels, scores, groups))
+
+
+def summarise(groups: GroupAuc) -> Gauc:
+    """The two means over groups and the two counts of `gauc`, from the AUC of every group."""
+    used = ~np.isnan(groups.auc)
+    skipped = int(np.sum(~used))
+    if not used.any():
+        return Gauc(float("nan"), float("nan"), 0, skipped)
+    weighted = float(np.average(groups.auc[used], weights=groups.rows[used]))
+    return Gauc(weighted, float(np.mean(groups.auc[used])), int(np.sum(used)), skipped)
+
+
+def log_losses(labels: ArrayLike, probabilities: ArrayLike) -> NDArray[np.float64]:
+    """Binary cross entropy of every row, in nats: `-y log p - (1 - y) log(1 - p)`.
+
+    Args:
+        labels: 0 or 1, `(rows,)`.
+        probabilities: number in [0, 1], `(rows,)`; clipped to `[EPSILON, 1 - EPSILON]`.
+
+    Raises:
+        ValueError: if lengths differ, a label is neither 0 nor 1, or a probability leaves [0, 1].
+    """
+    y, p = _check(labels, probabilities, "probabilities")
+    if len(p) and (p.min() < 0 or p.max() > 1):
+        raise ValueError(f"`probabilities` must lie in [0, 1], received {p.min():g} to {p.max():g}")
+    p = np.clip(p, EPSILON, 1 - EPSILON)
+    return -np.where(y > 0, np.log(p), np.log1p(-p))
+
+
+def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Mean of `log_losses`; NaN without rows."""
+    losses = log_losses(labels, probabilities)
+    return float(losses.mean()) if len(losses) else float("nan")
+
+
+def calibration(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Predicted over observed positives, `sum p / sum y`: 1 is right, above 1 promises too much; NaN if all y = 0."""
+    y, p = _check(labels, probabilities, "probabilities")
+    return float(p.sum() / y.sum()) if y.sum() else float("nan")
+
+
+def rela_impr_auc(model: float, base: float) -> float:
+    """Relative improvement of an AUC, `(model - 0.5) / (base - 0.5) - 1` (HeMix, Eq. 25); NaN if base is 0.5.
+
+    >>> round(rela_impr_auc(0.7315, 0.7312), 4)
+    0.0013
+    """
+    return (model - 0.5) / (base - 0.5) - 1 if base != 0.5 else float("nan")
+
+
+def rela_impr_log_loss(model: float, base: float) -> float:
+    """Relative change of a log loss, `model / base - 1` (HeMix, Eq. 25); below 0 is better, NaN if base is 0."""
+    return model / base - 1 if base else float("nan")
+
+
+def _check(labels: Any, scores: Any, name: str = "scores") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    y, s = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
+    if y.ndim != 1 or y.shape != s.shape:
+        raise ValueError(f"`labels` and `{name}` must be of one length, received shapes {y.shape} and {s.shape}")
+    if wrong := np.setdiff1d(y, (0.0, 1.0)).tolist():
+        raise ValueError(f"`labels` must be 0 or 1, received {wrong[0]}")
+    if not np.isfinite(s).all():
+        row = int(np.flatnonzero(~np.isfinite(s))[0])
+        raise ValueError(f"`{name}` must be finite, received {s[row]} in row {row}")
+    return y, s
