@@ -6,12 +6,13 @@ module per log; your own log is one more such module, or a file given by path.
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from schemas.features import FeatureSpec, MultiCategorical, Numeric
+from schemas.features import FeatureSpec, MultiCategorical
 from schemas.naming import Declaration, nearest
 
 Format = Literal["parquet", "csv", "tfrecord"]
@@ -188,7 +189,7 @@ class LogSource(Declaration):
         prior: histories from before the log, or None.
         window: where the real-time history begins.
         split: how rows are dealt to `train`, `valid` and `eval`.
-        max_bad_rows: float in [0, 1]. Share of the log's rows that may fail to parse before the run stops.
+        max_bad_rows: float in [0, 1]. Share of a table's rows that may fail to parse before the run stops.
     """
 
     log: Table
@@ -207,6 +208,10 @@ class LogSource(Declaration):
                     raise ValueError(f"`splits` has no split `{name}`{nearest(name, SPLITS)}")
                 if first > last:
                     raise ValueError(f"split `{name}` begins after it ends: {first} > {last}")
+            for one, other in itertools.combinations(self.split.splits, 2):
+                (first, last), (begin, end) = self.split.splits[one], self.split.splits[other]
+                if first <= end and begin <= last:
+                    raise ValueError(f"splits `{one}` and `{other}` overlap: {first} - {last} and {begin} - {end}")
             if missing := {"train", "eval"} - set(self.split.splits):
                 raise ValueError(f"`splits` must name {sorted(missing)}, received {sorted(self.split.splits)}")
         elif self.split.valid + self.split.eval >= 1:
@@ -231,8 +236,13 @@ class Dataset(Declaration):
             for flag in (*prior.flags, *prior.always):
                 if flag not in self.spec.flags:
                     raise ValueError(f"`prior` names flag {flag!r}{nearest(flag, self.spec.flags)}")
+        sources = {rule.column: name for name, rule in self.source.derive.items() if name in self.spec.flags}
         for feature in self.spec.inputs:
-            if isinstance(feature, Numeric) and feature.name in self.spec.flags:
+            if feature.name in sources:
+                raise ValueError(
+                    f"`{feature.name}` cannot be a feature: outcome `{sources[feature.name]}` is derived from it"
+                )
+            if feature.name in self.spec.flags:
                 raise ValueError(f"`{feature.name}` is an outcome and cannot be a feature of the row it belongs to")
         return self
 

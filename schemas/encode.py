@@ -1,0 +1,214 @@
+"""A row of a spec <-> serialized tf.Example and JSON instance, with readable errors.
+
+A row is a mapping column -> value: a scalar or None for keys, time (milliseconds), scenario, labels, `Categorical` and
+`Numeric`; a list for `MultiCategorical` and for history columns (newest event first; a `MultiCategorical` field takes
+`max_length` values per event). This is the layout of the example files and of serving requests alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from schemas.features import Categorical, FeatureSpec, History, MultiCategorical, Numeric
+from schemas.naming import nearest
+from schemas.wire import Kind, entry, example
+
+# Stands for a missing attribute of an event inside a history, and for a missing value in a JSON instance.
+PADDING: dict[str, Any] = {"int": -(2**63), "str": "", "float": -3.4028234663852886e38}
+# Raw time gap of an event whose time is not known.
+UNKNOWN_GAP = -1
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a row.
+
+    Args:
+        name: the column.
+        kind: "int", "float" or "str".
+        length: int or None. Most values of a list column; None for a single value.
+        width: int >= 1. Values per event of a history column, else 1.
+        history: name of the history, or None.
+        required: bool. Whether a serving request must carry it.
+        serving: bool. Whether a serving request may carry it.
+    """
+
+    name: str
+    kind: Kind
+    length: int | None = None
+    width: int = 1
+    history: str | None = None
+    required: bool = False
+    serving: bool = True
+
+
+def columns(spec: FeatureSpec) -> tuple[Column, ...]:
+    """Every column of a row: keys, time, scenario, labels, then features in declaration order."""
+    return tuple(_columns(spec))
+
+
+def _columns(spec: FeatureSpec) -> Iterator[Column]:
+    for key in (spec.user, spec.item):
+        if spec.get(key.name) is None:
+            yield Column(key.name, key.dtype, required=False, serving=False)
+    yield Column(spec.time.name, "int", serving=False)
+    yield Column(spec.scenario.name, spec.scenario.dtype, required=True)
+    for label in spec.labels:
+        yield Column(label.name, "int", serving=False)
+    for feature in spec.features:
+        if isinstance(feature, History):
+            for name, field in spec.history_fields(feature):
+                width = field.max_length if isinstance(field, MultiCategorical) else 1
+                kind: Kind = field.dtype if isinstance(field, Categorical | MultiCategorical) else "int"
+                yield Column(name, kind, length=feature.length * width, width=width, history=feature.name)
+        elif isinstance(feature, MultiCategorical):
+            yield Column(feature.name, feature.dtype, length=feature.max_length, required=feature.required)
+        elif isinstance(feature, Numeric):
+            yield Column(feature.name, "float", required=feature.required)
+        elif isinstance(feature, Categorical):
+            is_key = feature.name in (spec.user.name, spec.item.name)
+            yield Column(feature.name, feature.dtype, required=feature.required or is_key)
+
+
+def check_row(spec: FeatureSpec, row: Mapping[str, Any], labels: bool = False) -> None:
+    """Refuses a row that does not fit the spec.
+
+    Args:
+        spec: the columns.
+        row: column -> value.
+        labels: bool. Whether keys, time and labels must be there, as in a training row.
+
+    Raises:
+        ValueError: naming the column, the rule and what was received; for an unknown column, the nearest known one.
+    """
+    known = {column.name: column for column in columns(spec)}
+    for name in row:
+        if name not in known:
+            raise ValueError(f"spec `{spec.name}` has no column `{name}`{nearest(name, known)}")
+    events: dict[str, tuple[str, int]] = {}
+    for column in known.values():
+        values = _values(column, row.get(column.name))
+        if not values and (column.required or (labels and not column.serving)):
+            raise ValueError(f"column `{column.name}` is required but missing")
+        if column.history is not None:
+            first, count = events.setdefault(column.history, (column.name, len(values) // column.width))
+            if count != len(values) // column.width:
+                raise ValueError(
+                    f"history `{column.history}` has {count} events in `{first}` "
+                    f"but {len(values) // column.width} in `{column.name}`"
+                )
+        if column.name in spec.tasks and values and values[0] not in (0, 1):
+            raise ValueError(f"label `{column.name}` must be 0 or 1, received {values[0]!r}")
+
+
+def _values(column: Column, value: Any) -> list[Any]:
+    """The values of a column as a checked list; a missing value is an empty list."""
+    if column.length is None:
+        if isinstance(value, list | tuple):
+            raise ValueError(f"column `{column.name}` takes one value, received {value!r}")
+        missing = value is None or (column.kind == "float" and isinstance(value, Real) and math.isnan(value))
+        values = [] if missing or value == "" else [value]
+    else:
+        if value is not None and not isinstance(value, list | tuple):
+            raise ValueError(f"column `{column.name}` takes a list, received {value!r}")
+        values = list(value or ())
+        if len(values) > column.length:
+            raise ValueError(f"column `{column.name}` takes at most {column.length} values, received {len(values)}")
+        if len(values) % column.width:
+            raise ValueError(
+                f"column `{column.name}` takes {column.width} values per event, received {len(values)} in all"
+            )
+    for item in values:
+        _check_type(column, item)
+    return values
+
+
+def _check_type(column: Column, value: Any) -> None:
+    if column.kind == "str":
+        fits, expected = isinstance(value, str), "text"
+    elif column.kind == "int":
+        fits = isinstance(value, Integral) and not isinstance(value, bool) and -(2**63) <= int(value) < 2**63
+        expected = "a 64-bit integer"
+    else:
+        fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        expected = "a finite number"
+    if not fits:
+        raise ValueError(f"column `{column.name}` takes {expected}, received {value!r} ({type(value).__name__})")
+
+
+def encode(spec: FeatureSpec, row: Mapping[str, Any]) -> bytes:
+    """A row as serialized tf.Example.
+
+    Features are always present, with an empty list when missing; keys, time and labels only if the row has them.
+
+    Args:
+        spec: the columns.
+        row: column -> value.
+
+    Raises:
+        ValueError: as in `check_row`.
+    """
+    check_row(spec, row)
+    return example(
+        entry(column.name, column.kind, _values(column, row.get(column.name)))
+        for column in columns(spec)
+        if column.serving or row.get(column.name) is not None
+    )
+
+
+def decode(spec: FeatureSpec, serialized: bytes) -> dict[str, Any]:
+    """The row of a serialized tf.Example; a missing single value is None, a missing list is empty.
+
+    Keys, time and labels that the example does not carry are left out.
+
+    Raises:
+        ValueError: if a column holds values of another type than the spec says.
+    """
+    import tensorflow as tf
+
+    features = tf.train.Example.FromString(serialized).features.feature
+    lists = {"int": "int64_list", "float": "float_list", "str": "bytes_list"}
+    row: dict[str, Any] = {}
+    for column in columns(spec):
+        if column.name not in features:
+            if column.serving:
+                row[column.name] = None if column.length is None else []
+            continue
+        feature = features[column.name]
+        found = feature.WhichOneof("kind")
+        if found not in (None, lists[column.kind]):
+            raise ValueError(f"column `{column.name}` takes {lists[column.kind]}, received {found}")
+        values: list[Any] = list(getattr(feature, lists[column.kind]).value)
+        if column.kind == "str":
+            values = [value.decode() for value in values]
+        row[column.name] = values if column.length is not None else values[0] if values else None
+    return row
+
+
+def to_instance(spec: FeatureSpec, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as JSON instance of a serving request: the columns a request may carry, all of a fixed length.
+
+    TensorFlow Serving accepts neither null nor rows of different lengths, so missing single values become `PADDING` of
+    their kind and lists are filled up with it at the end.
+
+    Args:
+        spec: the columns.
+        row: column -> value; labels, keys and time are dropped unless the model reads them.
+
+    Raises:
+        ValueError: as in `check_row`.
+    """
+    check_row(spec, row)
+    instance: dict[str, Any] = {}
+    plain = {"int": int, "float": float, "str": str}
+    for column in columns(spec):
+        if column.serving:
+            values = [plain[column.kind](value) for value in _values(column, row.get(column.name))]
+            size = 1 if column.length is None else column.length
+            values += [PADDING[column.kind]] * (size - len(values))
+            instance[column.name] = values[0] if column.length is None else values
+    return instance
