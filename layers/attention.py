@@ -68,7 +68,7 @@ class MixedQueryAttention(keras.Layer):
     Call arguments:
         dynamic: Tensor (batch, queries, dim), the feature tokens that query this history.
         items: Tensor (batch, length, dim).
-        mask: bool tensor (batch, length); False marks padding.
+        valid: bool tensor (batch, length); False marks padding. (Keras reserves the name `mask`.)
 
     Returns:
         Tensor (batch, queries + num_fixed, dim).
@@ -94,7 +94,7 @@ class MixedQueryAttention(keras.Layer):
         self.residual = residual
         self.null_key = null_key
 
-    def build(self, dynamic_shape, items_shape, mask_shape) -> None:
+    def build(self, dynamic_shape, items_shape, valid_shape) -> None:
         num_dynamic, dim = dynamic_shape[1:]
         _check_heads(self.heads, dim)
         if items_shape[2] != dim:
@@ -116,7 +116,7 @@ class MixedQueryAttention(keras.Layer):
         for projection in (self.key, self.value, self.output_projection):
             projection.build((None, None, dim))
 
-    def call(self, dynamic, items, mask):
+    def call(self, dynamic, items, valid):
         batch, dim = ops.shape(items)[0], items.shape[2]
         # (batch, queries, dim) -> (queries, batch, dim)
         dynamic = ops.transpose(dynamic, (1, 0, 2))
@@ -133,9 +133,9 @@ class MixedQueryAttention(keras.Layer):
         if self.null_key:
             null = ops.broadcast_to(self.null, (2, batch, 1, dim))
             keys, values = ops.concatenate([null[0], keys], axis=1), ops.concatenate([null[1], values], axis=1)
-            mask = ops.concatenate([ops.ones((batch, 1), dtype="bool"), mask], axis=1)
+            valid = ops.concatenate([ops.ones((batch, 1), dtype="bool"), valid], axis=1)
         output = _attend(
-            queries, _split_heads(keys, self.heads), _split_heads(values, self.heads), mask[:, None, None, :]
+            queries, _split_heads(keys, self.heads), _split_heads(values, self.heads), valid[:, None, None, :]
         )
         output = self.output_projection(output)
         if self.residual:
@@ -143,7 +143,7 @@ class MixedQueryAttention(keras.Layer):
             output = output + ops.transpose(ops.concatenate(raw, axis=0), (1, 0, 2))
         return output
 
-    def compute_output_shape(self, dynamic_shape, items_shape, mask_shape):
+    def compute_output_shape(self, dynamic_shape, items_shape, valid_shape):
         return (dynamic_shape[0], dynamic_shape[1] + self.num_fixed, dynamic_shape[2])
 
     def get_config(self) -> dict:

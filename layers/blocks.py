@@ -34,7 +34,8 @@ class PostNormBlock(keras.Layer):
             norm = keras.layers.LayerNormalization(epsilon=1e-5, name=name, dtype=self.dtype_policy)
             setattr(self, name, norm)
             norm.build(input_shape)
-            layer.build(input_shape)
+            if not layer.built:
+                layer.build(input_shape)
         self.drop = keras.layers.Dropout(self.dropout, name="drop", dtype=self.dtype_policy) if self.dropout else None
 
     def call(self, x, training=False):

@@ -1,0 +1,155 @@
+"""One harness that every layer passes, and small specs and rows to build models from."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from schemas.features import (
+    Action,
+    Categorical,
+    EventTime,
+    FeatureSpec,
+    History,
+    Key,
+    Label,
+    MultiCategorical,
+    Numeric,
+    Scenario,
+    TimeGap,
+)
+
+FIELDS = ("clip", "tag", "action", "gap")
+SIZES = {"person": 6, "clip": 9, "tag": 5, "country": 4}
+
+
+def _randomize(layer, seed: int = 0, scale: float = 0.5) -> None:
+    """Gives every weight, biases and norms included, a random value."""
+    rng = np.random.default_rng(seed)
+    layer.set_weights([rng.normal(scale=scale, size=w.shape) for w in layer.get_weights()])
+
+
+def _gradients(layer, variables, *inputs) -> list[np.ndarray]:
+    """Gradients of a random weighting of the outputs, so that symmetric losses hide nothing."""
+    with tf.GradientTape() as tape:
+        outputs = tf.nest.flatten(layer(*inputs))
+        weights = [np.random.default_rng(5).normal(size=y.shape) for y in outputs]
+        loss = sum(tf.reduce_sum(tf.cast(y, "float32") * w) for y, w in zip(outputs, weights, strict=True))
+    found = tape.gradient(loss, variables)
+    return [None if g is None else np.array(tf.convert_to_tensor(g)) for g in found]
+
+
+@pytest.fixture
+def randomize():
+    return _randomize
+
+
+@pytest.fixture
+def gradients():
+    return _gradients
+
+
+@pytest.fixture
+def float32_afterwards():
+    """Takes back the precision that a test sets."""
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture
+def check_layer(tmp_path, float32_afterwards):
+    """Runs what must hold for every layer and returns the built layer.
+
+    A layer announces its output shape, takes another batch size, comes back from its config and from a file with the
+    same outputs, lets a gradient into every weight, and stays close to itself in bfloat16.
+    """
+
+    def check(make, options: dict, *inputs, parameters: int):
+        layer = make(**options, name="layer")
+        output = layer(*inputs)
+        _randomize(layer)
+        output = np.array(layer(*inputs))
+        assert layer.count_params() == parameters
+        assert np.all(np.isfinite(output))
+        assert tuple(layer.compute_output_shape(*(x.shape for x in inputs))) == output.shape
+
+        symbols = [keras.Input(x.shape[1:], dtype=keras.backend.standardize_dtype(x.dtype)) for x in inputs]
+        model = keras.Model(symbols, layer(*symbols))
+        twice = [np.concatenate([x, x]) for x in inputs]
+        np.testing.assert_allclose(model(twice), np.concatenate([output, output]), atol=1e-5)
+
+        copy = type(layer).from_config(layer.get_config())
+        copy(*inputs)
+        copy.set_weights(layer.get_weights())
+        np.testing.assert_array_equal(copy(*inputs), output)
+        model.save(tmp_path / "layer.keras")
+        np.testing.assert_array_equal(keras.models.load_model(tmp_path / "layer.keras")(list(inputs)), output)
+
+        variables = layer.trainable_variables
+        for variable, gradient in zip(variables, _gradients(layer, variables, *inputs), strict=True):
+            assert gradient is not None and np.any(gradient), f"no gradient reaches {variable.path}"
+
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        low = make(**options, name="layer")
+        assert low(*inputs).dtype == low.compute_dtype
+        low.set_weights(layer.get_weights())
+        np.testing.assert_allclose(np.array(low(*inputs), "float32"), output, atol=0.05 * np.abs(output).max())
+        return layer
+
+    return check
+
+
+@pytest.fixture
+def spec() -> FeatureSpec:
+    """Every feature type, both histories, two tasks; all sizes different."""
+    return FeatureSpec(
+        name="toy",
+        user=Key("person"),
+        item=Key("clip"),
+        time=EventTime("at"),
+        scenario=Scenario("place", values=(3, 7), dim=2),
+        labels=(Label("click"), Label("like")),
+        features=(
+            Categorical("person", group="user", dim=5),
+            Numeric("age", group="user"),
+            Categorical("clip", group="item", dim=6),
+            MultiCategorical("tag", group="item", max_length=2, dim=3),
+            Numeric("seconds", group="item", transform="bucketize", buckets=4, dim=2),
+            Categorical("country", group="context", dim=4),
+            Action("action", flags=("click", "like"), dim=2),
+            TimeGap("gap", buckets=8, dim=3),
+            History("past", of=FIELDS, length=5, window="before"),
+            History("today", of=FIELDS, length=3, window="within"),
+        ),
+    )
+
+
+@pytest.fixture
+def sizes() -> dict[str, int]:
+    return dict(SIZES)
+
+
+@pytest.fixture
+def make_rows():
+    """Random transformed rows of a ranker's inputs; histories are padded at the end, the first row's are empty."""
+
+    def make(model, batch: int = 4, seed: int = 0, high: int = 4) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        rows = {}
+        for name, tensor in model.input.items():
+            shape = (batch, *tensor.shape[1:])
+            if tensor.dtype == "float32":
+                rows[name] = rng.normal(size=shape).astype("float32")
+            else:
+                rows[name] = rng.integers(1, high, size=shape)
+        for history, length in (("past", 5), ("today", 3)):
+            filled = np.arange(length)[None, :] < rng.integers(1, length + 1, size=batch)[:, None]
+            filled[0] = False
+            for name in rows:
+                if name.startswith(f"{history}_"):
+                    rows[name] = rows[name] * np.repeat(filled, rows[name].shape[1] // length, axis=1)
+        return rows
+
+    return make
