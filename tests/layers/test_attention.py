@@ -42,7 +42,9 @@ def test_masked_softmax_is_float32_and_survives_large_scores():
 @pytest.mark.parametrize("heads", [1, 2])
 def test_extraction_follows_the_equations(check_layer, heads):
     parameters = 5 * 16 + 3 * 16 + 2 * 4
-    layer = check_layer(MixedQueryAttention, {"num_fixed": 2, "heads": heads}, DYNAMIC, ITEMS, MASK, parameters=parameters)
+    layer = check_layer(
+        MixedQueryAttention, {"num_fixed": 2, "heads": heads}, DYNAMIC, ITEMS, MASK, parameters=parameters
+    )
     w = {v.path.removeprefix("layer/"): np.array(v) for v in layer.weights}
     kernels = np.concatenate([w["dynamic_query/kernel"], w["fixed_query/kernel"]])
     for b in range(2):
