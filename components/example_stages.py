@@ -63,7 +63,8 @@ class ReadPiece(beam.DoFn):
                 summary["bad"] += bad
                 summary["batches"].append(path)
         except ValueError as error:
-            summary["error"] = str(error)
+            logging.debug("reading %s", file, exc_info=True)
+            summary["error"] = str(error) if file in str(error) else f"{file}: {error}"
         write_json(FileSystems.join(self._scratch, f"read-{stem}.json"), summary)
         logging.info("read %s: %d rows, %d bad", file, summary["rows"], len(summary["bad"]))
         yield from ()
@@ -149,6 +150,7 @@ class WriteShard(beam.DoFn):
                     self._write(shard, np.flatnonzero(shard.split == position), split, number)
             logging.info("wrote shard %d of %d: %s", number + 1, self._num_shards, shard.counts)
         except ValueError as error:
+            logging.debug("writing shard %d", number, exc_info=True)
             summary["error"] = str(error)
         write_json(FileSystems.join(self._scratch, f"write-{number:06d}.json"), summary)
         yield from ()

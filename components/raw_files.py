@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 BATCH_ROWS = 131_072
@@ -36,10 +40,10 @@ class Batch:
 def columns(file: str, kind: str, separator: str) -> list[str]:
     """Names of the columns of a file."""
     if kind == "parquet":
-        with FileSystems.open(file) as source:
+        with _open(file, kind) as source:
             return list(pyarrow.parquet.ParquetFile(source).schema_arrow.names)
     if kind == "csv":
-        with FileSystems.open(file) as source:
+        with _open(file, kind) as source:
             header = source.readline().decode("utf-8-sig")
         if not header.strip():
             raise ValueError(f"{file} is empty; its first line must name the columns")
@@ -55,7 +59,7 @@ def columns(file: str, kind: str, separator: str) -> list[str]:
 def size(file: str, kind: str) -> int:
     """Uncompressed bytes of a file, roughly."""
     if kind == "parquet":
-        with FileSystems.open(file) as source:
+        with _open(file, kind) as source:
             metadata = pyarrow.parquet.ParquetFile(source).metadata
             return sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
     (match,) = FileSystems.match([file])
@@ -65,7 +69,7 @@ def size(file: str, kind: str) -> int:
 def row_groups(file: str) -> Iterator[tuple[int, int]]:
     """(row group, rows before it) of a Parquet file."""
     before = 0
-    with FileSystems.open(file) as source:
+    with _open(file, "parquet") as source:
         metadata = pyarrow.parquet.ParquetFile(source).metadata
         for group in range(metadata.num_row_groups):
             yield group, before
@@ -86,19 +90,27 @@ def read(file: str, kind: str, separator: str, names: list[str], group: int = -1
     Raises:
         ValueError: naming the file, if it cannot be read.
     """
+    if kind == "parquet":
+        yield from _parquet(file, names, group, before)
+    elif kind == "csv":
+        yield from _csv(file, names, separator)
+    else:
+        yield from _tfrecord(file, names, BATCH_ROWS)
+
+
+@contextlib.contextmanager
+def _open(file: str, kind: str) -> Iterator[BinaryIO | gzip.GzipFile]:
+    """An open file, unzipped, whose name is in every error that Arrow has with it."""
     try:
-        if kind == "parquet":
-            yield from _parquet(file, names, group, before)
-        elif kind == "csv":
-            yield from _csv(file, names, separator)
-        else:
-            yield from _tfrecord(file, names, BATCH_ROWS)
-    except pa.ArrowInvalid as error:
+        # Beam would unzip too, but its file object does not suit Arrow.
+        with FileSystems.open(file, compression_type=CompressionTypes.UNCOMPRESSED) as source:
+            yield gzip.GzipFile(fileobj=source) if file.endswith(".gz") else source
+    except (pa.ArrowInvalid, gzip.BadGzipFile) as error:
         raise ValueError(f"{file} cannot be read as {kind}: {error}") from error
 
 
 def _parquet(file: str, names: list[str], group: int, before: int) -> Iterator[Batch]:
-    with FileSystems.open(file) as source:
+    with _open(file, "parquet") as source:
         reader = pyarrow.parquet.ParquetFile(source)
         groups = [group] if group >= 0 else None
         for batch in reader.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
@@ -122,7 +134,7 @@ def _csv(file: str, names: list[str], separator: str) -> Iterator[Batch]:
         ragged[number] = (number, row.text, f"has {row.actual_columns} columns instead of {row.expected_columns}")
         return "skip"
 
-    with FileSystems.open(file) as source:
+    with _open(file, "csv") as source:
         reader = pa.csv.open_csv(
             source,
             # Rows are only numbered when one thread reads.
