@@ -18,7 +18,7 @@ from schemas.naming import nearest
 from schemas.wire import Kind, entry, example
 
 # Stands for a missing attribute of an event inside a history, and for a missing value in a JSON instance.
-PADDING: dict[str, Any] = {"int": -(2**63), "str": "", "float": -3.4028234663852886e38}
+PADDING: dict[str, Any] = {"int": -(2**63), "str": "", "float": math.nan}
 # Raw time gap of an event whose time is not known.
 UNKNOWN_GAP = -1
 
@@ -193,7 +193,8 @@ def to_instance(spec: FeatureSpec, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as JSON instance of a serving request: the columns a request may carry, all of a fixed length.
 
     TensorFlow Serving accepts neither null nor rows of different lengths, so missing single values become `PADDING` of
-    their kind and lists are filled up with it at the end.
+    their kind and lists are filled up with it at the end. A missing number is NaN, which Python writes and TensorFlow
+    Serving reads although JSON proper has no word for it.
 
     Args:
         spec: the columns.
