@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -61,38 +62,47 @@ class TransformedRows:
 
 
 def training_stream(
-    rows: TransformedRows, *, batch_size: int, steps_per_pass: int, seed: int, shuffle_rows: int, first_step: int = 0
+    rows: TransformedRows,
+    *,
+    batch_size: int,
+    steps_per_pass: int,
+    passes: int,
+    seed: int,
+    shuffle_rows: int,
+    first_step: int = 0,
 ) -> tf.data.Dataset:
-    """Endless batches of (inputs, labels), shuffled anew in each pass.
+    """Batches of (inputs, labels), shuffled anew in each pass.
 
     Args:
         rows: what to read.
         batch_size: int >= 1. Global batch size.
         steps_per_pass: int >= 1. Full batches in one pass; the remainder of a pass is dropped.
+        passes: int >= 1. Number of passes over the rows.
         seed: int. Decides the order.
         shuffle_rows: int >= 1. Shuffle buffer in rows.
         first_step: int >= 0. Number of batches already consumed.
     """
     if steps_per_pass < 1:
         raise ValueError(f"there are fewer training rows than one batch of {batch_size}; lower `train.batch_size`")
-    files = tf.constant(rows.files)
-
-    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(files, seed=[tf.constant(seed, tf.int64), number])
-        records = tf.data.Dataset.from_tensor_slices(order).interleave(
-            lambda path: tf.data.TFRecordDataset(path, compression_type="GZIP"),
-            cycle_length=min(8, len(rows.files)),
-            block_length=16,
-            num_parallel_calls=2,
-            deterministic=True,
-        )
-        records = records.shuffle(shuffle_rows, seed=seed + number, reshuffle_each_iteration=False)
-        return records.batch(batch_size, drop_remainder=True).take(steps_per_pass)
-
-    passes = tf.data.Dataset.range(first_step // steps_per_pass, 2**31)
-    batches = passes.flat_map(one_pass).skip(first_step % steps_per_pass)
+    first_pass = first_step // steps_per_pass
+    batches = _one_pass(rows, batch_size, steps_per_pass, seed + first_pass, shuffle_rows).skip(first_step % steps_per_pass)
+    for number in range(first_pass + 1, passes):
+        batches = batches.concatenate(_one_pass(rows, batch_size, steps_per_pass, seed + number, shuffle_rows))
     batches = batches.map(lambda b: rows.split(rows.parse(b)), num_parallel_calls=2, deterministic=True)
     return _in_order(batches.prefetch(4))
+
+
+def _one_pass(rows: TransformedRows, batch_size: int, steps: int, seed: int, shuffle_rows: int) -> tf.data.Dataset:
+    order = np.random.default_rng(seed).permutation(len(rows.files))
+    records = tf.data.Dataset.from_tensor_slices([rows.files[i] for i in order]).interleave(
+        lambda path: tf.data.TFRecordDataset(path, compression_type="GZIP"),
+        cycle_length=min(8, len(rows.files)),
+        block_length=16,
+        num_parallel_calls=min(2, len(rows.files)),
+        deterministic=True,
+    )
+    records = records.shuffle(shuffle_rows, seed=seed, reshuffle_each_iteration=False)
+    return records.batch(batch_size, drop_remainder=True).take(steps)
 
 
 def evaluation_batches(rows: TransformedRows, batch_size: int) -> tf.data.Dataset:

@@ -24,9 +24,9 @@ from components.settings import ModelSettings, TrainSettings
 from components.strategy import build_strategy, use_jit
 from components.transform import KEYS
 from components.warm_start import warm_start
+from layers.counts import counts
 from layers.inputs import model_inputs
 from layers.ranker import build_ranker
-from layers.registry import counts
 from schemas.features import Categorical, FeatureSpec, MultiCategorical, Vocab
 from serving.signatures import export
 
@@ -128,6 +128,7 @@ def train_model(
                 training,
                 batch_size=settings.batch_size,
                 steps_per_pass=steps_per_pass,
+                passes=settings.epochs,
                 seed=settings.seed,
                 shuffle_rows=settings.shuffle_rows,
                 first_step=done * steps_per_round,
@@ -229,7 +230,7 @@ def _rows(spec: FeatureSpec, patterns: str | list[str], transform_output: tft.TF
 
 
 def _inference(model: keras.Model) -> Any:
-    return tf.function(lambda inputs: model(inputs, training=False), reduce_retracing=True)
+    return tf.function(lambda inputs: model(inputs, training=False), reduce_retracing=True, autograph=False)
 
 
 def _model_card(model: keras.Model, settings: ModelSettings) -> dict[str, Any]:

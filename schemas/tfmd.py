@@ -123,7 +123,8 @@ def parsing_spec(spec: FeatureSpec, labels: bool) -> dict[str, Any]:
 
     dtypes = {1: tf.string, 2: tf.int64, 3: tf.float32}
     return {
-        feature.name: tf.io.RaggedFeature(dtypes[feature.type])
+        # Transform's graph takes int64 row splits; the default is int32.
+        feature.name: tf.io.RaggedFeature(dtypes[feature.type], row_splits_dtype=tf.int64)
         for feature in schema(spec).feature
         if labels or SERVING not in feature.not_in_environment
     }

@@ -119,7 +119,8 @@ def row_columns(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
 def _examples_signature(spec: FeatureSpec, scorer: Scorer) -> Any:
     parsing = parsing_spec(spec, labels=False)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    # There is no Python control flow to convert, and converting every layer takes longer than tracing them.
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False)
     def serving_default(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         return scorer.score(tf.io.parse_example(examples, parsing))
 
@@ -130,7 +131,7 @@ def _rows_signature(spec: FeatureSpec, scorer: Scorer) -> Any:
     def score_rows(**columns: tf.Tensor) -> dict[str, tf.Tensor]:
         return scorer.score({name: _ragged(column) for name, column in columns.items()})
 
-    return tf.function(score_rows).get_concrete_function(**row_columns(spec))
+    return tf.function(score_rows, autograph=False).get_concrete_function(**row_columns(spec))
 
 
 def _ragged(column: tf.Tensor) -> tf.RaggedTensor:

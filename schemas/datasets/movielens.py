@@ -39,7 +39,8 @@ SPEC = FeatureSpec(
         Categorical("occupation", group="user", dtype="str", dim=8),
         Categorical("item_id", group="item", vocab=Vocab(min_count=3, oov=8), dim=16),
         MultiCategorical("genre", group="item", separator=" ", max_length=4, dim=8),
-        Numeric("release_year", group="item", transform="bucketize", buckets=16, dim=8),
+        # Not a number: one title says "unkonwn", another "V".
+        Categorical("release_year", group="item", dtype="str", vocab=Vocab(min_count=20), dim=8),
         Action("action", flags=("click", "like")),
         TimeGap("gap"),
         History("global", of=FIELDS, length=50, window="before"),
@@ -47,13 +48,34 @@ SPEC = FeatureSpec(
     ),
 )
 
+
+def _plain(*columns: str) -> dict[str, str]:
+    # The headers of these files carry a type: `user_id:token`.
+    return {column: column.partition(":")[0] for column in columns}
+
+
 DATASET = Dataset(
     spec=SPEC,
     source=LogSource(
-        log=Table(files=("ml-100k.inter",)),
+        log=Table(
+            files=("ml-100k.inter",),
+            rename=_plain("user_id:token", "item_id:token", "rating:float", "timestamp:float"),
+        ),
         joins=(
-            Join(on="user", table=Table(files=("ml-100k.user",))),
-            Join(on="item", table=Table(files=("ml-100k.item",), rename={"class": "genre"})),
+            Join(
+                on="user",
+                table=Table(
+                    files=("ml-100k.user",),
+                    rename=_plain("user_id:token", "age:token", "gender:token", "occupation:token"),
+                ),
+            ),
+            Join(
+                on="item",
+                table=Table(
+                    files=("ml-100k.item",),
+                    rename={**_plain("item_id:token", "release_year:token"), "class:token_seq": "genre"},
+                ),
+            ),
         ),
         derive={
             "click": Threshold("rating", at_least=4),

@@ -1,0 +1,222 @@
+"""The `mixrank` command.
+
+TensorFlow and TFX take half a minute to import, so they are imported inside the commands that need them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    help="Ranking models from raw impression logs: train, judge, push.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+Config = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config (movielens, kuairand).")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, such as train.epochs=2; repeatable.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Registers a command whose errors are one readable message and exit code 1."""
+
+    @wraps(function)
+    def guarded(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt:
+            errors.print("interrupted; the same command goes on from the last finished component and training round")
+            raise typer.Exit(130) from None
+        except Exception as error:
+            if debug:
+                raise
+            errors.print(f"[bold red]error:[/] {type(error).__name__ if not str(error) else ''}", end="")
+            errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+            if not isinstance(error, ValueError):
+                errors.print("run it again with --debug for the traceback", style="dim")
+            raise typer.Exit(1) from None
+
+    # Typer reads the signature; it must see evaluated types and the option that every command has.
+    signature = inspect.signature(function, eval_str=True)
+    option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+    parameters = [*signature.parameters.values(), option]
+    del guarded.__wrapped__  # type: ignore[attr-defined]
+    guarded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    guarded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return app.command()(guarded)
+
+
+@command
+def run(config: Config, overrides: Overrides = None) -> None:
+    """Run the whole pipeline: raw log to a judged, pushed model and a report."""
+    from pipeline.config import load_config
+
+    settings = load_config(config, overrides or [])
+    settings.load_dataset(), settings.data_dir()
+    errors.print(f"run folder {settings.run_dir}; details in {settings.run_dir}/run.log", style="dim")
+    errors.print("loading TensorFlow and TFX (about half a minute) ...", style="dim")
+    from pipeline.baseline import write_baseline
+    from pipeline.runners import run_local
+
+    began = time.monotonic()
+    result = run_local(settings)
+    write_baseline(settings.run_dir)
+    page = _report([settings.run_dir], settings.run_dir / "report.html")
+    errors.print(f"all components: {time.monotonic() - began:.0f} s", style="dim")
+    console.print(f"report: {page}", soft_wrap=True)
+    if not result["blessed"]:
+        errors.print("\n[bold red]the model was not pushed:[/]")
+        for reason in result["reasons"]:
+            errors.print(f"  {reason}", markup=False, soft_wrap=True)
+        errors.print(f"next: look at the report, then  mixrank run {config} --set train.epochs=...", markup=False)
+        raise typer.Exit(1)
+    console.print(f"pushed: {result['pushed']}", soft_wrap=True)
+    console.print("\nnext:")
+    console.print(f"  mixrank report {settings.run_dir}          # this table and the HTML report again", soft_wrap=True)
+    console.print(f"  mixrank train {config} --set train.epochs=5   # a fast loop on the transformed rows", soft_wrap=True)
+    console.print("  mixrank models hemix                       # parameters and presets", soft_wrap=True)
+
+
+@command
+def train(config: Config, overrides: Overrides = None) -> None:
+    """Train on the rows that the last `run` of this config transformed, without the other components."""
+    from pipeline.config import load_config
+
+    settings = load_config(config, overrides or [])
+    errors.print("loading TensorFlow (about 20 s) ...", style="dim")
+    from pipeline.fast_loop import train_only
+
+    folder = train_only(settings)
+    page = _report([folder], folder / "report.html")
+    console.print(f"report: {page}", soft_wrap=True)
+    console.print(f"next:\n  mixrank report {settings.run_dir} {folder}   # side by side with the run", soft_wrap=True)
+
+
+@command
+def features(dataset: Annotated[str, typer.Argument(help="A dataset, or a config that names one.")]) -> None:
+    """Print every column of a log: type, group, encoding, width."""
+    from schemas.describe import HEADER, describe
+
+    spec = _dataset(dataset).spec
+    table = Table(title=f"{spec.name}: {len(spec.features)} features")
+    for number, column in enumerate(HEADER):
+        table.add_column(column, no_wrap=number == 0)
+    for row in describe(spec):
+        table.add_row(*row)
+    console.print(table)
+
+
+@command
+def schema(
+    dataset: Annotated[str, typer.Argument(help="A dataset, or a config that names one.")],
+    check: Annotated[bool, typer.Option("--check", help="Compare with the committed schema instead.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write the committed schema.")] = False,
+) -> None:
+    """Print the TFMD schema that a feature spec generates."""
+    from schemas.tfmd import GENERATED, as_text
+
+    spec = _dataset(dataset).spec
+    text, path = as_text(spec), GENERATED / f"{spec.name}.pbtxt"
+    if check:
+        if not path.exists() or path.read_text() != text:
+            raise ValueError(f"{path} is not what the spec generates; refresh it: mixrank schema {dataset} --write")
+        console.print(f"{path} is up to date", soft_wrap=True)
+    elif write:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        console.print(f"wrote {path}", soft_wrap=True)
+    else:
+        sys.stdout.write(text)
+
+
+@command
+def models(
+    name: Annotated[str | None, typer.Argument(help="One model: its parameters and presets.")] = None,
+) -> None:
+    """List the architectures, or the parameters and presets of one."""
+    from layers import registry
+
+    if name is None:
+        table = Table("model", "paper", "arXiv", "presets")
+        for each in registry.names():
+            found = registry.model(each)
+            table.add_row(each, found.title, found.arxiv, ", ".join(found.presets))
+        console.print(table)
+        console.print("next:\n  mixrank models NAME   # its parameters and presets")
+        return
+    found = registry.model(name)
+    presets = list(found.presets)
+    table = Table("parameter", "type", "default", *presets, "meaning", title=f"{name}: {found.title} ({found.arxiv})")
+    for parameter in found.parameters:
+        values = [str(found.presets[preset].get(parameter.name, "")) for preset in presets]
+        table.add_row(parameter.name, parameter.type, str(parameter.default), *values, parameter.description)
+    console.print(table)
+
+
+@command
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    output: Annotated[Path | None, typer.Option(help="HTML file; report.html in the first folder if left out.")] = None,
+) -> None:
+    """Write the HTML report of one or several runs, and print their metrics."""
+    page = _report(runs, output or runs[0] / "report.html")
+    console.print(f"report: {page}", soft_wrap=True)
+
+
+@command
+def doctor() -> None:
+    """Check this machine: Python, packages, devices, memory, disk."""
+    from pipeline.doctor import examine
+
+    findings = examine()
+    table = Table("check", "found", "")
+    for finding in findings:
+        table.add_row(finding.check, finding.found, "[green]ok[/]" if finding.ok else f"[red]{finding.advice}[/]")
+    console.print(table)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+    console.print("next:\n  mixrank run movielens   # about four minutes")
+
+
+def _dataset(reference: str) -> Any:
+    from pipeline.config import SHIPPED, load_config
+    from schemas import datasets
+
+    if reference.endswith((".yaml", ".yml")) or (SHIPPED / f"{reference}.yaml").exists():
+        return load_config(reference).load_dataset()
+    return datasets.load(reference)
+
+
+def _report(runs: list[Path], page: Path) -> Path:
+    from pipeline.report import metrics_table, write_report
+
+    write_report(runs, page)
+    console.print(metrics_table(runs))
+    return page
+
+
+def main() -> None:
+    """Console entry point."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    app()
+
+
+if __name__ == "__main__":
+    main()

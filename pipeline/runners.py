@@ -1,0 +1,188 @@
+"""Runs a pipeline on this machine and writes down what happened."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import RunConfig
+
+RUN_FILE, LOG_FILE, BASELINE_FILE = "run.json", "run.log", "baseline.parquet"
+
+
+def run_local(config: RunConfig) -> dict[str, Any]:
+    """Runs the pipeline of a config in this process.
+
+    Args:
+        config: the run.
+
+    Returns:
+        What `run.json` in the run folder holds: artifact folders, seconds per component, blessing and reasons.
+
+    Raises:
+        ValueError: if a component refuses its input; other errors as the components raise them.
+    """
+    run_dir = config.run_dir
+    run_dir.mkdir(parents=True, exist_ok=True)
+    started = datetime.now()
+    with _quiet(run_dir / LOG_FILE):
+        from components.strategy import prepare_devices
+
+        # Logical devices must exist before any component touches TensorFlow.
+        prepare_devices(config.train.replicas)
+        from tfx import v1 as tfx
+
+        from pipeline.pipeline import create_pipeline
+
+        pipeline = create_pipeline(config)
+        names = [component.id for component in pipeline.components]
+        with _component_progress(names) as seconds:
+            tfx.orchestration.LocalDagRunner().run(pipeline)
+        result = _describe(config, started, seconds)
+    _write_json(run_dir / RUN_FILE, result)
+    return result
+
+
+def _describe(config: RunConfig, started: datetime, seconds: dict[str, float]) -> dict[str, Any]:
+    """Collects the newest artifact of each kind from the metadata store."""
+    from tfx.orchestration import metadata
+
+    from components.evaluator import why_not_blessed
+    from components.model_check import REASONS
+
+    connection = metadata.sqlite_metadata_connection_config(str(config.run_dir / "metadata.db"))
+    with metadata.Metadata(connection) as handle:
+        newest = _outputs_of_latest_run(handle.store, config.name)
+    blessing, infra, pushed = newest["ModelBlessing"], newest["InfraBlessing"], newest["PushedModel"]
+    evaluation = newest["ModelEvaluation"].uri
+    reasons = [] if _number(blessing, "blessed") else why_not_blessed(evaluation)
+    if not _number(infra, "blessed"):
+        reasons += json.loads((Path(infra.uri) / REASONS).read_text())
+    dataset = config.load_dataset()
+    scenario = dataset.spec.scenario
+    return {
+        "name": config.name,
+        "config": config.model_dump(mode="json"),
+        "dataset": dataset.spec.name,
+        "tasks": list(dataset.spec.tasks),
+        "user": dataset.spec.user.name,
+        "item": dataset.spec.item.name,
+        "time": dataset.spec.time.name,
+        "scenario": {
+            "column": scenario.name,
+            "labels": {str(value): scenario.label_of(value) for value in scenario.values},
+        },
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now().isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "blessed": not reasons,
+        "reasons": reasons,
+        "pushed": pushed.custom_properties["pushed_destination"].string_value or None,
+        "examples": newest["Examples"].uri,
+        "transformed_examples": newest["TransformedExamples"].uri,
+        "transform_graph": newest["TransformGraph"].uri,
+        "statistics": newest["ExampleStatistics"].uri,
+        "evaluation": evaluation,
+        "model_run": newest["ModelRun"].uri,
+        "export": str(Path(newest["Model"].uri) / "Format-Serving"),
+    }
+
+
+def _outputs_of_latest_run(store: Any, pipeline: str) -> dict[str, Any]:
+    """Artifact type -> the artifact that the last run made or reused; Transform's rows are `TransformedExamples`."""
+    contexts = [c for c in store.get_contexts_by_type("pipeline_run")]
+    latest = max(contexts, key=lambda c: c.create_time_since_epoch)
+    found: dict[str, Any] = {}
+    nodes = {c.id: c.name for c in store.get_contexts_by_type("node")}
+    for execution in store.get_executions_by_context(latest.id):
+        node = next((nodes[c.id] for c in store.get_contexts_by_execution(execution.id) if c.id in nodes), "")
+        events = [e for e in store.get_events_by_execution_ids([execution.id]) if e.type == e.OUTPUT]
+        for artifact in store.get_artifacts_by_id([event.artifact_id for event in events]):
+            kind = artifact.type
+            if kind == "Examples" and node.endswith(".Transform"):
+                kind = "TransformedExamples"
+            if node.endswith(".LatestBlessedModel"):
+                continue
+            found[kind] = artifact
+    del pipeline
+    return found
+
+
+def _number(artifact: Any, name: str) -> int:
+    return int(artifact.custom_properties[name].int_value)
+
+
+@contextmanager
+def _component_progress(names: list[str]) -> Iterator[dict[str, float]]:
+    """Prints a line as each component begins and ends; yields component -> seconds (0 where the cache answered)."""
+    seconds: dict[str, float] = {}
+
+    class Watch(logging.Handler):
+        began = 0.0
+        cached = False
+
+        def emit(self, record: logging.LogRecord) -> None:
+            message = record.getMessage()
+            words = message.split()
+            if message.startswith("Component ") and words[-1] == "running.":
+                self.began, self.cached = time.monotonic(), False
+                print(f"[{names.index(words[1]) + 1}/{len(names)}] {words[1]}", file=sys.stderr, flush=True)
+            elif message.startswith("A cached execution"):
+                self.cached = True
+            elif message.startswith("Component ") and words[-1] == "finished.":
+                took = time.monotonic() - self.began
+                seconds[words[1]] = 0.0 if self.cached else round(took, 2)
+                said = "unchanged, taken from the cache" if self.cached else f"{took:.1f} s"
+                print(f"      {words[1]}: {said}", file=sys.stderr, flush=True)
+
+    watch = Watch(logging.INFO)
+    logger = logging.getLogger("absl")
+    logger.addHandler(watch)
+    try:
+        yield seconds
+    finally:
+        logger.removeHandler(watch)
+
+
+@contextmanager
+def _quiet(log: Path) -> Iterator[None]:
+    """Sends all library logging to a file; the terminal shows only our own lines."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    handler = logging.FileHandler(log, mode="w")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    import absl.logging
+
+    # Absl's own handler would write to the terminal as well.
+    absl.logging.use_absl_handler()
+    absl.logging.set_verbosity(absl.logging.INFO)
+    absl_logger = absl.logging.get_absl_logger()
+    absl_handlers, absl_logger.handlers[:] = absl_logger.handlers[:], []
+    absl_logger.propagate = True
+    root.handlers[:] = [handler]
+    try:
+        yield
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+        logging.captureWarnings(False)
+        absl_logger.handlers[:] = absl_handlers
+        handler.close()
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.rename(path)
