@@ -11,7 +11,6 @@ from schemas.naming import Declaration, nearest
 OPTIMIZERS = ("adam", "adamw", "adagrad", "rmsprop", "sgd", "lamb", "lion")
 
 
-
 class ModelSettings(Declaration):
     """Which architecture.
 
@@ -110,5 +109,7 @@ class TrainSettings(Declaration):
             if self.replicas < 1:
                 raise ValueError(f"`replicas` must be >= 1, received {self.replicas}")
             if self.batch_size % self.replicas:
-                raise ValueError(f"`batch_size` must be divisible by `replicas`: {self.batch_size} % {self.replicas} != 0")
+                raise ValueError(
+                    f"`batch_size` must be divisible by `replicas`: {self.batch_size} % {self.replicas} != 0"
+                )
         return self

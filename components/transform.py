@@ -1,7 +1,7 @@
 """Transform: raw columns -> the ids and numbers that the model reads, one branch per feature type.
 
-The layout it produces is written down in `layers/inputs.py`. The same graph is exported with the model, so that a served
-request and a training row go through the same code.
+The layout it produces is written down in `layers/inputs.py`. The same graph is exported with the model, so that a
+served request and a training row go through the same code.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def scenario_id(scenario: Scenario, values: tf.RaggedTensor) -> tf.Tensor:
     known = tf.constant(scenario.values, tf.int64 if scenario.dtype == "int" else tf.string)
     matches = tf.cast(tf.equal(value[:, None], known[None, :]), tf.int64)
     position = tf.reduce_sum(matches * tf.range(1, len(scenario.values) + 1, dtype=tf.int64), axis=1)
-    return tf.where(position > 0, position, tf.fill(tf.shape(position), tf.constant(len(scenario.values) + 1, tf.int64)))
+    return tf.where(
+        position > 0, position, tf.fill(tf.shape(position), tf.constant(len(scenario.values) + 1, tf.int64))
+    )
 
 
 def count_vocabulary(name: str, vocab: Vocab, values: tf.RaggedTensor) -> Any:
@@ -141,9 +143,7 @@ def numeric(feature: Numeric, values: tf.RaggedTensor) -> tf.Tensor:
     return value
 
 
-def history_ids(
-    history: History, field: Any, values: tf.RaggedTensor, vocabularies: Mapping[str, Any]
-) -> tf.Tensor:
+def history_ids(history: History, field: Any, values: tf.RaggedTensor, vocabularies: Mapping[str, Any]) -> tf.Tensor:
     """Ids of one history field, `[batch, length]` (times `max_length` for a multi-valued field), newest first."""
     if isinstance(field, Categorical | MultiCategorical):
         width = field.max_length if isinstance(field, MultiCategorical) else 1

@@ -57,7 +57,7 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(function, eval_str=True)
     option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
     parameters = [*signature.parameters.values(), option]
-    del guarded.__wrapped__  # type: ignore[attr-defined]
+    del guarded.__wrapped__
     guarded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     guarded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return app.command()(guarded)
@@ -89,8 +89,12 @@ def run(config: Config, overrides: Overrides = None) -> None:
         raise typer.Exit(1)
     console.print(f"pushed: {result['pushed']}", soft_wrap=True)
     console.print("\nnext:")
-    console.print(f"  mixrank report {settings.run_dir}          # this table and the HTML report again", soft_wrap=True)
-    console.print(f"  mixrank train {config} --set train.epochs=5   # a fast loop on the transformed rows", soft_wrap=True)
+    console.print(
+        f"  mixrank report {settings.run_dir}          # this table and the HTML report again", soft_wrap=True
+    )
+    console.print(
+        f"  mixrank train {config} --set train.epochs=5   # a fast loop on the transformed rows", soft_wrap=True
+    )
     console.print("  mixrank models hemix                       # parameters and presets", soft_wrap=True)
 
 

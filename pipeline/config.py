@@ -54,7 +54,9 @@ class RunConfig(Declaration):
     def _check_beam(cls, options: tuple[str, ...]) -> tuple[str, ...]:
         for option in options:
             if not option.startswith("--"):
-                raise ValueError(f"every entry of `beam` is one option such as --runner=FnApiRunner, received {option!r}")
+                raise ValueError(
+                    f"every entry of `beam` is one option such as --runner=FnApiRunner, received {option!r}"
+                )
         return options
 
     @field_validator("model")
@@ -133,7 +135,9 @@ def readable(error: ValidationError) -> str:
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
-        received = "" if "received" in message or isinstance(problem["input"], dict) else f", received {problem['input']!r}"
+        received = (
+            "" if "received" in message or isinstance(problem["input"], dict) else f", received {problem['input']!r}"
+        )
         lines.append(f"{where}: {message}{received}" if where else message)
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
 """The whole pipeline; reads like the figure in the README.
 
-    raw log -> ExampleGen -> StatisticsGen -> ExampleValidator -> Transform -> Trainer -> Evaluator -> ModelCheck -> Pusher
+raw log -> ExampleGen -> StatisticsGen -> ExampleValidator -> Transform -> Trainer -> Evaluator -> ModelCheck -> Pusher
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def create_pipeline(config: RunConfig) -> tfx.dsl.Pipeline:
     statistics = tfx.components.StatisticsGen(examples=examples.outputs["examples"])
 
     # What the spec promises, as a TFMD schema.
-    schema = tfx.components.ImportSchemaGen(schema_file=str(_write_schema(run_dir / "schema.pbtxt", tfmd.as_text(spec))))
+    schema = tfx.components.ImportSchemaGen(
+        schema_file=str(_write_schema(run_dir / "schema.pbtxt", tfmd.as_text(spec)))
+    )
 
     # Stops the run if a column breaks the promise or drifts.
     validator = ExampleValidator(

@@ -60,7 +60,7 @@ def _describe(config: RunConfig, started: datetime, seconds: dict[str, float]) -
 
     connection = metadata.sqlite_metadata_connection_config(str(config.run_dir / "metadata.db"))
     with metadata.Metadata(connection) as handle:
-        newest = _outputs_of_latest_run(handle.store, config.name)
+        newest = _outputs_of_latest_run(handle.store)
     blessing, infra, pushed = newest["ModelBlessing"], newest["InfraBlessing"], newest["PushedModel"]
     evaluation = newest["ModelEvaluation"].uri
     reasons = [] if _number(blessing, "blessed") else why_not_blessed(evaluation)
@@ -96,10 +96,9 @@ def _describe(config: RunConfig, started: datetime, seconds: dict[str, float]) -
     }
 
 
-def _outputs_of_latest_run(store: Any, pipeline: str) -> dict[str, Any]:
+def _outputs_of_latest_run(store: Any) -> dict[str, Any]:
     """Artifact type -> the artifact that the last run made or reused; Transform's rows are `TransformedExamples`."""
-    contexts = [c for c in store.get_contexts_by_type("pipeline_run")]
-    latest = max(contexts, key=lambda c: c.create_time_since_epoch)
+    latest = max(store.get_contexts_by_type("pipeline_run"), key=lambda c: c.create_time_since_epoch)
     found: dict[str, Any] = {}
     nodes = {c.id: c.name for c in store.get_contexts_by_type("node")}
     for execution in store.get_executions_by_context(latest.id):
@@ -112,7 +111,6 @@ def _outputs_of_latest_run(store: Any, pipeline: str) -> dict[str, Any]:
             if node.endswith(".LatestBlessedModel"):
                 continue
             found[kind] = artifact
-    del pipeline
     return found
 
 

@@ -76,7 +76,9 @@ class Named(Declaration):
     @classmethod
     def _check_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-            raise ValueError(f"`name` must be letters, digits and underscores and begin with a letter, received {name!r}")
+            raise ValueError(
+                f"`name` must be letters, digits and underscores and begin with a letter, received {name!r}"
+            )
         return name
 
 
@@ -129,7 +131,7 @@ class Scenario(Named):
     def label_of(self, value: int | str) -> str:
         """Display name of a raw scenario value."""
         if self.labels and value in self.values:
-            return self.labels[self.values.index(value)]  # type: ignore[arg-type]
+            return self.labels[self.values.index(value)]
         return str(value)
 
 
@@ -253,9 +255,7 @@ class History(Named):
         return f"{self.name}_{field}"
 
 
-Feature = Annotated[
-    Categorical | MultiCategorical | Numeric | Action | TimeGap | History, Field(discriminator="type")
-]
+Feature = Annotated[Categorical | MultiCategorical | Numeric | Action | TimeGap | History, Field(discriminator="type")]
 ItemField = Categorical | MultiCategorical | Numeric
 EventField = Categorical | MultiCategorical | Action | TimeGap
 
@@ -287,16 +287,20 @@ class FeatureSpec(Declaration):
     def _check(self) -> FeatureSpec:
         owners: dict[str, str] = {}
         outputs = [column for feature in self.features for column in _columns(feature)]
-        for column, owner in [(self.time.name, "time"), (self.scenario.name, "scenario")] + [
-            (label.name, "label") for label in self.labels
-        ] + outputs:
+        for column, owner in (
+            [(self.time.name, "time"), (self.scenario.name, "scenario")]
+            + [(label.name, "label") for label in self.labels]
+            + outputs
+        ):
             if column in owners:
                 raise ValueError(f"column `{column}` is declared twice: as {owners[column]} and as {owner}")
             owners[column] = owner
         for key in (self.user, self.item):
             feature = self.get(key.name)
             if key.name in owners and not isinstance(feature, Categorical):
-                raise ValueError(f"key `{key.name}` may share its column with a Categorical only, not {owners[key.name]}")
+                raise ValueError(
+                    f"key `{key.name}` may share its column with a Categorical only, not {owners[key.name]}"
+                )
             if isinstance(feature, Categorical) and feature.dtype != key.dtype:
                 raise ValueError(f"key and feature `{key.name}` differ in dtype: {key.dtype} and {feature.dtype}")
         self._check_histories()

@@ -95,7 +95,9 @@ class Cut(Declaration):
     @model_validator(mode="after")
     def _check(self) -> Cut:
         if len(self.names) != len(self.edges) + 1:
-            raise ValueError(f"`names` needs len(edges) + 1 = {len(self.edges) + 1} entries, received {len(self.names)}")
+            raise ValueError(
+                f"`names` needs len(edges) + 1 = {len(self.edges) + 1} entries, received {len(self.names)}"
+            )
         if list(self.edges) != sorted(set(self.edges)):
             raise ValueError(f"`edges` must increase, received {self.edges}")
         return self

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from schemas.encode import PADDING
-from schemas.features import Categorical, FeatureSpec, History, MultiCategorical, Numeric
+from schemas.encode import columns, to_instance
+from schemas.features import FeatureSpec
+
+DTYPES = {"int": np.int64, "float": np.float32, "str": object}
 
 
 def to_columns(spec: FeatureSpec, rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -16,40 +18,21 @@ def to_columns(spec: FeatureSpec, rows: Sequence[Mapping[str, Any]]) -> dict[str
 
     Args:
         spec: columns of a row.
-        rows: column -> scalar, None or list, as `schemas.encode.decode` gives them. Lists that are too long keep
-            their first values, which in a history are the newest.
+        rows: column -> value, as `schemas.encode.decode` gives them.
 
     Returns:
-        Column -> array: int64 or object (bytes) or float32, `(rows,)` or `(rows, length)`.
+        Column -> int64, float32 or object (bytes) array, `(rows,)` or `(rows, length)`.
+
+    Raises:
+        ValueError: as `schemas.encode.check_row`.
     """
-    columns: dict[str, np.ndarray] = {}
-
-    def scalar(name: str, dtype: str) -> None:
-        values = [row.get(name) for row in rows]
-        columns[name] = _array([PADDING[dtype] if value is None else value for value in values], dtype)
-
-    def listed(name: str, dtype: str, length: int) -> None:
-        filled = [(list(row.get(name) or ())[:length]) for row in rows]
-        columns[name] = _array([values + [PADDING[dtype]] * (length - len(values)) for values in filled], dtype)
-
-    scalar(spec.scenario.name, spec.scenario.dtype)
-    for feature in spec.features:
-        if isinstance(feature, Categorical):
-            scalar(feature.name, feature.dtype)
-        elif isinstance(feature, MultiCategorical):
-            listed(feature.name, feature.dtype, feature.max_length)
-        elif isinstance(feature, Numeric):
-            values = [row.get(feature.name) for row in rows]
-            columns[feature.name] = np.array([np.nan if v is None else v for v in values], np.float32)
-        elif isinstance(feature, History):
-            for name, field in spec.history_fields(feature):
-                width = field.max_length if isinstance(field, MultiCategorical) else 1
-                listed(name, getattr(field, "dtype", "int"), feature.length * width)
-    return columns
+    instances = [to_instance(spec, row) for row in rows]
+    stacked = {}
+    for column in columns(spec):
+        if column.serving:
+            values = np.array([instance[column.name] for instance in instances], DTYPES[column.kind])
+            stacked[column.name] = _as_bytes(values) if column.kind == "str" else values
+    return stacked
 
 
-def _array(values: Sequence[Any], dtype: str) -> np.ndarray:
-    if dtype == "int":
-        return np.array(values, np.int64)
-    encode = np.vectorize(lambda v: v if isinstance(v, bytes) else str(v).encode(), otypes=[object])
-    return encode(np.array(values, dtype=object))
+_as_bytes = np.vectorize(lambda text: text.encode(), otypes=[object])

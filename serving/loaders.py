@@ -2,8 +2,8 @@
 
     python -m serving.loaders MODEL ROWS OUTPUT
 
-reads serialized tf.Examples from the TFRecord file ROWS, and writes the scores of each loader, signature and task to the
-NumPy archive OUTPUT under names such as `session/score_rows/is_click`.
+reads serialized tf.Examples from the TFRecord file ROWS, and writes the scores of each loader, signature and task to
+the NumPy archive OUTPUT under names such as `session/score_rows/is_click`.
 """
 
 from __future__ import annotations

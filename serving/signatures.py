@@ -20,8 +20,8 @@ import keras
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from schemas.encode import PADDING
-from schemas.features import Categorical, FeatureSpec, History, MultiCategorical, Numeric
+from schemas.encode import PADDING, columns
+from schemas.features import FeatureSpec, Numeric
 from schemas.tfmd import parsing_spec
 
 METADATA = "assets.extra/mixrank.json"
@@ -46,9 +46,9 @@ class Scorer(tf.Module):
         self.transform_layer = transform_output.transform_features_layer()
         inputs = [tensor.name for tensor in model.inputs]
 
-        def score(columns: Mapping[str, tf.RaggedTensor]) -> dict[str, tf.Tensor]:
-            with tf.control_dependencies(_require(spec, columns)):
-                row = self.transform_layer(dict(columns))
+        def score(raw: Mapping[str, tf.RaggedTensor]) -> dict[str, tf.Tensor]:
+            with tf.control_dependencies(_require(spec, raw)):
+                row = self.transform_layer(dict(raw))
                 logits = model({name: row[name] for name in inputs}, training=False)
                 return {task: tf.sigmoid(tf.reshape(logits[task], [-1, 1])) for task in spec.tasks}
 
@@ -99,21 +99,12 @@ def row_columns(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
     Scalars are `(batch,)`, multi-valued columns `(batch, max_length)`, histories `(batch, length)`, filled up behind
     the newest events with `schemas.encode.PADDING`. A missing scalar is that padding too, a missing number NaN.
     """
-    kinds = {"int": tf.int64, "str": tf.string}
-    columns = {spec.scenario.name: tf.TensorSpec([None], kinds[spec.scenario.dtype], name=spec.scenario.name)}
-    for feature in spec.features:
-        if isinstance(feature, Categorical):
-            columns[feature.name] = tf.TensorSpec([None], kinds[feature.dtype], name=feature.name)
-        elif isinstance(feature, MultiCategorical):
-            columns[feature.name] = tf.TensorSpec([None, feature.max_length], kinds[feature.dtype], name=feature.name)
-        elif isinstance(feature, Numeric):
-            columns[feature.name] = tf.TensorSpec([None], tf.float32, name=feature.name)
-        elif isinstance(feature, History):
-            for name, field in spec.history_fields(feature):
-                width = field.max_length if isinstance(field, MultiCategorical) else 1
-                kind = kinds[getattr(field, "dtype", "int")]
-                columns[name] = tf.TensorSpec([None, feature.length * width], kind, name=name)
-    return columns
+    kinds = {"int": tf.int64, "str": tf.string, "float": tf.float32}
+    return {
+        c.name: tf.TensorSpec([None] if c.length is None else [None, c.length], kinds[c.kind], name=c.name)
+        for c in columns(spec)
+        if c.serving
+    }
 
 
 def _examples_signature(spec: FeatureSpec, scorer: Scorer) -> Any:
@@ -128,8 +119,8 @@ def _examples_signature(spec: FeatureSpec, scorer: Scorer) -> Any:
 
 
 def _rows_signature(spec: FeatureSpec, scorer: Scorer) -> Any:
-    def score_rows(**columns: tf.Tensor) -> dict[str, tf.Tensor]:
-        return scorer.score({name: _ragged(column) for name, column in columns.items()})
+    def score_rows(**row: tf.Tensor) -> dict[str, tf.Tensor]:
+        return scorer.score({name: _ragged(column) for name, column in row.items()})
 
     return tf.function(score_rows, autograph=False).get_concrete_function(**row_columns(spec))
 
@@ -145,13 +136,13 @@ def _ragged(column: tf.Tensor) -> tf.RaggedTensor:
     return tf.ragged.boolean_mask(column, tf.not_equal(column, tf.constant(padding, column.dtype)))
 
 
-def _require(spec: FeatureSpec, columns: Mapping[str, tf.RaggedTensor]) -> list[tf.Operation]:
-    names = [feature.name for feature in spec.inputs if feature.required]
+def _require(spec: FeatureSpec, raw: Mapping[str, tf.RaggedTensor]) -> list[tf.Operation]:
     return [
         tf.debugging.assert_positive(
-            columns[name].row_lengths(), message=f"required column `{name}` is missing in at least one row"
+            raw[column.name].row_lengths(), message=f"required column `{column.name}` is missing in at least one row"
         )
-        for name in names
+        for column in columns(spec)
+        if column.serving and column.required
     ]
 
 

@@ -39,5 +39,7 @@ def load(reference: str) -> Dataset:
                 raise
             raise ValueError(f"there is no dataset `{reference}`{nearest(reference, names())}") from None
     if not isinstance(found, Dataset):
-        raise ValueError(f"{reference} must define DATASET = Dataset(spec=..., source=...), found {type(found).__name__}")
+        raise ValueError(
+            f"{reference} must define DATASET = Dataset(spec=..., source=...), found {type(found).__name__}"
+        )
     return found

@@ -1,0 +1,43 @@
+# Two commands are enough: `make demo` and `make test`. Each sets up everything it needs, inside this folder.
+.DEFAULT_GOAL := help
+.PHONY: help install demo kuairand test test-fast lint clean
+
+PYTHON ?= python3.11
+# An installed uv is used; a missing one is put into this folder.
+UV := $(or $(shell command -v uv),.uv/bin/uv)
+RUN := .venv/bin
+DATA ?= data/kuairand
+export TF_CPP_MIN_LOG_LEVEL = 3
+
+help:  ## Print this list.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# Only a missing uv has a rule to make it.
+.uv/bin/uv:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.11, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .uv || { echo "on Debian: apt-get install python3.11-venv"; exit 1; }
+	.uv/bin/pip install --quiet --disable-pip-version-check uv
+
+install: $(UV)  ## Install the locked packages into .venv.
+	$(UV) sync --locked --python $(PYTHON) --quiet
+
+demo: install  ## Install and run the whole pipeline on MovieLens-100K (about 4 minutes).
+	$(RUN)/mixrank run movielens
+
+kuairand: install  ## The same on KuaiRand-Pure: make kuairand DATA=/path/to/the/files
+	$(RUN)/mixrank run kuairand --set data=$(DATA)
+
+lint: install  ## Style, types and import rules.
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+test-fast: install  ## The fast tests.
+	$(RUN)/python -m pytest -q -m "not slow"
+
+test: lint  ## Install, check and run every test.
+	$(RUN)/python -m pytest -q
+
+clean:  ## Remove what the other targets made, the packages excepted.
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
