@@ -147,12 +147,14 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike) -> float:
 
 
 def rela_impr_auc(model: float, base: float) -> float:
-    """Relative improvement of an AUC, `(model - 0.5) / (base - 0.5) - 1` (HeMix, Eq. 25); NaN if base is 0.5.
+    """Relative improvement of an AUC, `(model - 0.5) / (base - 0.5) - 1` (HeMix, Eq. 25).
+
+    NaN if `base` is 0.5 or below, since a ratio to no skill at all says nothing.
 
     >>> round(rela_impr_auc(0.7315, 0.7312), 4)
     0.0013
     """
-    return (model - 0.5) / (base - 0.5) - 1 if base != 0.5 else float("nan")
+    return (model - 0.5) / (base - 0.5) - 1 if base > 0.5 else float("nan")
 
 
 def rela_impr_log_loss(model: float, base: float) -> float:

@@ -95,12 +95,15 @@ def compare(run: RunFolder, *, resamples: int = RESAMPLES, seed: int = 0) -> lis
 
 
 def disagreements(run: RunFolder, scores: list[SliceScores]) -> list[tuple[SliceScores, str, float, float]]:
-    """(slice, metric, exact value, TFMA's value) wherever the two differ by more than `TFMA_TOLERANCE`."""
+    """(slice, metric, exact value, TFMA's value) wherever the two differ by more than `TFMA_TOLERANCE`.
+
+    A slice that TFMA does not have is left out: it keeps unknown scenarios apart, which predictions pool.
+    """
     found = []
     for row in scores:
         for metric, estimate in row.model.items():
-            theirs = run.tfma.get((row.task, row.slice, metric), math.nan)
-            if run.tfma and not math.isnan(estimate.value) and not abs(theirs - estimate.value) <= TFMA_TOLERANCE:
+            theirs = run.tfma.get((row.task, row.slice, metric), estimate.value)
+            if not math.isnan(estimate.value) and not abs(theirs - estimate.value) <= TFMA_TOLERANCE:
                 found.append((row, metric, estimate.value, theirs))
     return found
 

@@ -41,7 +41,7 @@ def auc_by_scenario(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores
     )
     scale = alt.Scale(zero=False, nice=True)
     ranges = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("low:Q", scale=scale, title="AUC, 95 % interval"), x2="high:Q"
+        x=alt.X("low:Q", scale=scale, title="AUC, 95 % interval", axis=alt.Axis(tickCount=7)), x2="high:Q"
     )
     dots = base.mark_point(filled=True, size=55, opacity=1).encode(x=alt.X("value:Q", scale=scale))
     return _svg(
@@ -143,7 +143,7 @@ def _square(
     frame: pd.DataFrame, x: str, y: str, x_title: str, y_title: str, title: str, points: bool = False
 ) -> Markup:
     alt = _altair()
-    names = list(dict.fromkeys(frame["model"]))
+    names = sorted(dict.fromkeys(frame["model"]), key=lambda name: name == BASELINE)
     limit = 1.0 if not points else min(1.0, 1.05 * float(frame[[x, y]].to_numpy().max()))
     scale = alt.Scale(domain=[0, limit], nice=False)
     lines = alt.Chart(frame).mark_line(strokeWidth=2, point={"size": 28} if points else False)

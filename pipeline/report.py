@@ -135,6 +135,7 @@ def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> st
         score_plot=plots.score_distribution(runs),
         training_plot=plots.training_curves(runs),
         nan=math.isnan,
+        alike=_unjudged_for_one_reason,
     )
 
 
@@ -167,6 +168,10 @@ def count(value: float) -> str:
 
 def seconds(value: float) -> str:
     return f"{value:.1f} s" if value < 60 else f"{int(value // 60)} min {value % 60:.0f} s"
+
+
+def _unjudged_for_one_reason(group: list[SliceScores | None]) -> bool:
+    return all(row and not row.model for row in group) and len({row.why for row in group if row}) == 1
 
 
 def _agreement(run: RunFolder, rows: list[SliceScores]) -> dict[str, Any]:

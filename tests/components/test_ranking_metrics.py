@@ -87,7 +87,7 @@ def test_relative_improvement_reproduces_the_printed_column():
     assert rm.rela_impr_auc(0.7315, 0.7312) == pytest.approx(0.0013, abs=5e-5)
     assert rm.rela_impr_auc(0.75, 0.6) == pytest.approx(1.5)
     assert rm.rela_impr_log_loss(0.45, 0.5) == pytest.approx(-0.1)
-    assert np.isnan(rm.rela_impr_auc(0.7, 0.5))
+    assert np.isnan(rm.rela_impr_auc(0.7, 0.5)) and np.isnan(rm.rela_impr_auc(0.7, 0.4))
 
 
 def test_gauc_of_200k_rows_takes_less_than_a_second():
