@@ -15,7 +15,8 @@ import pyarrow.parquet
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-BATCH_ROWS = 131_072
+BATCH_ROWS = 65_536
+CSV_BLOCK_BYTES = 8 * 2**20
 # A flat tf.Example has no list of its columns; they are gathered from so many records.
 SNIFFED_RECORDS = 1000
 # Text is this much smaller when compressed, roughly.
@@ -138,7 +139,7 @@ def _csv(file: str, names: list[str], separator: str) -> Iterator[Batch]:
         reader = pa.csv.open_csv(
             source,
             # Rows are only numbered when one thread reads.
-            read_options=pa.csv.ReadOptions(use_threads=False, block_size=16 * 2**20),
+            read_options=pa.csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK_BYTES),
             parse_options=_parse_options(separator, skip),
             # Values are judged later, one rule for all formats; bytes also let text that is no UTF-8 through to there.
             convert_options=pa.csv.ConvertOptions(
