@@ -90,7 +90,7 @@ def read_columns(pattern: str, columns: Sequence[str]) -> dict[str, NDArray[Any]
         columns: names of features with one value per row; the type is taken from the first row.
 
     Returns:
-        name -> `(rows,)` of int64, float32 or bytes objects.
+        name -> `(rows,)` of int64, float32 or text.
 
     Raises:
         ValueError: if no file matches, or a row lacks one of the columns or has several values of it.
@@ -118,7 +118,11 @@ def read_columns(pattern: str, columns: Sequence[str]) -> dict[str, NDArray[Any]
         raise ValueError(
             f"`columns` {list(columns)} need one value in every row of {pattern}: {error.message}"
         ) from None
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in columns}
+    found = {name: np.concatenate([batch[name] for batch in batches]) for name in columns}
+    return {
+        name: np.char.decode(c.astype(bytes), "utf-8").astype(object) if c.dtype == object else c
+        for name, c in found.items()
+    }
 
 
 def _logit(rate: Any) -> Any:
