@@ -7,14 +7,13 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tensorflow_transform as tft
-from tfx.components.trainer.fn_args_utils import FnArgs
 
 from components import ranking_metrics
 from components.dataset import TransformedRows, evaluation_batches, training_stream
@@ -29,6 +28,9 @@ from layers.inputs import model_inputs
 from layers.ranker import build_ranker
 from schemas.features import Categorical, FeatureSpec, MultiCategorical, Vocab
 from serving.signatures import export
+
+if TYPE_CHECKING:
+    from tfx.components.trainer.fn_args_utils import FnArgs
 
 PREDICTIONS, TRAINING_LOG, MODEL_CARD = "predictions.parquet", "training.jsonl", "model.json"
 EVALUATION_BATCH = 1024
@@ -137,6 +139,7 @@ def train_model(
             initial_epoch=done,
             epochs=total_rounds,
             callbacks=[rounds, keras.callbacks.TensorBoard(str(run_dir / "tensorboard"), write_graph=False)],
+            shuffle=False,
             verbose=0,
         )
     rounds.restore_best(model)
@@ -252,4 +255,3 @@ def _write(path: Path, write: Any) -> None:
     temporary = path.with_name(path.name + ".partial")
     write(temporary)
     temporary.rename(path)
-

@@ -36,7 +36,9 @@ def create_pipeline(config: RunConfig) -> tfx.dsl.Pipeline:
     splits = dataset.split_names
 
     # Impressions joined with user and item features, both histories built point-in-time, split by time.
-    examples = example_gen(dataset, str(config.data_dir()), config.shards)
+    examples = example_gen(
+        dataset, str(config.data_dir()), config.shards, source_hash=source("components.example_gen")
+    )
 
     # Counts and distributions of every column, per split.
     statistics = tfx.components.StatisticsGen(examples=examples.outputs["examples"])
@@ -58,7 +60,7 @@ def create_pipeline(config: RunConfig) -> tfx.dsl.Pipeline:
         schema=schema.outputs["schema"],
         preprocessing_fn="components.transform.preprocessing_fn",
         splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=list(splits)),
-        custom_config={"spec": spec.to_json(), "source": source("schemas", "components")},
+        custom_config={"spec": spec.to_json(), "source": source("components.transform")},
         # StatisticsGen has counted the raw columns already; counting twice more doubles the time.
         disable_statistics=True,
     )
@@ -66,7 +68,7 @@ def create_pipeline(config: RunConfig) -> tfx.dsl.Pipeline:
 
     # Trains under MirroredStrategy, exports, and scores the evaluation split row by row.
     training = [config.model.model_dump_json(), config.train.model_dump_json(), spec.to_json()]
-    code = source("schemas", "layers", "serving", "components")
+    code = source("components.trainer", "layers.models")
     trainer = tfx.components.Trainer(
         run_fn="components.trainer.run_fn",
         examples=transform.outputs["transformed_examples"],
@@ -105,7 +107,7 @@ def create_pipeline(config: RunConfig) -> tfx.dsl.Pipeline:
         model=trainer.outputs["model"],
         model_run=trainer.outputs["model_run"],
         spec=spec,
-        source=code,
+        source=source("components.model_check", "serving.loaders"),
         rows=config.check_rows,
     )
 

@@ -152,8 +152,7 @@ def _component_progress(names: list[str]) -> Iterator[dict[str, float]]:
 
 @contextmanager
 def _quiet(log: Path) -> Iterator[None]:
-    """Sends all library logging to a file; the terminal shows only our own lines."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    """Sends all library output to a file, native code's included; the terminal shows only our own lines."""
     handler = logging.FileHandler(log, mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
@@ -171,13 +170,30 @@ def _quiet(log: Path) -> Iterator[None]:
     absl_logger.propagate = True
     root.handlers[:] = [handler]
     try:
-        yield
+        with _native_stderr_to(handler.stream.fileno()):
+            yield
     finally:
         root.handlers[:] = before
         root.setLevel(level)
         logging.captureWarnings(False)
         absl_logger.handlers[:] = absl_handlers
         handler.close()
+
+
+@contextmanager
+def _native_stderr_to(target: int) -> Iterator[None]:
+    """Points file descriptor 2 at a file, while `sys.stderr` keeps writing to the terminal."""
+    terminal = sys.stderr
+    kept = os.dup(2)
+    try:
+        sys.stderr = os.fdopen(os.dup(kept), "w", buffering=1)
+        os.dup2(target, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        sys.stderr.close()
+        sys.stderr = terminal
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,124 @@
+"""Transform against ids and numbers worked out in Python."""
+
+from __future__ import annotations
+
+import collections
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.transform import KEYS
+
+
+@pytest.fixture(scope="module")
+def transformed(toy_data, toy_transform):
+    """(raw row, transformed row) pairs of the training split."""
+    files = sorted(tf.io.gfile.glob(toy_data.patterns()["train"]))
+    records = tf.data.TFRecordDataset(files, "GZIP").batch(10_000)
+    (batch,) = [tf.io.parse_example(b, toy_transform.transformed_feature_spec()) for b in records]
+    columns = {name: value.numpy() for name, value in batch.items()}
+    by_time = {time: i for i, time in enumerate(columns[KEYS["time"]])}
+    return [(row, {n: v[by_time[row["at"]]] for n, v in columns.items()}) for row in toy_data.rows["train"]]
+
+
+def vocabulary(rows, column, min_count=1):
+    values = [row[column] for row in rows if row[column] is not None]
+    counts = collections.Counter(v for value in values for v in (value if isinstance(value, list) else [value]))
+    return {v for v, n in counts.items() if n >= min_count}
+
+
+def test_scenario_ids_are_positions_in_the_declaration(transformed):
+    expected = {"home": 1, "search": 2, "cart": 3}
+    assert [new["page"] for _, new in transformed] == [expected[old["page"]] for old, _ in transformed]
+
+
+def test_a_value_has_one_id_wherever_it_stands(transformed, toy_spec):
+    ids: dict[str, int] = {}
+    for old, new in transformed:
+        pairs = [(old["clip"], new["clip"])]
+        for history in ("global", "realtime"):
+            pairs += list(zip(old[f"{history}_clip"], new[f"{history}_clip"], strict=False))
+        for value, number in pairs:
+            assert ids.setdefault(value, number) == number
+    assert len(ids) > 40
+
+
+def test_frequent_values_come_first_and_rare_ones_are_out_of_vocabulary(transformed, toy_data):
+    rows = toy_data.rows["train"]
+    known = vocabulary(rows, "person", min_count=2)
+    counts = collections.Counter(row["person"] for row in rows)
+    for old, new in transformed:
+        if old["person"] in known:
+            assert 1 <= new["person"] <= len(known)
+        else:
+            assert len(known) < new["person"] <= len(known) + 3
+    first = next(old["person"] for old, new in transformed if new["person"] == 1)
+    assert counts[first] == max(counts.values())
+
+
+def test_missing_values_become_id_zero(transformed):
+    missing = [new["country"] for old, new in transformed if old["country"] is None]
+    present = [new["country"] for old, new in transformed if old["country"] is not None]
+    assert missing
+    assert set(missing) == {0}
+    assert 1 <= min(present) <= max(present) <= 7
+
+
+def test_lists_are_cut_and_padded_with_zero(transformed):
+    for old, new in transformed:
+        assert new["tag"].shape == (3,)
+        assert (new["tag"] > 0).sum() == len(old["tag"])
+        assert (new["global_clip"] > 0).sum() == len(old["global_clip"])
+        assert new["global_clip"].shape == (6,)
+        assert new["global_tag"].shape == (18,)
+
+
+def test_actions_are_shifted_bit_masks(transformed):
+    for old, new in transformed:
+        expected = [1 + mask for mask in old["realtime_action"]] + [0] * (4 - len(old["realtime_action"]))
+        assert list(new["realtime_action"]) == expected
+
+
+def test_time_gaps_are_logarithmic_buckets(transformed):
+    for old, new in transformed:
+        expected = [2 + math.floor(math.log2(1 + seconds)) for seconds in old["global_gap"]]
+        assert list(new["global_gap"][: len(expected)]) == expected
+
+
+def test_numbers_are_standardized_after_the_logarithm(transformed, toy_spec):
+    default = toy_spec.get("price").default
+    raw = np.array([math.log1p(default if old["price"] is None else old["price"]) for old, _ in transformed])
+    expected = (raw - raw.mean()) / raw.std()
+    np.testing.assert_allclose([new["price"] for _, new in transformed], expected, atol=2e-5)
+
+
+def test_quantile_buckets_are_equally_full_and_missing_is_zero(transformed):
+    ids = np.array([new["age"] for old, new in transformed if old["age"] is not None])
+    assert all(new["age"] == 0 for old, new in transformed if old["age"] is None)
+    shares = np.bincount(ids, minlength=5)[1:] / len(ids)
+    np.testing.assert_allclose(shares, 0.25, atol=0.06)
+
+
+def test_labels_keep_their_zeros(transformed):
+    for task in ("click", "buy"):
+        assert [new[task] for _, new in transformed] == [old[task] for old, _ in transformed]
+        assert 0 < sum(old[task] for old, _ in transformed) < len(transformed)
+
+
+def test_keys_pass_through(transformed):
+    for old, new in transformed:
+        assert (new[KEYS["user"]], new[KEYS["item"]].decode()) == (old["person"], old["clip"])
+
+
+def test_the_exported_graph_answers_padding_and_unknown_values(toy_spec, toy_transform):
+    from schemas.tfmd import parsing_spec
+
+    nothing = tf.train.Example().SerializeToString()
+    parsed = tf.io.parse_example([nothing], parsing_spec(toy_spec, labels=False))
+    row = toy_transform.transform_features_layer()(parsed)
+    assert int(row["page"][0]) == 4
+    assert int(row["clip"][0]) == 0
+    assert not np.any(row["global_action"])
+    assert np.isfinite(row["price"].numpy()).all()

@@ -1,0 +1,153 @@
+"""A small log that every room can use: its spec, its rows, and those rows after Transform."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.features import (
+    Action,
+    Categorical,
+    EventTime,
+    FeatureSpec,
+    Hash,
+    History,
+    Key,
+    Label,
+    MultiCategorical,
+    Numeric,
+    Scenario,
+    TimeGap,
+    Vocab,
+)
+from schemas.synthetic import toy_rows
+
+ROWS = {"train": 600, "valid": 130, "eval": 150}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_cpu_devices(request: pytest.FixtureRequest) -> None:
+    """Splits the CPU in two for the tests of mirrored training, before any other test makes TensorFlow take it whole."""
+    if any("test_trainer.py" in item.nodeid for item in request.session.items):
+        from components.strategy import prepare_devices
+
+        prepare_devices(2)
+
+
+@pytest.fixture(scope="session")
+def toy_spec() -> FeatureSpec:
+    """Every feature type once, keys of both kinds."""
+    fields = ("clip", "tag", "action", "gap")
+    return FeatureSpec(
+        name="toy",
+        user=Key("person"),
+        item=Key("clip", dtype="str"),
+        time=EventTime("at"),
+        scenario=Scenario("page", values=("home", "search", "cart"), dim=3),
+        labels=(Label("click"), Label("buy", weight=0.5)),
+        features=(
+            Categorical("person", group="user", vocab=Vocab(min_count=2, oov=3), dim=4),
+            Categorical("country", group="user", dtype="str", vocab=Hash(size=7), dim=2),
+            Categorical("clip", group="item", dtype="str", vocab=Vocab(oov=2), dim=5, required=True),
+            MultiCategorical("tag", group="item", max_length=3, dim=3),
+            Numeric("price", group="item", transform="log1p_standardize"),
+            Numeric("age", group="user", transform="bucketize", buckets=4, dim=2),
+            Action("action", flags=("click", "buy"), dim=2),
+            TimeGap("gap", dim=2),
+            History("global", of=fields, length=6, window="before"),
+            History("realtime", of=fields, length=4, window="within"),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class ToyData:
+    """Rows of the toy log, raw and transformed.
+
+    Args:
+        rows: split -> rows.
+        examples: folder with `Split-*/` of raw tf.Examples.
+        transformed: folder with `Split-*/` of transformed tf.Examples.
+        graph: folder of the transform graph.
+    """
+
+    rows: dict[str, list[dict[str, Any]]]
+    examples: Path
+    transformed: Path
+    graph: Path
+
+    def patterns(self) -> dict[str, str]:
+        return {split: str(self.transformed / f"Split-{split}" / "*") for split in self.rows}
+
+
+@pytest.fixture(scope="session")
+def toy_data(toy_spec: FeatureSpec, tmp_path_factory: pytest.TempPathFactory) -> ToyData:
+    """Toy rows, written and sent through the real Transform code on Beam."""
+    import apache_beam as beam
+    import tensorflow as tf
+    import tensorflow_transform as tft
+    import tensorflow_transform.beam as tft_beam
+    from tfx_bsl.public import tfxio
+
+    from components.transform import transform
+    from schemas.encode import encode
+    from schemas.tfmd import schema
+
+    root = tmp_path_factory.mktemp("toy")
+    rows = {split: list(toy_rows(toy_spec, n, seed=number)) for number, (split, n) in enumerate(ROWS.items())}
+    for split, part in rows.items():
+        folder = root / "examples" / f"Split-{split}"
+        folder.mkdir(parents=True)
+        with tf.io.TFRecordWriter(str(folder / "data.gz"), "GZIP") as writer:
+            for row in part:
+                writer.write(encode(toy_spec, row))
+
+    def source(split: str) -> Any:
+        pattern = str(root / "examples" / f"Split-{split}" / "*")
+        return tfxio.TFExampleRecord(pattern, schema=schema(toy_spec), telemetry_descriptors=["test"])
+
+    def preprocessing_fn(inputs: Any) -> Any:
+        return transform(toy_spec, inputs)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with (
+            beam.Pipeline("FnApiRunner") as pipeline,
+            tft_beam.Context(temp_dir=str(root / "tmp"), use_deep_copy_optimization=True),
+        ):
+            train = source("train")
+            data = (pipeline | "Read train" >> train.BeamSource(), train.TensorAdapterConfig())
+            transform_fn = data | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing_fn)
+            _ = transform_fn | "Write graph" >> tft_beam.WriteTransformFn(str(root / "graph"))
+            for split in rows:
+                one = source(split)
+                raw = (pipeline | f"Read {split} again" >> one.BeamSource(), one.TensorAdapterConfig())
+                _ = (
+                    (raw, transform_fn)
+                    | f"Transform {split}" >> tft_beam.TransformDataset(output_record_batches=False)
+                    | f"Encode {split}" >> tft_beam.EncodeTransformedDataset()
+                    | f"Write {split}"
+                    >> beam.io.WriteToTFRecord(
+                        str(root / "transformed" / f"Split-{split}" / "data"),
+                        file_name_suffix=".gz",
+                        num_shards=2,
+                    )
+                )
+    tft.TFTransformOutput(str(root / "graph"))
+    return ToyData(rows, root / "examples", root / "transformed", root / "graph")
+
+
+@pytest.fixture(scope="session")
+def toy_transform(toy_data: ToyData) -> Any:
+    """`TFTransformOutput` of the toy rows."""
+    import tensorflow_transform as tft
+
+    return tft.TFTransformOutput(str(toy_data.graph))
