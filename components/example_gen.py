@@ -56,7 +56,7 @@ def example_gen(
     """
     if num_shards is not None and num_shards < 1:
         raise ValueError(f"`num_shards` must be at least 1, received {num_shards}")
-    settings = {"dataset": dataset.model_dump_json(), "num_shards": num_shards, "source_hash": source_hash}
+    settings = {"dataset": dataset.model_dump(mode="json"), "num_shards": num_shards, "source_hash": source_hash}
     custom_config = example_gen_pb2.CustomConfig()
     custom_config.custom_config.Pack(wrappers_pb2.StringValue(value=json.dumps(settings)))
     source = dataset.source
@@ -104,7 +104,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         settings = _settings(exec_properties)
-        dataset = Dataset.model_validate_json(settings["dataset"])
+        dataset = Dataset.model_validate(settings["dataset"])
         artifact = artifact_utils.get_single_instance(output_dict[standard_component_specs.EXAMPLES_KEY])
         tables = find_tables(dataset, exec_properties[standard_component_specs.INPUT_BASE_KEY])
         num_shards = settings["num_shards"] or default_shards(tables)
