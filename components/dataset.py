@@ -57,8 +57,12 @@ class TransformedRows:
         return tf.io.parse_example(serialized, self.columns)
 
     def split(self, row: Mapping[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        """(model inputs, labels) of parsed columns."""
-        return {name: row[name] for name in self.inputs}, {name: row[name] for name in self.labels}
+        """(model inputs, labels) of parsed columns; labels are `(batch, 1)`.
+
+        Keras 3 does not divide the loss of rank-1 labels by the number of replicas: two replicas would double every
+        gradient.
+        """
+        return {name: row[name] for name in self.inputs}, {name: row[name][:, None] for name in self.labels}
 
 
 def training_stream(
@@ -85,7 +89,9 @@ def training_stream(
     if steps_per_pass < 1:
         raise ValueError(f"there are fewer training rows than one batch of {batch_size}; lower `train.batch_size`")
     first_pass = first_step // steps_per_pass
-    batches = _one_pass(rows, batch_size, steps_per_pass, seed + first_pass, shuffle_rows).skip(first_step % steps_per_pass)
+    batches = _one_pass(rows, batch_size, steps_per_pass, seed + first_pass, shuffle_rows).skip(
+        first_step % steps_per_pass
+    )
     for number in range(first_pass + 1, passes):
         batches = batches.concatenate(_one_pass(rows, batch_size, steps_per_pass, seed + number, shuffle_rows))
     batches = batches.map(lambda b: rows.split(rows.parse(b)), num_parallel_calls=2, deterministic=True)

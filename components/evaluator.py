@@ -50,7 +50,7 @@ class MetricValue(NamedTuple):
     value: float
 
 
-def eval_config(spec: FeatureSpec, thresholds: Thresholds) -> tfma.EvalConfig:
+def eval_config(spec: FeatureSpec, thresholds: Thresholds, source: str = "") -> tfma.EvalConfig:
     """AUC, GAUC, log loss, calibration and row count of every task, overall and per scenario.
 
     The model's `serving_default` takes serialised `tf.Example`s and returns one probability per task under the
@@ -59,6 +59,7 @@ def eval_config(spec: FeatureSpec, thresholds: Thresholds) -> tfma.EvalConfig:
     Args:
         spec: declaration of the log.
         thresholds: bounds of the overall slice.
+        source: fingerprint of the code, so that the cache notices an edit.
 
     Raises:
         ValueError: if a threshold names a task that the spec does not have.
@@ -67,7 +68,9 @@ def eval_config(spec: FeatureSpec, thresholds: Thresholds) -> tfma.EvalConfig:
 
     _check(thresholds, spec)
     ranking = tfma.MetricConfig(
-        class_name="Ranking", module="components.metrics", config=json.dumps({"group_key": spec.user.name})
+        class_name="Ranking",
+        module="components.metrics",
+        config=json.dumps({"group_key": spec.user.name, "source": source}),
     )
     overall = tfma.SlicingSpec()
     metrics_specs = []
@@ -98,6 +101,7 @@ def evaluator(
     spec: FeatureSpec,
     thresholds: Thresholds,
     example_split: str = "eval",
+    source: str = "",
 ) -> Any:
     """The TFX Evaluator that measures `model`, compares it with `baseline_model` and blesses it or not.
 
@@ -109,6 +113,7 @@ def evaluator(
         spec: declaration of the log.
         thresholds: bounds of the overall slice.
         example_split: split that is measured.
+        source: as in `eval_config`.
     """
     from tfx import v1 as tfx
 
@@ -116,7 +121,7 @@ def evaluator(
         examples=examples,
         model=model,
         baseline_model=baseline_model,
-        eval_config=eval_config(spec, thresholds),
+        eval_config=eval_config(spec, thresholds, source),
         example_splits=[example_split],
         module_path=__name__,
     )

@@ -36,18 +36,24 @@ class Ranking(tfma.metrics.Metric):
 
     Args:
         group_key: str. Feature with the group of GAUC, usually the user; integer or text.
+        source: str. Fingerprint of the code, so that a cached evaluation notices an edit.
 
     Raises:
         ValueError: if an example has no single value of `group_key`.
     """
 
-    def __init__(self, group_key: str) -> None:
-        super().__init__(metric_util.merge_per_key_computations(_computations), group_key=group_key)
+    def __init__(self, group_key: str, source: str = "") -> None:
+        super().__init__(metric_util.merge_per_key_computations(_computations), group_key=group_key, source=source)
 
 
 def _computations(
-    group_key: str, eval_config: tfma.EvalConfig | None = None, model_name: str = "", output_name: str = ""
+    group_key: str,
+    source: str = "",
+    eval_config: tfma.EvalConfig | None = None,
+    model_name: str = "",
+    output_name: str = "",
 ) -> list[Any]:
+    del source
     # TFMA looks up thresholds given by metric name under keys that say nothing about example weights.
     keys = [
         tfma.metrics.MetricKey(name=name, model_name=model_name, output_name=output_name, example_weighted=None)

@@ -99,6 +99,7 @@ def create_pipeline(config: RunConfig) -> tfx.dsl.Pipeline:
         baseline_model=blessed.outputs["model"],
         spec=spec,
         thresholds=config.thresholds,
+        source=source("components.evaluator", "components.metrics", "components.batches"),
     )
 
     # Loads the export in a fresh process, as a server would, and compares row by row.

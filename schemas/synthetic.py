@@ -48,8 +48,8 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
             elif isinstance(feature, History):
                 row.update(_history(spec, feature, draw))
         for label in spec.labels:
-            quality = _hidden(row[spec.item.name], label.name) + _hidden(row[spec.scenario.name], label.name)
-            row[label.name] = int(draw.random() < 0.1 + 0.4 * quality)
+            item, scenario = (_hidden(row[column], label.name) for column in (spec.item.name, spec.scenario.name))
+            row[label.name] = int(draw.random() < 0.7 * item + 0.3 * scenario)
         yield row
 
 

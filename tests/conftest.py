@@ -30,7 +30,7 @@ from schemas.features import (
 )
 from schemas.synthetic import toy_rows
 
-ROWS = {"train": 600, "valid": 130, "eval": 150}
+ROWS = {"train": 1500, "valid": 130, "eval": 150}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -138,7 +138,7 @@ def toy_data(toy_spec: FeatureSpec, tmp_path_factory: pytest.TempPathFactory) ->
                     >> beam.io.WriteToTFRecord(
                         str(root / "transformed" / f"Split-{split}" / "data"),
                         file_name_suffix=".gz",
-                        num_shards=2,
+                        num_shards=1,
                     )
                 )
     tft.TFTransformOutput(str(root / "graph"))

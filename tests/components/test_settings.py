@@ -1,0 +1,34 @@
+"""Training settings refuse what cannot work."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.settings import EarlyStopping, TrainSettings
+
+
+def test_the_defaults_are_the_papers():
+    settings = TrainSettings()
+    assert (settings.batch_size, settings.optimizer.name, settings.optimizer.learning_rate) == (256, "adam", 1e-4)
+
+
+def test_early_stopping_needs_an_untouched_split():
+    with pytest.raises(ValueError, match="needs a split that is not trained on"):
+        TrainSettings(splits=("train", "valid"), early_stopping=EarlyStopping())
+
+
+def test_a_batch_divides_among_replicas():
+    with pytest.raises(ValueError, match="7 % 2 != 0"):
+        TrainSettings(batch_size=7, replicas=2)
+    with pytest.raises(ValueError, match="`replicas` must be >= 1, received 0"):
+        TrainSettings(replicas=0)
+
+
+def test_training_needs_the_training_split():
+    with pytest.raises(ValueError, match="must contain `train`"):
+        TrainSettings(splits=("valid",))
+
+
+@pytest.mark.parametrize(("metric", "higher"), [("loss", False), ("click.log_loss", False), ("click.gauc", True)])
+def test_the_direction_of_a_metric_is_known(metric, higher):
+    assert EarlyStopping(metric=metric).higher_is_better is higher
