@@ -15,6 +15,7 @@ import tensorflow_transform as tft
 
 from schemas.encode import PADDING
 from schemas.features import (
+    KEYS,
     Action,
     Categorical,
     FeatureSpec,
@@ -26,9 +27,6 @@ from schemas.features import (
     TimeGap,
     Vocab,
 )
-
-# Columns of a transformed row that identify it; the model does not read them.
-KEYS = {"user": "key_user", "item": "key_item", "time": "key_time"}
 
 
 def preprocessing_fn(inputs: Mapping[str, tf.RaggedTensor], custom_config: Mapping[str, Any]) -> dict[str, tf.Tensor]:

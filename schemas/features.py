@@ -36,6 +36,8 @@ from schemas.naming import Declaration, nearest
 Group = Literal["user", "item", "context"]
 Dtype = Literal["int", "str"]
 GROUPS: tuple[Group, ...] = ("user", "item", "context")
+# Columns of a transformed row that identify it; the model does not read them.
+KEYS = {"user": "key_user", "item": "key_item", "time": "key_time"}
 
 
 class Vocab(Declaration):
@@ -204,7 +206,7 @@ class Numeric(Named):
     transform: Literal["none", "log1p", "standardize", "log1p_standardize", "bucketize"] = "standardize"
     buckets: int = Field(16, ge=2)
     dim: int = Field(8, ge=1)
-    default: float = 0.0
+    default: float = Field(0.0, allow_inf_nan=False)
     required: bool = False
     drift: float | None = Field(None, gt=0, le=1)
 
@@ -285,7 +287,9 @@ class FeatureSpec(Declaration):
 
     @model_validator(mode="after")
     def _check(self) -> FeatureSpec:
-        owners: dict[str, str] = {}
+        if self.user.name == self.item.name:
+            raise ValueError(f"`user` and `item` must be two columns, both are `{self.user.name}`")
+        owners = dict.fromkeys(KEYS.values(), "the name of a key after Transform")
         outputs = [column for feature in self.features for column in _columns(feature)]
         for column, owner in (
             [(self.time.name, "time"), (self.scenario.name, "scenario")]
@@ -295,6 +299,11 @@ class FeatureSpec(Declaration):
             if column in owners:
                 raise ValueError(f"column `{column}` is declared twice: as {owners[column]} and as {owner}")
             owners[column] = owner
+        named = {self.scenario.name}
+        for feature in self.features:
+            if feature.name in named:
+                raise ValueError(f"two features are called `{feature.name}`; tables and histories need distinct names")
+            named.add(feature.name)
         for key in (self.user, self.item):
             feature = self.get(key.name)
             if key.name in owners and not isinstance(feature, Categorical):

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
@@ -29,6 +29,21 @@ def nearest(name: str, options: Iterable[str]) -> str:
     if options:
         return f"; expected one of {', '.join(f'`{option}`' for option in options)}"
     return ""
+
+
+def readable(error: Exception) -> str:
+    """An error as `train.epochs: Input should be ..., received 0`, one line per problem where it is pydantic's."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        # Our own rules say what they received.
+        told = problem["type"] in ("value_error", "missing") or isinstance(problem["input"], dict)
+        message += "" if told else f", received {problem['input']!r}"
+        lines.append(f"{where}: {message}" if where else message)
+    return "\n".join(lines)
 
 
 class Declaration(BaseModel):

@@ -39,12 +39,14 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
         for feature in spec.features:
             if isinstance(feature, Categorical):
                 if feature.name not in row:
-                    row[feature.name] = None if draw.random() < missing else _value(feature.dtype, _skewed(draw))
+                    absent = draw.random() < missing and not feature.required
+                    row[feature.name] = None if absent else _value(feature.dtype, _skewed(draw))
             elif isinstance(feature, MultiCategorical):
-                length = draw.randint(0, feature.max_length)
+                length = draw.randint(int(feature.required), feature.max_length)
                 row[feature.name] = [_value(feature.dtype, _skewed(draw)) for _ in range(length)]
             elif isinstance(feature, Numeric):
-                row[feature.name] = None if draw.random() < missing else round(draw.lognormvariate(1.0, 1.0), 3)
+                absent = draw.random() < missing and not feature.required
+                row[feature.name] = None if absent else round(draw.lognormvariate(1.0, 1.0), 3)
             elif isinstance(feature, History):
                 row.update(_history(spec, feature, draw))
         for label in spec.labels:

@@ -6,11 +6,12 @@ module per log; your own log is one more such module, or a file given by path.
 
 from __future__ import annotations
 
+import datetime
 import itertools
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from schemas.features import FeatureSpec, MultiCategorical
 from schemas.naming import Declaration, nearest
@@ -106,6 +107,17 @@ class Cut(Declaration):
 Derived = Annotated[Threshold | Cut, Field(discriminator="type")]
 
 
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ValueError(f"`timezone` must be an IANA name such as 'Asia/Shanghai', received {name!r}") from error
+    return name
+
+
+Zone = Annotated[str, AfterValidator(_zone)]
+
+
 class CalendarDay(Declaration):
     """Real time begins at the start of the impression's day.
 
@@ -115,17 +127,8 @@ class CalendarDay(Declaration):
     """
 
     type: Literal["calendar_day"] = "calendar_day"
-    timezone: str = "UTC"
+    timezone: Zone = "UTC"
     starts_at: int = Field(0, ge=0, le=23)
-
-    @field_validator("timezone")
-    @classmethod
-    def _check_zone(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"`timezone` must be an IANA name such as 'Asia/Shanghai', received {name!r}") from error
-        return name
 
 
 class Sliding(Declaration):
@@ -148,8 +151,25 @@ class SplitByDay(Declaration):
 
     type: Literal["by_day"] = "by_day"
     splits: dict[str, tuple[str, str]]
-    timezone: str = "UTC"
+    timezone: Zone = "UTC"
     starts_at: int = Field(0, ge=0, le=23)
+
+    @field_validator("splits")
+    @classmethod
+    def _check_days(cls, splits: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+        for name, days in splits.items():
+            for day in days:
+                # Days are compared as text.
+                if not _is_iso(day):
+                    raise ValueError(f"days of split `{name}` must be written as 2022-04-25, received {day!r}")
+        return splits
+
+
+def _is_iso(day: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(day).isoformat() == day
+    except ValueError:
+        return False
 
 
 class SplitByUserTail(Declaration):

@@ -1,0 +1,85 @@
+"""A dataset is found by name, by module or by file."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from schemas import datasets
+from schemas.tables import Dataset
+
+OWN = """
+from schemas.datasets.movielens import DATASET as FILMS
+
+DATASET = FILMS.model_copy(update={"spec": FILMS.spec.model_copy(update={"name": "own"})})
+"""
+WRONG = """from schemas.features import Categorical
+
+GOOD = Categorical("clip", group="item")
+BAD = Categorical(
+    "clip",
+    group="itm",
+)
+"""
+
+
+def test_every_shipped_dataset_loads_under_its_file_name():
+    assert datasets.names() == ["kuairand", "movielens"]
+    for name in datasets.names():
+        found = datasets.load(name)
+        assert isinstance(found, Dataset)
+        assert found.spec.name == name
+
+
+def test_a_dotted_path_names_a_module_anywhere(tmp_path, monkeypatch):
+    assert datasets.load("schemas.datasets.kuairand") is datasets.load("kuairand")
+    (tmp_path / "my_logs").mkdir()
+    (tmp_path / "my_logs" / "shop.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert datasets.load("my_logs.shop").spec.name == "own"
+    sys.modules.pop("my_logs.shop"), sys.modules.pop("my_logs")
+
+
+def test_a_file_needs_no_package(tmp_path):
+    (tmp_path / "shop.py").write_text(OWN)
+    assert datasets.load(str(tmp_path / "shop.py")).spec.name == "own"
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("movielns", r"there is no dataset `movielns`; did you mean `movielens`\?"),
+        ("os", "there is no dataset `os`; expected one of `kuairand`, `movielens`"),
+        ("no.such", "there is no dataset `no.such`"),
+        ("./movielens", r"there is no dataset `./movielens`; did you mean `movielens`\?"),
+        ("..", "there is no dataset"),
+        ("/nowhere/shop.py", "dataset file /nowhere/shop.py does not exist"),
+        ("schemas.features", "schemas.features must define DATASET = .*, found NoneType"),
+    ],
+)
+def test_a_reference_to_nothing_is_named(reference, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.load(reference)
+
+
+def test_a_wrong_declaration_in_a_file_is_named_by_its_line(tmp_path):
+    (tmp_path / "shop.py").write_text(WRONG)
+    with pytest.raises(ValueError) as caught:
+        datasets.load(str(tmp_path / "shop.py"))
+    expected = "shop.py, line 4: group: Input should be 'user', 'item' or 'context', received 'itm'"
+    assert str(caught.value) == f"{tmp_path}/{expected}"
+
+
+def test_a_module_that_lacks_its_own_import_is_not_called_missing(tmp_path, monkeypatch):
+    (tmp_path / "logs_of_mine").mkdir()
+    (tmp_path / "logs_of_mine" / "shop.py").write_text("import no_such_module_of_mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="no_such_module_of_mine"):
+        datasets.load("logs_of_mine.shop")
+
+
+def test_a_file_without_a_dataset_says_what_it_must_define(tmp_path):
+    (tmp_path / "shop.py").write_text("DATASET = 3\n")
+    with pytest.raises(ValueError, match=r"must define DATASET = Dataset\(spec=..., source=...\), found int"):
+        datasets.load(str(tmp_path / "shop.py"))

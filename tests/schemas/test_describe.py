@@ -1,0 +1,65 @@
+"""The printed table names every column, its encoding and where it is read again."""
+
+from __future__ import annotations
+
+from schemas.describe import HEADER, describe
+from schemas.features import Categorical, FeatureSpec, History, Vocab
+
+
+def table(spec):
+    return [dict(zip(HEADER, row, strict=True)) for row in describe(spec)]
+
+
+def one(spec, column, kind=None):
+    (found,) = [row for row in table(spec) if row["column"] == column and kind in (None, row["type"])]
+    return found
+
+
+def test_every_column_of_the_spec_has_a_row(toy_spec):
+    assert [(row["column"], row["type"]) for row in table(toy_spec)] == [
+        ("person", "user key"),
+        ("clip", "item key"),
+        ("at", "event time"),
+        ("page", "scenario"),
+        ("click", "label"),
+        ("buy", "label"),
+        ("person", "categorical"),
+        ("country", "categorical"),
+        ("clip", "categorical"),
+        ("tag", "up to 3 categories"),
+        ("price", "numeric"),
+        ("age", "numeric"),
+        ("action", "action"),
+        ("gap", "time gap"),
+        ("global", "history, long-term"),
+        ("realtime", "history, real-time"),
+    ]
+
+
+def test_encodings_are_told_apart(toy_spec):
+    assert one(toy_spec, "country")["encoding"] == "str, hash 7"
+    assert one(toy_spec, "person", "categorical")["encoding"] == "int, vocab count>=2, 3 OOV"
+    assert one(toy_spec, "price")["encoding"] == "log1p_standardize"
+    assert one(toy_spec, "age")["encoding"] == "4 quantiles"
+    assert one(toy_spec, "action")["encoding"] == "click + buy"
+    assert one(toy_spec, "page")["encoding"] == "3 values"
+    assert one(toy_spec, "buy")["encoding"] == "weight 0.5"
+
+
+def test_widths_are_those_of_the_model(toy_spec):
+    widths = {name: one(toy_spec, name)["width"] for name in ("page", "tag", "price", "age", "gap", "global")}
+    assert widths == {"page": "3", "tag": "3", "price": "1", "age": "2", "gap": "2", "global": ""}
+
+
+def test_columns_that_share_a_table_stand_beside_it(toy_spec):
+    assert one(toy_spec, "tag")["also read as"] == "global_tag, realtime_tag"
+    assert one(toy_spec, "gap")["also read as"] == "global_gap, realtime_gap"
+    assert one(toy_spec, "country")["also read as"] == ""
+
+
+def test_limits_of_a_vocabulary_and_of_a_history_are_shown(toy_spec):
+    few = Categorical("city", group="item", vocab=Vocab(max_size=1200, oov=2))
+    bought = History("bought", of=("city",), length=5, window="before", only="buy")
+    spec = FeatureSpec(**{**dict(toy_spec), "features": (few, bought)})
+    assert one(spec, "city")["encoding"] == "int, vocab top 1,200, 2 OOV"
+    assert one(spec, "bought")["encoding"] == "5 newest, only buy"

@@ -1,0 +1,166 @@
+"""A declaration is checked when it is written, and the message says what to write instead."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from schemas.features import (
+    Action,
+    Categorical,
+    EventTime,
+    FeatureSpec,
+    Hash,
+    History,
+    Key,
+    Label,
+    MultiCategorical,
+    Numeric,
+    Scenario,
+    TimeGap,
+    Vocab,
+)
+
+CLIP = Categorical("clip", group="item")
+PAST = History("past", of=("clip",), length=3, window="before")
+
+
+def spec(*features, **changes):
+    given = {
+        "name": "clips",
+        "user": Key("person"),
+        "item": Key("clip"),
+        "time": EventTime("at"),
+        "scenario": Scenario("page", values=("home", "search")),
+        "labels": (Label("click"), Label("buy")),
+        "features": features or (CLIP,),
+    }
+    return FeatureSpec(**{**given, **changes})
+
+
+@pytest.mark.parametrize(
+    ("declare", "message"),
+    [
+        (lambda: Vocab(mincount=2), r"Vocab has no field `mincount`; did you mean `min_count`\?"),
+        (lambda: Categorical("clip", grop="item"), r"Categorical has no field `grop`; did you mean `group`\?"),
+        (lambda: Key("person", "int"), r"Key takes only `name` by position, received \('person', 'int'\)"),
+        (lambda: Key("per son"), "`name` must be letters, digits and underscores and begin with a letter"),
+        (lambda: Label("2nd"), "begin with a letter, received '2nd'"),
+        (lambda: Categorical("clip", group="itm"), "'user', 'item' or 'context'"),
+        (lambda: Categorical("clip"), r"group\s+Field required"),
+        (lambda: Vocab(min_count=0), "greater than or equal to 1"),
+        (lambda: Vocab(oov=0), "greater than or equal to 1"),
+        (lambda: Hash(size=0), "greater than or equal to 1"),
+        (lambda: Categorical("clip", group="item", dim=0), "greater than or equal to 1"),
+        (lambda: Categorical("clip", group="item", drift=1.5), "less than or equal to 1"),
+        (lambda: MultiCategorical("tag", group="item", max_length=0), "greater than or equal to 1"),
+        (lambda: Numeric("age", group="user", transform="log"), "'none', 'log1p', 'standardize'"),
+        (lambda: Numeric("age", group="user", default=float("nan")), "finite number"),
+        (lambda: Numeric("age", group="user", buckets=1), "greater than or equal to 2"),
+        (lambda: Label("click", weight=0), "greater than 0"),
+        (lambda: EventTime("at", unit="us"), "'s' or 'ms'"),
+        (lambda: Scenario("page", values=()), "at least 1 item"),
+        (lambda: Scenario("page", values=(1, 2, 1)), r"must be distinct, received \(1, 2, 1\)"),
+        (lambda: Scenario("page", values=(1, 2), labels=("one",)), r"one entry per value \(2\), received 1"),
+        (lambda: Action("action", flags=()), "at least 1 item"),
+        (lambda: Action("action", flags=tuple("abcdefghi")), "at most 8 items"),
+        (lambda: TimeGap("gap", buckets=65), "less than or equal to 64"),
+        (lambda: History("past", of=(), length=3, window="before"), "at least 1 item"),
+        (lambda: History("past", of=("clip",), length=0, window="before"), "greater than or equal to 1"),
+        (lambda: History("past", of=("clip",), length=3, window="befor"), "'before' or 'within'"),
+    ],
+)
+def test_a_wrong_declaration_is_refused(declare, message):
+    with pytest.raises(ValueError, match=message):
+        declare()
+
+
+@pytest.mark.parametrize(
+    ("declare", "message"),
+    [
+        (lambda: spec(labels=()), "at least 1 item"),
+        (lambda: spec(time=EventTime("page")), "column `page` is declared twice: as time and as scenario"),
+        (lambda: spec(labels=(Label("click"), Label("click"))), "`click` is declared twice: as label and as label"),
+        (lambda: spec(CLIP, Numeric("click", group="user")), "twice: as label and as feature `click`"),
+        (
+            lambda: spec(CLIP, PAST, Numeric("past_clip", group="user")),
+            "`past_clip` is declared twice: as history `past` and as feature `past_clip`",
+        ),
+        (lambda: spec(Categorical("key_user", group="user")), "the name of a key after Transform and as feature"),
+        (lambda: spec(CLIP, TimeGap("page"), History("h", of=("page",), length=2, window="before")), "called `page`"),
+        (lambda: spec(CLIP, Action("clip", flags=("click",)), PAST), "two features are called `clip`"),
+        (lambda: spec(item=Key("person")), "`user` and `item` must be two columns, both are `person`"),
+        (lambda: spec(user=Key("page")), "key `page` may share its column with a Categorical only, not scenario"),
+        (
+            lambda: spec(Numeric("person", group="user")),
+            "key `person` may share its column with a Categorical only, not feature `person`",
+        ),
+        (lambda: spec(CLIP, item=Key("clip", dtype="str")), "key and feature `clip` differ in dtype: str and int"),
+        (
+            lambda: spec(CLIP, History("past", of=("clp",), length=3, window="before")),
+            r"history `past` has no field `clp`: .*; did you mean `clip`\?",
+        ),
+        (
+            lambda: spec(
+                CLIP, Categorical("person", group="user"), History("past", of=("person",), length=3, window="before")
+            ),
+            "history `past` has no field `person`",
+        ),
+        (
+            lambda: spec(CLIP, PAST, History("old", of=("clip",), length=2, window="before")),
+            "histories `past` and `old` both have window='before'",
+        ),
+        (
+            lambda: spec(CLIP, History("past", of=("clip",), length=3, window="before", only="clik")),
+            r"history `past`: `only` names 'clik', .*; did you mean `click`\?",
+        ),
+        (lambda: spec(CLIP, TimeGap("gap")), "`gap` is a history-only field but no history lists it"),
+        (lambda: spec({"type": "categoricl", "name": "clip"}), "'categoricl' .* 'categorical', 'multi_categorical'"),
+    ],
+)
+def test_a_spec_that_contradicts_itself_is_refused(declare, message):
+    with pytest.raises(ValueError, match=message):
+        declare()
+
+
+def test_a_spec_survives_json(toy_spec):
+    copy = FeatureSpec.from_json(toy_spec.to_json())
+    assert copy == toy_spec
+    assert [type(feature) for feature in copy.features] == [type(feature) for feature in toy_spec.features]
+    assert copy.get("country").vocab == Hash(size=7)
+    assert copy.scenario.values == ("home", "search", "cart")
+
+
+def test_a_spec_cannot_be_changed(toy_spec):
+    with pytest.raises(ValueError, match="frozen"):
+        toy_spec.scenario.dim = 9
+
+
+def test_flags_are_labels_then_actions_without_repetition():
+    action = Action("action", flags=("share", "click"))
+    history = History("past", of=("action",), length=2, window="before", only="share")
+    assert spec(CLIP, action, history).flags == ("click", "buy", "share")
+
+
+def test_shared_columns_are_found_in_every_history(toy_spec):
+    assert toy_spec.vocab_columns(toy_spec.get("tag")) == ("tag", "global_tag", "realtime_tag")
+    assert toy_spec.vocab_columns(toy_spec.get("person")) == ("person",)
+    assert [name for name, _ in toy_spec.history_fields(toy_spec.histories[1])] == [
+        "realtime_clip",
+        "realtime_tag",
+        "realtime_action",
+        "realtime_gap",
+    ]
+
+
+def test_scenarios_have_names_for_people():
+    scenario = Scenario("page", values=(3, 7), labels=("home", "search"))
+    assert (scenario.dtype, scenario.label_of(7), scenario.label_of(8)) == ("int", "search", "8")
+    assert Scenario("page", values=("a", "b")).label_of("a") == "a"
+
+
+def test_declarations_import_without_tensorflow_and_numpy():
+    code = "import sys, schemas.features, schemas.tables; assert not {'tensorflow', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

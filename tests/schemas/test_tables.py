@@ -1,0 +1,133 @@
+"""The raw side of a log refuses what cannot be read or split."""
+
+from __future__ import annotations
+
+import pytest
+
+from schemas import datasets
+from schemas.features import Categorical, EventTime, FeatureSpec, Key, Label, MultiCategorical, Numeric, Scenario
+from schemas.tables import (
+    CalendarDay,
+    Cut,
+    Dataset,
+    Join,
+    LogSource,
+    Prior,
+    Sliding,
+    SplitByDay,
+    SplitByHash,
+    SplitByUserTail,
+    Table,
+    Threshold,
+)
+
+LOG = Table(files=("log.parquet",))
+DAYS = {"train": ("2022-04-25", "2022-05-03"), "eval": ("2022-05-05", "2022-05-06")}
+
+
+def dataset(*features, **source):
+    spec = FeatureSpec(
+        name="clips",
+        user=Key("person"),
+        item=Key("clip"),
+        time=EventTime("at"),
+        scenario=Scenario("page", values=(0, 1)),
+        labels=(Label("click"),),
+        features=features or (Categorical("clip", group="item"),),
+    )
+    return Dataset(spec=spec, source=LogSource(log=LOG, **source))
+
+
+@pytest.mark.parametrize(
+    ("declare", "message"),
+    [
+        (lambda: Table(files=()), "at least 1 item"),
+        (lambda: Table(files=("a",), format="json"), "'parquet', 'csv' or 'tfrecord'"),
+        (lambda: Table(files=("a",), seperator=";"), r"Table has no field `seperator`; did you mean `separator`\?"),
+        (lambda: Join(on="users", table=LOG), "'user' or 'item'"),
+        (lambda: Prior(table=LOG, items="seq", order="newest"), "'oldest_first' or 'newest_first'"),
+        (lambda: Cut("age", edges=(25, 35), names=("young", "old")), r"len\(edges\) \+ 1 = 3 entries, received 2"),
+        (lambda: Cut("age", edges=(35, 25), names=("a", "b", "c")), r"`edges` must increase, received \(35.0, 25.0\)"),
+        (lambda: Cut("age", edges=(25, 25), names=("a", "b", "c")), "`edges` must increase"),
+        (lambda: CalendarDay(timezone="Asia/Shanhai"), "IANA name such as 'Asia/Shanghai', received 'Asia/Shanhai'"),
+        (lambda: SplitByDay(splits=DAYS, timezone="Mars/Base"), "IANA name such as .* received 'Mars/Base'"),
+        (lambda: CalendarDay(starts_at=24), "less than or equal to 23"),
+        (lambda: Sliding(seconds=0), "greater than or equal to 1"),
+        (
+            lambda: SplitByDay(splits={**DAYS, "eval": ("2022-5-5", "2022-05-06")}),
+            "days of split `eval` must be written as 2022-04-25, received '2022-5-5'",
+        ),
+        (lambda: SplitByDay(splits={**DAYS, "eval": ("2022-05-05", "2022-05-32")}), "received '2022-05-32'"),
+        (
+            lambda: LogSource(log=LOG, split=SplitByDay(splits={**DAYS, "vaild": ("2022-05-04", "2022-05-04")})),
+            r"`splits` has no split `vaild`; did you mean `valid`\?",
+        ),
+        (
+            lambda: LogSource(log=LOG, split=SplitByDay(splits={**DAYS, "eval": ("2022-05-06", "2022-05-05")})),
+            "split `eval` begins after it ends: 2022-05-06 > 2022-05-05",
+        ),
+        (
+            lambda: LogSource(log=LOG, split=SplitByDay(splits={**DAYS, "valid": ("2022-05-03", "2022-05-04")})),
+            "splits `train` and `valid` overlap: 2022-04-25 - 2022-05-03 and 2022-05-03 - 2022-05-04",
+        ),
+        (
+            lambda: LogSource(log=LOG, split=SplitByDay(splits={"train": DAYS["train"]})),
+            r"`splits` must name \['eval'\], received \['train'\]",
+        ),
+        (lambda: LogSource(log=LOG, split=SplitByUserTail(valid=0.5, eval=0.5)), "`valid` . `eval` must be below 1"),
+        (lambda: LogSource(log=LOG, split=SplitByHash(valid=0.9, eval=0.2)), "`valid` . `eval` must be below 1"),
+        (lambda: SplitByUserTail(eval=0), "greater than 0"),
+        (lambda: LogSource(log=LOG, max_bad_rows=2), "less than or equal to 1"),
+        (
+            lambda: dataset(prior=Prior(table=LOG, items="seq", flags={"clik": "click_seq"})),
+            r"`prior` names flag 'clik'; did you mean `click`\?",
+        ),
+        (lambda: dataset(prior=Prior(table=LOG, items="seq", always=("share",))), "`prior` names flag 'share'"),
+        (
+            lambda: dataset(Numeric("rating", group="item"), derive={"click": Threshold("rating", at_least=4)}),
+            "`rating` cannot be a feature: outcome `click` is derived from it",
+        ),
+    ],
+)
+def test_a_wrong_source_is_refused(declare, message):
+    with pytest.raises(ValueError, match=message):
+        declare()
+
+
+def test_an_outcome_cannot_be_a_feature_of_its_own_row(toy_spec):
+    features = [feature.model_dump() for feature in toy_spec.features]
+    features[6]["flags"] = ("click", "wish")
+    spec = FeatureSpec(**{**toy_spec.model_dump(), "features": [*features, Numeric("wish", group="user").model_dump()]})
+    with pytest.raises(ValueError, match="`wish` is an outcome and cannot be a feature of the row it belongs to"):
+        Dataset(spec=spec, source=LogSource(log=LOG))
+
+
+@pytest.mark.parametrize(
+    ("split", "names"),
+    [
+        (SplitByUserTail(valid=0, eval=0.2), ("train", "eval")),
+        (SplitByHash(), ("train", "valid", "eval")),
+        (SplitByDay(splits={**dict(reversed(DAYS.items()))}), ("train", "eval")),
+        (SplitByDay(splits={**DAYS, "valid": ("2022-05-04", "2022-05-04")}), ("train", "valid", "eval")),
+    ],
+)
+def test_splits_are_listed_in_the_order_of_time(split, names):
+    assert dataset(split=split).split_names == names
+
+
+def test_only_columns_without_a_separator_hold_lists():
+    found = dataset(
+        MultiCategorical("tag", group="item"),
+        MultiCategorical("genre", group="item", separator=","),
+        Categorical("clip", group="item"),
+    )
+    assert found.list_columns == ("tag",)
+
+
+@pytest.mark.parametrize("name", datasets.names())
+def test_a_dataset_survives_json(name):
+    found = datasets.load(name)
+    copy = Dataset.model_validate_json(found.model_dump_json())
+    assert copy == found
+    assert type(copy.source.split) is type(found.source.split)
+    assert type(copy.source.window) is type(found.source.window)
