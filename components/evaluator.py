@@ -66,7 +66,7 @@ def eval_config(spec: FeatureSpec, thresholds: Thresholds, source: str = "") -> 
     """
     import tensorflow_model_analysis as tfma
 
-    _check(thresholds, spec)
+    check_thresholds(thresholds, spec)
     ranking = tfma.MetricConfig(
         class_name="Ranking",
         module="components.metrics",
@@ -189,7 +189,12 @@ def load_metrics(evaluation_uri: str, model: str = "candidate") -> list[MetricVa
     return sorted(rows)
 
 
-def _check(thresholds: Thresholds, spec: FeatureSpec) -> None:
+def check_thresholds(thresholds: Thresholds, spec: FeatureSpec) -> None:
+    """Refuses bounds of a task that the spec does not have, and bounds that are no finite number >= 0.
+
+    Raises:
+        ValueError: naming the bound, the task and the nearest one there is.
+    """
     for bound, by_task in thresholds:
         for task, value in by_task.items():
             if task not in spec.tasks:

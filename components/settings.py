@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -62,6 +63,19 @@ class EarlyStopping(Declaration):
     @property
     def higher_is_better(self) -> bool:
         return self.metric.endswith("auc")
+
+    def check(self, tasks: Iterable[str]) -> None:
+        """Refuses a metric that validation does not give.
+
+        Args:
+            tasks: names of the tasks.
+
+        Raises:
+            ValueError: naming the metric and the nearest one there is.
+        """
+        known = ["loss", *(f"{task}.{metric}" for task in tasks for metric in ("auc", "gauc", "log_loss"))]
+        if self.metric not in known:
+            raise ValueError(f"`early_stopping.metric` is {self.metric!r}{nearest(self.metric, known)}")
 
 
 class TrainSettings(Declaration):

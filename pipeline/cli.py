@@ -18,6 +18,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from schemas.naming import readable
+
 app = typer.Typer(
     help="Ranking models from raw impression logs: train, judge, push.",
     no_args_is_help=True,
@@ -48,7 +50,7 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
             if debug:
                 raise
             errors.print(f"[bold red]error:[/] {type(error).__name__ if not str(error) else ''}", end="")
-            errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+            errors.print(readable(error), markup=False, highlight=False, soft_wrap=True)
             if not isinstance(error, ValueError):
                 errors.print("run it again with --debug for the traceback", style="dim")
             raise typer.Exit(1) from None
@@ -121,7 +123,7 @@ def features(dataset: Annotated[str, typer.Argument(help="A dataset, or a config
     spec = _dataset(dataset).spec
     table = Table(title=f"{spec.name}: {len(spec.features)} features")
     for number, column in enumerate(HEADER):
-        table.add_column(column, no_wrap=number == 0)
+        table.add_column(column, no_wrap=number == 0, overflow="fold")
     for row in describe(spec):
         table.add_row(*row)
     console.print(table)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from components.evaluator import Thresholds
+from components.evaluator import Thresholds, check_thresholds
 from components.settings import ModelSettings, TrainSettings
 from layers import registry
 from schemas import datasets
-from schemas.naming import Declaration, nearest
+from schemas.naming import Declaration, nearest, readable
 from schemas.tables import Dataset
 
 SHIPPED = Path(__file__).parent / "configs"
@@ -74,7 +74,16 @@ class RunConfig(Declaration):
         return Path(self.push_to).absolute() if self.push_to else self.run_dir / "serving" / self.name
 
     def load_dataset(self) -> Dataset:
-        return datasets.load(self.dataset)
+        """The dataset's declaration.
+
+        Raises:
+            ValueError: if there is none, or thresholds or early stopping name a task that it does not have.
+        """
+        dataset = datasets.load(self.dataset)
+        check_thresholds(self.thresholds, dataset.spec)
+        if self.train.early_stopping is not None:
+            self.train.early_stopping.check(dataset.spec.tasks)
+        return dataset
 
     def data_dir(self) -> Path:
         """Folder with the raw files.
@@ -84,7 +93,7 @@ class RunConfig(Declaration):
         """
         if self.data.startswith("package:"):
             package, _, inside = self.data.removeprefix("package:").partition("/")
-            found = importlib.util.find_spec(package)
+            found = importlib.util.find_spec(package) if package.isidentifier() else None
             if found is None or not found.submodule_search_locations:
                 raise ValueError(f"`data` is {self.data}, but no package `{package}` is installed")
             folder = Path(found.submodule_search_locations[0]) / inside
@@ -122,24 +131,9 @@ def load_config(reference: str, overrides: Sequence[str] = ()) -> RunConfig:
         _set(values, override)
     try:
         config = RunConfig(**values)
-    except ValidationError as error:
-        raise ValueError(f"{path}: {readable(error)}") from None
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path}: {readable(error)}") from None
     return config
-
-
-def readable(error: ValidationError) -> str:
-    """A pydantic error as `train.epochs: Input should be ..., received 0`, one line per problem."""
-    lines = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        received = (
-            "" if "received" in message or isinstance(problem["input"], dict) else f", received {problem['input']!r}"
-        )
-        lines.append(f"{where}: {message}{received}" if where else message)
-    return "\n".join(lines)
 
 
 def _set(values: dict[str, Any], override: str) -> None:

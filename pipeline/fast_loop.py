@@ -32,10 +32,12 @@ def train_only(config: RunConfig) -> Path:
     earlier = json.loads(source.read_text())
     if earlier["config"]["dataset"] != config.dataset:
         raise ValueError(f"{source} is a run of dataset {earlier['config']['dataset']}, not of {config.dataset}")
+    dataset = config.load_dataset()
+    if dataset.spec.model_dump(mode="json") != earlier.get("spec"):
+        raise ValueError(f"the feature spec of {config.dataset} has changed since {source}: `mixrank run` it again")
     prepare_devices(config.train.replicas)
     started = datetime.now()
     folder = config.run_dir / "train" / started.strftime("%Y%m%d-%H%M%S")
-    dataset = config.load_dataset()
     rows = Path(earlier["transformed_examples"])
     train_model(
         spec=dataset.spec,

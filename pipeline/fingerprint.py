@@ -52,7 +52,11 @@ def of_values(*values: str) -> str:
 
 def _find(name: str) -> tuple[Path, list[str]]:
     """File of a module, and the modules inside it if it is a package."""
-    spec = importlib.util.find_spec(name)
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        # A parent of it is missing, or is no package.
+        spec = None
     if spec is None or spec.origin is None:
         raise ValueError(f"there is no module `{name}`")
     path = Path(spec.origin)

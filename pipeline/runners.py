@@ -72,6 +72,7 @@ def _describe(config: RunConfig, started: datetime, seconds: dict[str, float]) -
         "name": config.name,
         "config": config.model_dump(mode="json"),
         "dataset": dataset.spec.name,
+        "spec": dataset.spec.model_dump(mode="json"),
         "tasks": list(dataset.spec.tasks),
         "user": dataset.spec.user.name,
         "item": dataset.spec.item.name,

@@ -82,15 +82,18 @@ def export(
     scorer = Scorer(spec, model, transform_output)
     signatures = {"serving_default": _examples_signature(spec, scorer), "score_rows": _rows_signature(spec, scorer)}
     temporary = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    tf.saved_model.save(scorer, str(temporary), signatures=signatures)
-    extra = temporary / METADATA
-    extra.parent.mkdir()
     described = {**(metadata or {}), "spec": spec.model_dump(mode="json"), "embeddings": _embeddings(spec, model)}
-    extra.write_text(json.dumps(described, indent=1))
-    if directory.exists():
-        directory.rmdir()
-    temporary.rename(directory)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        tf.saved_model.save(scorer, str(temporary), signatures=signatures)
+        extra = temporary / METADATA
+        extra.parent.mkdir()
+        extra.write_text(json.dumps(described, indent=1))
+        if directory.exists():
+            directory.rmdir()
+        temporary.rename(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def row_columns(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
