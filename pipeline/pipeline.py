@@ -36,9 +36,7 @@ def create_pipeline(config: RunConfig) -> tfx.dsl.Pipeline:
     splits = dataset.split_names
 
     # Impressions joined with user and item features, both histories built point-in-time, split by time.
-    examples = example_gen(
-        dataset, str(config.data_dir()), config.shards, source_hash=source("components.example_gen")
-    )
+    examples = example_gen(dataset, str(config.data_dir()), config.shards, source_hash=source("components.example_gen"))
 
     # Counts and distributions of every column, per split.
     statistics = tfx.components.StatisticsGen(examples=examples.outputs["examples"])

@@ -1,0 +1,186 @@
+"""A feature is one line of a spec: every room finds it there, and no room knows its name.
+
+Each case adds one feature to the toy spec and asks every fold over the spec what it holds more than before.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import pytest
+
+from layers.inputs import model_inputs, table_sizes
+from schemas.describe import describe
+from schemas.encode import columns, decode, encode, to_instance
+from schemas.features import (
+    Action,
+    Categorical,
+    FeatureSpec,
+    Hash,
+    History,
+    MultiCategorical,
+    Numeric,
+    TimeGap,
+    Vocab,
+)
+from schemas.synthetic import toy_rows
+from schemas.tfmd import parsing_spec, schema
+
+NAME = "mood"
+HISTORIES = ("global", "realtime")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A feature, the columns of a row it adds, the rows of its embedding table (None: it has none).
+
+    Args:
+        feature: what is added.
+        columns: raw columns that appear with it, and model inputs of the same names.
+        table: rows of its embedding table where the vocabulary has 10 ids, or None.
+        listed: whether the two histories list it, so that it is read from there.
+    """
+
+    feature: object
+    columns: set[str]
+    table: int | None
+    listed: bool = False
+
+
+CASES = {
+    "categorical": Case(Categorical(NAME, group="user", dtype="str", vocab=Vocab(oov=2)), {NAME}, 10),
+    "hashed": Case(Categorical(NAME, group="context", vocab=Hash(size=5)), {NAME}, 10),
+    "item attribute": Case(
+        Categorical(NAME, group="item"), {NAME, f"global_{NAME}", f"realtime_{NAME}"}, 10, listed=True
+    ),
+    "multi_categorical": Case(MultiCategorical(NAME, group="item", max_length=2), {NAME}, 10),
+    "multi_categorical in histories": Case(
+        MultiCategorical(NAME, group="item", max_length=2), {NAME, f"global_{NAME}", f"realtime_{NAME}"}, 10, True
+    ),
+    "number": Case(Numeric(NAME, group="context"), {NAME}, None),
+    "bucketized number": Case(Numeric(NAME, group="user", transform="bucketize", buckets=6), {NAME}, 7),
+    "action": Case(Action(NAME, flags=("buy", "share", "click")), {f"global_{NAME}", f"realtime_{NAME}"}, 9, True),
+    "time gap": Case(TimeGap(NAME, buckets=9), {f"global_{NAME}", f"realtime_{NAME}"}, 10, True),
+    "history": Case(
+        History(NAME, of=("clip", "gap"), length=5, window="within", only="buy"),
+        {f"{NAME}_clip", f"{NAME}_gap"},
+        None,
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    return CASES[request.param]
+
+
+@pytest.fixture(scope="module")
+def before(toy_spec, case):
+    # Only one history may hold what happened within the window.
+    taken = "realtime" if isinstance(case.feature, History) else None
+    return toy_spec.model_copy(update={"features": tuple(f for f in toy_spec.features if f.name != taken)})
+
+
+@pytest.fixture(scope="module")
+def after(before, case):
+    def listed(feature):
+        if case.listed and feature.name in HISTORIES:
+            return feature.model_copy(update={"of": (*feature.of, NAME)})
+        return feature
+
+    return FeatureSpec(**{**dict(before), "features": (*map(listed, before.features), case.feature)})
+
+
+def row_of(spec):
+    return next(toy_rows(spec, 1, seed=8, missing=0.0))
+
+
+def ids(spec):
+    """Ten ids for every feature with a vocabulary or hash."""
+    return {f.name: 10 for f in spec.inputs if isinstance(f, Categorical | MultiCategorical)}
+
+
+def test_schema_and_parsing_hold_its_columns(before, after, case):
+    def names(spec):
+        return {feature.name for feature in schema(spec).feature}
+
+    assert names(after) - names(before) == case.columns
+    for labels in (True, False):
+        assert set(parsing_spec(after, labels)) - set(parsing_spec(before, labels)) == case.columns
+
+
+def test_rows_examples_and_requests_hold_its_columns(before, after, case):
+    assert {c.name for c in columns(after)} - {c.name for c in columns(before)} == case.columns
+    assert set(row_of(after)) - set(row_of(before)) == case.columns
+    assert set(to_instance(after, row_of(after))) - set(to_instance(before, row_of(before))) == case.columns
+
+
+def test_its_values_survive_an_example(after, case):
+    row = row_of(after)
+    copy = decode(after, encode(after, row))
+    for name in case.columns:
+        assert copy[name] == pytest.approx(row[name]) if isinstance(row[name], float) else copy[name] == row[name]
+
+
+def test_the_table_for_people_names_it(before, after, case):
+    assert NAME not in {row[0] for row in describe(before)}
+    (row,) = [row for row in describe(after) if row[0] == NAME]
+    assert set(row[5].split(", ")) >= case.columns - {NAME} or isinstance(case.feature, History)
+
+
+def test_requests_by_column_carry_it(before, after, case):
+    from serving.signatures import row_columns
+
+    assert set(row_columns(after)) - set(row_columns(before)) == case.columns
+
+
+def test_the_model_reads_what_transform_writes(before, after, case):
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    from components.transform import transform
+
+    written = {}
+
+    def preprocessing_fn(inputs):
+        written.update(transform(after, inputs))
+        return written
+
+    raw = {
+        name: tf.RaggedTensorSpec([None, None], feature.dtype, row_splits_dtype=tf.int64)
+        for name, feature in parsing_spec(after, labels=True).items()
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Tables of functions outlive their trace and are shared by name; those of a graph are not.
+        read = tft.get_transform_input_columns(preprocessing_fn, raw, force_tf_compat_v1=True)
+    assert case.columns <= set(read)
+    inputs = model_inputs(after)
+    assert set(inputs) - set(model_inputs(before)) == case.columns
+    for name in case.columns:
+        assert tuple(written[name].shape) == inputs[name].shape
+        assert written[name].dtype.name == inputs[name].dtype
+
+
+def test_its_table_has_a_row_per_id(before, after, case):
+    tables = table_sizes(after, ids(after))
+    assert set(tables) - set(table_sizes(before, ids(before))) == ({NAME} if case.table else set())
+    assert tables.get(NAME) == case.table
+
+
+def test_the_score_depends_on_it(after, case):
+    import keras
+    import numpy as np
+
+    from layers.ranker import build_ranker
+
+    small = {"dim": 8, "attention_heads": 2, "mixing_heads": 2, "rank": 2, "num_layers": 1}
+    model = build_ranker(after, ids(after), preset="tiny", params=small)
+    assert set(model.input) == set(model_inputs(after))
+    tables = [v for v in model.trainable_variables if f"embedding_{NAME}/" in f"{v.path}/"]
+    assert [tuple(v.shape) for v in tables] == ([(case.table, case.feature.dim)] if case.table else [])
+    rows = {name: np.ones((2, *tensor.shape[1:]), tensor.dtype) for name, tensor in model.input.items()}
+    changed = {name: values + (name in case.columns) for name, values in rows.items()}
+    one, other = (keras.ops.convert_to_numpy(model(r, training=False)["click"]) for r in (rows, changed))
+    assert not np.array_equal(one, other), f"the score does not depend on {case.columns}"
