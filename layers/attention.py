@@ -23,10 +23,9 @@ def masked_softmax(scores, mask):
     Returns:
         float32 tensor (..., keys).
     """
-    scores = ops.where(mask, ops.cast(scores, "float32"), _NEVER)
-    scores = scores - ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True))
-    weights = ops.exp(scores) * ops.cast(mask, "float32")
-    return weights / ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1e-9)
+    weights = ops.softmax(ops.where(mask, ops.cast(scores, "float32"), _NEVER), axis=-1)
+    # Valid or not, the weights of a row add up to 1; only an empty row must be put right.
+    return weights * ops.cast(ops.any(mask, axis=-1, keepdims=True), "float32")
 
 
 def _attend(queries, keys, values, mask):

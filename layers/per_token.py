@@ -13,8 +13,8 @@ class PerTokenDense(keras.Layer):
     """`y_t = activation(x_t W_t + b_t)`, with kernel W_t and bias b_t of token t alone.
 
     The kernels are one stacked weight (tokens, inputs, units). The product runs token-leading, as one batched matrix
-    product over (tokens, batch, inputs): on CPU that reaches the speed of a plain matrix product, while the einsum
-    `bti,tio->bto` reaches less than half of it (`benchmarks/token_matmul.py`).
+    product over (tokens, batch, inputs); on CPU the einsum `bti,tio->bto` is as fast forward but much slower backward
+    (`benchmarks/token_matmul.py`).
 
     Args:
         units: int >= 1. Width of the output.

@@ -21,13 +21,13 @@ PRESETS = {
     # For examples and one small log: trains in minutes on two CPU cores.
     "tiny": {
         "dim": 32,
-        "num_global": 6,
+        "num_global": 4,
         "num_realtime": 2,
         "num_layers": 2,
         "mixing_heads": 8,
         "rank": 8,
         "expansion": 2,
-        "attention_heads": 4,
+        "attention_heads": 2,
         "head_units": (32,),
     },
     # Sizes derived from the published 101 M and 1484 M dense parameters, see docs/models/hemix.md.
