@@ -6,6 +6,7 @@ stream would yield from step `s` on, because the order of a pass depends only on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,7 @@ def training_stream(
     *,
     batch_size: int,
     steps_per_pass: int,
-    passes: int,
+    steps: int,
     seed: int,
     shuffle_rows: int,
     first_step: int = 0,
@@ -81,7 +82,7 @@ def training_stream(
         rows: what to read.
         batch_size: int >= 1. Global batch size.
         steps_per_pass: int >= 1. Full batches in one pass; the remainder of a pass is dropped.
-        passes: int >= 1. Number of passes over the rows.
+        steps: int >= 1. Number of batches from the very first to the last.
         seed: int. Decides the order.
         shuffle_rows: int >= 1. Shuffle buffer in rows.
         first_step: int >= 0. Number of batches already consumed.
@@ -92,8 +93,9 @@ def training_stream(
     batches = _one_pass(rows, batch_size, steps_per_pass, seed + first_pass, shuffle_rows).skip(
         first_step % steps_per_pass
     )
-    for number in range(first_pass + 1, passes):
+    for number in range(first_pass + 1, math.ceil(steps / steps_per_pass)):
         batches = batches.concatenate(_one_pass(rows, batch_size, steps_per_pass, seed + number, shuffle_rows))
+    batches = batches.take(steps - first_step)
     batches = batches.map(lambda b: rows.split(rows.parse(b)), num_parallel_calls=2, deterministic=True)
     return _in_order(batches.prefetch(4))
 

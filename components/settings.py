@@ -87,12 +87,12 @@ class TrainSettings(Declaration):
         splits: "train" or both "train" and "valid"; validation runs only on a split that is not trained on.
         batch_size: int >= 1. Rows per step over all replicas.
         epochs: int >= 1. Passes over the training rows.
-        steps_per_round: int >= 1 or None for one pass.
+        steps_per_round: int >= 1 or None for one pass. The number of rounds is the nearest to `epochs` passes.
         optimizer: for all weights, or for the dense ones if `embedding_optimizer` is given.
         embedding_optimizer: for the embedding tables, or None.
         early_stopping: or None to run all epochs and keep the last weights.
         precision: "float32" or "mixed_bfloat16".
-        jit_compile: "auto" (XLA on one replica, not on several: see docs/decisions), "on" or "off".
+        jit_compile: "auto" (XLA on one replica, not on several: it cannot compile across CPU devices), "on" or "off".
         replicas: "auto" (all GPUs, else one CPU) or a number of logical CPU devices.
         shuffle_rows: int >= 1. Shuffle buffer.
         seed: int.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -44,13 +45,16 @@ def run_fn(fn_args: FnArgs) -> None:
             `TrainSettings`) and `checkpoints`, a folder that outlives a killed run.
     """
     config = fn_args.custom_config
+    patterns = {_split_of(p): p for p in [*fn_args.train_files, *fn_args.eval_files]}
+    # Rows that were transformed anew have other ids: a state from before must not be resumed.
+    rows = hashlib.sha256(str(sorted(patterns.items())).encode()).hexdigest()[:16]
     train_model(
         spec=FeatureSpec.from_json(config["spec"]),
         model_settings=ModelSettings.model_validate_json(config["model"]),
         settings=TrainSettings.model_validate_json(config["train"]),
-        patterns={_split_of(p): p for p in [*fn_args.train_files, *fn_args.eval_files]},
+        patterns=patterns,
         transform_output=tft.TFTransformOutput(fn_args.transform_output),
-        checkpoints=Path(config["checkpoints"]),
+        checkpoints=Path(config["checkpoints"]) / rows,
         run_dir=Path(fn_args.model_run_dir),
         export_dir=Path(fn_args.serving_model_dir),
     )
@@ -130,7 +134,7 @@ def train_model(
                 training,
                 batch_size=settings.batch_size,
                 steps_per_pass=steps_per_pass,
-                passes=settings.epochs,
+                steps=total_rounds * steps_per_round,
                 seed=settings.seed,
                 shuffle_rows=settings.shuffle_rows,
                 first_step=done * steps_per_round,

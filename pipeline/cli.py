@@ -6,9 +6,11 @@ TensorFlow and TFX take half a minute to import, so they are imported inside the
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from schemas.naming import readable
@@ -44,7 +47,7 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
-            errors.print("interrupted; the same command goes on from the last finished component and training round")
+            errors.print("interrupted; `mixrank run` goes on from the last finished component and training round")
             raise typer.Exit(130) from None
         except Exception as error:
             if debug:
@@ -72,7 +75,7 @@ def run(config: Config, overrides: Overrides = None) -> None:
 
     settings = load_config(config, overrides or [])
     settings.load_dataset(), settings.data_dir()
-    errors.print(f"run folder {settings.run_dir}; details in {settings.run_dir}/run.log", style="dim")
+    errors.print(f"run folder {settings.run_dir}; details in {settings.run_dir}/run.log", style="dim", soft_wrap=True)
     errors.print("loading TensorFlow and TFX (about half a minute) ...", style="dim")
     from pipeline.baseline import write_baseline
     from pipeline.runners import run_local
@@ -172,7 +175,8 @@ def models(
     table = Table("parameter", "type", "default", *presets, "meaning", title=f"{name}: {found.title} ({found.arxiv})")
     for parameter in found.parameters:
         values = [str(found.presets[preset].get(parameter.name, "")) for preset in presets]
-        table.add_row(parameter.name, parameter.type, str(parameter.default), *values, parameter.description)
+        cells = (parameter.name, parameter.type, str(parameter.default), *values, parameter.description)
+        table.add_row(*map(escape, cells))  # `tuple[int, ...]` is no markup.
     console.print(table)
 
 
@@ -220,7 +224,12 @@ def _report(runs: list[Path], page: Path) -> Path:
 
 def main() -> None:
     """Console entry point."""
+    # What libraries say to their own developers; a run keeps it in its run.log.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name in (None, "tensorflow", "absl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="google|tensorflow|tfx|keras|jax|apache_beam")
+    warnings.filterwarnings("ignore", category=FutureWarning)
     app()
 
 

@@ -11,7 +11,7 @@ import tensorflow_transform as tft
 from components.strategy import prepare_devices
 from components.trainer import train_model
 from pipeline.config import RunConfig
-from pipeline.runners import BASELINE_FILE, RUN_FILE
+from pipeline.runners import BASELINE_FILE, LOG_FILE, RUN_FILE, quiet
 
 
 def train_only(config: RunConfig) -> Path:
@@ -39,16 +39,18 @@ def train_only(config: RunConfig) -> Path:
     started = datetime.now()
     folder = config.run_dir / "train" / started.strftime("%Y%m%d-%H%M%S")
     rows = Path(earlier["transformed_examples"])
-    train_model(
-        spec=dataset.spec,
-        model_settings=config.model,
-        settings=config.train,
-        patterns={split: str(rows / f"Split-{split}" / "*") for split in dataset.split_names},
-        transform_output=tft.TFTransformOutput(earlier["transform_graph"]),
-        checkpoints=folder / "checkpoints",
-        run_dir=folder / "model_run",
-        export_dir=folder / "export",
-    )
+    folder.mkdir(parents=True)
+    with quiet(folder / LOG_FILE):
+        train_model(
+            spec=dataset.spec,
+            model_settings=config.model,
+            settings=config.train,
+            patterns={split: str(rows / f"Split-{split}" / "*") for split in dataset.split_names},
+            transform_output=tft.TFTransformOutput(earlier["transform_graph"]),
+            checkpoints=folder / "checkpoints",
+            run_dir=folder / "model_run",
+            export_dir=folder / "export",
+        )
     if (baseline := config.run_dir / BASELINE_FILE).exists():
         (folder / BASELINE_FILE).write_bytes(baseline.read_bytes())
     described = {

@@ -38,13 +38,14 @@ def create_pipeline(config: RunConfig) -> tfx.dsl.Pipeline:
     # Impressions joined with user and item features, both histories built point-in-time, split by time.
     examples = example_gen(dataset, str(config.data_dir()), config.shards, source_hash=source("components.example_gen"))
 
-    # Counts and distributions of every column, per split.
-    statistics = tfx.components.StatisticsGen(examples=examples.outputs["examples"])
-
     # What the spec promises, as a TFMD schema.
     schema = tfx.components.ImportSchemaGen(
         schema_file=str(_write_schema(run_dir / "schema.pbtxt", tfmd.as_text(spec)))
     )
+
+    # Counts and distributions of every column, per split. Without the schema ids would be counted as numbers, and
+    # their drift would go unnoticed.
+    statistics = tfx.components.StatisticsGen(examples=examples.outputs["examples"], schema=schema.outputs["schema"])
 
     # Stops the run if a column breaks the promise or drifts.
     validator = ExampleValidator(
@@ -126,14 +127,18 @@ def create_pipeline(config: RunConfig) -> tfx.dsl.Pipeline:
         metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
             str(run_dir / "metadata.db")
         ),
-        components=[examples, statistics, schema, validator, transform, trainer, blessed, judge, check, pusher],
+        components=[examples, schema, statistics, validator, transform, trainer, blessed, judge, check, pusher],
         enable_cache=True,
         beam_pipeline_args=list(config.beam),
     )
 
 
-def _write_schema(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
+def _write_schema(run_dir: Path, text: str) -> Path:
+    # The cache compares the path, not the content.
+    path = run_dir / f"schema-{of_values(text)}.pbtxt"
+    if not path.exists():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".partial")
+        temporary.write_text(text)
+        temporary.rename(path)
     return path

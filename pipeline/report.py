@@ -81,11 +81,19 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
     several = len(runs) > 1
     scores = [compare(run, resamples=0) for run in runs]
     based = any(row.baseline for rows in scores for row in rows)
-    table = Table(title=runs[0].about.get("dataset"), box=box.SIMPLE_HEAD, caption_justify="left")
+    table = Table(
+        title=runs[0].about.get("dataset"),
+        box=box.SIMPLE_HEAD,
+        caption_justify="left",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for name in ("task", runs[0].scenario, *(("run",) if several else ())):
-        table.add_column(name)
-    for name in ("rows", *TITLES.values(), *(("Baseline AUC", "RelaImp") if based else ())):
-        table.add_column(name, justify="right")
+        table.add_column(name, no_wrap=True)
+    # Short enough for 80 columns.
+    titles = [TITLES[metric].replace("Calibration", "Calib.") for metric in METRICS]
+    for name in ("rows", *titles, *(("base AUC", "RelaImp") if based else ())):
+        table.add_column(name, justify="right", no_wrap=True)
     skipped: dict[str, set[str]] = {}
     for group in side_by_side(scores):
         for run, row in zip(runs, group, strict=True):

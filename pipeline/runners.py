@@ -33,7 +33,7 @@ def run_local(config: RunConfig) -> dict[str, Any]:
     run_dir = config.run_dir
     run_dir.mkdir(parents=True, exist_ok=True)
     started = datetime.now()
-    with _quiet(run_dir / LOG_FILE):
+    with quiet(run_dir / LOG_FILE):
         from components.strategy import prepare_devices
 
         # Logical devices must exist before any component touches TensorFlow.
@@ -152,7 +152,7 @@ def _component_progress(names: list[str]) -> Iterator[dict[str, float]]:
 
 
 @contextmanager
-def _quiet(log: Path) -> Iterator[None]:
+def quiet(log: Path) -> Iterator[None]:
     """Sends all library output to a file, native code's included; the terminal shows only our own lines."""
     handler = logging.FileHandler(log, mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -23,7 +23,7 @@ def rows(toy_data, toy_transform):
 
 def order(rows, **options):
     steps = rows.count() // BATCH
-    stream = training_stream(rows, batch_size=BATCH, steps_per_pass=steps, passes=3, shuffle_rows=200, **options)
+    stream = training_stream(rows, batch_size=BATCH, steps_per_pass=steps, steps=3 * steps, shuffle_rows=200, **options)
     return [identity(inputs) for inputs, _ in stream]
 
 
@@ -64,14 +64,14 @@ def test_evaluation_reads_every_row_once_in_order(rows, toy_data):
 
 
 def test_labels_and_inputs_are_apart(rows):
-    inputs, labels = next(iter(training_stream(rows, batch_size=2, steps_per_pass=1, passes=1, seed=0, shuffle_rows=1)))
+    inputs, labels = next(iter(training_stream(rows, batch_size=2, steps_per_pass=1, steps=1, seed=0, shuffle_rows=1)))
     assert set(inputs) == {KEYS["time"], KEYS["user"]}
     assert set(labels) == {"click", "buy"}
 
 
 def test_too_few_rows_for_a_batch_says_what_to_lower(rows):
     with pytest.raises(ValueError, match="fewer training rows than one batch of 4096"):
-        training_stream(rows, batch_size=4096, steps_per_pass=0, passes=1, seed=0, shuffle_rows=1)
+        training_stream(rows, batch_size=4096, steps_per_pass=0, steps=1, seed=0, shuffle_rows=1)
 
 
 def test_a_pattern_without_files_is_named():
