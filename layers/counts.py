@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 
@@ -52,5 +53,5 @@ def dense_part(name: str, widths: list[int], *, rows: int = 1) -> Part:
         widths: input width, then the width of each layer.
         rows: int. Vectors per sample that go through the chain.
     """
-    products = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    products = sum(a * b for a, b in itertools.pairwise(widths))
     return Part(name, products + sum(widths[1:]), 2 * rows * products)

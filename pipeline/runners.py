@@ -154,7 +154,8 @@ def _component_progress(names: list[str]) -> Iterator[dict[str, float]]:
 @contextmanager
 def quiet(log: Path) -> Iterator[None]:
     """Sends all library output to a file, native code's included; the terminal shows only our own lines."""
-    handler = logging.FileHandler(log, mode="w")
+    file = log.open("w")
+    handler = logging.StreamHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
@@ -171,14 +172,14 @@ def quiet(log: Path) -> Iterator[None]:
     absl_logger.propagate = True
     root.handlers[:] = [handler]
     try:
-        with _native_stderr_to(handler.stream.fileno()):
+        with _native_stderr_to(file.fileno()):
             yield
     finally:
         root.handlers[:] = before
         root.setLevel(level)
         logging.captureWarnings(False)
         absl_logger.handlers[:] = absl_handlers
-        handler.close()
+        file.close()
 
 
 @contextmanager

@@ -35,7 +35,7 @@ ROWS = {"train": 1500, "valid": 130, "eval": 150}
 
 @pytest.fixture(scope="session", autouse=True)
 def two_cpu_devices(request: pytest.FixtureRequest) -> None:
-    """Splits the CPU in two for the tests of mirrored training, before any other test makes TensorFlow take it whole."""
+    """Splits the CPU in two for mirrored training, before any other test makes TensorFlow take it whole."""
     if any("test_trainer.py" in item.nodeid for item in request.session.items):
         from components.strategy import prepare_devices
 

@@ -14,7 +14,8 @@ import tensorflow as tf
 from components.settings import EarlyStopping, ModelSettings, Optimizer, TrainSettings
 from components.trainer import train_model, validation_metrics
 
-MODEL = ModelSettings(name="hemix", preset="tiny", params={"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3})
+PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3}
+MODEL = ModelSettings(name="hemix", preset="tiny", params=PARAMS)
 BASE = {"batch_size": 150, "epochs": 3, "optimizer": Optimizer(learning_rate=0.01), "replicas": 1, "shuffle_rows": 300}
 
 
@@ -74,7 +75,7 @@ def test_two_replicas_and_one_have_the_same_loss_curve(trained, toy_spec, toy_da
     np.testing.assert_allclose(scores_of_two["score_click"], scores_of_one["score_click"], atol=2e-3)
 
 
-def test_a_killed_training_resumes_to_the_same_weights(trained, toy_spec, toy_data, toy_transform, tmp_path, monkeypatch):
+def test_a_killed_training_resumes_exactly(trained, toy_spec, toy_data, toy_transform, tmp_path, monkeypatch):
     _, whole, scores = trained
     from components import rounds
 

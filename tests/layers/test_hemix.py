@@ -164,7 +164,7 @@ def test_every_option_counts_its_parameters_learns_and_comes_back_from_its_confi
     options, arguments, randomize, gradients
 ):
     layer = _built(arguments, randomize, **options)
-    features, histories, scenario = arguments
+    features, histories, _ = arguments
     assert layer.tokens(features, histories).shape == (4, layer.num_tokens, layer.dim)
     output = np.array(layer(*arguments))
     assert output.shape == (4, layer.dim) and np.all(np.isfinite(output))

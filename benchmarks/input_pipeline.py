@@ -1,0 +1,81 @@
+"""What reading rows costs: training steps per second on real rows over steps per second on one cached batch.
+
+    python benchmarks/input_pipeline.py runs/kuairand
+
+Both loops run the same compiled step in turns, so that a change of the machine's speed hits both. A ratio of 1 means
+that reading, parsing and shuffling hide behind the training step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--steps", type=int, default=60, help="steps per turn")
+    parser.add_argument("--turns", type=int, default=7)
+    arguments = parser.parse_args()
+
+    import keras
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    from components import trainer
+    from components.dataset import training_stream
+    from components.settings import ModelSettings, TrainSettings
+    from schemas.features import FeatureSpec
+
+    about = json.loads((arguments.run / "run.json").read_text())
+    spec = FeatureSpec.model_validate(about["spec"])
+    settings = TrainSettings.model_validate(about["config"]["train"])
+    model_settings = ModelSettings.model_validate(about["config"]["model"])
+    transform_output = tft.TFTransformOutput(about["transform_graph"])
+    rows = trainer._rows(spec, str(Path(about["transformed_examples"]) / "Split-train" / "*"), transform_output)
+    steps_per_pass = rows.count() // settings.batch_size
+    needed = (arguments.turns + 2) * arguments.steps
+    stream = training_stream(
+        rows,
+        batch_size=settings.batch_size,
+        steps_per_pass=steps_per_pass,
+        steps=max(needed, steps_per_pass),
+        seed=settings.seed,
+        shuffle_rows=settings.shuffle_rows,
+    )
+    model = trainer._build(spec, model_settings, settings, transform_output)
+    model.compile(
+        keras.optimizers.Adam(settings.optimizer.learning_rate),
+        {task: keras.losses.BinaryCrossentropy(from_logits=True) for task in spec.tasks},
+        jit_compile=True,
+    )
+    model.make_train_function()
+    real = iter(stream)
+    cached = iter(tf.data.Dataset.from_tensors(next(real)).cache().repeat())
+
+    def rate(batches: Any) -> float:
+        began = time.perf_counter()
+        for _ in range(arguments.steps):
+            logs = model.train_function(batches)
+        float(tf.nest.flatten(logs)[0])  # Waits for the last step.
+        return arguments.steps / (time.perf_counter() - began)
+
+    rate(cached), rate(real)
+    pairs = [(rate(cached), rate(real)) for _ in range(arguments.turns)]
+    ratios = sorted(b / a for a, b in pairs)
+    print(f"model {about['config']['model']['name']}, batch {settings.batch_size}, {arguments.steps} steps a turn")
+    print(f"one cached batch  {statistics.median(a for a, _ in pairs):7.1f} steps/s")
+    print(f"real rows         {statistics.median(b for _, b in pairs):7.1f} steps/s")
+    print(f"ratio             {statistics.median(ratios):7.2f}   ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+
+
+if __name__ == "__main__":
+    main()
