@@ -159,11 +159,10 @@ def compare(
     spec: FeatureSpec, predictions: pd.DataFrame, examples: list[bytes], scores: dict[str, np.ndarray], tolerance: float
 ) -> list[str]:
     """Reasons for which `scores` (by loader/signature/task) disagree with `predictions`."""
+    if not examples:
+        return ["there are no evaluation rows to check"]
     keys = [spec.user.name, spec.item.name, spec.time.name]
     rows = pd.DataFrame([{key: row[key] for key in keys} for row in (decode(spec, e) for e in examples)])
-    for key in (spec.user, spec.item):
-        if key.dtype == "str":
-            rows[key.name] = [v.decode() if isinstance(v, bytes) else v for v in rows[key.name]]
     rows["position"] = np.arange(len(rows))
     # Rows that share a key cannot be told apart.
     known = predictions.drop_duplicates(keys, keep=False)

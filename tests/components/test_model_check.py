@@ -1,0 +1,119 @@
+"""The check of an export gives reasons in plain words, and none for a good one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from components.model_check import check, compare, read_examples
+from schemas.encode import encode
+from schemas.synthetic import toy_rows
+
+NAMES = [f"{loader}/{signature}" for loader in ("tf2", "session") for signature in ("serving_default", "score_rows")]
+KEYS = ["person", "clip", "at"]
+
+
+@pytest.fixture
+def rows(toy_spec):
+    return list(toy_rows(toy_spec, 12, seed=6))
+
+
+@pytest.fixture
+def examples(toy_spec, rows):
+    return [encode(toy_spec, row) for row in rows]
+
+
+@pytest.fixture
+def predictions(rows):
+    """The Trainer's scores, in another order than the examples."""
+    frame = pd.DataFrame([{key: row[key] for key in KEYS} for row in rows])
+    frame["score_click"] = np.linspace(0.1, 0.9, len(rows)).astype("float32")
+    frame["score_buy"] = np.linspace(0.6, 0.2, len(rows)).astype("float32")
+    return frame.sample(frac=1, random_state=3, ignore_index=True)
+
+
+@pytest.fixture
+def scores():
+    """What a perfect export answers for the examples, in their order."""
+    click, buy = np.linspace(0.1, 0.9, 12), np.linspace(0.6, 0.2, 12)
+    return {
+        f"{name}/{task}": values.astype("float32")[:, None].copy()
+        for name in NAMES
+        for task, values in (("click", click), ("buy", buy))
+    }
+
+
+def test_equal_scores_give_no_reason(toy_spec, predictions, examples, scores):
+    assert compare(toy_spec, predictions, examples, scores, tolerance=1e-6) == []
+
+
+def test_a_differing_score_names_loader_signature_and_task(toy_spec, predictions, examples, scores):
+    scores["session/score_rows/buy"][7] += 0.25
+    assert compare(toy_spec, predictions, examples, scores, tolerance=1e-3) == [
+        "session/score_rows/buy differs from the trained model by 0.25, allowed is 0.001"
+    ]
+    assert compare(toy_spec, predictions, examples, scores, tolerance=0.3) == []
+
+
+def test_scores_of_swapped_rows_are_noticed(toy_spec, predictions, examples, scores):
+    scores["tf2/serving_default/click"] = scores["tf2/serving_default/click"][::-1]
+    (reason,) = compare(toy_spec, predictions, examples, scores, tolerance=1e-3)
+    assert reason.startswith("tf2/serving_default/click differs from the trained model by 0.8")
+
+
+def test_nan_and_infinity_are_counted(toy_spec, predictions, examples, scores):
+    scores["tf2/score_rows/click"][[2, 3]] = np.nan
+    scores["tf2/score_rows/click"][5] = np.inf
+    assert compare(toy_spec, predictions, examples, scores, tolerance=1e-3) == [
+        "tf2/score_rows/click answers NaN or infinity for 3 rows"
+    ]
+
+
+def test_too_few_common_rows_are_a_reason(toy_spec, predictions, examples, scores, rows):
+    known = {row["at"] for row in rows[:5]}
+    few = predictions[predictions["at"].isin(known)]
+    assert compare(toy_spec, few, examples, scores, tolerance=1e-3) == [
+        "only 5 of 12 evaluation rows are among the Trainer's predictions"
+    ]
+    assert compare(toy_spec, predictions, [], scores, tolerance=1e-3) == ["there are no evaluation rows to check"]
+
+
+def test_rows_with_one_key_are_not_mixed_up(toy_spec, predictions, examples, scores, rows):
+    """The same impression twice, with two scores: neither is compared, the others are."""
+    twin = predictions[predictions["at"] == rows[0]["at"]].assign(score_click=0.0, score_buy=0.0)
+    doubled = pd.concat([twin, predictions], ignore_index=True)
+    assert compare(toy_spec, doubled, examples, scores, tolerance=1e-6) == []
+
+
+def test_examples_are_read_in_file_order_up_to_a_count(toy_data):
+    folder = str(toy_data.examples / "Split-valid")
+    some, more = read_examples(folder, 3), read_examples(folder, 10_000)
+    assert len(some) == 3
+    assert len(more) == len(toy_data.rows["valid"])
+    assert more[:3] == some
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["no graph", "half the variables"])
+def test_an_export_that_cannot_be_loaded_is_a_reason_not_a_crash(
+    toy_spec, toy_transform, predictions, examples, tmp_path, damage
+):
+    from components.trainer import vocabulary_sizes
+    from layers.ranker import build_ranker
+    from serving.signatures import export
+
+    params = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3, "num_layers": 1}
+    model = build_ranker(toy_spec, vocabulary_sizes(toy_spec, toy_transform), preset="tiny", params=params)
+    export(tmp_path / "model", spec=toy_spec, model=model, transform_output=toy_transform)
+    if damage == "no graph":
+        (tmp_path / "model" / "saved_model.pb").unlink()
+    else:
+        (data,) = (tmp_path / "model" / "variables").glob("*.data-*")
+        data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    (reason,) = check(
+        spec=toy_spec, model=tmp_path / "model", predictions=predictions, examples=examples, tolerance=1e-5
+    )
+    assert reason.startswith(f"a fresh process could not load or score {tmp_path}/model: ")
+    assert "Traceback" not in reason and "\n" not in reason
+    assert len(reason.rsplit(": ", 1)[1]) > 5

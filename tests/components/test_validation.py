@@ -1,0 +1,116 @@
+"""Data that breaks the promise of the spec stops the run, and the message names split and column."""
+
+from __future__ import annotations
+
+import copy
+
+import pyarrow as pa
+import pytest
+import tensorflow_data_validation as tfdv
+from tensorflow_data_validation.statistics import stats_impl
+from tfx.types import artifact_utils, standard_artifacts
+
+from components.validation import Executor
+from schemas.encode import columns
+from schemas.features import FeatureSpec
+from schemas.synthetic import toy_rows
+from schemas.tfmd import as_text, schema
+
+COLUMNS = {"country": 0.2, "person": 0.3, "price": 0.3}
+
+
+@pytest.fixture(scope="module")
+def spec(toy_spec):
+    """The toy spec with drift limits on a text, an int and a number."""
+    features = [f.model_dump() | ({"drift": COLUMNS[f.name]} if f.name in COLUMNS else {}) for f in toy_spec.features]
+    return FeatureSpec(**{**dict(toy_spec), "features": features})
+
+
+@pytest.fixture(scope="module")
+def rows(spec):
+    return {split: list(toy_rows(spec, 400, seed=number)) for number, split in enumerate(("train", "eval"))}
+
+
+@pytest.fixture
+def validate(spec, tmp_path):
+    """Runs the component's executor on statistics as StatisticsGen makes them."""
+
+    def run(rows):
+        statistics, text, anomalies = (
+            kind()
+            for kind in (
+                standard_artifacts.ExampleStatistics,
+                standard_artifacts.Schema,
+                standard_artifacts.ExampleAnomalies,
+            )
+        )
+        for artifact, name in ((statistics, "statistics"), (text, "schema"), (anomalies, "anomalies")):
+            artifact.uri = str(tmp_path / name)
+        (tmp_path / "schema").mkdir()
+        (tmp_path / "schema" / "schema.pbtxt").write_text(as_text(spec))
+        statistics.split_names = artifact_utils.encode_split_names(list(rows))
+        for split, part in rows.items():
+            folder = tmp_path / "statistics" / f"Split-{split}"
+            folder.mkdir(parents=True)
+            (folder / "FeatureStats.pb").write_bytes(count(spec, part).SerializeToString())
+        Executor().Do({"statistics": [statistics], "schema": [text]}, {"anomalies": [anomalies]}, {})
+
+    return run
+
+
+def count(spec, rows):
+    arrays = {}
+    for column in columns(spec):
+        kind = {"int": pa.int64(), "float": pa.float32(), "str": pa.large_binary()}[column.kind]
+        values = [row.get(column.name) for row in rows]
+        lists = [[] if v is None else v if isinstance(v, list) else [v] for v in values]
+        if column.kind == "str":
+            lists = [[text.encode() for text in texts] for texts in lists]
+        arrays[column.name] = pa.array(lists, pa.large_list(kind))
+    batch = pa.RecordBatch.from_arrays(list(arrays.values()), list(arrays))
+    return stats_impl.generate_statistics_in_memory(batch, tfdv.StatsOptions(schema=schema(spec)))
+
+
+def changed(rows, split, column, value):
+    """The rows with another value in one column of one split; `value` may be a function of the row's number."""
+    rows = copy.deepcopy(rows)
+    for number, row in enumerate(rows[split]):
+        row[column] = value(number) if callable(value) else value
+    return rows
+
+
+def test_clean_rows_pass(validate, rows):
+    validate(rows)
+
+
+@pytest.mark.parametrize(
+    ("split", "column", "value", "message"),
+    [
+        ("eval", "page", "somewhere else", "  eval: page: Unexpected string values .*somewhere else"),
+        ("train", "click", 2, "  train: click: .*Unexpectedly large value: 2"),
+        ("eval", "clip", None, "  eval: clip: .*"),
+        ("eval", "global_action", [4], "  eval: global_action: .*Unexpectedly large value: 4"),
+        ("train", "tag", ["a"] * 4, "  train: tag: .*"),
+        ("eval", "country", lambda row: f"v{60 + row % 2}", "  eval: country: High Linfty distance .*threshold 0.2"),
+        ("eval", "person", lambda row: 60 + row % 2, "  eval: person: High Linfty distance .*threshold 0.3"),
+        ("eval", "price", lambda row: 500.0 + row, "  eval: price: High approximate Jensen-Shannon divergence"),
+    ],
+)
+def test_an_anomaly_stops_the_run_and_is_named(validate, rows, split, column, value, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        validate(changed(rows, split, column, value))
+    text = str(caught.value)
+    assert text.startswith("the data does not fit the feature spec:\n")
+    assert len(text.splitlines()) == 2, "only the column that was changed is named"
+
+
+def test_every_anomaly_has_a_line(validate, rows):
+    broken = changed(changed(rows, "eval", "page", "nowhere"), "train", "buy", -1)
+    with pytest.raises(ValueError) as caught:
+        validate(broken)
+    _, *lines = str(caught.value).splitlines()
+    assert [line.split(":")[:2] for line in lines] == [["  train", " buy"], ["  eval", " page"]]
+
+
+def test_without_a_training_split_nothing_can_drift(validate, rows):
+    validate({"eval": changed(rows, "eval", "country", "v60")["eval"]})
