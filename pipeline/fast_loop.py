@@ -6,10 +6,6 @@ import json
 from datetime import datetime
 from pathlib import Path
 
-import tensorflow_transform as tft
-
-from components.strategy import prepare_devices
-from components.trainer import train_model
 from pipeline.config import RunConfig
 from pipeline.runners import BASELINE_FILE, LOG_FILE, RUN_FILE, quiet
 
@@ -35,6 +31,12 @@ def train_only(config: RunConfig) -> Path:
     dataset = config.load_dataset()
     if dataset.spec.model_dump(mode="json") != earlier.get("spec"):
         raise ValueError(f"the feature spec of {config.dataset} has changed since {source}: `mixrank run` it again")
+    # A wrong config is answered at once, before TensorFlow is imported.
+    import tensorflow_transform as tft
+
+    from components.strategy import prepare_devices
+    from components.trainer import train_model
+
     prepare_devices(config.train.replicas)
     started = datetime.now()
     folder = config.run_dir / "train" / started.strftime("%Y%m%d-%H%M%S")

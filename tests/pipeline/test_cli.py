@@ -1,0 +1,167 @@
+"""The command answers at once, in one readable line, and never with a traceback unless asked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import cli
+from schemas import tfmd
+
+
+@pytest.fixture
+def mixrank(monkeypatch):
+    # Tables are cut to the terminal's width.
+    monkeypatch.setattr(cli.console, "width", 200)
+    monkeypatch.setattr(cli.errors, "width", 200)
+    return lambda *arguments: CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def test_without_a_command_it_lists_them(mixrank):
+    shown = mixrank("--help").output
+    for name in ("run", "train", "features", "schema", "models", "report", "doctor"):
+        assert name in shown
+
+
+@pytest.mark.parametrize("reference", ["movielens", "schemas.datasets.movielens", "pipeline/configs/movielens.yaml"])
+def test_features_are_found_by_dataset_and_by_config(mixrank, reference, request):
+    if reference.endswith(".yaml"):
+        reference = request.config.rootpath / reference
+    result = mixrank("features", reference)
+    assert result.exit_code == 0
+    assert "movielens: 11 features" in result.output
+    assert "global_genre, realtime_genre" in result.output
+
+
+def test_a_schema_prints_as_it_is_committed(mixrank):
+    assert mixrank("schema", "movielens").output == (tfmd.GENERATED / "movielens.pbtxt").read_text()
+    assert "movielens.pbtxt is up to date" in mixrank("schema", "movielens", "--check").output
+
+
+def test_a_stale_schema_fails_with_the_command_that_refreshes_it(mixrank, tmp_path, monkeypatch):
+    monkeypatch.setattr(tfmd, "GENERATED", tmp_path / "generated")
+    result = mixrank("schema", "movielens", "--check")
+    assert result.exit_code == 1
+    assert "refresh it: mixrank schema movielens --write" in result.output
+    assert mixrank("schema", "movielens", "--write").exit_code == 0
+    assert mixrank("schema", "movielens", "--check").exit_code == 0
+    (tmp_path / "generated" / "movielens.pbtxt").write_text("feature {}")
+    assert mixrank("schema", "movielens", "--check").exit_code == 1
+
+
+def test_models_are_listed_with_their_papers(mixrank):
+    result = mixrank("models")
+    assert result.exit_code == 0
+    assert "hemix" in result.output and "2602.09387" in result.output and "tiny, small, large" in result.output
+
+
+def test_a_model_shows_its_parameters_presets_and_their_meaning(mixrank):
+    result = mixrank("models", "hemix")
+    assert result.exit_code == 0
+    for word in ("num_global", "fixed_queries", "tiny", "large", "Token width", "tuple[int, ...]"):
+        assert word in result.output, word
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("features", "movielns"), "there is no dataset `movielns`; did you mean `movielens`?"),
+        (("schema", "kuairnd"), "there is no dataset `kuairnd`; did you mean `kuairand`?"),
+        (("models", "hemx"), "there is no model `hemx`; did you mean `hemix`?"),
+        (("run", "movielns"), "config movielns does not exist; did you mean `movielens`?"),
+        (("run", "movielens", "--set", "dataset=movielns"), "there is no dataset `movielns`"),
+        (("run", "movielens", "--set", "data=/nowhere"), "/nowhere is none"),
+        (("run", "movielens", "--set", "train.epoch=1"), "has no field `epoch`; did you mean `epochs`?"),
+        (("run", "movielens", "--set", "model.params.dims=1"), "hemix has no parameter `dims`; did you mean `dim`?"),
+        (("run", "movielens", "--set", "thresholds.min_auc.clik=1"), "names task `clik`; did you mean `click`?"),
+        (("train", "movielens", "--set", "train.optimizer.name=adm"), "there is no optimizer `adm`"),
+    ],
+)
+def test_a_wrong_name_ends_with_one_readable_line(mixrank, arguments, message):
+    result = mixrank(*arguments)
+    assert result.exit_code == 1
+    assert message in result.output
+    (line,) = result.output.splitlines()
+    assert line.startswith("error: ")
+
+
+def test_a_folder_that_is_no_run_is_named(mixrank, tmp_path):
+    result = mixrank("report", tmp_path)
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [f"error: {tmp_path} is no run folder: it holds no run.json"]
+
+
+def test_a_wrong_declaration_is_readable_and_debug_raises_it(mixrank, tmp_path):
+    (tmp_path / "shop.py").write_text("from schemas.features import Vocab\n\nVocab(oov=0)\n")
+    result = mixrank("features", tmp_path / "shop.py")
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [
+        f"error: {tmp_path}/shop.py, line 3: oov: Input should be greater than or equal to 1, received 0"
+    ]
+    raised = mixrank("features", tmp_path / "shop.py", "--debug")
+    assert isinstance(raised.exception, ValueError)
+    assert "line 3: oov" in str(raised.exception)
+
+
+def test_an_error_of_another_kind_points_to_the_traceback(mixrank, monkeypatch):
+    from layers import registry
+
+    def broken():
+        raise OSError("disk [gone]")
+
+    monkeypatch.setattr(registry, "names", broken)
+    result = mixrank("models")
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [
+        "error: disk [gone]",
+        "run it again with --debug for the traceback",
+    ]
+
+
+def test_an_interrupt_says_how_to_go_on(mixrank, monkeypatch):
+    from layers import registry
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry, "names", interrupted)
+    result = mixrank("models")
+    assert result.exit_code == 130
+    assert "goes on from the last finished component" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_training_alone_needs_an_earlier_run(mixrank, tmp_path):
+    result = mixrank("train", "movielens", "--set", f"output={tmp_path}")
+    assert result.exit_code == 1
+    assert "run the pipeline once first" in result.output
+
+
+def test_training_alone_needs_rows_of_the_same_spec(mixrank, tmp_path):
+    import json
+
+    from schemas.datasets import load
+
+    spec = load("movielens").spec.model_dump(mode="json")
+    (tmp_path / "movielens").mkdir()
+    for about, message in (
+        ({"config": {"dataset": "kuairand"}}, "is a run of dataset kuairand, not of movielens"),
+        ({"config": {"dataset": "movielens"}, "spec": {**spec, "labels": spec["labels"][:1]}}, "spec of movielens has"),
+        ({"config": {"dataset": "movielens"}}, "the feature spec of movielens has changed since"),
+    ):
+        (tmp_path / "movielens" / "run.json").write_text(json.dumps(about))
+        result = mixrank("train", "movielens", "--set", f"output={tmp_path}")
+        assert result.exit_code == 1
+        assert message in result.output
+
+
+@pytest.mark.parametrize("arguments", ["features kuairand", "schema movielens --check", "models", "models hemix"])
+def test_looking_something_up_does_not_import_tensorflow(arguments):
+    code = (
+        "import sys; from pipeline.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "assert not {'tensorflow', 'keras', 'tfx'} & set(sys.modules), 'imported'"
+    )
+    subprocess.run([sys.executable, "-c", code, *arguments.split()], check=True, capture_output=True)
