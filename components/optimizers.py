@@ -10,28 +10,44 @@ import keras
 from components.settings import Optimizer
 
 
-def build_optimizer(settings: Optimizer, embedding: Optimizer | None = None) -> keras.optimizers.Optimizer:
+def build_optimizer(
+    settings: Optimizer, embedding: Optimizer | None = None, *, steps: int = 1
+) -> keras.optimizers.Optimizer:
     """The Keras optimizer of a run; call it inside the strategy's scope.
 
     Args:
         settings: optimizer of all weights, or of all but the embedding tables.
         embedding: optimizer of the embedding tables, or None.
+        steps: int >= 1. Length of the training, for schedules.
 
     Raises:
         ValueError: if Keras refuses an option.
     """
     if embedding is None:
-        return _keras_optimizer(settings)
-    return PartitionedOptimizer(dense=_keras_optimizer(settings), embedding=_keras_optimizer(embedding))
+        return _keras_optimizer(settings, steps)
+    return PartitionedOptimizer(dense=_keras_optimizer(settings, steps), embedding=_keras_optimizer(embedding, steps))
 
 
-def _keras_optimizer(settings: Optimizer) -> keras.optimizers.Optimizer:
+def _learning_rate(settings: Optimizer, steps: int) -> Any:
+    rate, rising = float(settings.learning_rate), round(settings.warmup * steps)
+    if settings.schedule == "constant" and not rising:
+        return rate
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0 if rising else rate,
+        decay_steps=max(1, steps - rising),
+        alpha=1.0 if settings.schedule == "constant" else 0.0,
+        warmup_target=rate if rising else None,
+        warmup_steps=rising,
+    )
+    return keras.saving.serialize_keras_object(schedule)
+
+
+def _keras_optimizer(settings: Optimizer, steps: int) -> keras.optimizers.Optimizer:
     try:
-        # Momentum and its like are floats in Keras even where YAML has an integer.
         return keras.optimizers.get(
             {
                 "class_name": settings.name,
-                "config": {"learning_rate": float(settings.learning_rate), **settings.options},
+                "config": {"learning_rate": _learning_rate(settings, steps), **settings.options},
             }
         )
     except (TypeError, ValueError) as error:

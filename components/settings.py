@@ -31,12 +31,16 @@ class Optimizer(Declaration):
 
     Args:
         name: adam, adamw, adagrad, rmsprop, sgd, lamb or lion.
-        learning_rate: float > 0.
+        learning_rate: float > 0. The highest rate.
+        schedule: "constant", or "cosine": from the rate down to zero over the whole training.
+        warmup: float in [0, 1). Share of the steps over which the rate first rises from zero.
         options: further constructor arguments of the Keras class.
     """
 
     name: str = "adam"
     learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: float = Field(0.0, ge=0, lt=1)
     options: dict[str, Any] = {}
 
     @field_validator("name")

@@ -101,7 +101,9 @@ def train_model(
         if settings.warm_start:
             taken = warm_start(model, spec, transform_output, settings.warm_start)
             print(f"  warm start: {sum(taken.values()):,} embedding rows taken over", file=sys.stderr, flush=True)
-        optimizer = build_optimizer(settings.optimizer, settings.embedding_optimizer)
+        optimizer = build_optimizer(
+            settings.optimizer, settings.embedding_optimizer, steps=total_rounds * steps_per_round
+        )
         optimizer.build(model.trainable_variables)
         model.compile(
             optimizer=optimizer,

@@ -63,3 +63,19 @@ def test_a_refused_option_is_named():
         build_optimizer(Optimizer(options={"momentun": 0.9}))
     with pytest.raises(ValueError, match="there is no optimizer `adan`; did you mean `adam`"):
         Optimizer(name="adan")
+
+
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        ({"schedule": "cosine"}, {0: 0.2, 4: 0.1, 8: 0.0}),
+        ({"schedule": "cosine", "warmup": 0.5}, {0: 0.0, 2: 0.1, 4: 0.2, 6: 0.1, 8: 0.0}),
+        ({"warmup": 0.25}, {0: 0.0, 1: 0.1, 2: 0.2, 8: 0.2}),
+        ({}, {0: 0.2, 8: 0.2}),
+    ],
+)
+def test_the_rate_follows_its_schedule(settings, rates):
+    optimizer = build_optimizer(Optimizer(learning_rate=0.2, **settings), steps=8)
+    for step, rate in rates.items():
+        optimizer.iterations.assign(step)
+        assert float(optimizer.learning_rate) == pytest.approx(rate, abs=1e-6)
