@@ -1,0 +1,329 @@
+"""From files on disk to a pushed model, killed and resumed on the way; and what a run says when it cannot go on."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+
+pytestmark = pytest.mark.slow
+
+USERS = 80
+COMPONENTS = [
+    "ExampleGen",
+    "ImportSchemaGen",
+    "LatestBlessedModel",
+    "StatisticsGen",
+    "ExampleValidator",
+    "Transform",
+    "Trainer",
+    "Evaluator",
+    "ModelCheck",
+    "Pusher",
+]
+KILL_AFTER_S = 400
+
+
+def write_subset(folder: Path) -> Path:
+    """The ratings of the first users of MovieLens-100K, with all films."""
+    folder.mkdir()
+    source = Path(importlib.util.find_spec("recbole").submodule_search_locations[0]) / "dataset_example" / "ml-100k"
+    for name in ("ml-100k.inter", "ml-100k.user"):
+        header, *lines = (source / name).read_text().splitlines()
+        kept = [line for line in lines if int(line.split("\t")[0]) <= USERS]
+        (folder / name).write_text("\n".join([header, *kept]) + "\n")
+    (folder / "ml-100k.item").write_bytes((source / "ml-100k.item").read_bytes())
+    return folder
+
+
+def write_config(path: Path, **changes) -> str:
+    values = {
+        "name": "films",
+        "dataset": "movielens",
+        "model": {"name": "hemix", "preset": "tiny", "params": {"dim": 8, "mixing_heads": 4, "attention_heads": 2}},
+        "train": {
+            "batch_size": 128,
+            "epochs": 1,
+            "steps_per_round": 12,
+            "optimizer": {"name": "adam", "learning_rate": 0.01},
+            "jit_compile": "off",
+        },
+        "thresholds": {"min_auc": {"click": 0.5}, "max_log_loss": {"click": 1.0, "like": 1.0}},
+        "check_rows": 100,
+        "output": str(path.parent / "runs"),
+        **changes,
+    }
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+@contextmanager
+def stderr_in(path: Path):
+    """Sends file descriptor 2 to a file: a run writes its progress there, past Python's `sys.stderr`."""
+    kept = os.dup(2)
+    with path.open("w") as target:
+        os.dup2(target.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def mixrank(*arguments: str):
+    """The command in this process, where TFX is loaded already; its own lines, and its progress."""
+    with warnings.catch_warnings():
+        # TFX and its components warn of their own deprecations.
+        warnings.simplefilter("ignore")
+        return CliRunner().invoke(app, arguments)
+
+
+@pytest.fixture(scope="session")
+def killed(tmp_path_factory):
+    """A run that is killed after its first round of training."""
+    root = tmp_path_factory.mktemp("whole_run")
+    config = write_config(root / "films.yaml", data=str(write_subset(root / "data")))
+    log = root / "killed.txt"
+    with log.open("w") as stderr:
+        process = subprocess.Popen([sys.executable, "-m", "pipeline.cli", "run", config], stderr=stderr)
+        end = time.monotonic() + KILL_AFTER_S
+        while " round 1/" not in log.read_text():
+            assert process.poll() is None, f"the run ended before it could be killed:\n{log.read_text()}"
+            assert time.monotonic() < end, f"no round of training within {KILL_AFTER_S} s:\n{log.read_text()}"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    return SimpleNamespace(root=root, config=config, progress=log.read_text(), run=root / "runs" / "films")
+
+
+@pytest.fixture(scope="session")
+def finished(killed):
+    """The same command again."""
+    with stderr_in(killed.root / "finished.txt"):
+        result = mixrank("run", killed.config)
+    assert result.exit_code == 0, result.output
+    return SimpleNamespace(
+        **vars(killed) | {"progress": (killed.root / "finished.txt").read_text()},
+        output=result.output,
+        about=json.loads((killed.run / "run.json").read_text()),
+    )
+
+
+def cached(progress: str) -> list[str]:
+    return re.findall(r"(\w+): unchanged, taken from the cache", progress)
+
+
+def started(progress: str) -> list[str]:
+    return re.findall(r"^\[\d+/10\] (\w+)$", progress, re.MULTILINE)
+
+
+def test_a_killed_run_leaves_no_model(killed):
+    assert started(killed.progress) == COMPONENTS[:7]
+    assert list((killed.run / "checkpoints").rglob("round-*[0-9]"))
+    assert not (killed.run / "run.json").exists()
+    assert not (killed.run / "serving").exists()
+
+
+def test_the_same_command_goes_on_after_the_last_round(killed, finished):
+    # The resolver asks the store anew each time.
+    assert cached(finished.progress) == [name for name in COMPONENTS[:6] if name != "LatestBlessedModel"]
+    rounds = int(re.search(r"round 1/(\d+)", killed.progress)[1])
+    done = int(re.search(rf"resuming after round (\d+) of {rounds}", finished.progress)[1])
+    assert 1 <= done < rounds
+    log = Path(finished.about["model_run"]) / "training.jsonl"
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [entry["round"] for entry in entries] == list(range(1, rounds + 1))
+    assert not list((killed.run / "checkpoints").rglob("round-*")), "what was resumed from is removed"
+
+
+def test_every_component_ran_in_order(finished):
+    assert started(finished.progress) == COMPONENTS
+    assert set(finished.about["seconds"]) == set(COMPONENTS)
+    assert finished.about["seconds"]["ExampleGen"] == 0
+    assert finished.about["seconds"]["Trainer"] > 0
+
+
+def test_the_run_describes_itself(finished):
+    about = finished.about
+    assert about["blessed"] is True and about["reasons"] == []
+    assert (about["name"], about["dataset"], about["tasks"]) == ("films", "movielens", ["click", "like"])
+    assert (about["user"], about["item"], about["time"]) == ("user_id", "item_id", "timestamp")
+    assert about["scenario"]["labels"]["25_34"] == "25-34"
+    for folder in ("examples", "transformed_examples", "transform_graph", "statistics", "evaluation", "model_run"):
+        assert Path(about[folder]).is_dir(), folder
+    assert (Path(about["examples"]) / "Split-eval").is_dir()
+    assert (Path(about["transformed_examples"]) / "Split-eval").is_dir()
+    assert about["transformed_examples"] != about["examples"]
+    assert (Path(about["export"]) / "saved_model.pb").is_file()
+    assert about["config"]["train"]["batch_size"] == 128
+
+
+def test_every_evaluated_row_is_scored_and_has_a_baseline(finished):
+    report = json.loads((Path(finished.about["examples"]) / "report.json").read_text())
+    predictions = pd.read_parquet(Path(finished.about["model_run"]) / "predictions.parquet")
+    baseline = pd.read_parquet(finished.run / "baseline.parquet")
+    assert len(predictions) == len(baseline) == report["rows"]["eval"] > 500
+    keys = ["user_id", "item_id", "timestamp"]
+    pd.testing.assert_frame_equal(
+        predictions[keys].sort_values(keys, ignore_index=True), baseline[keys].sort_values(keys, ignore_index=True)
+    )
+    ratings = pd.read_csv(finished.root / "data" / "ml-100k.inter", sep="\t")
+    ratings.columns = [name.partition(":")[0] for name in ratings.columns]
+    ratings["timestamp"] = (ratings["timestamp"] * 1000).astype("int64")
+    joined = predictions.merge(ratings, on=keys)
+    assert len(joined) == len(predictions)
+    assert (joined["label_click"] == (joined["rating"] >= 4)).all()
+    assert (joined["label_like"] == (joined["rating"] == 5)).all()
+
+
+def test_the_report_and_the_next_commands_are_shown(finished):
+    page = (finished.run / "report.html").read_text()
+    assert "films" in page and "data:image" in page
+    assert f"report: {finished.run}/report.html" in finished.output
+    assert f"pushed: {finished.about['pushed']}" in finished.output
+    assert "next:" in finished.output
+    for title in ("AUC", "GAUC", "Log loss", "35 and over"):
+        assert title in finished.output
+
+
+def test_the_pushed_version_scores_like_the_trained_model(finished):
+    import numpy as np
+    import tensorflow as tf
+
+    from components.model_check import read_examples
+    from schemas.datasets import load
+    from schemas.encode import decode
+
+    version = Path(finished.about["pushed"])
+    assert version.parent == finished.run / "serving" / "films"
+    assert version.name.isdigit()
+    examples = read_examples(finished.about["examples"] + "/Split-eval", 50)
+    scores = tf.saved_model.load(str(version)).signatures["serving_default"](examples=tf.constant(examples))
+    keys = ["user_id", "item_id", "timestamp"]
+    rows = pd.DataFrame([decode(load("movielens").spec, example) for example in examples])[keys]
+    for task in ("click", "like"):
+        rows[task] = scores[task].numpy().reshape(-1)
+    joined = rows.merge(pd.read_parquet(Path(finished.about["model_run"]) / "predictions.parquet"), on=keys)
+    assert len(joined) == 50
+    np.testing.assert_allclose(joined["click"], joined["score_click"], atol=1e-5)
+    np.testing.assert_allclose(joined["like"], joined["score_like"], atol=1e-5)
+
+
+@pytest.fixture(scope="session")
+def again(finished):
+    """The same command a third time: now there is a blessed model to compare with."""
+    with stderr_in(finished.root / "again.txt"):
+        result = mixrank("run", finished.config)
+    progress = (finished.root / "again.txt").read_text()
+    return SimpleNamespace(result=result, progress=progress, about=json.loads((finished.run / "run.json").read_text()))
+
+
+def test_a_run_without_changes_is_answered_from_the_cache(finished, again):
+    assert again.result.exit_code == 0, again.result.output
+    assert {"ExampleGen", "StatisticsGen", "Transform", "Trainer", "ModelCheck"} <= set(cached(again.progress))
+    same = ("blessed", "reasons", "examples", "transformed_examples", "statistics", "model_run", "export", "spec")
+    assert {key: again.about[key] for key in same} == {key: finished.about[key] for key in same}
+    assert Path(again.about["pushed"]).is_dir()
+
+
+@pytest.fixture(scope="session")
+def refused(again, finished):
+    """A run with a bound that no model reaches."""
+    before = set((finished.run / "serving" / "films").iterdir())
+    with stderr_in(finished.root / "refused.txt"):
+        result = mixrank("run", finished.config, "--set", "thresholds.min_auc.click=0.999")
+    about = json.loads((finished.run / "run.json").read_text())
+    return SimpleNamespace(result=result, about=about, before=before)
+
+
+def test_a_model_below_its_bound_is_not_pushed_and_the_run_says_why(finished, refused):
+    assert refused.result.exit_code == 1
+    assert set((finished.run / "serving" / "films").iterdir()) == refused.before
+    (reason,) = refused.about["reasons"]
+    assert re.fullmatch(r"task click: AUC is 0\.\d{4}, below the lower bound 0\.999", reason)
+    assert "the model was not pushed:" in refused.result.output
+    assert reason in refused.result.output
+    assert refused.about["blessed"] is False and refused.about["pushed"] is None
+    assert "Traceback" not in refused.result.output
+
+
+def test_training_alone_uses_the_rows_of_the_run(finished, refused):
+    with stderr_in(finished.root / "train.txt"):
+        result = mixrank("train", finished.config, "--set", "train.steps_per_round=7", "--set", "train.seed=5")
+    assert result.exit_code == 0, result.output
+    (folder,) = (finished.run / "train").iterdir()
+    about = json.loads((folder / "run.json").read_text())
+    assert about["blessed"] is False
+    assert about["transformed_examples"] == finished.about["transformed_examples"]
+    assert (folder / "report.html").is_file()
+    assert len(pd.read_parquet(folder / "model_run" / "predictions.parquet")) > 500
+
+
+SHOP = """
+from schemas.features import Categorical, EventTime, FeatureSpec, Key, Label, Scenario
+from schemas.tables import Dataset, LogSource, Table
+
+DATASET = Dataset(
+    spec=FeatureSpec(
+        name="shop",
+        user=Key("user"),
+        item=Key("item"),
+        time=EventTime("ms"),
+        scenario=Scenario("page", values=(0, 1)),
+        labels=(Label("click"),),
+        features=(Categorical("item", group="item"),),
+    ),
+    source=LogSource(log=Table(files=("log.csv",))),
+)
+"""
+ROWS = [f"{row % 4},{row % 7},{row},{row % 2},{row % 2}" for row in range(40)]
+HEADER = "user,item,ms,page,click"
+
+
+@pytest.mark.parametrize(
+    ("lines", "messages"),
+    [
+        ([HEADER, *ROWS[:20], "1,2,3,0,2", *ROWS[20:]], ["log.csv row 21, click: '2' must be 0 or 1", "1 of 41 rows"]),
+        ([HEADER, *ROWS, "1,2"], ["log.csv row 41, whole row: '1,2' has 2 columns instead of 5"]),
+        (None, ["no file matches 'log.csv' in"]),
+        ([], ["log.csv is empty; its first line must name the columns"]),
+        ([HEADER], ["split `train` got no rows; the log has no good rows"]),
+        ([HEADER.replace("item", "itme"), *ROWS], ["log.csv has no column `item`; did you mean `itme`?"]),
+        ([HEADER, *(row[:-3] + "5" + row[-2:] for row in ROWS)], ["  train: page: Out-of-range values"]),
+    ],
+)
+def test_a_broken_log_ends_with_one_message_that_names_file_and_row(finished, tmp_path, lines, messages):
+    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "data").mkdir()
+    if lines is not None:
+        (tmp_path / "data" / "log.csv").write_text("".join(line + "\n" for line in lines))
+    config = write_config(
+        tmp_path / "shop.yaml",
+        name="shop",
+        dataset=str(tmp_path / "shop.py"),
+        data=str(tmp_path / "data"),
+        thresholds={},
+    )
+    with stderr_in(tmp_path / "progress.txt"):
+        result = mixrank("run", config)
+    assert result.exit_code == 1
+    for message in messages:
+        assert message in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "runs" / "shop" / "run.json").exists()
