@@ -6,7 +6,6 @@ served request and a training row go through the same code.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -151,9 +150,11 @@ def history_ids(history: History, field: Any, values: tf.RaggedTensor, vocabular
     if isinstance(field, Action):
         ids = 1 + tf.clip_by_value(dense, 0, 2 ** len(field.flags) - 1)
     elif isinstance(field, TimeGap):
-        seconds = tf.cast(tf.maximum(dense, 0), tf.float32)
-        bucket = 2 + tf.cast(tf.floor(tf.math.log(1.0 + seconds) / math.log(2.0)), tf.int64)
-        ids = tf.where(dense < 0, tf.ones_like(bucket), tf.minimum(bucket, field.buckets))
+        # Compared as integers: a float logarithm of 2^k may fall short of k, and not in every batch alike.
+        bounds = tf.constant([2**k - 1 for k in range(1, field.buckets - 1)], tf.int64)
+        passed = tf.searchsorted(bounds, tf.reshape(dense, [-1]), side="right", out_type=tf.int64)
+        bucket = 2 + tf.reshape(passed, [-1, history.length])
+        ids = tf.where(dense < 0, tf.ones_like(bucket), bucket)
     else:
         raise TypeError(f"history `{history.name}` cannot hold {type(field).__name__} `{field.name}`")
     return tf.where(present, ids, tf.zeros_like(ids))

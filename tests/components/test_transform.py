@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.transform import KEYS
+from components.transform import KEYS, history_ids
+from schemas.features import History, TimeGap
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,19 @@ def test_time_gaps_are_logarithmic_buckets(transformed):
     for old, new in transformed:
         expected = [2 + math.floor(math.log2(1 + seconds)) for seconds in old["global_gap"]]
         assert list(new["global_gap"][: len(expected)]) == expected
+
+
+@pytest.mark.parametrize("buckets", [2, 9, 32, 64])
+def test_time_gaps_next_to_a_power_of_two_are_exact(buckets):
+    seconds = [s for k in range(63) for s in (2**k - 2, 2**k - 1, 2**k) if s >= 0]
+    history = History("past", of=("gap",), length=len(seconds) + 2, window="before")
+    values = tf.ragged.constant([[-1, *seconds], [], [7]], dtype=tf.int64, row_splits_dtype=tf.int64)
+    ids = history_ids(history, TimeGap("gap", buckets=buckets), values, {}).numpy()
+    # floor(log2(1 + s)) is one less than the number of binary digits.
+    expected = [1, *(min(2 + (1 + s).bit_length() - 1, buckets) for s in seconds), 0]
+    assert ids[0].tolist() == expected
+    assert ids[1].tolist() == [0] * len(expected)
+    assert ids[2].tolist() == [min(5, buckets)] + [0] * (len(expected) - 1)
 
 
 def test_numbers_are_standardized_after_the_logarithm(transformed, toy_spec):

@@ -63,7 +63,7 @@ def test_overrides_reach_any_depth():
     assert config.train.optimizer.name == "adam", "what is not overridden stays"
     assert config.model.params == {"dim": 16}
     assert config.train.early_stopping.higher_is_better
-    assert config.thresholds.min_auc == {"click": 0.6}
+    assert config.thresholds.min_auc["click"] == 0.6
     assert config.run_dir == Path("/somewhere/else/movielens")
     assert config.push_dir == Path.cwd() / "models"
 
