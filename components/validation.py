@@ -6,10 +6,10 @@ from typing import Any
 
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2
-from tfx.components.example_validator import component, executor
+from tfx.components.example_validator import executor
 from tfx.components.statistics_gen import stats_artifact_utils
-from tfx.dsl.components.base import executor_spec
-from tfx.types import artifact_utils, standard_component_specs
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import Channel, artifact_utils, component_spec, standard_artifacts, standard_component_specs
 from tfx.utils import io_utils
 
 
@@ -39,10 +39,39 @@ class Executor(executor.Executor):
         return result
 
 
-class ExampleValidator(component.ExampleValidator):
-    """TFX ExampleValidator with the executor above."""
+class ExampleValidatorSpec(component_spec.ComponentSpec):
+    """What TFX's own component takes, and a fingerprint of the code."""
 
+    PARAMETERS = {
+        **standard_component_specs.ExampleValidatorSpec.PARAMETERS,
+        "source": component_spec.ExecutionParameter(type=str),
+    }
+    INPUTS = standard_component_specs.ExampleValidatorSpec.INPUTS
+    OUTPUTS = standard_component_specs.ExampleValidatorSpec.OUTPUTS
+
+
+class ExampleValidator(base_component.BaseComponent):
+    """TFX component around the executor above.
+
+    Args:
+        statistics: output of StatisticsGen.
+        schema: output of ImportSchemaGen.
+        source: fingerprint of the code, so that the cache notices an edit.
+    """
+
+    SPEC_CLASS = ExampleValidatorSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+
+    def __init__(self, *, statistics: Any, schema: Any, source: str) -> None:
+        super().__init__(
+            ExampleValidatorSpec(
+                statistics=statistics,
+                schema=schema,
+                source=source,
+                exclude_splits="[]",
+                anomalies=Channel(type=standard_artifacts.ExampleAnomalies),
+            )
+        )
 
 
 def describe(split: str, anomalies: anomalies_pb2.Anomalies) -> list[str]:

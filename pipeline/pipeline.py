@@ -51,6 +51,7 @@ def create_pipeline(config: RunConfig) -> tfx.dsl.Pipeline:
     validator = ExampleValidator(
         statistics=statistics.outputs["statistics"],
         schema=schema.outputs["schema"],
+        source=source("components.validation"),
     )
 
     # Vocabularies and moments from the training split only; ids and numbers for all splits.

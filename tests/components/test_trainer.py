@@ -75,6 +75,7 @@ def test_two_replicas_and_one_have_the_same_loss_curve(trained, toy_spec, toy_da
     np.testing.assert_allclose(scores_of_two["score_click"], scores_of_one["score_click"], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_exactly(trained, toy_spec, toy_data, toy_transform, tmp_path, monkeypatch):
     _, whole, scores = trained
     from components import rounds
@@ -174,6 +175,7 @@ def test_validation_metrics_are_those_of_scikit_learn(toy_spec):
     assert found["loss"] == pytest.approx(losses["click"] + 0.5 * losses["buy"])
 
 
+@pytest.mark.slow
 def test_more_replicas_than_devices_is_refused_in_a_fresh_process():
     code = "from components.strategy import build_strategy; build_strategy(3)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
