@@ -92,7 +92,7 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
         table.add_column(name, no_wrap=True)
     # Short enough for 80 columns.
     titles = [TITLES[metric].replace("Calibration", "Calib.") for metric in METRICS]
-    for name in ("rows", *titles, *(("base AUC", "RelaImp") if based else ())):
+    for name in ("rows", *titles, *(("Base", "RelaImp") if based else ())):
         table.add_column(name, justify="right", no_wrap=True)
     skipped: dict[str, set[str]] = {}
     for group in side_by_side(scores):
@@ -109,10 +109,12 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
                     [number(row.baseline["auc"].value), percent(row.relative["auc"])] if row.baseline else ["-"] * 2
                 )
             table.add_row(*(_plain(cell) for cell in cells), style="bold" if row.slice == OVERALL else None)
+    notes = ["Base: AUC of the additive log-odds baseline"] if based else []
     if skipped:
         every = {task for run in runs for task in run.tasks}
         named = (why if tasks == every else f"{why} ({', '.join(sorted(tasks))})" for why, tasks in skipped.items())
-        table.caption = _plain("not judged: " + "; ".join(named))
+        notes.append("not judged: " + "; ".join(named))
+    table.caption = _plain("\n".join(notes))
     return table
 
 
