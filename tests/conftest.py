@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from schemas.features import (
@@ -29,6 +30,15 @@ from schemas.features import (
     Vocab,
 )
 from schemas.synthetic import toy_rows
+
+# Draws are the same on every run under CI; a busy machine is no failure.
+hypothesis.settings.register_profile(
+    "mixrank",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("mixrank")
 
 ROWS = {"train": 1500, "valid": 130, "eval": 150}
 

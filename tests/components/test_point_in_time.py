@@ -201,7 +201,7 @@ WINDOWS = [
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=["utc", "shanghai_from_4", "six_hours"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     log=st.lists(ROWS, min_size=1, max_size=20),
     ages=st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from([20.0, 30.5])),
@@ -214,7 +214,7 @@ def test_shard_equals_a_reference_that_compares_all_pairs_of_rows(window, log, a
     assert ordered(built(data, log, ages, prior)) == ordered(reference(data, log, ages, prior))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(log=st.lists(ROWS, min_size=1, max_size=20), window=st.sampled_from(WINDOWS))
 def test_no_history_holds_an_event_of_the_future_and_the_two_never_overlap(log, window):
     for _, row in built(dataset(window, None), log, {}, {}):
@@ -225,7 +225,7 @@ def test_no_history_holds_an_event_of_the_future_and_the_two_never_overlap(log, 
         assert all(gap * 1000 <= bound < (other + 1) * 1000 for gap in within for other in before)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(log=st.lists(ROWS, min_size=1, max_size=12), moment=st.integers(0, 9))
 def test_rows_up_to_a_moment_do_not_change_with_what_follows(log, moment):
     data = dataset(WINDOWS[0], None)

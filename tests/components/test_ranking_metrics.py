@@ -21,7 +21,7 @@ def by_user(labels, scores, users):
     return np.array(kept).reshape(-1, 2)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(2, 70), levels=st.integers(1, 6))
 def test_gauc_equals_scikit_learn_user_by_user_with_ties(seed, rows, levels):
     rng = np.random.default_rng(seed)
@@ -37,7 +37,7 @@ def test_gauc_equals_scikit_learn_user_by_user_with_ties(seed, rows, levels):
         assert np.isnan(got.impressions) and np.isnan(got.uniform)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(hnp.arrays(np.float64, 23, elements=st.sampled_from([0.0, 1e-9, 0.25, 0.5, 1.0])), st.integers(1, 2**23 - 2))
 def test_auc_equals_scikit_learn_with_ties(scores, bits):
     labels = np.array([bits >> i & 1 for i in range(23)])

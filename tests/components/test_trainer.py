@@ -68,11 +68,14 @@ def test_the_model_card_counts_what_was_built(trained):
 
 
 @pytest.mark.slow
-def test_two_replicas_and_one_have_the_same_loss_curve(trained, toy_spec, toy_data, toy_transform, tmp_path):
-    _, one, scores_of_one = trained
-    two, scores_of_two = train(toy_spec, toy_data, toy_transform, tmp_path, replicas=2)
-    np.testing.assert_allclose([e["loss"] for e in two], [e["loss"] for e in one], rtol=2e-4)
-    np.testing.assert_allclose(scores_of_two["score_click"], scores_of_one["score_click"], atol=2e-3)
+def test_two_replicas_and_one_have_the_same_loss_curve(toy_spec, toy_data, toy_transform, tmp_path):
+    # Plain gradient descent: Adam divides tiny gradients by their own size and so blows up the last bit of a sum.
+    plain = {"optimizer": Optimizer(name="sgd", learning_rate=0.1), "jit_compile": "off"}
+    one, scores_of_one = train(toy_spec, toy_data, toy_transform, tmp_path / "one", replicas=1, **plain)
+    two, scores_of_two = train(toy_spec, toy_data, toy_transform, tmp_path / "two", replicas=2, **plain)
+    assert one[-1]["loss"] < one[0]["loss"]
+    np.testing.assert_allclose([e["loss"] for e in two], [e["loss"] for e in one], rtol=1e-5)
+    np.testing.assert_allclose(scores_of_two["score_click"], scores_of_one["score_click"], atol=1e-4)
 
 
 @pytest.mark.slow

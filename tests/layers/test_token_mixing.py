@@ -18,7 +18,7 @@ def test_block_transpose_of_the_worked_example():
     np.testing.assert_array_equal(block_transpose(x, 2), [[[1, 2, 5, 6], [3, 4, 7, 8]]])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(batch=st.integers(1, 3), tokens=st.integers(1, 5), heads=st.integers(1, 4), piece=st.integers(1, 3))
 def test_inverse_block_transpose_undoes_it(batch, tokens, heads, piece):
     x = RNG.normal(size=(batch, tokens, heads * piece)).astype("float32")
