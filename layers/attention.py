@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from layers.per_token import PerTokenDense
+from layers.requests import per_candidate
 
 # Low enough to vanish in float32, and far from its limits.
 _NEVER = -1e30
@@ -68,6 +69,8 @@ class MixedQueryAttention(keras.Layer):
         dynamic: Tensor (batch, queries, dim), the feature tokens that query this history.
         items: Tensor (batch, length, dim).
         valid: bool tensor (batch, length); False marks padding. (Keras reserves the name `mask`.)
+        rows: None, or int tensor (batch,): the request of each candidate; `items` and `valid` then have one row per
+            request, and keys and values are computed once for it.
 
     Returns:
         Tensor (batch, queries + num_fixed, dim).
@@ -115,8 +118,8 @@ class MixedQueryAttention(keras.Layer):
         for projection in (self.key, self.value, self.output_projection):
             projection.build((None, None, dim))
 
-    def call(self, dynamic, items, valid):
-        batch, dim = ops.shape(items)[0], items.shape[2]
+    def call(self, dynamic, items, valid, rows=None):
+        batch, dim = ops.shape(dynamic)[0], items.shape[2]
         # (batch, queries, dim) -> (queries, batch, dim)
         dynamic = ops.transpose(dynamic, (1, 0, 2))
         raw, queries = [dynamic], [self.dynamic_query(dynamic)]
@@ -128,7 +131,8 @@ class MixedQueryAttention(keras.Layer):
         queries = ops.reshape(queries, (queries.shape[0], -1, self.heads, dim // self.heads))
         queries = ops.transpose(queries, (1, 2, 0, 3))
 
-        keys, values = self.key(items), self.value(items)
+        keys, values = per_candidate(self.key(items), rows), per_candidate(self.value(items), rows)
+        valid = per_candidate(valid, rows)
         if self.null_key:
             null = ops.broadcast_to(self.null, (2, batch, 1, dim))
             keys, values = ops.concatenate([null[0], keys], axis=1), ops.concatenate([null[1], values], axis=1)
@@ -142,7 +146,7 @@ class MixedQueryAttention(keras.Layer):
             output = output + ops.transpose(ops.concatenate(raw, axis=0), (1, 0, 2))
         return output
 
-    def compute_output_shape(self, dynamic_shape, items_shape, valid_shape):
+    def compute_output_shape(self, dynamic_shape, items_shape, valid_shape, rows_shape=None):
         return (dynamic_shape[0], dynamic_shape[1] + self.num_fixed, dynamic_shape[2])
 
     def get_config(self) -> dict:

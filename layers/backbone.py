@@ -8,7 +8,8 @@ from typing import NamedTuple
 import keras
 
 from layers.counts import Part
-from layers.heads import TaskHead
+from layers.heads import TaskHeads
+from layers.requests import per_candidate
 from schemas.features import GROUPS
 
 WINDOWS = ("before", "within")
@@ -18,60 +19,94 @@ class Widths(NamedTuple):
     """The sizes that a spec, not a parameter, decides.
 
     Args:
-        features: int. Sum of the widths of all feature vectors.
+        vectors: group -> width of each of its feature vectors, in the spec's order; a number has width 1.
         histories: window -> (length, width of an item).
     """
 
-    features: int
+    vectors: Mapping[str, tuple[int, ...]]
     histories: Mapping[str, tuple[int, int]]
+
+    @property
+    def fields(self) -> tuple[int, ...]:
+        """Width of every feature vector: user, item, context."""
+        return tuple(width for group in GROUPS for width in self.vectors[group])
+
+    @property
+    def features(self) -> int:
+        """Sum of the widths of all feature vectors."""
+        return sum(self.fields)
 
 
 class Backbone(keras.Layer):
     """Feature vectors and histories to a representation; `layers.ranker` does the rest.
 
-    A subclass overrides `call`, and where it differs `windows`, `task_head` and `count`.
+    A subclass overrides `call`, `width` and `count`, and where it differs `windows` and `heads`.
+
+    A request asks for the scores of many candidates of one user. With `rows`, everything but the item's features has
+    one row per request, and `rows` names the request of each candidate; a model then does once per request what does
+    not depend on the candidate. The scores are those of the expanded rows.
 
     Args:
         head_units: widths of the hidden layers of every task's head.
+        scenarios: declared values of the scenario; given by the spec, not by a configuration.
 
     Call arguments:
-        features: group ("user", "item", "context") -> list of tensors (batch, width), in the spec's order.
+        features: group ("user", "item", "context") -> list of tensors (batch, width), in the spec's order. With `rows`
+            those of "user" and "context" are (requests, width).
         histories: window -> {"items": tensor (batch, length, width), "mask": bool tensor (batch, length)}, for each of
-            `windows` that the spec declares. "before" is the long-term history, "within" the real-time one.
-        scenario: int64 tensor (batch,), id of the scenario.
+            `windows` that the spec declares; (requests, ...) with `rows`. "before" is the long-term history, "within"
+            the real-time one.
+        scenario: int64 tensor (batch,), or (requests,) with `rows`: 0 is missing, i the i-th of `scenarios`,
+            len(scenarios) + 1 any other.
+        rows: None, or int tensor (batch,): the request of each candidate.
 
     Returns:
         Tensor (batch, width).
     """
 
-    def __init__(self, *, head_units: tuple[int, ...] = (), **kwargs) -> None:
+    def __init__(self, *, head_units: tuple[int, ...] = (), scenarios: tuple[int | str, ...] = (), **kwargs) -> None:
         super().__init__(**kwargs)
         self.head_units = tuple(head_units)
+        self.scenarios = tuple(scenarios)
 
     @property
     def windows(self) -> tuple[str, ...]:
         """Windows of the histories this model reads."""
         return WINDOWS
 
-    def task_head(self, task: str) -> keras.Layer:
-        """A new layer from the representation to the task's logits (batch,)."""
-        return TaskHead(units=self.head_units, name=f"head_{task}")
+    def heads(self, tasks: tuple[str, ...]) -> keras.Layer:
+        """A new layer (representation, scenario) -> {task: float32 logits (batch,)}, with `count(width)`."""
+        return TaskHeads(tasks=tasks, units=self.head_units, name="heads")
+
+    def width(self, widths: Widths) -> int:
+        """Width of the representation; works before `build`."""
+        raise NotImplementedError(f"{type(self).__name__} has no width()")
 
     def count(self, widths: Widths) -> list[Part]:
-        """Parameters and FLOPs by arithmetic; works before `build`."""
+        """Parameters and FLOPs by arithmetic, heads excepted; works before `build`."""
         raise NotImplementedError(f"{type(self).__name__} has no count()")
 
     def build(self, features_shape, histories_shape, scenario_shape) -> None:
-        vectors = [shape for group in GROUPS for shape in features_shape[group]]
         items = {window: shapes["items"] for window, shapes in histories_shape.items()}
         self.widths = Widths(
-            features=sum(shape[-1] for shape in vectors),
+            vectors={group: tuple(shape[-1] for shape in features_shape[group]) for group in GROUPS},
             histories={window: (items[window][1], items[window][2]) for window in WINDOWS if window in items},
         )
+
+    def compute_output_shape(self, features_shape, histories_shape, scenario_shape, rows_shape=None):
+        return ((rows_shape or scenario_shape)[0], self.width(self.widths))
 
     def parts(self) -> list[Part]:
         """Parameters and FLOPs of the layer as it was built."""
         return self.count(self.widths)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "head_units": list(self.head_units)}
+        config = {"head_units": list(self.head_units), "scenarios": list(self.scenarios)}
+        return {**super().get_config(), **config}
+
+
+def all_vectors(features, rows=None) -> list:
+    """Every feature vector: user, item, context; each (batch, width)."""
+    return [
+        vector if group == "item" else per_candidate(vector, rows) for group in GROUPS for vector in features[group]
+    ]

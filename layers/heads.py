@@ -45,7 +45,6 @@ class TaskHead(keras.Layer):
             for index, width in enumerate(self.units)
         ]
         self.logit = keras.layers.Dense(1, name="logit", dtype=self.dtype_policy)
-        self.input_width = input_shape[-1]
         for dense in (*self.hidden, self.logit):
             dense.build(input_shape)
             input_shape = (*input_shape[:-1], dense.units)
@@ -59,9 +58,51 @@ class TaskHead(keras.Layer):
     def compute_output_shape(self, input_shape):
         return (input_shape[0],)
 
-    def parts(self) -> list[Part]:
-        """Parameters and FLOPs of this head."""
-        return [dense_part("heads", [self.input_width, *self.units, 1])]
-
     def get_config(self) -> dict:
         return {**super().get_config(), "units": list(self.units)}
+
+
+@keras.saving.register_keras_serializable("mixrank")
+class TaskHeads(keras.Layer):
+    """One `TaskHead` per task on a shared representation.
+
+    Args:
+        tasks: names of the tasks.
+        units: as in `TaskHead`, the same for every task.
+
+    Call arguments:
+        x: Tensor (batch, width).
+        scenario: int tensor (batch,); not read here, other heads depend on it.
+
+    Returns:
+        task -> float32 tensor (batch,).
+    """
+
+    def __init__(self, *, tasks: tuple[str, ...], units: tuple[int, ...] = (), dtype="float32", **kwargs) -> None:
+        super().__init__(dtype=dtype, **kwargs)
+        self.tasks = tuple(tasks)
+        self.units = tuple(units)
+
+    def build(self, x_shape, scenario_shape) -> None:
+        self.task_heads = {task: TaskHead(units=self.units, name=task, dtype=self.dtype_policy) for task in self.tasks}
+        for head in self.task_heads.values():
+            head.build(x_shape)
+        self.input_width = x_shape[-1]
+
+    def call(self, x, scenario):
+        return {task: head(x) for task, head in self.task_heads.items()}
+
+    def compute_output_shape(self, x_shape, scenario_shape):
+        return dict.fromkeys(self.tasks, (x_shape[0],))
+
+    def count(self, width: int) -> list[Part]:
+        """Parameters and FLOPs for a representation of `width`; works before `build`."""
+        one = dense_part("heads", [width, *self.units, 1])
+        return [Part("heads", len(self.tasks) * one.parameters, len(self.tasks) * one.flops)]
+
+    def parts(self) -> list[Part]:
+        """Parameters and FLOPs of the layer as it was built."""
+        return self.count(self.input_width)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "tasks": list(self.tasks), "units": list(self.units)}

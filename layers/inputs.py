@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from schemas.features import Action, Categorical, FeatureSpec, MultiCategorical, Numeric, TimeGap
+from schemas.features import GROUPS, Action, Categorical, FeatureSpec, MultiCategorical, Numeric, TimeGap
 from schemas.naming import nearest
 
 if TYPE_CHECKING:
     import keras
+
+    from layers.backbone import Widths
 
 
 def is_number(feature: Any) -> bool:
@@ -75,3 +77,22 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
         elif isinstance(feature, TimeGap) or (isinstance(feature, Numeric) and not is_number(feature)):
             result[feature.name] = feature.buckets + 1
     return result
+
+
+def widths(spec: FeatureSpec) -> Widths:
+    """Widths of the feature vectors and histories that a spec gives every model; nothing is built.
+
+    Args:
+        spec: the log's declaration.
+    """
+    from layers.backbone import Widths
+
+    vectors: dict[str, list[int]] = {group: [] for group in GROUPS}
+    vectors["context"].append(spec.scenario.dim)
+    for feature in spec.inputs:
+        vectors[feature.group].append(1 if is_number(feature) else feature.dim)
+    histories = {
+        history.window: (history.length, sum(field.dim for _, field in spec.history_fields(history)))
+        for history in spec.histories
+    }
+    return Widths({group: tuple(found) for group, found in vectors.items()}, histories)

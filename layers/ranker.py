@@ -44,7 +44,7 @@ def build_ranker(
     with seeded(seed):
         inputs = model_inputs(spec)
         tables = _Tables(spec, sizes)
-        backbone = registry.build(model, params)
+        backbone = registry.build(model, params, scenarios=spec.scenario.values)
 
         scenario = inputs[spec.scenario.name]
         features: dict[str, list] = {group: [] for group in GROUPS}
@@ -57,7 +57,7 @@ def build_ranker(
             if history.window in backbone.windows
         }
         representation = backbone(features, histories, scenario)
-        logits = {task: backbone.task_head(task)(representation) for task in spec.tasks}
+        logits = backbone.heads(spec.tasks)(representation, scenario)
     return keras.Model(inputs, logits, name="ranker")
 
 

@@ -1,8 +1,9 @@
 """Models by name: what exists, which parameters they take, which presets they have.
 
-A model is a file in `layers/models/` with one class under `@register(...)` and, if it has any, a literal `PRESETS`.
-Names, parameters and presets are read from the source text, so that a typo in a configuration is answered at once and
-not after Keras has been imported; only `build` imports the model.
+A model is a file in `layers/models/` with one class under `@register(...)`, a literal `PRESETS` and a literal `SCALED`:
+the parameters that grow with the model, each with what it must be a multiple of (numbers or other parameters). Names,
+parameters and presets are read from the source text, so that a typo in a configuration is answered at once and not
+after Keras has been imported; only `build` imports the model.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Model(NamedTuple):
     class_name: str
     parameters: tuple[Parameter, ...]
     presets: dict[str, dict[str, Any]]
+    scaled: dict[str, tuple[int | str, ...]]
 
 
 def register(*, title: str, arxiv: str) -> Callable[[type], type]:
@@ -80,7 +82,7 @@ def model(name: str) -> Model:
     tree = ast.parse((_FOLDER / f"{name}.py").read_text())
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and (paper := _paper(node)) is not None:
-            return Model(name, paper["title"], paper["arxiv"], node.name, _parameters(node), _presets(tree))
+            return Model(name, paper["title"], paper["arxiv"], node.name, _parameters(node), *_tables(tree))
     raise ValueError(f"layers/models/{name}.py has no class under @register(title=..., arxiv=...)")
 
 
@@ -127,17 +129,24 @@ def check(name: str, params: Mapping[str, Any] | None = None, preset: str | None
     return result
 
 
-def build(name: str, params: Mapping[str, Any] | None = None, preset: str | None = None) -> Backbone:
+def build(
+    name: str,
+    params: Mapping[str, Any] | None = None,
+    preset: str | None = None,
+    scenarios: tuple[int | str, ...] = (),
+) -> Backbone:
     """Makes a model's backbone.
 
     Args:
         name, params, preset: as in `check`.
+        scenarios: declared values of the spec's scenario.
 
     Raises:
         ValueError: as `check`, or a value that the model's constructor refuses.
     """
     values = check(name, params, preset)
-    return getattr(importlib.import_module(f"layers.models.{name}"), model(name).class_name)(name=name, **values)
+    backbone = getattr(importlib.import_module(f"layers.models.{name}"), model(name).class_name)
+    return backbone(name=name, scenarios=scenarios, **values)
 
 
 def import_all() -> None:
@@ -173,8 +182,6 @@ def _descriptions(docstring: str) -> dict[str, str]:
     return {name: " ".join(text.split()) for group, text in entries for name in group.split(", ")}
 
 
-def _presets(tree: ast.Module) -> dict[str, dict[str, Any]]:
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PRESETS":
-            return ast.literal_eval(node.value)
-    return {}
+def _tables(tree: ast.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    found = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    return tuple(ast.literal_eval(found[name]) if name in found else {} for name in ("PRESETS", "SCALED"))  # type: ignore[return-value]

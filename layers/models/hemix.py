@@ -8,14 +8,14 @@ import keras
 from keras import ops
 
 from layers.attention import MixedQueryAttention, SelfAttention
-from layers.backbone import Backbone, Widths
+from layers.backbone import Backbone, Widths, all_vectors
 from layers.blocks import PostNormBlock
 from layers.counts import Part, dense_part
 from layers.ffn import PerTokenFFN, SharedFFN
 from layers.registry import register
+from layers.requests import per_candidate
 from layers.token_mixing import HeteroMixing, TokenMixing
 from layers.tokenizer import InteractThenSplit
-from schemas.features import GROUPS
 
 PRESETS = {
     # For examples and one small log: trains in minutes on two CPU cores.
@@ -34,6 +34,7 @@ PRESETS = {
     "small": {"dim": 256, "num_layers": 3, "mixing_heads": 16, "rank": 16},
     "large": {"dim": 768, "num_layers": 5, "mixing_heads": 16, "rank": 64},
 }
+SCALED = {"dim": ("mixing_heads", "attention_heads")}
 
 
 @register(title="HeMix: Scaling Industrial Ranking Models with Heterogeneous Token Mixing", arxiv="2602.09387")
@@ -69,7 +70,7 @@ class HeMix(Backbone):
         head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
     Call arguments:
-        features, histories, scenario: as in `Backbone`; the scenario is read as a feature only.
+        features, histories, scenario, rows: as in `Backbone`; the scenario is read as a feature only.
 
     Returns:
         Tensor (batch, dim).
@@ -219,15 +220,15 @@ class HeMix(Backbone):
         ffn = kind(expansion=self.expansion, activation=self.activation, name="ffn", **policy)
         return PostNormBlock(mixing=mixing, ffn=ffn, dropout=self.dropout, name=f"block_{index}", **policy)
 
-    def tokens(self, features, histories):
+    def tokens(self, features, histories, rows=None):
         """Feature and interest tokens X^0, equations (2) to (10).
 
         Returns:
             Tensor (batch, num_tokens, dim).
         """
-        vectors = [vector for group in GROUPS for vector in features[group]]
+        vectors = all_vectors(features, rows)
         if not self.mixed_queries:
-            pooled = [self._mean(**histories[window]) for window in self.windows]
+            pooled = [per_candidate(self._mean(**histories[window]), rows) for window in self.windows]
             return self.tokenizer(ops.concatenate(vectors + pooled, axis=-1))
         feature_tokens = self.tokenizer(ops.concatenate(vectors, axis=-1))
         queries = {
@@ -239,7 +240,7 @@ class HeMix(Backbone):
             items = self.align[window](histories[window]["items"])
             if self.position_embedding:
                 items = items + self.positions[window]
-            interests.append(self.extract[window](queries[window], items, histories[window]["mask"]))
+            interests.append(self.extract[window](queries[window], items, histories[window]["mask"], rows=rows))
         return ops.concatenate([feature_tokens, *interests], axis=1)
 
     @staticmethod
@@ -248,14 +249,14 @@ class HeMix(Backbone):
         weights = ops.cast(mask[:, :, None], items.dtype)
         return ops.sum(items * weights, axis=1) / ops.maximum(ops.sum(weights, axis=1), 1)
 
-    def call(self, features, histories, scenario, training=False):
-        x = self.tokens(features, histories)
+    def call(self, features, histories, scenario, rows=None, training=False):
+        x = self.tokens(features, histories, rows)
         for block in self.blocks:
             x = block(x, training=training)
         return ops.mean(x, axis=1)
 
-    def compute_output_shape(self, features_shape, histories_shape, scenario_shape):
-        return (scenario_shape[0], self.dim)
+    def width(self, widths: Widths) -> int:
+        return self.dim
 
     def count(self, widths: Widths) -> list[Part]:
         windows = self.windows if self.mixed_queries else ()

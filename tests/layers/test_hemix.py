@@ -170,7 +170,10 @@ def test_every_option_counts_its_parameters_learns_and_comes_back_from_its_confi
     assert output.shape == (4, layer.dim) and np.all(np.isfinite(output))
 
     assert sum(part.parameters for part in layer.parts()) == layer.count_params()
-    assert layer.count(Widths(features=14, histories={"before": (7, 6), "within": (3, 9)})) == layer.parts()
+    assert (
+        layer.count(Widths(vectors=layer.widths.vectors, histories={"before": (7, 6), "within": (3, 9)}))
+        == layer.parts()
+    )
 
     variables = layer.trainable_variables
     for variable, gradient in zip(variables, gradients(layer, variables, *arguments), strict=True):
@@ -268,7 +271,10 @@ def test_values_out_of_bounds_are_refused(options, message, arguments):
 
 
 def test_a_paper_block_and_both_extractions_have_the_derived_sizes():
-    widths = Widths(features=360, histories={"before": (332, 64), "within": (10, 48)})
+    widths = Widths(
+        vectors={"user": (200, 60), "item": (90,), "context": (10,)},
+        histories={"before": (332, 64), "within": (10, 48)},
+    )
     parts = {part.name: part.parameters for part in HeMix(num_layers=1).count(widths)}
     # N = 60, D = 256, k = 4, H = 16, r = 16; FFN, mixing and norms of one block.
     assert parts["blocks: FFN"] == 60 * (2 * 4 * 256**2 + 4 * 256 + 256)
@@ -281,7 +287,9 @@ def test_a_paper_block_and_both_extractions_have_the_derived_sizes():
 
 @pytest.mark.parametrize(("preset", "features", "millions"), [("small", 360, 101), ("large", 676, 1484)])
 def test_a_preset_has_the_published_size(preset, features, millions):
-    widths = Widths(features=features, histories={"before": (332, 64), "within": (10, 64)})
+    widths = Widths(
+        vectors={"user": (features,), "item": (), "context": ()}, histories={"before": (332, 64), "within": (10, 64)}
+    )
     total = sum(part.parameters for part in HeMix(**presets("hemix")[preset]).count(widths))
     assert total == pytest.approx(millions * 1e6, rel=0.005)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from layers.counts import Part
-from layers.heads import TaskHead
+from layers.heads import TaskHead, TaskHeads
 from layers.tokenizer import InteractThenSplit
 
 X = np.random.default_rng(3).normal(size=(2, 7)).astype("float32")
@@ -42,7 +42,14 @@ def test_a_head_is_an_mlp_and_counts_itself(check_layer):
     w1, b1, w2, b2, w3, b3 = (np.array(w) for w in layer.get_weights())
     hidden = np.maximum(np.maximum(X @ w1 + b1, 0) @ w2 + b2, 0)
     np.testing.assert_allclose(layer(X), (hidden @ w3 + b3)[:, 0], atol=1e-4)
-    assert layer.parts() == [Part("heads", 62, 2 * (7 * 5 + 5 * 3 + 3))]
+
+
+def test_heads_of_several_tasks_have_weights_of_their_own_and_count_them():
+    layer = TaskHeads(tasks=("click", "like"), units=(5,))
+    logits = layer(X, np.zeros(len(X), "int64"))
+    assert list(logits) == ["click", "like"] and np.abs(logits["click"] - logits["like"]).max() > 1e-6
+    assert layer.parts() == layer.count(7) == [Part("heads", 2 * (7 * 5 + 5 + 5 + 1), 2 * 2 * (7 * 5 + 5))]
+    assert layer.count_params() == layer.parts()[0].parameters
 
 
 def test_a_head_stays_float32_in_mixed_precision(float32_afterwards):
