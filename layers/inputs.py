@@ -91,7 +91,7 @@ def widths(spec: FeatureSpec) -> Widths:
     vectors["context"].append(spec.scenario.dim)
     for feature in spec.inputs:
         vectors[feature.group].append(1 if is_number(feature) else feature.dim)
-    histories = {
+    histories: dict[str, tuple[int, int]] = {
         history.window: (history.length, sum(field.dim for _, field in spec.history_fields(history)))
         for history in spec.histories
     }

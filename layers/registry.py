@@ -184,4 +184,4 @@ def _descriptions(docstring: str) -> dict[str, str]:
 
 def _tables(tree: ast.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     found = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
-    return tuple(ast.literal_eval(found[name]) if name in found else {} for name in ("PRESETS", "SCALED"))  # type: ignore[return-value]
+    return tuple(ast.literal_eval(found[name]) if name in found else {} for name in ("PRESETS", "SCALED"))
