@@ -40,7 +40,8 @@ def main() -> None:
     settings = TrainSettings.model_validate(about["config"]["train"])
     model_settings = ModelSettings.model_validate(about["config"]["model"])
     transform_output = tft.TFTransformOutput(about["transform_graph"])
-    rows = trainer._rows(spec, str(Path(about["transformed_examples"]) / "Split-train" / "*"), transform_output)
+    pattern = str(Path(about["transformed_examples"], "Split-train", "*"))
+    rows = trainer.transformed_rows(spec, [pattern], transform_output)
     steps_per_pass = rows.count() // settings.batch_size
     needed = (arguments.turns + 2) * arguments.steps
     stream = training_stream(
@@ -51,7 +52,7 @@ def main() -> None:
         seed=settings.seed,
         shuffle_rows=settings.shuffle_rows,
     )
-    model = trainer._build(spec, model_settings, settings, transform_output)
+    model = trainer.build_model(spec, model_settings, settings, transform_output)
     model.compile(
         keras.optimizers.Adam(settings.optimizer.learning_rate),
         {task: keras.losses.BinaryCrossentropy(from_logits=True) for task in spec.tasks},

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from components.settings import EarlyStopping
+from schemas.files import write_atomically
 
 REPORT_EVERY_S = 5.0
 
@@ -174,6 +175,5 @@ class Rounds(keras.callbacks.Callback):
                 old.unlink()
 
     def _write_log(self) -> None:
-        temporary = self.log.with_name(self.log.name + ".partial")
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self.history))
-        temporary.rename(self.log)
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
+        write_atomically(self.log, lambda path: path.write_text(lines))

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from layers.counts import counts
 from layers.inputs import model_inputs
 from layers.ranker import build_ranker
 from schemas.features import Categorical, FeatureSpec, MultiCategorical, Vocab
+from schemas.files import write_atomically
 from serving.signatures import export
 
 if TYPE_CHECKING:
@@ -88,8 +89,9 @@ def train_model(
     keras.config.set_dtype_policy(settings.precision)
 
     # 1. Rows.
-    rows = {split: _rows(spec, pattern, transform_output) for split, pattern in patterns.items()}
-    training = _rows(spec, [patterns[split] for split in settings.splits if split in patterns], transform_output)
+    rows = {split: transformed_rows(spec, [pattern], transform_output) for split, pattern in patterns.items()}
+    trained_on = [patterns[split] for split in settings.splits if split in patterns]
+    training = transformed_rows(spec, trained_on, transform_output)
     steps_per_pass = training.count() // settings.batch_size
     steps_per_round = min(settings.steps_per_round or steps_per_pass, settings.epochs * max(steps_per_pass, 1))
     total_rounds = max(1, round(settings.epochs * steps_per_pass / max(steps_per_round, 1)))
@@ -97,7 +99,7 @@ def train_model(
     # 2. Model and optimizer, inside the strategy.
     strategy = build_strategy(settings.replicas)
     with strategy.scope():
-        model = _build(spec, model_settings, settings, transform_output)
+        model = build_model(spec, model_settings, settings, transform_output)
         if settings.warm_start:
             taken = warm_start(model, spec, transform_output, settings.warm_start)
             print(f"  warm start: {sum(taken.values()):,} embedding rows taken over", file=sys.stderr, flush=True)
@@ -151,15 +153,15 @@ def train_model(
     rounds.restore_best(model)
 
     # 4. The same weights outside the strategy, for export.
-    final = _build(spec, model_settings, settings, transform_output)
+    final = build_model(spec, model_settings, settings, transform_output)
     final.set_weights(model.get_weights())
     card = _model_card(final, model_settings)
     export(export_dir, spec=spec, model=final, transform_output=transform_output, metadata={"model": card})
 
     # 5. What the evaluation split gets, row by row.
     predictions = predict(spec, _inference(final), rows["eval"])
-    _write(run_dir / MODEL_CARD, lambda path: path.write_text(json.dumps(card, indent=1)))
-    _write(run_dir / PREDICTIONS, lambda path: predictions.to_parquet(path, index=False))
+    write_atomically(run_dir / MODEL_CARD, lambda path: path.write_text(json.dumps(card, indent=1)))
+    write_atomically(run_dir / PREDICTIONS, lambda path: predictions.to_parquet(path, index=False))
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 
@@ -216,9 +218,10 @@ def vocabulary_sizes(spec: FeatureSpec, transform_output: tft.TFTransformOutput)
     return sizes
 
 
-def _build(
+def build_model(
     spec: FeatureSpec, model: ModelSettings, settings: TrainSettings, transform_output: tft.TFTransformOutput
 ) -> keras.Model:
+    """The ranker that settings describe, for rows of one Transform, with fresh weights."""
     return build_ranker(
         spec,
         vocabulary_sizes(spec, transform_output),
@@ -229,9 +232,16 @@ def _build(
     )
 
 
-def _rows(spec: FeatureSpec, patterns: str | list[str], transform_output: tft.TFTransformOutput) -> TransformedRows:
+def transformed_rows(
+    spec: FeatureSpec, patterns: Sequence[str], transform_output: tft.TFTransformOutput
+) -> TransformedRows:
+    """What a ranker of `spec` reads in the files that match any of the patterns.
+
+    Raises:
+        ValueError: if a pattern matches no file.
+    """
     return TransformedRows.find(
-        [patterns] if isinstance(patterns, str) else patterns,
+        patterns,
         transform_output.transformed_feature_spec(),
         labels=spec.tasks,
         inputs=tuple(model_inputs(spec)),
@@ -255,9 +265,3 @@ def _model_card(model: keras.Model, settings: ModelSettings) -> dict[str, Any]:
 def _split_of(pattern: str) -> str:
     (split,) = [part.removeprefix("Split-") for part in Path(pattern).parts if part.startswith("Split-")]
     return split
-
-
-def _write(path: Path, write: Any) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    write(temporary)
-    temporary.rename(path)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from components.baseline import AdditiveLogOdds, read_columns
 from pipeline.runners import BASELINE_FILE, RUN_FILE
+from schemas.files import write_atomically
 
 
 def write_baseline(run_dir: Path) -> Path:
@@ -32,7 +33,5 @@ def write_baseline(run_dir: Path) -> Path:
         model = AdditiveLogOdds().fit({key: training[key] for key in keys}, training[task])
         frame[f"score_{task}"] = model.predict({key: evaluated[key] for key in keys})
     target = run_dir / BASELINE_FILE
-    temporary = target.with_name(target.name + ".partial")
-    frame.to_parquet(temporary, index=False)
-    temporary.rename(target)
+    write_atomically(target, lambda path: frame.to_parquet(path, index=False))
     return target

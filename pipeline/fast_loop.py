@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.config import RunConfig
 from pipeline.runners import BASELINE_FILE, LOG_FILE, RUN_FILE, quiet
+from schemas.files import write_atomically
 
 
 def train_only(config: RunConfig) -> Path:
@@ -69,5 +70,5 @@ def train_only(config: RunConfig) -> Path:
         "model_run": str(folder / "model_run"),
         "export": str(folder / "export"),
     }
-    (folder / RUN_FILE).write_text(json.dumps(described, indent=1))
+    write_atomically(folder / RUN_FILE, lambda path: path.write_text(json.dumps(described, indent=1)))
     return folder

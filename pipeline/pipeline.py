@@ -19,6 +19,7 @@ from components.validation import ExampleValidator
 from pipeline.config import RunConfig
 from pipeline.fingerprint import of_values, source
 from schemas import tfmd
+from schemas.files import write_atomically
 
 
 def create_pipeline(config: RunConfig) -> tfx.dsl.Pipeline:
@@ -139,7 +140,5 @@ def _write_schema(run_dir: Path, text: str) -> Path:
     path = run_dir / f"schema-{of_values(text)}.pbtxt"
     if not path.exists():
         run_dir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".partial")
-        temporary.write_text(text)
-        temporary.rename(path)
+        write_atomically(path, lambda temporary: temporary.write_text(text))
     return path

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunConfig
+from schemas.files import write_atomically
 
 RUN_FILE, LOG_FILE, BASELINE_FILE = "run.json", "run.log", "baseline.parquet"
 
@@ -47,7 +48,7 @@ def run_local(config: RunConfig) -> dict[str, Any]:
         with _component_progress(names) as seconds:
             tfx.orchestration.LocalDagRunner().run(pipeline)
         result = _describe(config, started, seconds)
-    _write_json(run_dir / RUN_FILE, result)
+    write_atomically(run_dir / RUN_FILE, lambda path: path.write_text(json.dumps(result, indent=1)))
     return result
 
 
@@ -196,9 +197,3 @@ def _native_stderr_to(target: int) -> Iterator[None]:
         os.close(kept)
         sys.stderr.close()
         sys.stderr = terminal
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.rename(path)
