@@ -13,6 +13,8 @@ class PostNormBlock(keras.Layer):
         mixing: Layer (batch, tokens, dim) -> the same shape, which mixes tokens.
         ffn: Layer of the same kind, which transforms each token.
         dropout: float in [0, 1). Share of both sub-layers' outputs that is dropped in training.
+        skip: bool. Whether X and Z are added; off is an ablation.
+        norm: bool. Whether LN is applied; off is an ablation.
 
     Call arguments:
         x: Tensor (batch, tokens, dim).
@@ -23,17 +25,30 @@ class PostNormBlock(keras.Layer):
     Source: arXiv 2602.09387 and 2507.15551.
     """
 
-    def __init__(self, *, mixing: keras.Layer, ffn: keras.Layer, dropout: float = 0.0, **kwargs) -> None:
+    def __init__(
+        self,
+        *,
+        mixing: keras.Layer,
+        ffn: keras.Layer,
+        dropout: float = 0.0,
+        skip: bool = True,
+        norm: bool = True,
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
         self.mixing = mixing
         self.ffn = ffn
         self.dropout = dropout
+        self.skip = skip
+        self.norm = norm
 
     def build(self, input_shape) -> None:
+        self.mixing_norm = self.ffn_norm = None
         for name, layer in (("mixing_norm", self.mixing), ("ffn_norm", self.ffn)):
-            norm = keras.layers.LayerNormalization(epsilon=1e-5, name=name, dtype=self.dtype_policy)
-            setattr(self, name, norm)
-            norm.build(input_shape)
+            if self.norm:
+                norm = keras.layers.LayerNormalization(epsilon=1e-5, name=name, dtype=self.dtype_policy)
+                setattr(self, name, norm)
+                norm.build(input_shape)
             if not layer.built:
                 layer.build(input_shape)
         self.drop = keras.layers.Dropout(self.dropout, name="drop", dtype=self.dtype_policy) if self.dropout else None
@@ -43,7 +58,8 @@ class PostNormBlock(keras.Layer):
             update = layer(x)
             if self.drop is not None:
                 update = self.drop(update, training=training)
-            x = norm(update + x)
+            x = update + x if self.skip else update
+            x = x if norm is None else norm(x)
         return x
 
     def compute_output_shape(self, input_shape):
@@ -55,6 +71,8 @@ class PostNormBlock(keras.Layer):
             "mixing": keras.saving.serialize_keras_object(self.mixing),
             "ffn": keras.saving.serialize_keras_object(self.ffn),
             "dropout": self.dropout,
+            "skip": self.skip,
+            "norm": self.norm,
         }
 
     @classmethod

@@ -9,19 +9,25 @@ from layers.per_token import PerTokenDense
 
 
 class _FeedForward(keras.Layer):
-    def __init__(self, *, expansion: int = 4, activation="relu", **kwargs) -> None:
+    def __init__(self, *, expansion: int = 4, hidden_dim: int | None = None, activation="relu", **kwargs) -> None:
         super().__init__(**kwargs)
-        if expansion < 1:
-            raise ValueError(f"`expansion` must be at least 1, received {expansion}")
+        for name, value in (("expansion", expansion), ("hidden_dim", hidden_dim)):
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, received {value}")
         self.expansion = expansion
+        self.hidden_dim = hidden_dim
         self.activation = keras.activations.get(activation)
+
+    def _hidden(self, dim: int) -> int:
+        return self.hidden_dim or self.expansion * dim
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self) -> dict:
         activation = keras.activations.serialize(self.activation)
-        return {**super().get_config(), "expansion": self.expansion, "activation": activation}
+        config = {"expansion": self.expansion, "hidden_dim": self.hidden_dim, "activation": activation}
+        return {**super().get_config(), **config}
 
 
 @keras.saving.register_keras_serializable("mixrank")
@@ -30,6 +36,7 @@ class PerTokenFFN(_FeedForward):
 
     Args:
         expansion: int >= 1. Hidden width over token width, k in the papers.
+        hidden_dim: int >= 1, or None. Hidden width where it is no multiple of the token width; overrides `expansion`.
         activation: Name or function of phi.
 
     Call arguments:
@@ -48,11 +55,11 @@ class PerTokenFFN(_FeedForward):
         tokens, dim = input_shape[1:]
         options = {"token_leading": True, "dtype": self.dtype_policy}
         self.expand = PerTokenDense(
-            self.expansion * dim, activation=self.activation, kernel_initializer="he_normal", name="expand", **options
+            self._hidden(dim), activation=self.activation, kernel_initializer="he_normal", name="expand", **options
         )
         self.contract = PerTokenDense(dim, name="contract", **options)
         self.expand.build((tokens, None, dim))
-        self.contract.build((tokens, None, self.expansion * dim))
+        self.contract.build((tokens, None, self._hidden(dim)))
 
     def call(self, x):
         # (batch, tokens, dim) -> (tokens, batch, dim), and back after both products
@@ -65,6 +72,7 @@ class SharedFFN(_FeedForward):
 
     Args:
         expansion: int >= 1. Hidden width over token width.
+        hidden_dim: int >= 1, or None. Hidden width itself; overrides `expansion`.
         activation: Name or function of phi.
 
     Call arguments:
@@ -79,7 +87,7 @@ class SharedFFN(_FeedForward):
     def build(self, input_shape) -> None:
         dim = input_shape[-1]
         self.expand = keras.layers.Dense(
-            self.expansion * dim,
+            self._hidden(dim),
             activation=self.activation,
             kernel_initializer="he_normal",
             name="expand",
@@ -87,7 +95,7 @@ class SharedFFN(_FeedForward):
         )
         self.contract = keras.layers.Dense(dim, name="contract", dtype=self.dtype_policy)
         self.expand.build(input_shape)
-        self.contract.build((*input_shape[:-1], self.expansion * dim))
+        self.contract.build((*input_shape[:-1], self._hidden(dim)))
 
     def call(self, x):
         return self.contract(self.expand(x))
