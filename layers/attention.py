@@ -29,18 +29,28 @@ def masked_softmax(scores, mask):
     return weights * ops.cast(ops.any(mask, axis=-1, keepdims=True), "float32")
 
 
-def _attend(queries, keys, values, mask):
-    """(batch, heads, queries, d) x (batch, heads, keys, d) -> (batch, queries, heads * d); equations (6) and (7)."""
+def attend(queries, keys, values, mask):
+    """`softmax(Q K^T / sqrt(d)) V` per head, heads side by side; HeMix equations (6) and (7).
+
+    Args:
+        queries: Tensor (batch, heads, queries, d).
+        keys: Tensor (batch, heads, keys, d).
+        values: Tensor (batch, heads, keys, width).
+        mask: None, or bool tensor that broadcasts to (batch, heads, queries, keys); True marks a valid key.
+
+    Returns:
+        Tensor (batch, queries, heads * width).
+    """
     heads, num_queries, width = queries.shape[1:]
     scores = ops.matmul(queries * width**-0.5, ops.transpose(keys, (0, 1, 3, 2)))
     weights = ops.softmax(ops.cast(scores, "float32"), axis=-1) if mask is None else masked_softmax(scores, mask)
     output = ops.matmul(ops.cast(weights, values.dtype), values)
     # (batch, heads, queries, width) -> (batch, queries, heads * width)
-    return ops.reshape(ops.transpose(output, (0, 2, 1, 3)), (-1, num_queries, heads * width))
+    return ops.reshape(ops.transpose(output, (0, 2, 1, 3)), (-1, num_queries, heads * values.shape[3]))
 
 
-def _split_heads(x, heads):
-    # (batch, length, dim) -> (batch, heads, length, dim / heads)
+def split_heads(x, heads: int):
+    """(batch, length, dim) -> (batch, heads, length, dim / heads)."""
     length, dim = x.shape[1:]
     return ops.transpose(ops.reshape(x, (-1, length, heads, dim // heads)), (0, 2, 1, 3))
 
@@ -137,8 +147,8 @@ class MixedQueryAttention(keras.Layer):
             null = ops.broadcast_to(self.null, (2, batch, 1, dim))
             keys, values = ops.concatenate([null[0], keys], axis=1), ops.concatenate([null[1], values], axis=1)
             valid = ops.concatenate([ops.ones((batch, 1), dtype="bool"), valid], axis=1)
-        output = _attend(
-            queries, _split_heads(keys, self.heads), _split_heads(values, self.heads), valid[:, None, None, :]
+        output = attend(
+            queries, split_heads(keys, self.heads), split_heads(values, self.heads), valid[:, None, None, :]
         )
         output = self.output_projection(output)
         if self.residual:
@@ -197,8 +207,8 @@ class SelfAttention(keras.Layer):
 
     def call(self, x):
         query, key, value, output = self.projections
-        queries, keys, values = (_split_heads(project(x), self.heads) for project in (query, key, value))
-        return output(_attend(queries, keys, values, None))
+        queries, keys, values = (split_heads(project(x), self.heads) for project in (query, key, value))
+        return output(attend(queries, keys, values, None))
 
     def compute_output_shape(self, input_shape):
         return input_shape
