@@ -86,14 +86,15 @@ class Backbone(keras.Layer):
         """Parameters and FLOPs by arithmetic, heads excepted; works before `build`."""
         raise NotImplementedError(f"{type(self).__name__} has no count()")
 
-    def build(self, features_shape, histories_shape, scenario_shape) -> None:
-        items = {window: shapes["items"] for window, shapes in histories_shape.items()}
+    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+        # Keras leaves out an argument that is an empty dictionary.
+        items = {window: shapes["items"] for window, shapes in (histories_shape or {}).items()}
         self.widths = Widths(
             vectors={group: tuple(shape[-1] for shape in features_shape[group]) for group in GROUPS},
             histories={window: (items[window][1], items[window][2]) for window in WINDOWS if window in items},
         )
 
-    def compute_output_shape(self, features_shape, histories_shape, scenario_shape, rows_shape=None):
+    def compute_output_shape(self, features_shape, histories_shape=None, scenario_shape=None, rows_shape=None):
         return ((rows_shape or scenario_shape)[0], self.width(self.widths))
 
     def parts(self) -> list[Part]:

@@ -25,7 +25,7 @@ class FieldBackbone(Backbone):
         self.pooling = pooling
         self.attention_units = tuple(attention_units)
 
-    def build(self, features_shape, histories_shape, scenario_shape) -> None:
+    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         query = sum(self.widths.vectors["item"])
         if self.pooling == "target" and not query:

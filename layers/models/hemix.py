@@ -159,7 +159,7 @@ class HeMix(Backbone):
         """All tokens, N = N_ns + 2 N_g + 2 N_r; equation (10)."""
         return self.num_features + sum(sum(self.num_queries(window)) for window in self.windows)
 
-    def build(self, features_shape, histories_shape, scenario_shape) -> None:
+    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         switches = {"before": "global_sequence", "within": "realtime_sequence"}
         for window in self.windows:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from schemas.features import (
     Action,
@@ -41,9 +42,36 @@ def _gradients(layer, variables, *inputs) -> list[np.ndarray]:
     return [None if g is None else np.array(tf.convert_to_tensor(g)) for g in found]
 
 
+def _matrix_product_flops(model, rows) -> int:
+    """2 per multiply-add of every matrix product in the traced graph, per row; what a batch pays once is left out."""
+
+    def of_batch(size: int) -> int:
+        @tf.function
+        def forward(batch):
+            return model(batch)
+
+        example = {name: tf.constant(x[:size]) for name, x in rows.items()}
+        graph = convert_variables_to_constants_v2(forward.get_concrete_function(example)).graph
+        total = 0
+        for op in graph.get_operations():
+            assert op.type not in ("Einsum", "Conv2D"), op.name
+            if op.type in ("MatMul", "BatchMatMulV2"):
+                left, (output,) = op.inputs[0].shape, op.outputs
+                inner = left[-2] if op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x") else left[-1]
+                total += 2 * inner * output.shape.num_elements()
+        return total
+
+    return of_batch(3) - of_batch(2)
+
+
 @pytest.fixture
 def randomize():
     return _randomize
+
+
+@pytest.fixture
+def matrix_product_flops():
+    return _matrix_product_flops
 
 
 @pytest.fixture
