@@ -181,3 +181,79 @@ def make_rows():
         return rows
 
     return make
+
+
+@pytest.fixture
+def arguments():
+    """features, histories, scenario of a backbone's batch of 4; the first row has no history."""
+    rng = np.random.default_rng(4)
+
+    def normal(*shape):
+        return rng.normal(size=(4, *shape)).astype("float32")
+
+    before = np.arange(7)[None, :] < np.array([0, 1, 4, 7])[:, None]
+    within = np.arange(3)[None, :] < np.array([0, 3, 2, 1])[:, None]
+    features = {"user": [normal(5)], "item": [normal(4), normal(3)], "context": [normal(2)]}
+    histories = {
+        "before": {"items": normal(7, 6), "mask": before},
+        "within": {"items": normal(3, 9), "mask": within},
+    }
+    return features, histories, np.array([1, 2, 0, 1])
+
+
+@pytest.fixture
+def check_backbone():
+    """Runs what must hold for a backbone under every option and returns the built backbone.
+
+    Its arithmetic counts its trainable weights, a gradient reaches every weight, the output is finite, as wide as
+    announced and the same from its config.
+    """
+
+    def check(make, options: dict, arguments, *, unused: tuple[str, ...] = ()):
+        layer = make(**options, name="backbone")
+        layer(*arguments)
+        _randomize(layer, scale=0.3)
+        output = np.array(layer(*arguments))
+        assert output.shape == (4, layer.width(layer.widths)) and np.all(np.isfinite(output))
+        assert tuple(layer.compute_output_shape({}, {}, (4,))) == output.shape
+
+        variables = layer.trainable_variables
+        assert sum(part.parameters for part in layer.parts()) == sum(int(np.prod(v.shape)) for v in variables)
+        for variable, gradient in zip(variables, _gradients(layer, variables, *arguments), strict=True):
+            if any(name in variable.path for name in unused):
+                assert gradient is None, f"a gradient reaches {variable.path}"
+            else:
+                assert gradient is not None and np.all(np.isfinite(gradient)), variable.path
+                assert np.any(gradient), f"no gradient reaches {variable.path}"
+
+        again = make.from_config(layer.get_config())
+        again(*arguments)
+        again.set_weights(layer.get_weights())
+        np.testing.assert_array_equal(again(*arguments), output)
+        return layer
+
+    return check
+
+
+@pytest.fixture
+def arguments():
+    """features, histories and scenario of a backbone, batch of 4; all widths differ, the first row has no history."""
+    rng = np.random.default_rng(4)
+
+    def normal(*shape):
+        return rng.normal(size=(4, *shape)).astype("float32")
+
+    before = np.arange(7)[None, :] < np.array([0, 1, 4, 7])[:, None]
+    within = np.arange(3)[None, :] < np.array([0, 3, 2, 1])[:, None]
+    features = {"user": [normal(5), normal(1)], "item": [normal(4), normal(1), normal(3)], "context": [normal(2)]}
+    histories = {
+        "before": {"items": normal(7, 6), "mask": before},
+        "within": {"items": normal(3, 9), "mask": within},
+    }
+    return features, histories, np.array([1, 2, 0, 1])
+
+
+@pytest.fixture
+def arrays():
+    """Layer -> {path below the layer: its weight as a float64 array}."""
+    return lambda layer: {v.path.removeprefix(f"{layer.name}/"): np.array(v, "float64") for v in layer.weights}

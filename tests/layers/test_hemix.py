@@ -24,24 +24,6 @@ SMALL = {
 ONE_BLOCK = {**SMALL, "num_layers": 1}
 
 
-@pytest.fixture
-def arguments():
-    """features, histories, scenario of a batch of 4; the first row has no history."""
-    rng = np.random.default_rng(4)
-
-    def normal(*shape):
-        return rng.normal(size=(4, *shape)).astype("float32")
-
-    before = np.arange(7)[None, :] < np.array([0, 1, 4, 7])[:, None]
-    within = np.arange(3)[None, :] < np.array([0, 3, 2, 1])[:, None]
-    features = {"user": [normal(5)], "item": [normal(4), normal(3)], "context": [normal(2)]}
-    histories = {
-        "before": {"items": normal(7, 6), "mask": before},
-        "within": {"items": normal(3, 9), "mask": within},
-    }
-    return features, histories, np.array([1, 2, 0, 1])
-
-
 def _built(arguments, randomize, **options):
     layer = HeMix(**{**SMALL, **options})
     layer(*arguments)
