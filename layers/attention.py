@@ -29,7 +29,7 @@ def masked_softmax(scores, mask):
     return weights * ops.cast(ops.any(mask, axis=-1, keepdims=True), "float32")
 
 
-def attend(queries, keys, values, mask):
+def attend(queries, keys, values, mask, *, scale: bool = True):
     """`softmax(Q K^T / sqrt(d)) V` per head, heads side by side; HeMix equations (6) and (7).
 
     Args:
@@ -37,12 +37,13 @@ def attend(queries, keys, values, mask):
         keys: Tensor (batch, heads, keys, d).
         values: Tensor (batch, heads, keys, width).
         mask: None, or bool tensor that broadcasts to (batch, heads, queries, keys); True marks a valid key.
+        scale: bool. Whether scores are divided by sqrt(d).
 
     Returns:
         Tensor (batch, queries, heads * width).
     """
     heads, num_queries, width = queries.shape[1:]
-    scores = ops.matmul(queries * width**-0.5, ops.transpose(keys, (0, 1, 3, 2)))
+    scores = ops.matmul(queries * width**-0.5 if scale else queries, ops.transpose(keys, (0, 1, 3, 2)))
     weights = ops.softmax(ops.cast(scores, "float32"), axis=-1) if mask is None else masked_softmax(scores, mask)
     output = ops.matmul(ops.cast(weights, values.dtype), values)
     # (batch, heads, queries, width) -> (batch, queries, heads * width)

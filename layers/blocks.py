@@ -79,3 +79,21 @@ class PostNormBlock(keras.Layer):
     def from_config(cls, config: dict) -> PostNormBlock:
         parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("mixing", "ffn")}
         return cls(**{**config, **parts})
+
+
+@keras.saving.register_keras_serializable("mixrank")
+class PreNormBlock(PostNormBlock):
+    """`Z = X + mixing(LN(X))`, `X' = Z + ffn(LN(Z))`; the sum is not normalized, so a stack ends in a norm of its own.
+
+    Arguments, input and output are those of `PostNormBlock`.
+
+    Source: arXiv 2105.01601 and 2002.04745.
+    """
+
+    def call(self, x, training=False):
+        for layer, norm in ((self.mixing, self.mixing_norm), (self.ffn, self.ffn_norm)):
+            update = layer(x if norm is None else norm(x))
+            if self.drop is not None:
+                update = self.drop(update, training=training)
+            x = update + x if self.skip else update
+        return x

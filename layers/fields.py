@@ -22,21 +22,22 @@ class FieldBackbone(Backbone):
         super().__init__(**kwargs)
         if pooling not in ("mean", "target"):
             raise ValueError(f"`pooling` must be mean or target, received {pooling!r}")
+        if any(units < 1 for units in attention_units):
+            raise ValueError(f"`attention_units` must all be at least 1, received {tuple(attention_units)}")
         self.pooling = pooling
         self.attention_units = tuple(attention_units)
 
     def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         query = sum(self.widths.vectors["item"])
-        if self.pooling == "target" and not query:
+        if self.pooling == "target" and self.widths.histories and not query:
             raise ValueError(
                 '`pooling` = "target" needs features of group "item" to query with; declare one or use "mean"'
             )
         self.pools = {}
         for window, (length, width) in self.widths.histories.items():
             pool = history_pooling(self.pooling, self.attention_units, name=f"pool_{window}", dtype=self.dtype_policy)
-            shapes = [(None, length, width), (None, length)]
-            pool.build(*shapes, *([(None, query)] if self.pooling == "target" else []))
+            pool.build((None, length, width), (None, length), (None, query))
             self.pools[window] = pool
 
     def fields(self, features, histories, rows=None) -> list:
@@ -45,7 +46,7 @@ class FieldBackbone(Backbone):
         Returns:
             List of tensors (batch, width): user, item, context, long-term history, real-time history.
         """
-        query = ops.concatenate(features["item"], axis=-1) if self.pooling == "target" else None
+        query = ops.concatenate(features["item"], axis=-1) if self.pooling == "target" and self.pools else None
         pooled = [
             pool(histories[window]["items"], histories[window]["mask"], query=query, rows=rows)
             for window, pool in self.pools.items()

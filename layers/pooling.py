@@ -13,9 +13,25 @@ from layers.requests import per_candidate
 Pooling = Literal["mean", "target"]
 
 
+def masked_mean(items, valid):
+    """`sum_t m_t s_t / max(1, sum_t m_t)`, in float32, since bfloat16 cannot count to 257.
+
+    Args:
+        items: Tensor (batch, length, width).
+        valid: bool tensor (batch, length).
+
+    Returns:
+        Tensor (batch, width) of the items' type; zeros where nothing is valid.
+    """
+    # (batch, length) -> (batch, length, 1)
+    weights = ops.cast(valid[:, :, None], "float32")
+    total = ops.sum(ops.cast(items, "float32") * weights, axis=1)
+    return ops.cast(total / ops.maximum(ops.sum(weights, axis=1), 1), items.dtype)
+
+
 @keras.saving.register_keras_serializable("mixrank")
 class MeanPooling(keras.Layer):
-    """`sum_t m_t s_t / max(1, sum_t m_t)`; an empty history gives zeros.
+    """The mean of a history's events; an empty history gives zeros.
 
     Call arguments:
         items: Tensor (batch, length, width), or (requests, ...) with `rows`.
@@ -27,22 +43,23 @@ class MeanPooling(keras.Layer):
         Tensor (batch, width).
     """
 
-    def build(self, items_shape, valid_shape) -> None:
-        self.width = items_shape[-1]
+    def build(self, items_shape, valid_shape, query_shape=None) -> None:
+        """Nothing to create."""
 
     def call(self, items, valid, query=None, rows=None):
-        # (requests, length) -> (requests, length, 1)
-        weights = ops.cast(valid[:, :, None], items.dtype)
-        mean = ops.sum(items * weights, axis=1) / ops.maximum(ops.sum(weights, axis=1), 1)
-        return per_candidate(mean, rows)
+        return per_candidate(masked_mean(items, valid), rows)
+
+    def compute_output_shape(self, items_shape, valid_shape, query_shape=None, rows_shape=None):
+        return ((rows_shape or items_shape)[0], items_shape[-1])
 
 
 @keras.saving.register_keras_serializable("mixrank")
 class TargetAttention(keras.Layer):
-    """`sum_t m_t a(q, s_t) s_t` with `a = MLP([q, s_t, q - s_t, q * s_t])` and `q = W c`: Deep Interest Network.
+    """`sum_t m_t a(q, s_t) s_t` with `a = MLP([q, s_t, q * s_t])` and `q = W c + b`: Deep Interest Network.
 
     As in the paper the weights are not normalized, so that the strength of an interest survives. The query, wider or
-    narrower than an item, is first mapped to its width.
+    narrower than an item, is first mapped to its width. The share of the first product that sees only the query or only
+    the item is computed once per row or once per item of a request.
 
     Args:
         units: widths of the hidden ReLU layers of a.
@@ -56,7 +73,14 @@ class TargetAttention(keras.Layer):
     Returns:
         Tensor (batch, width); zeros for an empty history.
 
-    Source: arXiv 1706.06978, with ReLU for the paper's Dice.
+    Raises:
+        ValueError: if a width is below 1.
+
+    Source: arXiv 1706.06978, with ReLU for the paper's Dice and `q * s_t` for its outer product.
+
+    >>> layer = TargetAttention(units=(6,))
+    >>> layer(keras.ops.ones((2, 5, 4)), keras.ops.ones((2, 5), "bool"), keras.ops.ones((2, 3))).shape
+    TensorShape([2, 4])
     """
 
     def __init__(self, *, units: tuple[int, ...] = (32,), **kwargs) -> None:
@@ -70,25 +94,33 @@ class TargetAttention(keras.Layer):
         policy = {"dtype": self.dtype_policy}
         self.query = keras.layers.Dense(width, name="query", **policy)
         self.query.build(query_shape)
-        self.hidden = [
+        hidden = [
             keras.layers.Dense(u, activation="relu", kernel_initializer="he_normal", name=f"hidden_{i}", **policy)
             for i, u in enumerate(self.units)
         ]
-        self.weight = keras.layers.Dense(1, name="weight", **policy)
-        shape = (None, None, 4 * width)
-        for dense in (*self.hidden, self.weight):
+        self.dense = [*hidden, keras.layers.Dense(1, name="weight", **policy)]
+        shape = (None, None, 3 * width)
+        for dense in self.dense:
             dense.build(shape)
             shape = (None, None, dense.units)
 
     def call(self, items, valid, query, rows=None):
+        first, *rest = self.dense
+        by_query, by_item, by_product = ops.split(ops.convert_to_tensor(first.kernel), 3, axis=0)
+        q = self.query(query)
+        of_items = per_candidate(ops.matmul(items, by_item), rows)
         items, valid = per_candidate(items, rows), per_candidate(valid, rows)
-        # (batch, width) -> (batch, length, width)
-        q = ops.broadcast_to(self.query(query)[:, None, :], ops.shape(items))
-        x = ops.concatenate([q, items, q - items, q * items], axis=-1)
-        for dense in (*self.hidden, self.weight):
+        # (batch, units) -> (batch, 1, units)
+        of_query = (ops.matmul(q, by_query) + first.bias)[:, None, :]
+        x = first.activation(of_query + of_items + ops.matmul(q[:, None, :] * items, by_product))
+        for dense in rest:
             x = dense(x)
-        weights = x * ops.cast(valid[:, :, None], x.dtype)
-        return ops.sum(items * weights, axis=1)
+        # (batch, length, 1) -> (batch, 1, length)
+        weights = ops.transpose(x * ops.cast(valid[:, :, None], x.dtype), (0, 2, 1))
+        return ops.squeeze(ops.matmul(weights, items), axis=1)
+
+    def compute_output_shape(self, items_shape, valid_shape, query_shape, rows_shape=None):
+        return (query_shape[0], items_shape[-1])
 
     def get_config(self) -> dict:
         return {**super().get_config(), "units": list(self.units)}
@@ -114,7 +146,10 @@ def count_pooling(pooling: Pooling, units: tuple[int, ...], length: int, width: 
     """
     if pooling == "mean":
         return Part("history pooling", 0, 0)
-    project = dense_part("", [query, width])
-    weigh = dense_part("", [4 * width, *units, 1], rows=length)
-    products = 2 * length * width
-    return Part("history pooling", project.parameters + weigh.parameters, project.flops + weigh.flops + products)
+    first, *rest = (*units, 1)
+    project, split = dense_part("", [query, width]), dense_part("", [3 * width, first])
+    weigh = dense_part("", [first, *rest], rows=length)
+    # The first layer's thirds: the query's once, the item's and the product's for every event; then the weighted sum.
+    products = width * first + 2 * length * width * first + length * width
+    parameters = project.parameters + split.parameters + weigh.parameters
+    return Part("history pooling", parameters, project.flops + 2 * products + weigh.flops)

@@ -190,7 +190,8 @@ class FieldTokens(keras.Layer):
             x = ops.stack([vectors[i] for i in fields], axis=0)
             for dense in self.chains[str(width)]:
                 x = dense(x)
-            tokens += [x[i] for i in range(len(fields))]
+            # Not x[i]: the gradient of every such slice is as large as x.
+            tokens += ops.unstack(x, axis=0)
         return ops.stack([tokens[i] for i in self.back], axis=1)
 
     def compute_output_shape(self, vectors_shape):

@@ -12,6 +12,7 @@ from layers.backbone import Backbone, Widths, all_vectors
 from layers.blocks import PostNormBlock
 from layers.counts import Part, dense_part
 from layers.ffn import PerTokenFFN, SharedFFN
+from layers.pooling import masked_mean
 from layers.registry import register
 from layers.requests import per_candidate
 from layers.token_mixing import HeteroMixing, TokenMixing
@@ -228,7 +229,8 @@ class HeMix(Backbone):
         """
         vectors = all_vectors(features, rows)
         if not self.mixed_queries:
-            pooled = [per_candidate(self._mean(**histories[window]), rows) for window in self.windows]
+            read = [histories[window] for window in self.windows]
+            pooled = [per_candidate(masked_mean(each["items"], each["mask"]), rows) for each in read]
             return self.tokenizer(ops.concatenate(vectors + pooled, axis=-1))
         feature_tokens = self.tokenizer(ops.concatenate(vectors, axis=-1))
         queries = {
@@ -242,12 +244,6 @@ class HeMix(Backbone):
                 items = items + self.positions[window]
             interests.append(self.extract[window](queries[window], items, histories[window]["mask"], rows=rows))
         return ops.concatenate([feature_tokens, *interests], axis=1)
-
-    @staticmethod
-    def _mean(items, mask):
-        # (batch, length) -> (batch, length, 1)
-        weights = ops.cast(mask[:, :, None], items.dtype)
-        return ops.sum(items * weights, axis=1) / ops.maximum(ops.sum(weights, axis=1), 1)
 
     def call(self, features, histories, scenario, rows=None, training=False):
         x = self.tokens(features, histories, rows)

@@ -236,24 +236,6 @@ def check_backbone():
 
 
 @pytest.fixture
-def arguments():
-    """features, histories and scenario of a backbone, batch of 4; all widths differ, the first row has no history."""
-    rng = np.random.default_rng(4)
-
-    def normal(*shape):
-        return rng.normal(size=(4, *shape)).astype("float32")
-
-    before = np.arange(7)[None, :] < np.array([0, 1, 4, 7])[:, None]
-    within = np.arange(3)[None, :] < np.array([0, 3, 2, 1])[:, None]
-    features = {"user": [normal(5), normal(1)], "item": [normal(4), normal(1), normal(3)], "context": [normal(2)]}
-    histories = {
-        "before": {"items": normal(7, 6), "mask": before},
-        "within": {"items": normal(3, 9), "mask": within},
-    }
-    return features, histories, np.array([1, 2, 0, 1])
-
-
-@pytest.fixture
 def arrays():
     """Layer -> {path below the layer: its weight as a float64 array}."""
     return lambda layer: {v.path.removeprefix(f"{layer.name}/"): np.array(v, "float64") for v in layer.weights}
