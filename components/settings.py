@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from schemas.naming import Declaration, nearest
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "rmsprop", "sgd", "lamb", "lion")
+SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
+
+
+def parse_count(value: Any) -> Any:
+    """A number of parameters as people write it.
+
+    Args:
+        value: "1M", "1.5B", "300k", "1_000_000"; anything but text is returned as it is.
+
+    Raises:
+        ValueError: if the text is no number or ends in an unknown suffix.
+
+    >>> parse_count("1.5B")
+    1500000000
+    """
+    if not isinstance(value, str):
+        return value
+    number, suffix = re.fullmatch(r"([\d_.,]*)\s*(.*)", value.strip(), re.DOTALL).groups()  # type: ignore[union-attr]
+    if suffix.upper() not in SUFFIXES:
+        raise ValueError(f"a count ends in K, M or B, or in none of them, such as 1M, received {value!r}")
+    try:
+        return round(float(number.replace(",", "").replace("_", "")) * SUFFIXES[suffix.upper()])
+    except ValueError:
+        raise ValueError(f"a count is a number such as 1000000 or 1.5M, received {value!r}") from None
 
 
 class ModelSettings(Declaration):
@@ -19,11 +44,14 @@ class ModelSettings(Declaration):
         name: a name in the registry of `layers`.
         preset: a preset of that model, or None for its defaults.
         params: constructor parameters that override the preset.
+        match_params: int >= 1, "1M" or None. Dense parameters wanted, embeddings not counted: the preset is scaled to
+            that size, so that models can be compared at one budget. None takes the preset as it is.
     """
 
     name: str = "hemix"
     preset: str | None = "tiny"
     params: dict[str, Any] = {}
+    match_params: Annotated[int | None, BeforeValidator(parse_count), Field(ge=1)] = None
 
 
 class Optimizer(Declaration):

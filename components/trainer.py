@@ -24,8 +24,9 @@ from components.settings import ModelSettings, TrainSettings
 from components.strategy import build_strategy, use_jit
 from components.transform import KEYS
 from components.warm_start import warm_start
+from layers.budget import match
 from layers.counts import counts
-from layers.inputs import model_inputs
+from layers.inputs import model_inputs, widths
 from layers.ranker import build_ranker
 from schemas.features import Categorical, FeatureSpec, MultiCategorical, Vocab
 from schemas.files import write_atomically
@@ -97,9 +98,10 @@ def train_model(
     total_rounds = max(1, round(settings.epochs * steps_per_pass / max(steps_per_round, 1)))
 
     # 2. Model and optimizer, inside the strategy.
+    resolved = resolve(spec, model_settings)
     strategy = build_strategy(settings.replicas)
     with strategy.scope():
-        model = build_model(spec, model_settings, settings, transform_output)
+        model = build_model(spec, resolved, settings, transform_output)
         if settings.warm_start:
             taken = warm_start(model, spec, transform_output, settings.warm_start)
             print(f"  warm start: {sum(taken.values()):,} embedding rows taken over", file=sys.stderr, flush=True)
@@ -153,9 +155,9 @@ def train_model(
     rounds.restore_best(model)
 
     # 4. The same weights outside the strategy, for export.
-    final = build_model(spec, model_settings, settings, transform_output)
+    final = build_model(spec, resolved, settings, transform_output)
     final.set_weights(model.get_weights())
-    card = _model_card(final, model_settings)
+    card = _model_card(final, {**model_settings.model_dump(mode="json"), "params": resolved.params})
     export(export_dir, spec=spec, model=final, transform_output=transform_output, metadata={"model": card})
 
     # 5. What the evaluation split gets, row by row.
@@ -218,10 +220,25 @@ def vocabulary_sizes(spec: FeatureSpec, transform_output: tft.TFTransformOutput)
     return sizes
 
 
+def resolve(spec: FeatureSpec, model: ModelSettings) -> ModelSettings:
+    """The settings with `match_params` replaced by the `params` that give that size.
+
+    Raises:
+        ValueError: if the model cannot be scaled to that size.
+    """
+    if model.match_params is None:
+        return model
+    params = match(
+        model.name, model.match_params, widths(spec), spec.tasks, spec.scenario.values, model.params, model.preset
+    )
+    return model.model_copy(update={"params": params, "match_params": None})
+
+
 def build_model(
     spec: FeatureSpec, model: ModelSettings, settings: TrainSettings, transform_output: tft.TFTransformOutput
 ) -> keras.Model:
     """The ranker that settings describe, for rows of one Transform, with fresh weights."""
+    model = resolve(spec, model)
     return build_ranker(
         spec,
         vocabulary_sizes(spec, transform_output),
@@ -252,10 +269,10 @@ def _inference(model: keras.Model) -> Any:
     return tf.function(lambda inputs: model(inputs, training=False), reduce_retracing=True, autograph=False)
 
 
-def _model_card(model: keras.Model, settings: ModelSettings) -> dict[str, Any]:
+def _model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:
     parts = counts(model)
     return {
-        **settings.model_dump(mode="json"),
+        **settings,
         "parts": [{"name": p.name, "parameters": p.parameters, "flops": p.flops} for p in parts],
         "parameters": sum(p.parameters for p in parts),
         "flops": sum(p.flops for p in parts),

@@ -8,12 +8,13 @@ from typing import Any
 
 from layers import registry
 from layers.backbone import Widths
+from layers.counts import Part
 
 
-def dense_parameters(
+def dense_parts(
     name: str, params: Mapping[str, Any], widths: Widths, tasks: tuple[str, ...], scenarios: tuple[int | str, ...]
-) -> int:
-    """Trainable weights of backbone and heads, by arithmetic; embeddings are not counted.
+) -> list[Part]:
+    """Parameters and FLOPs of backbone and heads, by arithmetic; embeddings are not counted.
 
     Args:
         name: name of a model.
@@ -24,7 +25,14 @@ def dense_parameters(
     """
     backbone = registry.build(name, params, scenarios=scenarios)
     heads = backbone.heads(tasks)
-    return sum(part.parameters for part in [*backbone.count(widths), *heads.count(backbone.width(widths))])
+    return [*backbone.count(widths), *heads.count(backbone.width(widths))]
+
+
+def dense_parameters(
+    name: str, params: Mapping[str, Any], widths: Widths, tasks: tuple[str, ...], scenarios: tuple[int | str, ...]
+) -> int:
+    """Trainable weights of backbone and heads; arguments as in `dense_parts`."""
+    return sum(part.parameters for part in dense_parts(name, params, widths, tasks, scenarios))
 
 
 def match(
@@ -44,7 +52,7 @@ def match(
     Args:
         name, params, preset: as in `registry.check`.
         budget: int >= 1. Dense weights wanted.
-        widths, tasks, scenarios: as in `dense_parameters`.
+        widths, tasks, scenarios: as in `dense_parts`.
 
     Returns:
         The parameters, those of the preset and `params` included.

@@ -158,17 +158,33 @@ def schema(
 @command
 def models(
     name: Annotated[str | None, typer.Argument(help="One model: its parameters and presets.")] = None,
+    dataset: Annotated[str, typer.Option(help="The log, or a config, whose widths decide the sizes.")] = "kuairand",
+    match_params: Annotated[
+        str | None, typer.Option(help="Scale to so many dense parameters: 1M, 20M, 1.5B, 1000000.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="The preset that --match-params scales.")] = "tiny",
 ) -> None:
-    """List the architectures, or the parameters and presets of one."""
+    """List the architectures and their sizes, or the parameters and presets of one; scale them to one size."""
+    from components.settings import parse_count
     from layers import registry
 
+    if match_params is not None:
+        budget = parse_count(match_params)
+        if budget < 1:
+            raise ValueError(f"--match-params must be at least 1, received {match_params}")
+        names = registry.names() if name is None else [registry.model(name).name]
+        _print_matched(_dataset(dataset).spec, names, budget, preset)
+        return
     if name is None:
+        spec = _dataset(dataset).spec
         table = Table("model", "paper", "arXiv", "presets")
         for each in registry.names():
             found = registry.model(each)
             table.add_row(each, found.title, found.arxiv, ", ".join(found.presets))
         console.print(table)
-        console.print("next:\n  mixrank models NAME   # its parameters and presets")
+        _print_sizes(spec, registry.names())
+        console.print("next:\n  mixrank models NAME                # its parameters and presets")
+        console.print("  mixrank models --match-params 1M   # all of them at one size")
         return
     found = registry.model(name)
     presets = list(found.presets)
@@ -203,6 +219,53 @@ def doctor() -> None:
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
     console.print("next:\n  mixrank run movielens   # about four minutes")
+
+
+def _print_sizes(spec: Any, names: list[str]) -> None:
+    _announce_keras()
+    from pipeline.sizes import preset_sizes
+
+    table = Table("model", "preset", title=f"sizes on {spec.name}, without embeddings")
+    for column in ("parameters (M)", "MFLOP per row"):
+        table.add_column(column, justify="right")
+    sizes = list(preset_sizes(spec, names))
+    if any(size.why_not for size in sizes):
+        table.add_column("why not", overflow="fold")
+    for size in sizes:
+        table.add_row(size.model, size.preset, *_millions(size), *([escape(size.why_not)] if size.why_not else []))
+    console.print(table)
+
+
+def _print_matched(spec: Any, names: list[str], budget: int, preset: str) -> None:
+    _announce_keras()
+    from pipeline.sizes import matched_sizes
+
+    sizes = list(matched_sizes(spec, names, budget, preset))
+    if len(sizes) == 1 and sizes[0].why_not:
+        raise ValueError(sizes[0].why_not)
+    title = f"{preset} at {budget / 1e6:,g} M parameters on {spec.name}, without embeddings"
+    table = Table("model", title=title)
+    for column in ("parameters (M)", "off by", "MFLOP per row"):
+        table.add_column(column, justify="right")
+    table.add_column("scaled parameters", overflow="fold")
+    for size in sizes:
+        parameters, flops = _millions(size)
+        off = "" if size.why_not else f"{100 * (size.parameters / budget - 1):+.1f} %"
+        values = ", ".join(f"{key}={value}" for key, value in size.scaled.items())
+        table.add_row(size.model, parameters, off, flops, escape(size.why_not or values))
+    console.print(table)
+    console.print(f"next:\n  mixrank run CONFIG --set model.name=... --set model.match_params={budget}", soft_wrap=True)
+
+
+def _announce_keras() -> None:
+    if "keras" not in sys.modules:
+        errors.print("loading Keras for the sizes (about 15 s) ...", style="dim")
+
+
+def _millions(size: Any) -> tuple[str, str]:
+    if size.why_not:
+        return "-", "-"
+    return f"{size.parameters / 1e6:,.2f}", f"{size.flops / 1e6:,.2f}"
 
 
 def _dataset(reference: str) -> Any:

@@ -63,6 +63,8 @@ class RunConfig(Declaration):
     @classmethod
     def _check_model(cls, model: ModelSettings) -> ModelSettings:
         registry.check(model.name, model.params, model.preset)
+        if model.match_params is not None and not registry.model(model.name).scaled:
+            raise ValueError(f"`match_params`: {model.name} has no parameters that scale with its size; remove it")
         return model
 
     @property

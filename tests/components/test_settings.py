@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.settings import EarlyStopping, TrainSettings
+from components.settings import EarlyStopping, ModelSettings, TrainSettings, parse_count
 
 
 def test_the_defaults_are_the_papers():
@@ -27,6 +27,27 @@ def test_a_batch_divides_among_replicas():
 def test_training_needs_the_training_split():
     with pytest.raises(ValueError, match="must contain `train`"):
         TrainSettings(splits=("valid",))
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("1M", 10**6), ("1.5b", 1_500_000_000), ("300k", 300_000), ("1_000", 1000), ("1,000", 1000), (7, 7)],
+)
+def test_counts_are_read_as_people_write_them(text, count):
+    assert parse_count(text) == count
+    assert ModelSettings(match_params=text).match_params == count
+
+
+@pytest.mark.parametrize("text", ["1X", "M", "", "1.2.3", "-1M", "many"])
+def test_other_counts_are_refused(text):
+    with pytest.raises(ValueError, match=f"a count .*received '{text}'"):
+        parse_count(text)
+
+
+def test_a_budget_is_at_least_one_parameter():
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        ModelSettings(match_params=0)
+    assert ModelSettings().match_params is None
 
 
 @pytest.mark.parametrize(("metric", "higher"), [("loss", False), ("click.log_loss", False), ("click.gauc", True)])

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from components.settings import EarlyStopping, ModelSettings, Optimizer, TrainSettings
-from components.trainer import train_model, validation_metrics
+from components.trainer import build_model, resolve, train_model, validation_metrics
 
 PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3}
 MODEL = ModelSettings(name="hemix", preset="tiny", params=PARAMS)
@@ -65,6 +65,28 @@ def test_the_model_card_counts_what_was_built(trained):
     assert card["name"] == "hemix"
     assert card["parameters"] == sum(part["parameters"] for part in card["parts"]) > 1000
     assert not (folder / "checkpoints").exists()
+
+
+def test_a_budget_is_resolved_into_parameters_before_building(toy_spec, toy_transform):
+    asked = MODEL.model_copy(update={"match_params": 100_000})
+    resolved = resolve(toy_spec, asked)
+    assert resolved.match_params is None
+    assert {key: value for key, value in resolved.params.items() if value != asked.params.get(key)}
+    built = build_model(toy_spec, asked, TrainSettings(), toy_transform)
+    dense = sum(layer.count_params() for layer in built.layers if not layer.name.startswith("embedding_"))
+    assert dense == pytest.approx(100_000, rel=0.1)
+    assert resolve(toy_spec, MODEL) is MODEL
+
+
+@pytest.mark.slow
+def test_the_model_card_names_the_budget_and_what_it_came_to(toy_spec, toy_data, toy_transform, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "MODEL", MODEL.model_copy(update={"match_params": 100_000}))
+    train(toy_spec, toy_data, toy_transform, tmp_path, epochs=1, jit_compile="off")
+    card = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert card["match_params"] == 100_000
+    assert card["params"]["dim"] != PARAMS["dim"]
+    dense = sum(part["parameters"] for part in card["parts"] if part["name"] != "embeddings")
+    assert dense == pytest.approx(100_000, rel=0.1)
 
 
 @pytest.mark.slow

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 from typer.testing import CliRunner
 
+from layers import budget as budget_of
+from layers import registry
+from layers.inputs import widths
 from pipeline import cli
 from schemas import tfmd
+from schemas.datasets import load
 
 
 @pytest.fixture
@@ -58,6 +63,54 @@ def test_models_are_listed_with_their_papers(mixrank):
     assert "hemix" in result.output and "2602.09387" in result.output and "tiny, small, large" in result.output
 
 
+def test_models_are_listed_with_the_size_of_every_preset(mixrank):
+    output = mixrank("models").output
+    assert "sizes on kuairand, without embeddings" in output
+    sizes = {
+        tuple(words[:2]): words[2:4] for line in output.splitlines() if len(words := re.findall(r"[^│\s]+", line)) >= 4
+    }
+    for name in registry.names():
+        for preset in registry.presets(name):
+            parameters, flops = sizes[name, preset]
+            assert float(parameters.replace(",", "")) > 0 and float(flops.replace(",", "")) > 0
+    # docs/models/hemix.md has the same numbers.
+    assert sizes["hemix", "tiny"] == ["0.23", "0.97"]
+
+
+@pytest.mark.parametrize(("budget", "parameters"), [("1M", 1e6), ("20M", 20e6), ("1500000", 1.5e6), ("2_000k", 2e6)])
+def test_a_model_is_scaled_to_a_budget(mixrank, budget, parameters):
+    result = mixrank("models", "hemix", "--match-params", budget, "--dataset", "movielens")
+    assert result.exit_code == 0
+    (row,) = (line for line in result.output.splitlines() if line.startswith("│ hemix"))
+    _, found, off, _, scaled = (cell.strip() for cell in row.strip("│").split("│"))
+    dim, spec = int(scaled.removeprefix("dim=")), load("movielens").spec
+
+    def dense(dim: int) -> int:
+        params = {**registry.presets("hemix")["tiny"], "dim": dim}
+        return budget_of.dense_parameters("hemix", params, widths(spec), spec.tasks, spec.scenario.values)
+
+    assert found == f"{dense(dim) / 1e6:.2f}"
+    assert off == f"{100 * (dense(dim) / parameters - 1):+.1f} %"
+    # The width is a multiple of 8; its neighbours are no nearer.
+    assert all(abs(dense(dim) - parameters) <= abs(dense(dim + step) - parameters) for step in (-8, 8))
+
+
+def test_all_models_are_scaled_side_by_side_and_what_cannot_be_says_why(mixrank, monkeypatch):
+    known = registry.model
+    monkeypatch.setattr(
+        registry, "model", lambda name: known(name)._replace(scaled={}) if name == "hemix" else known(name)
+    )
+    result = mixrank("models", "--match-params", "1M")
+    assert result.exit_code == 0
+    rows = [line for line in result.output.splitlines() if line.startswith("│")]
+    assert [row.split()[1] for row in rows] == registry.names()
+    (hemix,) = (row for row in rows if row.startswith("│ hemix"))
+    assert "names no parameter in SCALED" in hemix
+    alone = mixrank("models", "hemix", "--match-params", "1M")
+    assert alone.exit_code == 1
+    assert "error: hemix names no parameter in SCALED" in alone.output
+
+
 def test_a_model_shows_its_parameters_presets_and_their_meaning(mixrank):
     result = mixrank("models", "hemix")
     assert result.exit_code == 0
@@ -70,6 +123,14 @@ def test_a_model_shows_its_parameters_presets_and_their_meaning(mixrank):
     [
         (("features", "movielns"), "there is no dataset `movielns`; did you mean `movielens`?"),
         (("schema", "kuairnd"), "there is no dataset `kuairnd`; did you mean `kuairand`?"),
+        (
+            ("models", "--match-params", "1X"),
+            "a count ends in K, M or B, or in none of them, such as 1M, received '1X'",
+        ),
+        (("models", "--match-params", "M"), "a count is a number such as 1000000 or 1.5M, received 'M'"),
+        (("models", "--match-params", "0"), "--match-params must be at least 1, received 0"),
+        (("models", "--dataset", "kuairnd"), "there is no dataset `kuairnd`; did you mean `kuairand`?"),
+        (("run", "movielens", "--set", "model.match_params=1X"), "model.match_params: a count ends in K, M or B"),
         (("models", "hemx"), "there is no model `hemx`; did you mean `hemix`?"),
         (("run", "movielns"), "config movielns does not exist; did you mean `movielens`?"),
         (("run", "movielens", "--set", "dataset=movielns"), "there is no dataset `movielns`"),
@@ -158,7 +219,7 @@ def test_training_alone_needs_rows_of_the_same_spec(mixrank, tmp_path):
         assert message in result.output
 
 
-@pytest.mark.parametrize("arguments", ["features kuairand", "schema movielens --check", "models", "models hemix"])
+@pytest.mark.parametrize("arguments", ["features kuairand", "schema movielens --check", "models hemix"])
 def test_looking_something_up_does_not_import_tensorflow(arguments):
     code = (
         "import sys; from pipeline.cli import app; app(sys.argv[1:], standalone_mode=False); "
