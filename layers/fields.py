@@ -6,6 +6,7 @@ from keras import ops
 
 from layers.backbone import Backbone, Widths, all_vectors
 from layers.counts import Part
+from layers.mlp import check_units
 from layers.pooling import Pooling, count_pooling, history_pooling
 
 
@@ -22,8 +23,7 @@ class FieldBackbone(Backbone):
         super().__init__(**kwargs)
         if pooling not in ("mean", "target"):
             raise ValueError(f"`pooling` must be mean or target, received {pooling!r}")
-        if any(units < 1 for units in attention_units):
-            raise ValueError(f"`attention_units` must all be at least 1, received {tuple(attention_units)}")
+        check_units(attention_units=attention_units)
         self.pooling = pooling
         self.attention_units = tuple(attention_units)
 

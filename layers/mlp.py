@@ -29,10 +29,8 @@ class MLP(keras.Layer):
 
     def __init__(self, *, units: tuple[int, ...], activation="relu", dropout: float = 0.0, **kwargs) -> None:
         super().__init__(**kwargs)
-        if any(width < 1 for width in units):
-            raise ValueError(f"`units` must all be at least 1, received {tuple(units)}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1), received {dropout}")
+        check_units(units=units)
+        check_dropout(dropout)
         self.units = tuple(units)
         self.activation = keras.activations.get(activation)
         self.dropout = dropout
@@ -72,3 +70,16 @@ class MLP(keras.Layer):
             "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout,
         }
+
+
+def check_units(**units: tuple[int, ...]) -> None:
+    """Refuses a layer narrower than 1; the keyword is the name of the parameter."""
+    for name, widths in units.items():
+        if any(width < 1 for width in widths):
+            raise ValueError(f"`{name}` must all be at least 1, received {tuple(widths)}")
+
+
+def check_dropout(dropout: float) -> None:
+    """Refuses a share outside [0, 1)."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"`dropout` must be in [0, 1), received {dropout}")

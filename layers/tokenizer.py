@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from layers.counts import Part, dense_part
 from layers.per_token import PerTokenDense
 
 
@@ -199,3 +200,14 @@ class FieldTokens(keras.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "dim": self.dim, "units": list(self.units)}
+
+
+def count_field_tokens(widths: tuple[int, ...], dim: int, units: tuple[int, ...] = ()) -> Part:
+    """Parameters and FLOPs of `FieldTokens`.
+
+    Args:
+        widths: width of every field.
+        dim, units: as in `FieldTokens`.
+    """
+    chains = [dense_part("", [width, *units, dim]) for width in widths]
+    return Part("tokenizer", sum(chain.parameters for chain in chains), sum(chain.flops for chain in chains))

@@ -239,3 +239,23 @@ def check_backbone():
 def arrays():
     """Layer -> {path below the layer: its weight as a float64 array}."""
     return lambda layer: {v.path.removeprefix(f"{layer.name}/"): np.array(v, "float64") for v in layer.weights}
+
+
+@pytest.fixture
+def mean_fields():
+    """(features, histories) -> every feature vector and the mean of each history, in float64 and row by row."""
+
+    def fields(features, histories) -> list[np.ndarray]:
+        pooled = []
+        for window in ("before", "within"):
+            if window in histories:
+                items, mask = histories[window]["items"], histories[window]["mask"]
+                means = [
+                    row[m].mean(axis=0) if m.any() else np.zeros(row.shape[1])
+                    for row, m in zip(items, mask, strict=True)
+                ]
+                pooled.append(np.stack(means))
+        vectors = [vector for group in ("user", "item", "context") for vector in features[group]]
+        return [np.asarray(vector, "float64") for vector in (*vectors, *pooled)]
+
+    return fields
