@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 
@@ -77,6 +77,20 @@ class Backbone(keras.Layer):
     def heads(self, tasks: tuple[str, ...]) -> keras.Layer:
         """A new layer (representation, scenario) -> {task: float32 logits (batch,)}, with `count(width)`."""
         return TaskHeads(tasks=tasks, units=self.head_units, name="heads")
+
+    def name_fields(self, names: tuple[str, ...]) -> None:
+        """Tells the names of the fields before `build`: feature vectors, then histories; see `inputs.field_names`."""
+
+    def insights(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """What a trained model can tell about itself, as JSON: for the model card and the report.
+
+        Args:
+            names: of the fields, as in `name_fields`.
+        """
+        return {}
+
+    def freeze(self) -> None:
+        """Replaces what is constant after training by constants; called before export, changes no score."""
 
     def width(self, widths: Widths) -> int:
         """Width of the representation; works before `build`."""

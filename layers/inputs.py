@@ -96,3 +96,22 @@ def widths(spec: FeatureSpec) -> Widths:
         for history in spec.histories
     }
     return Widths({group: tuple(found) for group, found in vectors.items()}, histories)
+
+
+def field_names(spec: FeatureSpec) -> tuple[str, ...]:
+    """Name of every feature vector and history, in the order in which `layers.fields.FieldBackbone` sees them.
+
+    Args:
+        spec: the log's declaration.
+
+    Returns:
+        Features of the user, the item and the context, whose first is the scenario, then the long-term and the
+        real-time history.
+    """
+    names: dict[str, list[str]] = {group: [] for group in GROUPS}
+    names["context"].append(spec.scenario.name)
+    for feature in spec.inputs:
+        names[feature.group].append(feature.name)
+    order = {"before": 0, "within": 1}
+    histories = sorted(spec.histories, key=lambda history: order[history.window])
+    return (*(name for group in GROUPS for name in names[group]), *(history.name for history in histories))

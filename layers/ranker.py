@@ -11,7 +11,7 @@ import keras
 from layers import registry
 from layers.embedding import HistoryMask, IdEmbedding, MaskedMean
 from layers.initializers import seeded
-from layers.inputs import is_number, model_inputs, table_sizes
+from layers.inputs import field_names, is_number, model_inputs, table_sizes
 from schemas.features import GROUPS, Action, FeatureSpec, History, MultiCategorical, TimeGap
 
 
@@ -45,6 +45,7 @@ def build_ranker(
         inputs = model_inputs(spec)
         tables = _Tables(spec, sizes)
         backbone = registry.build(model, params, scenarios=spec.scenario.values)
+        backbone.name_fields(field_names(spec))
 
         scenario = inputs[spec.scenario.name]
         features: dict[str, list] = {group: [] for group in GROUPS}

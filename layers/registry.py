@@ -121,7 +121,7 @@ def check(name: str, params: Mapping[str, Any] | None = None, preset: str | None
     for key, value in result.items():
         if key not in known:
             raise ValueError(f"{name} has no parameter `{key}`{nearest(key, known)}")
-        result[key] = value = tuple(value) if isinstance(value, list) else value
+        result[key] = value = _tuples(value)
         try:
             TypeAdapter(_type(known[key].type)).validate_python(value, strict=True)
         except ValidationError:
@@ -153,6 +153,10 @@ def import_all() -> None:
     """Imports every model, so that Keras can load any of them from a file."""
     for name in names():
         importlib.import_module(f"layers.models.{name}")
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(each) for each in value) if isinstance(value, list | tuple) else value
 
 
 def _type(annotation: str) -> Any:
