@@ -215,8 +215,9 @@ def test_gradients_are_finite_differences(name, ranker, gradients):
     before = [np.array(v) for v in variables]
     found = gradients(backbone, variables, *arguments)
     weights = np.random.default_rng(5).normal(size=np.array(backbone(*arguments)).shape)
-    step, failures = 1e-3, []
-    for _ in range(3):
+    failures = []
+    # A long step may cross a kink of ReLU, a short one drowns in rounding.
+    for step in (1e-3, 3e-4, 1e-4):
         direction = [rng.normal(size=v.shape) for v in variables]
         sides = []
         for sign in (1, -1):
@@ -230,7 +231,6 @@ def test_gradients_are_finite_differences(name, ranker, gradients):
             len(variables)
         )
         failures.append(abs(difference - slope) / (1 + abs(slope)))
-    # A kink of ReLU may lie between the two sides in one direction, not in all.
     assert min(failures) < 0.01, failures
 
 
