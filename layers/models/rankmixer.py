@@ -104,12 +104,10 @@ class RankMixer(FieldBackbone):
         for name, (value, bound) in {**least, "num_layers": (num_layers, 0), "num_experts": (num_experts, 0)}.items():
             if value < bound:
                 raise ValueError(f"`{name}` must be at least {bound}, received {value}")
-        for name, value, known in (
-            ("mixing", mixing, ("tokens", "attention", "none")),
-            ("ffn", ffn, ("per_token", "shared")),
-        ):
-            if value not in known:
-                raise ValueError(f"`{name}` must be one of {', '.join(known)}, received {value!r}")
+        if mixing not in ("tokens", "attention", "none"):
+            raise ValueError(f"`mixing` must be tokens, attention or none, received {mixing!r}")
+        if ffn not in ("per_token", "shared"):
+            raise ValueError(f"`ffn` must be per_token or shared, received {ffn!r}")
         if num_experts and ffn == "shared":
             raise ValueError(
                 f'`ffn` must be "per_token" with experts, received "shared" and `num_experts`={num_experts}'

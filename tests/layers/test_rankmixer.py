@@ -122,7 +122,7 @@ def test_outside_training_the_training_router_is_idle(arguments, check_backbone)
         ({"num_experts": -1}, "`num_experts` must be at least 0, received -1"),
         ({"num_tokens": 5}, "divisible by the number of tokens 5, received 12; the nearest widths are 10 and 15"),
         ({"mixing": "attention", "attention_heads": 5}, "`heads` must divide the token width 12, received 5"),
-        ({"mixing": "swap"}, "`mixing` must be one of tokens, attention, none, received 'swap'"),
+        ({"mixing": "swap"}, "`mixing` must be tokens, attention or none, received 'swap'"),
         ({**EXPERTS, "ffn": "shared"}, '`ffn` must be "per_token" with experts'),
         ({**EXPERTS, "active_share": 0.0}, "`active_share` must be above 0 and at most 1, received 0.0"),
         ({**EXPERTS, "penalty": 0.0}, "`penalty` must be above 0 and at most `max_penalty`=0.1, received 0.0"),
