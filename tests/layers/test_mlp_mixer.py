@@ -102,11 +102,11 @@ def test_the_token_mlp_treats_every_channel_alike(check_layer):
     ids=str,
 )
 def test_every_option_counts_its_parameters_and_learns(options, arguments, check_backbone):
-    check_backbone(MLPMixer, {**SMALL, **options}, arguments)
+    check_backbone(MLPMixer, {**SMALL, "num_layers": 1, **options}, arguments)
 
 
 def test_dropout_acts_in_training_only(arguments):
-    layer = MLPMixer(**{**SMALL, "dropout": 0.5})
+    layer = MLPMixer(**{**SMALL, "num_layers": 1, "dropout": 0.5})
     plain = np.array(layer(*arguments))
     np.testing.assert_array_equal(layer(*arguments), plain)
     assert np.abs(np.array(layer(*arguments, training=True)) - plain).max() > 1e-3
