@@ -195,6 +195,22 @@ class ScenarioSparseMoE(keras.Layer):
             found = found + self.experts[index](lead, ops.sum(gates * mine, axis=-1, keepdims=True))
         return y + lead_by_row(found, tokens, self.share_across_tokens)
 
+    def start_like(self, position: int) -> None:
+        """Gives the last added scenario the expert and router column of another.
+
+        Args:
+            position: int. Position of the other scenario.
+        """
+        bank = 0 if position < self.first else 1 + position - self.first
+        column = position if bank == 0 else 0
+        for mine, other in zip(self.routers[-1], self.routers[bank], strict=True):
+            for target, source in zip(mine.weights, other.weights, strict=True):
+                target.assign(source[..., column : column + 1])
+        mine, other = self.experts[-1], self.experts[bank]
+        for target, source in zip(mine.weights, other.weights, strict=True):
+            # (tokens * experts, ...): the expert of every token
+            target.assign(source[column :: other.experts])
+
     def compute_output_shape(self, x_shape, vector_shape, scenario_shape=None):
         return x_shape
 

@@ -38,8 +38,8 @@ PRESETS = {
     },
     # Blocks, tokens, width and experts as published; the hidden width of an expert is what 15 M and 1 B leave for five
     # scenarios, see docs/models/mtmixatt.md.
-    "small": {"num_tokens": 12, "dim": 204, "num_layers": 4, "mixing_heads": 12, "base_experts": 3, "expert_dim": 60},
-    "large": {"num_tokens": 27, "dim": 756, "num_layers": 8, "mixing_heads": 27, "base_experts": 4, "expert_dim": 230},
+    "small": {"num_tokens": 12, "dim": 204, "num_layers": 4, "mixing_heads": 12, "base_experts": 3, "expert_dim": 62},
+    "large": {"num_tokens": 27, "dim": 756, "num_layers": 8, "mixing_heads": 27, "base_experts": 4, "expert_dim": 234},
 }
 SCALED = {"dim": ("features_per_token", "mixing_heads"), "expert_dim": ("split",)}
 
@@ -131,7 +131,7 @@ class MTmixAtt(FieldBackbone):
         base_experts: int = 3,
         shared_experts: int = 2,
         split: int = 2,
-        expert_dim: int = 60,
+        expert_dim: int = 62,
         share_across_tokens: bool = False,
         scenario_experts: bool = True,
         active_experts: int = 2,
@@ -310,9 +310,9 @@ class MTmixAtt(FieldBackbone):
                 f"`features_per_token` must be at most the number of fields {len(widths)}, "
                 f"received {self.features_per_token}"
             )
-        named = [field for group in self.groups for field in group if isinstance(field, str)]
-        if named:
-            raise ValueError(f"`groups` must be indices where fields have no names, received {named[0]!r}")
+        groups = tuple(tuple(field for field in group if isinstance(field, int)) for group in self.groups)
+        if groups != self.groups:
+            raise ValueError(f"`groups` must be indices where fields have no names, received {self.groups}")
         width = self.dim // self.features_per_token
         self.align = FieldTokens(dim=width, units=self.align_units, name="align", **policy)
         self.align.build([(None, each) for each in widths])
@@ -320,7 +320,7 @@ class MTmixAtt(FieldBackbone):
             tokens=self.num_tokens,
             keep=self.features_per_token,
             grouping=self.grouping,
-            groups=self.groups,
+            groups=groups,
             seed=self.grouping_seed,
             aggregate=self.aggregate,
             dim=self.dim,
