@@ -10,7 +10,7 @@ from layers.per_token import PerTokenDense
 
 @keras.saving.register_keras_serializable("mixrank")
 class Cross(keras.Layer):
-    """`x_{l+1} = x_0 * (W x_l + b) + x_l`, with W = U V^T of rank r if `rank` is given; DCN-V2 equations (1) and (2).
+    """`x_{l+1} = x_0 * (W x_l + b) + x_l`, with W = U V^T of rank r if `rank` is given; DCN-V2.
 
     Args:
         rank: int >= 1, or None for a full matrix. Below half the width it saves parameters.
@@ -60,7 +60,7 @@ class Cross(keras.Layer):
 
 @keras.saving.register_keras_serializable("mixrank")
 class CrossMixture(keras.Layer):
-    """`x_{l+1} = sum_i G_i(x_l) x_0 * (U_i tanh(C_i tanh(V_i^T x_l)) + b) + x_l`; DCN-V2 equations (3) and (4).
+    """`x_{l+1} = sum_i G_i(x_l) x_0 * (U_i tanh(C_i tanh(V_i^T x_l)) + b) + x_l`; DCN-V2.
 
     G is the softmax of a linear map of x_l to one number per expert.
 

@@ -18,7 +18,7 @@ from layers.tokenizer import FieldTokens, count_field_tokens
 PRESETS = {
     # For examples and one small log: trains in minutes on two CPU cores.
     "tiny": {"dim": 16, "attention_dim": 32, "mlp_units": (256, 128)},
-    # The paper's embeddings, layers and heads, and its MLP for Criteo.
+    # The paper's embeddings, layers and heads; an MLP of common size.
     "small": {"dim": 16, "attention_dim": 64, "attention_heads": 2, "num_layers": 3, "mlp_units": (400, 400)},
 }
 SCALED = {"attention_dim": ("attention_heads", 8), "mlp_units": (8,)}
@@ -28,7 +28,7 @@ SCALED = {"attention_dim": ("attention_heads", 8), "mlp_units": (8,)}
 class InteractingLayer(keras.Layer):
     """`e'_m = ReLU([o_m^1, ..., o_m^H] + W_res e_m)`, `o_m^h = sum_k softmax_k(<W_q^h e_m, W_k^h e_k>) W_v^h e_k`.
 
-    Equations (5) to (8), without biases.
+    Self-attention among fields without biases, and without the scaling of scores.
 
     Args:
         dim: int >= 1. Width of the output, all heads side by side.

@@ -13,7 +13,7 @@ X = np.random.default_rng(3).normal(size=(2, 3, 5)).astype("float32")
 
 
 def _interact(w, name, e, heads, scale, residual):
-    """Equations (5) to (8), field by field and head by head."""
+    """One interacting layer, field by field and head by head."""
     q, k, v = (e @ w[f"{name}{part}/kernel"] for part in ("query", "key", "value"))
     output = np.zeros_like(q)
     for head in np.split(np.arange(q.shape[1]), heads):
