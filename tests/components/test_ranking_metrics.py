@@ -115,3 +115,23 @@ def test_wrong_columns_are_named(labels, scores, users, message):
 def test_a_probability_above_one_is_refused():
     with pytest.raises(ValueError, match=r"`probabilities` must lie in \[0, 1\], received 0.5 to 1.5"):
         rm.log_loss([0, 1], [0.5, 1.5])
+
+
+def test_gauc_counts_knowledge_of_earlier_outcomes_against_a_model():
+    # The table in docs/judging.md.
+    rng = np.random.default_rng(0)
+    rate, item = rng.beta(2, 2, 40_000)[:, None], 0.5 * rng.normal(size=(40_000, 4))
+    truth = np.log(rate / (1 - rate)) + item
+    labels = (rng.random(item.shape) < 1 / (1 + np.exp(-truth))).astype(int)
+    earlier = np.cumsum(labels, axis=1) - labels
+    posterior = (2 + earlier) / (4 + np.arange(4))
+    informed = np.log(posterior / (1 - posterior)) + item
+    users = np.repeat(np.arange(40_000), 4)
+
+    def judge(scores):
+        found = rm.gauc(labels.ravel(), scores.ravel(), users).impressions
+        return round(rm.auc(labels.ravel(), scores.ravel()), 2), round(found, 2)
+
+    assert judge(item) == (0.61, 0.63)
+    assert judge(informed) == (0.66, 0.45)
+    assert judge(truth) == (0.78, 0.63)
