@@ -8,7 +8,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from layers.attention import masked_softmax
 from layers.counts import Part
 
 Grouping = Literal["learned", "random", "manual"]
@@ -131,9 +130,9 @@ class AutoToken(keras.Layer):
         fixed = self._fixed()
         if fixed is None:
             kept, indices = ops.top_k(logits, self.keep)
-            return indices, ops.softmax(kept, axis=-1)
+            return indices, _weights(kept)
         indices, valid = ops.convert_to_tensor(fixed[0], "int32"), ops.convert_to_tensor(fixed[1])
-        return indices, masked_softmax(ops.take_along_axis(logits, indices, axis=1), valid)
+        return indices, _weights(ops.where(valid, ops.take_along_axis(logits, indices, axis=1), -1e30))
 
     def call(self, x, training=False):
         indices, weights = self.selection(training)
@@ -173,6 +172,12 @@ class AutoToken(keras.Layer):
         names = ("tokens", "keep", "grouping", "seed", "aggregate", "dim", "gumbel", "frozen")
         values = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **values, "groups": [list(group) for group in self.groups]}
+
+
+def _weights(logits):
+    """Softmax over the last axis; Keras' own warns where a token keeps one field."""
+    powers = ops.exp(logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True)))
+    return powers / ops.sum(powers, axis=-1, keepdims=True)
 
 
 def check_groups(grouping: str, groups: tuple, tokens: int, keep: int) -> None:

@@ -78,7 +78,7 @@ class SharedDenseMoE(keras.Layer):
         tokens, dim = 1 if self.share_across_tokens else input_shape[1], input_shape[2]
         policy = {"dtype": self.dtype_policy}
         gates = sum(number for number, _ in self._kinds.values())
-        self.router = PerTokenDense(gates, token_leading=True, name="router", **policy)
+        self.router = PerTokenDense(gates, token_leading=True, name="router", dtype="float32")
         self.router.build((tokens, None, dim))
         self.banks = {}
         for name, (number, width) in self._kinds.items():
@@ -88,7 +88,7 @@ class SharedDenseMoE(keras.Layer):
 
     def call(self, x):
         lead = lead_by_token(x, self.share_across_tokens)
-        gates = ops.sigmoid(ops.cast(self.router(lead), "float32"))
+        gates = ops.sigmoid(self.router(lead))
         y, first = 0, 0
         for name, (number, _) in self._kinds.items():
             y = y + self.banks[name](lead, gates[..., first : first + number])

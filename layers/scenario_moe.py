@@ -112,11 +112,12 @@ class ScenarioSparseMoE(keras.Layer):
         for index in range(1 + self.added) if self.first else ():
             number = 1 if index else self.first
             suffix = f"_{self.first + index}" if index else ""
-            router = [PerTokenDense(number, token_leading=True, name=f"router{suffix}", **policy)]
+            # In float32: a rounded gate is small harm, a rounded choice is another expert.
+            router = [PerTokenDense(number, token_leading=True, name=f"router{suffix}", dtype="float32")]
             router[0].build((sets, None, dim))
             if self.scenario_in_gate:
                 by_scenario = PerTokenDense(
-                    number, use_bias=False, token_leading=True, name=f"scenario_router{suffix}", **policy
+                    number, use_bias=False, token_leading=True, name=f"scenario_router{suffix}", dtype="float32"
                 )
                 by_scenario.build((sets, None, vector_shape[-1]))
                 router.append(by_scenario)
@@ -162,7 +163,7 @@ class ScenarioSparseMoE(keras.Layer):
             z = router(lead)
             for each in by_scenario:
                 z = z + self._by_row(each(vector[None]), tokens)
-            logits.append(ops.cast(z, "float32"))
+            logits.append(z)
         z = ops.concatenate(logits, axis=-1)
         # (batch,) -> (1, batch, scenarios)
         ids = ops.arange(1, self.scenarios + 1, dtype=scenario.dtype)
