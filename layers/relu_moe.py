@@ -123,17 +123,18 @@ class ReluMoE(keras.Layer):
     def _regularize(self, gates, routed) -> None:
         """Adds `lambda * L_reg` and adapts lambda."""
         gates, routed = ops.cast(gates, "float32"), ops.cast(routed, "float32")
+        weight, before = (ops.convert_to_tensor(state) for state in (self.penalty_weight, self.active_ratio))
         rows = ops.sum(routed)
         # (tokens, batch, experts) -> (batch,)
         penalty = ops.sum(gates, axis=(0, 2)) * routed
-        self.add_loss(ops.convert_to_tensor(self.penalty_weight) * ops.sum(penalty) / ops.maximum(rows, 1))
+        self.add_loss(weight * ops.sum(penalty) / ops.maximum(rows, 1))
 
         opened = ops.mean(ops.cast(gates > 0, "float32"), axis=(0, 2)) * routed
         # A batch of one row has none to learn from; it leaves both as they are.
         ratio = ops.where(rows > 0, ops.sum(opened) / ops.maximum(rows, 1), self.active_share)
-        weight = self.penalty_weight * _STEP ** ops.sign(ratio - self.active_share)
+        weight = weight * ops.power(_STEP, ops.sign(ratio - self.active_share))
         self.penalty_weight.assign(ops.clip(weight, _LEAST, self.max_penalty))
-        self.active_ratio.assign(ops.where(rows > 0, ratio, self.active_ratio))
+        self.active_ratio.assign(ops.where(rows > 0, ratio, before))
 
     def gates(self, x):
         """Gates of inference.
