@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -182,6 +182,9 @@ class RankMixer(FieldBackbone):
     def active_ratio(self) -> list[float]:
         """Share of experts that inference's router opened in the last training batch, per block; empty without."""
         return [float(block.ffn.active_ratio) for block in self.blocks if self.num_experts]
+
+    def insights(self, names: tuple[str, ...]) -> dict[str, Any]:
+        return {"active_ratio": self.active_ratio} if self.num_experts else {}
 
     def width(self, widths: Widths) -> int:
         return self.dim

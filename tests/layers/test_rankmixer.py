@@ -301,6 +301,24 @@ def _two_replicas() -> None:
     print(json.dumps([before, after, penalties]))
 
 
+def test_the_share_of_open_experts_is_told_per_block(arguments, randomize):
+    layer = RankMixer(**{**SMALL, **EXPERTS})
+    layer(*arguments)
+    randomize(layer)
+    layer(*arguments, training=True)
+    # The second and fourth row belong to the router of inference.
+    x = layer.tokenizer(np.concatenate(layer.fields(*arguments[:2]), axis=1))
+    gates = []
+    for block in layer.blocks:
+        mixed = block.mixing_norm(block.mixing(x) + x)
+        gates.append(np.array(block.ffn.gates(mixed))[1::2])
+        x = block(x)
+    expected = [np.mean(gate > 0) for gate in gates]
+    assert all(0 < ratio < 1 for ratio in expected)
+    np.testing.assert_allclose(layer.insights(())["active_ratio"], expected, rtol=1e-6)
+    assert RankMixer(**SMALL).insights(()) == {}
+
+
 def test_a_preset_has_the_published_size():
     # Published are the blocks' width, tokens and layers, and the total; the features here are 1000 wide.
     widths = Widths(vectors={"user": (1000,), "item": (), "context": ()}, histories={})
