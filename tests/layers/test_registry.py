@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +78,12 @@ def test_what_cannot_be_is_named(arguments, message):
 def test_build_returns_the_backbone_by_its_name():
     backbone = registry.build("hemix", {"dim": 32}, "tiny")
     assert (backbone.name, backbone.dim, backbone.num_layers) == ("hemix", 32, 2)
+
+
+def test_the_model_of_the_documentation_works(arguments, check_backbone):
+    page = (Path(__file__).parents[2] / "docs" / "add-a-model.md").read_text()
+    (code,) = re.findall(r"```python\n(\"\"\"A plain network.*?)```", page, re.DOTALL)
+    namespace: dict = {}
+    exec(code, namespace)
+    layer = check_backbone(namespace["Deep"], {"units": (5, 3), "pooling": "target"}, arguments)
+    assert layer.width(layer.widths) == 3
