@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 import sys
@@ -24,10 +25,12 @@ from components.settings import ModelSettings, TrainSettings
 from components.strategy import build_strategy, use_jit
 from components.transform import KEYS
 from components.warm_start import warm_start
+from layers.backbone import Backbone
 from layers.budget import match
 from layers.counts import counts
-from layers.inputs import model_inputs, widths
+from layers.inputs import field_names, model_inputs, widths
 from layers.ranker import build_ranker
+from layers.routing import routing_report
 from schemas.features import Categorical, FeatureSpec, MultiCategorical, Vocab
 from schemas.files import write_atomically
 from serving.signatures import export
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 
 PREDICTIONS, TRAINING_LOG, MODEL_CARD = "predictions.parquet", "training.jsonl", "model.json"
 EVALUATION_BATCH = 1024
+# Batches of evaluation rows that the routing report looks at.
+ROUTED_BATCHES = 4
 
 
 def run_fn(fn_args: FnArgs) -> None:
@@ -158,6 +163,8 @@ def train_model(
     final = build_model(spec, resolved, settings, transform_output)
     final.set_weights(model.get_weights())
     card = _model_card(final, {**model_settings.model_dump(mode="json"), "params": resolved.params})
+    card["insights"] = insights(final, spec, rows["eval"])
+    _backbone(final).freeze()
     export(export_dir, spec=spec, model=final, transform_output=transform_output, metadata={"model": card})
 
     # 5. What the evaluation split gets, row by row.
@@ -277,6 +284,19 @@ def _model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:
         "parameters": sum(p.parameters for p in parts),
         "flops": sum(p.flops for p in parts),
     }
+
+
+def insights(model: keras.Model, spec: FeatureSpec, rows: TransformedRows) -> dict[str, Any]:
+    """What the backbone tells about itself, and where its scenario experts send the first evaluation rows."""
+    batches = itertools.islice(evaluation_batches(rows, EVALUATION_BATCH), ROUTED_BATCHES)
+    found = _backbone(model).insights(field_names(spec))
+    routing = routing_report(model, batches)
+    return {**found, **({"routing": routing} if routing else {})}
+
+
+def _backbone(model: keras.Model) -> Backbone:
+    (backbone,) = [layer for layer in model.layers if isinstance(layer, Backbone)]
+    return backbone
 
 
 def _split_of(pattern: str) -> str:

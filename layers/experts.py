@@ -11,9 +11,9 @@ from layers.counts import Part
 from layers.initializers import PerToken
 
 Dispatch = Literal["auto", "dense", "grouped"]
-# With this many times more experts than active ones, grouping was faster on CPU at every size measured;
-# see benchmarks/sparse_experts.py.
-GROUPED_FROM = 5
+# From so many experts per active one, and weights per kernel, grouping was as fast or faster forward and backward on
+# CPU, with XLA and without; see benchmarks/sparse_experts.py.
+GROUPED_FROM, GROUPED_WEIGHTS = 5, 3000
 
 
 @keras.saving.register_keras_serializable("mixrank")
@@ -29,7 +29,7 @@ class Experts(keras.Layer):
         experts: int >= 1. Experts per token.
         hidden_dim: int >= 1. Hidden width of an expert.
         activation: Name or function of phi.
-        dispatch: dense, grouped, or auto: grouped from 5 experts per active one on.
+        dispatch: dense, grouped, or auto: grouped on CPU from 5 experts per active one and kernels of 3000 weights on.
         block: int >= 1. Rows per block of the grouped form.
 
     Call arguments:
@@ -84,7 +84,7 @@ class Experts(keras.Layer):
         gates = ops.cast(gates, x.dtype)
         if chosen is None:
             return self._dense(x, gates)
-        if choose_dispatch(self.dispatch, self.experts, chosen.shape[-1]) == "grouped":
+        if choose_dispatch(self.dispatch, self.experts, chosen.shape[-1], x.shape[-1] * self.hidden_dim) == "grouped":
             return self._grouped(x, gates, chosen)
         # (tokens, batch, active) -> (tokens, batch, experts)
         places = ops.cast(ops.equal(chosen[..., None], ops.arange(self.experts, dtype=chosen.dtype)), x.dtype)
@@ -128,16 +128,28 @@ class Experts(keras.Layer):
         return {**super().get_config(), **values, "activation": keras.activations.serialize(self.activation)}
 
 
-def choose_dispatch(dispatch: Dispatch, experts: int, active: int) -> str:
-    """The form that is computed: "dense" or "grouped".
+def choose_dispatch(dispatch: Dispatch, experts: int, active: int, weights: int) -> str:
+    """The form that is computed on CPU: "dense" or "grouped".
 
     Args:
         dispatch, experts: as in `Experts`.
         active: int. Experts chosen per row.
+        weights: int. Weights of one kernel, dim times hidden_dim.
     """
     if dispatch == "auto":
-        return "grouped" if experts >= GROUPED_FROM * active else "dense"
+        return "grouped" if experts >= GROUPED_FROM * active and weights >= GROUPED_WEIGHTS else "dense"
     return dispatch
+
+
+def dispatch_here(dispatch: Dispatch) -> Dispatch:
+    """Auto on an accelerator is dense: small blocks leave it waiting for memory; otherwise unchanged.
+
+    Looks at the devices, so it must not be called before they are configured.
+    """
+    if dispatch != "auto" or keras.backend.backend() == "numpy":
+        return dispatch
+    accelerated = any(not device.startswith("cpu") for device in keras.distribution.list_devices())
+    return "dense" if accelerated else "auto"
 
 
 def group(chosen, experts: int, block: int):

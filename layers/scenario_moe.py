@@ -131,7 +131,8 @@ class ScenarioSparseMoE(keras.Layer):
             )
             bank.build((sets, None, dim))
             # Only now: Keras does not hand it down to weights that are made later.
-            for layer in (*router, bank):
+            layers: list[keras.Layer] = [*router, bank]
+            for layer in layers:
                 layer.trainable = index == self.added
             self.routers.append(router)
             self.experts.append(bank)
@@ -253,7 +254,7 @@ def count_scenario_moe(
     parts = []
     if first:
         active = min(active, first)
-        sparse = active if choose_dispatch(dispatch, first, active) == "grouped" else None
+        sparse = active if choose_dispatch(dispatch, first, active, dim * hidden_dim) == "grouped" else None
         parts = [
             count_experts("", first, hidden_dim, dim, sets, rows=rows, active=sparse),
             count_experts("", added, hidden_dim, dim, sets, rows=rows),

@@ -126,6 +126,31 @@ def training_curves(runs: Sequence[RunFolder]) -> Markup | None:
     return _svg(chart, "Training curves")
 
 
+def grouping(found: dict[str, Any]) -> Markup:
+    """Weight of every feature in every token of a learned grouping.
+
+    Args:
+        found: fields and weights (tokens, fields), as in a model's insights.
+    """
+    points = [
+        {"feature": field, "token": token + 1, "weight": weight}
+        for token, row in enumerate(found["weights"])
+        for field, weight in zip(found["fields"], row, strict=True)
+    ]
+    alt = _altair()
+    chart = alt.Chart(pd.DataFrame(points)).mark_rect(stroke=GRID, strokeWidth=0.5)
+    chart = chart.encode(
+        x=alt.X("feature:N", sort=None, title=None, axis=alt.Axis(labelAngle=-60)),
+        y=alt.Y("token:O", title="token"),
+        color=alt.Color(
+            "weight:Q",
+            scale=alt.Scale(range=["#ffffff", RUN_COLOURS[0]], domainMin=0),
+            legend=alt.Legend(title="weight", orient="right"),
+        ),
+    ).properties(width=alt.Step(18), height=alt.Step(18))
+    return _svg(chart, "Features of every token")
+
+
 def _columns(runs: Sequence[RunFolder], with_baseline: bool = True) -> list[tuple[str, str, Any, Any]]:
     """(model, task, labels, scores) of every run, and of the first run's baseline."""
     found = []

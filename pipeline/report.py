@@ -144,6 +144,8 @@ def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> st
         roc_plot=plots.roc(runs),
         score_plot=plots.score_distribution(runs),
         training_plot=plots.training_curves(runs),
+        insights=[run.model.get("insights", {}) for run in runs],
+        grouping_plot=plots.grouping,
         nan=math.isnan,
         alike=_unjudged_for_one_reason,
     )

@@ -10,13 +10,14 @@ from keras import ops
 from layers.auto_token import AutoToken, check_groups, count_auto_token
 from layers.backbone import Widths
 from layers.counts import Part
+from layers.experts import dispatch_here
 from layers.fields import FieldBackbone
 from layers.learned_mixing import LearnedMixing
-from layers.lora import ScenarioHeads
 from layers.moe import SharedDenseMoE, count_dense_moe
 from layers.multi_mix import MultiMixBlock
 from layers.registry import register
 from layers.requests import per_candidate
+from layers.scenario_heads import ScenarioHeads
 from layers.scenario_moe import ScenarioSparseMoE, count_scenario_moe
 from layers.token_mixing import TokenMixing
 from layers.tokenizer import FieldTokens, count_field_tokens
@@ -211,6 +212,8 @@ class MTmixAtt(FieldBackbone):
         self.esmm = tuple((task, parent) for task, parent in esmm)
         self.added_scenarios = added_scenarios
         self.frozen_grouping: dict[str, list] | None = None
+        # What auto means on the device that the model is built for.
+        self.dispatch_here = dispatch
         # What the experts refuse is refused here, before a spec is at hand.
         self._new_dense()
         self._new_sparse()
@@ -259,7 +262,7 @@ class MTmixAtt(FieldBackbone):
             "hidden_dim": self.expert_dim,
             "scenario_in_gate": self.gate_input == "token_scenario",
             "share_across_tokens": self.share_across_tokens,
-            "dispatch": self.dispatch,
+            "dispatch": self.dispatch_here,
             "added": self.added_scenarios,
         }
 
@@ -303,6 +306,7 @@ class MTmixAtt(FieldBackbone):
 
     def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
+        self.dispatch_here = dispatch_here(self.dispatch)
         policy = {"dtype": self.dtype_policy}
         widths = self.field_widths(self.widths)
         if self.features_per_token > len(widths):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from layers.experts import Experts, choose_dispatch, group
+from layers.experts import Experts, choose_dispatch, dispatch_here, group
 from layers.moe import SharedDenseMoE, count_dense_moe
 from layers.scenario_moe import ScenarioSparseMoE, count_scenario_moe
 
@@ -59,9 +59,16 @@ def test_every_pair_gets_a_slot_of_its_own_in_a_block_of_its_expert():
         np.testing.assert_array_equal(owner[token][slot[token] // 4], chosen[token].ravel())
 
 
-def test_auto_takes_the_grouped_form_from_five_experts_per_active_one():
-    assert [choose_dispatch("auto", n, 2) for n in (2, 9, 10, 15)] == ["dense", "dense", "grouped", "grouped"]
-    assert choose_dispatch("grouped", 2, 2) == "grouped" and choose_dispatch("dense", 99, 1) == "dense"
+def test_auto_groups_many_large_experts():
+    assert [choose_dispatch("auto", n, 2, 3000) for n in (2, 9, 10, 15)] == ["dense", "dense", "grouped", "grouped"]
+    assert choose_dispatch("auto", 15, 2, 2999) == "dense"
+    assert choose_dispatch("grouped", 2, 2, 1) == "grouped" and choose_dispatch("dense", 99, 1, 9999) == "dense"
+
+
+def test_auto_means_dense_on_an_accelerator(monkeypatch):
+    assert dispatch_here("auto") == "auto"
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["cpu:0", "gpu:0"])
+    assert dispatch_here("auto") == "dense" and dispatch_here("grouped") == "grouped"
 
 
 @pytest.mark.parametrize(
@@ -198,7 +205,7 @@ def test_grouped_flops_are_those_of_the_active_experts():
     routers = 2 * 5 * 4 * 15
     sparse, dense = (
         count_scenario_moe("", **sizes, **rest, scenarios=15, active=2, dispatch=d).flops - routers
-        for d in ("auto", "dense")
+        for d in ("grouped", "dense")
     )
     assert sparse == 2 * 5 * 2 * (2 * 4 * 7) and dense == 2 * 5 * 15 * (2 * 4 * 7 + 4)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from layers.lora import ScenarioAdapter, ScenarioHeads, product_logit
+from layers.lora import ScenarioAdapter
+from layers.scenario_heads import ScenarioHeads, product_logit
 
 HEADS = {"tasks": ("click", "buy"), "units": (5, 7), "scenarios": 4, "min_rank": 2}
 
