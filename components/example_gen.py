@@ -3,10 +3,12 @@
     raw files --read--> Arrow files, one batch per user shard --write--> Split-train/, Split-valid/, Split-eval/
 
 Two Beam jobs. The first reads pieces of files, checks every value and sorts the rows by user shard. The second takes
-one user shard at a time through `components.user_shard`. Only file names travel through Beam, so memory grows with the
+one user shard at a time through `components.user_shard`. A job between them counts the shards if the source declares a
+`Popularity`. Only file names travel through Beam, so memory grows with the
 largest piece and the largest shard, not with the log. Item tables are read whole by every worker.
 
-The artifact also holds `report.json` (counts) and `dead_letter.jsonl` (rows that do not parse).
+The artifact also holds `report.json` (counts), `dead_letter.jsonl` (rows that do not parse) and, with a `Popularity`,
+`popularity.parquet` (its counts per column, value and day, from which a server can fill the features).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import os
 from typing import Any
 
 import apache_beam as beam
+import pandas as pd
 from absl import logging
 from apache_beam.io.filesystems import FileSystems
 from google.protobuf import wrappers_pb2
@@ -30,10 +33,11 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
 from components import example_stages as stages
+from components.popularity import merge
 from components.raw_tables import LOG, RawTable, default_shards, find_tables
 from schemas.tables import SPLITS, Dataset, Table
 
-REPORT, DEAD_LETTER = "report.json", "dead_letter.jsonl"
+REPORT, DEAD_LETTER, POPULARITY = "report.json", "dead_letter.jsonl", "popularity.parquet"
 
 
 def example_gen(
@@ -116,7 +120,14 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         try:
             reads = self._read(tables, num_shards, scratch)
             _stop_if_bad(dataset, reads, artifact.uri)
-            writes = self._write(dataset, tables, reads, num_shards, scratch, folders)
+            shards = stages.ShardTables(tables, _batches(tables, reads))
+            popularity = None
+            if dataset.source.popularity:
+                popularity = FileSystems.join(artifact.uri, POPULARITY)
+                stages.write_parquet(popularity, self._count(dataset, shards, num_shards, scratch))
+            write = stages.WriteShard(dataset.model_dump_json(), shards, num_shards, scratch, folders, popularity)
+            self._each_shard("WriteShard", write, num_shards)
+            writes = _summaries(scratch, "write-*.json")
             late = [{"table": LOG, "rows": 0, **write} for write in writes]
             letters = _stop_if_bad(dataset, reads + late, artifact.uri)
             report = _report(dataset, reads, writes)
@@ -139,27 +150,30 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             )
         return _summaries(scratch, "read-*.json")
 
-    def _write(
-        self,
-        dataset: Dataset,
-        tables: dict[str, RawTable],
-        reads: list[dict[str, Any]],
-        num_shards: int,
-        scratch: str,
-        folders: dict[str, str],
-    ) -> list[dict[str, Any]]:
-        batches: dict[str, list[str]] = {name: [] for name in tables}
-        for read in reads:
-            batches[read["table"]] += read["batches"]
-        write = stages.WriteShard(dataset.model_dump_json(), tables, batches, num_shards, scratch, folders)
+    def _count(self, dataset: Dataset, shards: stages.ShardTables, num_shards: int, scratch: str) -> pd.DataFrame:
+        """The counts of every `Popularity`, over all shards."""
+        count = stages.CountShard(dataset.model_dump_json(), shards, scratch)
+        self._each_shard("CountShard", count, num_shards)
+        _summaries(scratch, "count-*.json")
+        files = [FileSystems.join(scratch, f"count-{number:06d}.parquet") for number in range(num_shards)]
+        return merge(map(stages.read_parquet, files))
+
+    def _each_shard(self, label: str, step: beam.DoFn, num_shards: int) -> None:
         with self._make_beam_pipeline() as pipeline:
             (
                 pipeline
                 | "Shards" >> beam.Create(range(num_shards))
                 | "SpreadShards" >> beam.Reshuffle()
-                | "WriteShard" >> beam.ParDo(write)
+                | label >> beam.ParDo(step)
             )
-        return _summaries(scratch, "write-*.json")
+
+
+def _batches(tables: dict[str, RawTable], reads: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Table -> the Arrow files that the reading job wrote of it."""
+    batches: dict[str, list[str]] = {name: [] for name in tables}
+    for read in reads:
+        batches[read["table"]] += read["batches"]
+    return batches
 
 
 def _settings(exec_properties: dict[str, Any]) -> dict[str, Any]:

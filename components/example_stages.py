@@ -12,16 +12,20 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet
 from absl import logging
 from apache_beam.io.filesystems import FileSystems
 
 from components.coded import Coded
 from components.example_columns import examples
+from components.joined_log import FILE, ROW, Columns, joined_log
+from components.popularity import count, daily_counts
 from components.raw_tables import LOG, RawTable, read_batches
 from components.raw_values import convert
 from components.splits import stable_hash
-from components.user_shard import FILE, ROW, Columns, Shard, build
+from components.user_shard import Shard, build
 from schemas.tables import SPLITS, Dataset
 
 SHUFFLE_SEED = 2022
@@ -110,37 +114,97 @@ def _write_batches(path: str, columns: dict[str, pa.Array], rows: np.ndarray, ke
     rename(path + ".tmp", path)
 
 
+class ShardTables:
+    """What the reading job left, by user shard.
+
+    Args:
+        tables: name -> table.
+        batches: table name -> Arrow files in the order of the raw files.
+    """
+
+    def __init__(self, tables: dict[str, RawTable], batches: dict[str, list[str]]):
+        self.tables, self._batches = tables, batches
+        self._whole: dict[str, Columns] = {}
+
+    def load(self, number: int) -> dict[str, Columns]:
+        """Table name -> columns of a shard; of a table without a partition key all rows."""
+        return {name: self._load(name, number) for name in self.tables}
+
+    def _load(self, name: str, number: int) -> Columns:
+        partitioned = self.tables[name].key is not None
+        if not partitioned and name in self._whole:
+            return self._whole[name]
+        batches = []
+        for path in self._batches[name]:
+            with FileSystems.open(path) as source:
+                batches.append(pa.ipc.open_file(source).get_batch(number if partitioned else 0))
+        fields = [(column.name, column.arrow_type) for column in self.tables[name].columns]
+        fields += [(FILE, pa.int64()), (ROW, pa.int64())] if name == LOG else []
+        table = pa.Table.from_batches(batches, pa.schema(fields))
+        columns = {column: Coded.from_arrow(table[column]) for column in table.column_names}
+        if not partitioned:
+            self._whole[name] = columns
+        return columns
+
+
+class CountShard(beam.DoFn):
+    """Counts one user shard for every `Popularity` of the dataset.
+
+    Args:
+        dataset: the declaration, as JSON.
+        shards: the tables.
+        scratch: folder to write to.
+    """
+
+    def __init__(self, dataset: str, shards: ShardTables, scratch: str):
+        self._dataset, self._shards, self._scratch = dataset, shards, scratch
+
+    def process(self, number: int) -> Iterator[None]:
+        dataset = Dataset.model_validate_json(self._dataset)
+        summary: dict[str, Any] = {}
+        try:
+            log, _, _ = joined_log(dataset, self._shards.load(number))
+            counts = count(dataset.source.popularity, log, log[dataset.spec.time.name].numbers())
+            write_parquet(FileSystems.join(self._scratch, f"count-{number:06d}.parquet"), counts)
+        except ValueError as error:
+            summary["error"] = str(error)
+        write_json(FileSystems.join(self._scratch, f"count-{number:06d}.json"), summary)
+        yield from ()
+
+
 class WriteShard(beam.DoFn):
     """Builds the rows of one user shard and writes one file per split.
 
     Args:
         dataset: the declaration, as JSON.
-        tables: name -> table.
-        batches: table name -> Arrow files in the order of the raw files.
+        shards: the tables.
         num_shards: int >= 1. Number of user shards.
         scratch: folder for temporary files.
         folders: split name -> folder of its files.
+        popularity: file with the counts of all shards, or None without a `Popularity`.
     """
 
     def __init__(
         self,
         dataset: str,
-        tables: dict[str, RawTable],
-        batches: dict[str, list[str]],
+        shards: ShardTables,
         num_shards: int,
         scratch: str,
         folders: dict[str, str],
+        popularity: str | None,
     ):
-        self._dataset, self._tables, self._batches = dataset, tables, batches
+        self._dataset, self._shards, self._popularity = dataset, shards, popularity
         self._num_shards, self._scratch, self._folders = num_shards, scratch, folders
-        self._whole: dict[str, Columns] = {}
+
+    def setup(self) -> None:
+        self._counts = daily_counts(read_parquet(self._popularity)) if self._popularity else {}
 
     def process(self, number: int) -> Iterator[None]:
         summary: dict[str, Any] = {"bad": []}
         try:
             dataset = Dataset.model_validate_json(self._dataset)
-            shard = build(dataset, {name: self._load(name, number) for name in self._tables})
-            files = self._tables[LOG].files
+            shard = build(dataset, self._shards.load(number), self._counts)
+            files = self._shards.tables[LOG].files
             summary["bad"] = [_letter(files[file], row, *rest) for file, row, *rest in shard.bad]
             summary["counts"] = shard.counts
             summary["histories"] = _history_counts(dataset, shard)
@@ -154,22 +218,6 @@ class WriteShard(beam.DoFn):
             summary["error"] = str(error)
         write_json(FileSystems.join(self._scratch, f"write-{number:06d}.json"), summary)
         yield from ()
-
-    def _load(self, name: str, number: int) -> Columns:
-        partitioned = self._tables[name].key is not None
-        if not partitioned and name in self._whole:
-            return self._whole[name]
-        batches = []
-        for path in self._batches[name]:
-            with FileSystems.open(path) as source:
-                batches.append(pa.ipc.open_file(source).get_batch(number if partitioned else 0))
-        fields = [(column.name, column.arrow_type) for column in self._tables[name].columns]
-        fields += [(FILE, pa.int64()), (ROW, pa.int64())] if name == LOG else []
-        table = pa.Table.from_batches(batches, pa.schema(fields))
-        columns = {column: Coded.from_arrow(table[column]) for column in table.column_names}
-        if not partitioned:
-            self._whole[name] = columns
-        return columns
 
     def _write(self, shard: Shard, rows: np.ndarray, split: str, number: int) -> None:
         import tensorflow as tf
@@ -191,6 +239,19 @@ def _history_counts(dataset: Dataset, shard: Shard) -> dict[str, dict[str, int]]
         name: {"events": int(cut.counts[written].sum()), "empty": int((cut.counts[written] == 0).sum())}
         for name, cut in shard.histories.items()
     }
+
+
+def write_parquet(path: str, frame: pd.DataFrame) -> None:
+    """Writes a Parquet file that is either whole or absent."""
+    with FileSystems.create(path + ".tmp") as sink:
+        pa.parquet.write_table(pa.Table.from_pandas(frame, preserve_index=False), sink)
+    rename(path + ".tmp", path)
+
+
+def read_parquet(path: str) -> pd.DataFrame:
+    """Reads what `write_parquet` wrote."""
+    with FileSystems.open(path) as source:
+        return pa.parquet.read_table(source).to_pandas()
 
 
 def write_json(path: str, value: Any) -> None:

@@ -166,7 +166,7 @@ def _needed(
         needed[join_name(number, join)] = {key.name: key}
 
     for column in _features(dataset):
-        if column.name in source.derive or column.name in needed[LOG]:
+        if column.name in {*source.derive, *source.popularity, *needed[LOG]}:
             continue
         home = next((name for name in found if name != PRIOR and column.name in found[name]), None)
         if home is None:

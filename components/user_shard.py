@@ -1,10 +1,10 @@
-"""All impressions of some users -> point-in-time rows: deduplicate, join, derive, sort, cut histories, split."""
+"""All impressions of some users -> point-in-time rows: sort, cut histories, split."""
 
 from __future__ import annotations
 
-import bisect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,11 @@ from components.coded import Coded
 from components.days import window_start
 from components.example_columns import EntryColumn, GapColumn, HistoryColumn, ValueColumn
 from components.histories import Slices, sequences, slices
-from components.raw_tables import LOG, PRIOR, join_name
+from components.joined_log import BadRow, Columns, join, joined_log, take_all, unique_rows
+from components.popularity import DailyCounts, popularity_of
+from components.raw_tables import PRIOR, join_name
 from schemas.features import Action, Categorical, MultiCategorical, TimeGap
-from schemas.tables import SPLITS, Cut, Dataset, Derived
-
-# Where a row of the log came from; not a column of the spec.
-FILE, ROW = "_file", "_row"
-Columns = dict[str, Coded]
+from schemas.tables import SPLITS, Dataset
 
 
 @dataclass
@@ -40,18 +38,21 @@ class Shard:
     columns: list[EntryColumn]
     split: np.ndarray
     counts: dict[str, int]
-    bad: list[tuple[int, int, str, Any, str]] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
     time_range: list[int] = field(default_factory=list)
     histories: dict[str, Slices] = field(default_factory=dict)
 
 
-def build(dataset: Dataset, tables: dict[str, Columns]) -> Shard:
+def build(
+    dataset: Dataset, tables: dict[str, Columns], popularity: Mapping[str, DailyCounts] = MappingProxyType({})
+) -> Shard:
     """Builds the rows of one user shard.
 
     Args:
         dataset: the declaration.
         tables: table name -> its columns; of the log and the user tables the shard's part, of item tables all rows.
             The log also has `FILE` and `ROW`, in the order of the files.
+        popularity: column -> counts of all shards, for every column in `source.popularity`.
 
     Returns:
         The shard.
@@ -60,28 +61,18 @@ def build(dataset: Dataset, tables: dict[str, Columns]) -> Shard:
         ValueError: if two rows of a joined table differ but have the same key.
     """
     spec, source = dataset.spec, dataset.source
-    log, duplicates = drop_duplicates(tables[LOG])
-    counts = {"duplicates_dropped": duplicates}
-    for number, declared in enumerate(source.joins):
-        name, key = join_name(number, declared), (spec.user if declared.on == "user" else spec.item).name
-        counts[f"unmatched_{name}"] = _join(log, unique_rows(tables[name], key, name), key)
-    for column, rule in source.derive.items():
-        log[column] = log[rule.column].map(partial(derived, rule))
-    bad = _bad_rows(dataset, log)
-    if bad.any():
-        report = _report_bad(dataset, log, bad)
-        log = _take_all(log, np.flatnonzero(~bad))
-    else:
-        report = []
+    log, counts, bad = joined_log(dataset, tables)
+    for column, rule in source.popularity.items():
+        log[column] = popularity_of(rule, popularity[column], log[rule.of], log[spec.time.name].numbers())
 
     users, user = np.unique(log[spec.user.name].codes, return_inverse=True)
     time = log[spec.time.name].numbers()
     # Stable, so that events of one time keep the order of the log.
     order = np.lexsort((time, user))
-    log, user, time = _take_all(log, order), user[order], time[order]
+    log, user, time = take_all(log, order), user[order], time[order]
     keys = [log[spec.user.name].values[code] for code in users]
 
-    shard = Shard(_row_columns(dataset, log), splits.assign(source.split, user, keys, time), counts, report)
+    shard = Shard(_row_columns(dataset, log), splits.assign(source.split, user, keys, time), counts, bad)
     shard.time_range = [int(time.min()), int(time.max())] if len(time) else []
     prior = _prior(dataset, tables, keys)
     flags = {name: np.concatenate([log[name].numbers(bool), prior.flags[name]]) for name in spec.flags}
@@ -104,77 +95,6 @@ def build(dataset: Dataset, tables: dict[str, Columns]) -> Shard:
         counts[f"rows_{name}"] = int((shard.split == position).sum())
     counts["rows_in_no_split"] = int((shard.split == splits.NONE).sum())
     return shard
-
-
-def derived(rule: Derived, value: float) -> int | str:
-    """The derived value of a number.
-
-    >>> derived(Cut("age", edges=(25, 35), names=("young", "middle", "old")), 25)
-    'middle'
-    """
-    if isinstance(rule, Cut):
-        return rule.names[bisect.bisect_right(rule.edges, value)]
-    return int(value >= rule.at_least)
-
-
-def drop_duplicates(table: Columns) -> tuple[Columns, int]:
-    """The rows that differ in a column of the spec from every row before them, and how many others there were."""
-    names = [name for name in table if name not in (FILE, ROW)]
-    repeated = pd.DataFrame({name: table[name].codes for name in names}).duplicated().to_numpy()
-    if not repeated.any():
-        return dict(table), 0
-    return _take_all(table, np.flatnonzero(~repeated)), int(repeated.sum())
-
-
-def unique_rows(table: Columns, key: str, name: str) -> Columns:
-    """The table without repeated rows.
-
-    Raises:
-        ValueError: if a key is left with two rows.
-    """
-    table, _ = drop_duplicates(table)
-    codes = table[key].codes
-    distinct, counts = np.unique(codes, return_counts=True)
-    if (counts > 1).any():
-        value = table[key].values[distinct[np.argmax(counts > 1)]]
-        raise ValueError(f"table `{name}` has {counts.max()} different rows with {key}={value!r}; at most one per key")
-    return table
-
-
-def _join(log: Columns, table: Columns, key: str) -> int:
-    """Adds the table's columns to the log by key; returns how many rows found no match."""
-    match = log[key].find_in(table[key])
-    for name, column in table.items():
-        if name not in (key, FILE, ROW):
-            log[name] = column.take(match)
-    return int((match < 0).sum())
-
-
-def _take_all(table: Columns, rows: np.ndarray) -> Columns:
-    return {name: column.take(rows) for name, column in table.items()}
-
-
-def _required(dataset: Dataset) -> list[str]:
-    derived_flags = [flag for flag in dataset.spec.flags if flag in dataset.source.derive]
-    return [dataset.spec.scenario.name, *derived_flags]
-
-
-def _bad_rows(dataset: Dataset, log: Columns) -> np.ndarray:
-    bad = np.zeros(len(log[ROW]), dtype=bool)
-    for name in _required(dataset):
-        bad |= log[name].missing()
-    return bad
-
-
-def _report_bad(dataset: Dataset, log: Columns, bad: np.ndarray) -> list[tuple[int, int, str, Any, str]]:
-    report = []
-    for row in np.flatnonzero(bad):
-        name = next(name for name in _required(dataset) if log[name].codes[row] == 0)
-        rule = dataset.source.derive.get(name)
-        reason = "is missing" if rule is None else f"is missing: it is derived from `{rule.column}`, which is missing"
-        origin = _take_all({FILE: log[FILE], ROW: log[ROW]}, np.array([row]))
-        report.append((origin[FILE].tolist()[0], origin[ROW].tolist()[0], name, None, reason))
-    return report
 
 
 def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:
@@ -242,10 +162,10 @@ def _prior(dataset: Dataset, tables: dict[str, Columns], users: list[Any]) -> Pr
     item_codes, distinct = pd.factorize(np.array(items, dtype=object))
     item = Coded(item_codes + 1, [None, *distinct])
     columns: Columns = {}
-    for number, join in enumerate(dataset.source.joins):
-        if join.on == "item":
+    for number, declaration in enumerate(dataset.source.joins):
+        if declaration.on == "item":
             columns[spec.item.name] = item
-            _join(columns, tables[join_name(number, join)], spec.item.name)
+            join(columns, tables[join_name(number, declaration)], spec.item.name)
     columns[spec.item.name] = item
     always = {flag: np.full(len(items), flag in declared.always) for flag in spec.flags}
     return Prior(

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from schemas.features import FeatureSpec, MultiCategorical
+from schemas.features import Categorical, FeatureSpec, MultiCategorical, Numeric
 from schemas.naming import Declaration, nearest
 
 Format = Literal["parquet", "csv", "tfrecord"]
@@ -131,6 +131,27 @@ class CalendarDay(Declaration):
     starts_at: int = Field(0, ge=0, le=23)
 
 
+class Popularity(Declaration):
+    """How the rows of one value of an item attribute went on earlier days, over all users.
+
+    With s positives among n rows of the value on all days before the impression's, and the rate r of all rows of those
+    days: `logit((s + m r) / (n + m)) - logit(r)`, which is 0 for a value that was not seen. Without a label: n.
+
+    Args:
+        of: a categorical item feature.
+        label: a label or flag, or None to count rows.
+        smoothing: float > 0. Pseudo-count m, in rows.
+        timezone: IANA name of the zone whose calendar counts.
+        starts_at: int in [0, 23]. Local hour at which a day begins.
+    """
+
+    of: str
+    label: str | None = None
+    smoothing: float = Field(20.0, gt=0)
+    timezone: Zone = "UTC"
+    starts_at: int = Field(0, ge=0, le=23)
+
+
 class Sliding(Declaration):
     """Real time begins `seconds` before the impression."""
 
@@ -208,6 +229,7 @@ class LogSource(Declaration):
         log: impressions: keys, time, scenario, labels, flags and context features.
         joins: tables with user and item features.
         derive: new column -> how it is computed, after the joins.
+        popularity: numeric item feature -> what it says of earlier days.
         prior: histories from before the log, or None.
         window: where the real-time history begins.
         split: how rows are dealt to `train`, `valid` and `eval`.
@@ -217,6 +239,7 @@ class LogSource(Declaration):
     log: Table
     joins: tuple[Join, ...] = ()
     derive: dict[str, Derived] = {}
+    popularity: dict[str, Popularity] = {}
     prior: Prior | None = None
     window: Window = CalendarDay()
     split: Split = SplitByUserTail()
@@ -258,6 +281,7 @@ class Dataset(Declaration):
             for flag in (*prior.flags, *prior.always):
                 if flag not in self.spec.flags:
                     raise ValueError(f"`prior` names flag {flag!r}{nearest(flag, self.spec.flags)}")
+        self._check_popularity()
         sources = {rule.column: name for name, rule in self.source.derive.items() if name in self.spec.flags}
         for feature in self.spec.inputs:
             if feature.name in sources:
@@ -267,6 +291,26 @@ class Dataset(Declaration):
             if feature.name in self.spec.flags:
                 raise ValueError(f"`{feature.name}` is an outcome and cannot be a feature of the row it belongs to")
         return self
+
+    def _check_popularity(self) -> None:
+        items = {f.name: f for f in self.spec.inputs if f.group == "item"}
+        numbers = [name for name, feature in items.items() if isinstance(feature, Numeric)]
+        attributes = [name for name, feature in items.items() if isinstance(feature, Categorical)]
+        for column, rule in self.source.popularity.items():
+            if column not in numbers:
+                raise ValueError(
+                    f"`popularity` fills {column!r}, which must be a Numeric of group item{nearest(column, numbers)}"
+                )
+            if rule.of not in attributes:
+                raise ValueError(
+                    f"`popularity` of {column!r} is of {rule.of!r}, which must be a Categorical of group item"
+                    f"{nearest(rule.of, attributes)}"
+                )
+            if rule.label is not None and rule.label not in self.spec.flags:
+                raise ValueError(
+                    f"`popularity` of {column!r} counts {rule.label!r}, which is no label or flag"
+                    f"{nearest(rule.label, self.spec.flags)}"
+                )
 
     @property
     def split_names(self) -> tuple[str, ...]:

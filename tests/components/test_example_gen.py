@@ -29,7 +29,7 @@ from schemas.features import (
     Scenario,
     TimeGap,
 )
-from schemas.tables import Cut, Dataset, Join, LogSource, Sliding, SplitByUserTail, Table, Threshold
+from schemas.tables import Cut, Dataset, Join, LogSource, Popularity, Sliding, SplitByUserTail, Table, Threshold
 
 SPEC = FeatureSpec(
     name="films",
@@ -329,15 +329,35 @@ def test_one_user_shard_is_held_at_a_time(tmp_path, monkeypatch):
     seen = []
     build = module.stages.build
 
-    def watched(data, tables):
+    def watched(data, tables, popularity):
         seen.append((set(tables["log"]["user"].tolist()), set(tables["user_0"]["user"].tolist())))
-        return build(data, tables)
+        return build(data, tables, popularity)
 
     monkeypatch.setattr(module.stages, "build", watched)
     execute(dataset(), tmp_path, tmp_path / "out", num_shards=4)
     assert len(seen) == 4
     assert sorted(user for users, _ in seen for user in users) == [0, 1, 2, 3]
     assert all(joined == users for users, joined in seen)
+
+
+def test_popularity_is_over_all_users_and_stands_in_the_artifact(tmp_path):
+    # One day per step: the rows of earlier steps are those of earlier days. More shards than users.
+    log = [{**row, "when": row["when"] + 86_400 * ((row["when"] - 1000) // 100)} for row in LOG]
+    write_all(tmp_path, log=log)
+    features = (*SPEC.features, Numeric("film_rows", group="item", transform="none"))
+    spec = FeatureSpec(**{**dict(SPEC), "features": features})
+    source = LogSource(**{**dict(dataset().source), "popularity": {"film_rows": Popularity(of="film")}})
+    artifact = execute(Dataset(spec=spec, source=source), tmp_path, tmp_path / "out", num_shards=7)
+    rows = [row for split in rows_of(artifact, spec).values() for row in split]
+    assert len(rows) == len(log)
+    day = {(row["user"], row["when"] * 1000): row["when"] // 86_400 for row in log}
+    for row in rows:
+        today = day[row["user"], row["when"]]
+        expected = sum(other["film"] == row["film"] and other["when"] // 86_400 < today for other in log)
+        assert row["film_rows"] == expected
+    assert max(row["film_rows"] for row in rows) > 0
+    counts = pa.parquet.read_table(f"{artifact.uri}/popularity.parquet").to_pandas()
+    assert counts[counts.value != ""]["rows"].sum() == counts[counts.value == ""]["rows"].sum() == len(log)
 
 
 def test_the_component_lists_every_raw_pattern_and_the_splits():

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from components.coded import Coded
 from components.example_columns import examples
-from components.user_shard import FILE, ROW, build
+from components.joined_log import FILE, ROW
+from components.user_shard import build
 from schemas.encode import PADDING, decode
 from schemas.features import (
     Action,
