@@ -16,10 +16,15 @@ from schemas.features import (
     TimeGap,
     Vocab,
 )
-from schemas.tables import CalendarDay, Dataset, Join, LogSource, Prior, SplitByDay, Table
+from schemas.tables import CalendarDay, Dataset, Join, LogSource, Popularity, Prior, SplitByDay, Table
 
 # In the logs a day is a day in China.
 ZONE = "Asia/Shanghai"
+RATES = {
+    f"{item}_{label}": Popularity(of=f"{item}_id", label=label, timezone=ZONE)
+    for item in ("video", "author")
+    for label in ("is_click", "long_view")
+}
 FIELDS = ("video_id", "author_id", "tag", "action", "gap")
 
 SPEC = FeatureSpec(
@@ -50,6 +55,8 @@ SPEC = FeatureSpec(
         Categorical("music_type", group="item", dim=4),
         MultiCategorical("tag", group="item", separator=",", max_length=3, dim=8, vocab=Vocab(min_count=2)),
         Numeric("video_duration", group="item", transform="bucketize", buckets=32, dim=8),
+        *(Numeric(name, group="item") for name in RATES),
+        Numeric("video_rows", group="item", transform="log1p_standardize"),
         Categorical("hourmin", group="context", dim=8),
         Action("action", flags=("is_click", "long_view", "is_like", "is_follow", "is_comment", "is_forward")),
         TimeGap("gap"),
@@ -73,6 +80,7 @@ DATASET = Dataset(
             flags={"is_like": "like_seq", "long_view": "long_watch_seq"},
             always=("is_click",),
         ),
+        popularity={**RATES, "video_rows": Popularity(of="video_id", timezone=ZONE)},
         window=CalendarDay(timezone=ZONE),
         split=SplitByDay(
             timezone=ZONE,
