@@ -30,7 +30,7 @@ PRESETS = {
     "small": {"dim": 128, "attention_heads": 4, "key_dim": 16, "value_dim": 64, "key_rank": 128, "value_rank": 1024},
     "large": {"dim": 128, "attention_heads": 4, "key_dim": 16, "value_dim": 64, "low_rank": False},
 }
-SCALED = {"dim": (1,), "key_dim": (1,), "value_dim": (1,), "key_rank": (1,), "value_rank": (1,)}
+SCALED = {"dim": (4,), "key_dim": (4,), "value_dim": (4,), "key_rank": (8,), "value_rank": (8,)}
 
 
 @register(

@@ -20,7 +20,7 @@ PRESETS = {
     "medium": {"dim": 768, "num_layers": 5, "attention_heads": 3, "token_units": (768,)},
     "large": {"dim": 768, "num_layers": 15, "attention_heads": 3, "token_units": (768,)},
 }
-SCALED = {"dim": ("attention_heads",), "token_units": (1,)}
+SCALED = {"dim": ("attention_heads", 8), "token_units": (8,)}
 
 
 @register(title="MTGR: Industrial-Scale Generative Recommendation Framework in Meituan", arxiv="2505.18654")

@@ -25,7 +25,7 @@ PRESETS = {
     "small": {"dim": 768, "num_tokens": 16, "num_layers": 2, "hidden_dim": 2176},
     "large": {"dim": 1536, "num_tokens": 32, "num_layers": 2, "hidden_dim": 5600},
 }
-SCALED = {"dim": ("num_tokens", "attention_heads"), "hidden_dim": (1,)}
+SCALED = {"dim": ("num_tokens", "attention_heads"), "hidden_dim": (8,)}
 
 
 @register(title="RankMixer: Scaling Up Ranking Models in Industrial Recommenders", arxiv="2507.15551")

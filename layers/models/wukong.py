@@ -28,7 +28,7 @@ PRESETS = {
     # Sizes of a widely used public implementation; the paper's own begin at hundreds of millions.
     "small": {"dim": 64, "num_layers": 3, "num_fm": 40, "num_linear": 40, "rank": 8, "mlp_units": (512, 256)},
 }
-SCALED = {"dim": (1,), "mlp_units": (1,)}
+SCALED = {"dim": (4,), "mlp_units": (8,)}
 
 
 @register(title="Wukong: Towards a Scaling Law for Large-Scale Recommendation", arxiv="2403.02545")
