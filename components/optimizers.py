@@ -29,17 +29,10 @@ def build_optimizer(
 
 
 def _learning_rate(settings: Optimizer, steps: int) -> Any:
-    rate, rising = float(settings.learning_rate), round(settings.warmup * steps)
-    if settings.schedule == "constant" and not rising:
-        return rate
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0 if rising else rate,
-        decay_steps=max(1, steps - rising),
-        alpha=1.0 if settings.schedule == "constant" else 0.0,
-        warmup_target=rate if rising else None,
-        warmup_steps=rising,
-    )
-    return keras.saving.serialize_keras_object(schedule)
+    decay = settings.decay(steps)
+    if decay is None:
+        return float(settings.learning_rate)
+    return keras.saving.serialize_keras_object(keras.optimizers.schedules.CosineDecay(**decay))
 
 
 def _keras_optimizer(settings: Optimizer, steps: int) -> keras.optimizers.Optimizer:

@@ -78,6 +78,19 @@ class Optimizer(Declaration):
             raise ValueError(f"there is no optimizer `{name}`{nearest(name, OPTIMIZERS)}")
         return name
 
+    def decay(self, steps: int) -> dict[str, Any] | None:
+        """Arguments of Keras' `CosineDecay` for a training of so many steps; None where the rate never changes."""
+        rising = round(self.warmup * steps)
+        if self.schedule == "constant" and not rising:
+            return None
+        return {
+            "initial_learning_rate": 0.0 if rising else self.learning_rate,
+            "decay_steps": max(1, steps - rising),
+            "alpha": 1.0 if self.schedule == "constant" else 0.0,
+            "warmup_target": self.learning_rate if rising else None,
+            "warmup_steps": rising,
+        }
+
 
 class EarlyStopping(Declaration):
     """Stop when a validation metric no longer improves, and keep the best weights.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import subprocess
 import sys
 import time
 import warnings
@@ -116,6 +117,36 @@ def train(config: Config, overrides: Overrides = None) -> None:
     page = _report([folder], folder / "report.html")
     console.print(f"report: {page}", soft_wrap=True)
     console.print(f"next:\n  mixrank report {settings.run_dir} {folder}   # side by side with the run", soft_wrap=True)
+
+
+@command
+def incumbent(
+    config: Config,
+    model: Annotated[str, typer.Option(help="dlrm or dcn.")] = "dlrm",
+    overrides: Overrides = None,
+) -> None:
+    """Train TensorFlow Recommenders' DLRM or DCN on the last run's rows, one model per task, to compare with."""
+    from pipeline.config import load_config
+    from pipeline.fast_loop import last_run
+
+    settings = load_config(config, overrides or [])
+    last_run(settings)
+    errors.print("loading TensorFlow Recommenders in a process of its own (about 20 s) ...", style="dim")
+    arguments = [config, "--model", model, *(part for value in overrides or [] for part in ("--set", value))]
+    # Legacy Keras must be chosen before TensorFlow is imported.
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "pipeline.incumbent", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    if done.returncode:
+        raise typer.Exit(1)
+    folder = Path(done.stdout.splitlines()[-1])
+    page = _report([settings.run_dir, folder], folder / "report.html")
+    console.print(f"report: {page}", soft_wrap=True)
+    console.print("next:\n  mixrank report RUN...   # this table for any runs side by side", soft_wrap=True)
+    console.print(f"  {folder} is this one's folder", soft_wrap=True)
 
 
 @command

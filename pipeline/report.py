@@ -79,6 +79,8 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
 
     runs = _load(run_dirs)
     several = len(runs) > 1
+    # Names of runs are long; numbers keep the table within 80 columns.
+    numbers = {run.name: str(position) for position, run in enumerate(runs, start=1)}
     scores = [compare(run, resamples=0) for run in runs]
     based = any(row.baseline for rows in scores for row in rows)
     table = Table(
@@ -102,14 +104,15 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
             if not row.model:
                 skipped.setdefault(f"{row.title}: {row.why}", set()).add(row.task)
                 continue
-            cells = [row.task, row.title, *([run.name] if several else []), f"{row.rows:,}"]
+            cells = [row.task, row.title, *([numbers[run.name]] if several else []), f"{row.rows:,}"]
             cells += [number(row.model[metric].value) for metric in METRICS]
             if based:
                 cells += (
                     [number(row.baseline["auc"].value), percent(row.relative["auc"])] if row.baseline else ["-"] * 2
                 )
             table.add_row(*(_plain(cell) for cell in cells), style="bold" if row.slice == OVERALL else None)
-    notes = ["Base: AUC of the additive log-odds baseline"] if based else []
+    notes = [f"run {position}: {name}" for name, position in numbers.items()] if several else []
+    notes += ["Base: AUC of the additive log-odds baseline"] if based else []
     if skipped:
         every = {task for run in runs for task in run.tasks}
         named = (why if tasks == every else f"{why} ({', '.join(sorted(tasks))})" for why, tasks in skipped.items())

@@ -27,7 +27,7 @@ def mixrank(monkeypatch):
 
 def test_without_a_command_it_lists_them(mixrank):
     shown = mixrank("--help").output
-    for name in ("run", "train", "features", "schema", "models", "report", "doctor"):
+    for name in ("run", "train", "incumbent", "features", "schema", "models", "report", "doctor"):
         assert name in shown
 
 
@@ -195,8 +195,9 @@ def test_an_interrupt_says_how_to_go_on(mixrank, monkeypatch):
     assert "Traceback" not in result.output
 
 
-def test_training_alone_needs_an_earlier_run(mixrank, tmp_path):
-    result = mixrank("train", "movielens", "--set", f"output={tmp_path}")
+@pytest.mark.parametrize("command", ["train", "incumbent"])
+def test_training_alone_needs_an_earlier_run(mixrank, tmp_path, command):
+    result = mixrank(command, "movielens", "--set", f"output={tmp_path}")
     assert result.exit_code == 1
     assert "run the pipeline once first" in result.output
 

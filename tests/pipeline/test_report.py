@@ -208,6 +208,20 @@ def test_runs_stand_side_by_side(folder, tmp_path):
     assert [row[1] for row in rows] == ["900", "700"] * 2
 
 
+def test_runs_of_long_names_stand_side_by_side_in_80_columns(folder, tmp_path):
+    from rich.console import Console
+
+    name = "films/20260131-120000-tfrs-dlrm"
+    second = fake_run(tmp_path / "other", name=name, seed=4, rows=700)
+    console = Console(width=80, record=True)
+    console.print(metrics_table([folder, second]))
+    text = console.export_text()
+    assert "…" not in text
+    rows = [line.split() for line in text.splitlines() if " all rows " in line]
+    assert [row[3:5] for row in rows] == [["1", "900"], ["2", "700"]] * 2
+    assert "run 1: first run" in text and f"run 2: {name}" in text
+
+
 def test_the_terminal_table_names_what_is_not_judged(folder):
     from rich.console import Console
 
