@@ -1,0 +1,316 @@
+"""Speed and memory of every model at one size: training, forward latency, share of the matrix-product peak.
+
+    python benchmarks/models.py --params 1M                          # every model, a table and runs/models-1M.json
+    python benchmarks/models.py --params 20M --models hemix,dcnv2
+    python benchmarks/models.py --params 20M --backend torch --peak-tflops 67
+
+Every model runs in a process of its own, one after the other, on random rows of a log's widths. The peak is that of a
+plain matrix product, timed in the same process before and after. Forward counts the FLOPs of the model's own count,
+training three times as many. `--backend` runs the layers on another Keras backend, on its accelerator if it has one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+LATENCY_BATCHES = (1, 64, 1024)
+# Ids of a feature whose vocabulary is only known after Transform.
+VOCABULARY = 1000
+# On CPU these passes of jaxlib 0.4.30 fuse products with what follows them into a kernel that crashes.
+JAX_FLAGS = "--xla_disable_hlo_passes=onednn-contraction-rewriter,onednn-matmul-rewriter"
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Builds one model in this process, trains it and scores with it."""
+    import keras
+    import numpy as np
+
+    from layers.budget import match
+    from layers.counts import counts
+    from layers.inputs import table_sizes, widths
+    from layers.ranker import build_ranker
+    from schemas import datasets
+    from schemas.features import Categorical, MultiCategorical
+
+    spec = datasets.load(options.dataset).spec
+    params = match(name, options.params, widths(spec), spec.tasks, spec.scenario.values, preset="tiny")
+    sizes = {f.name: VOCABULARY for f in spec.features if isinstance(f, Categorical | MultiCategorical)}
+    before = peak_mb()
+    model = build_ranker(spec, sizes, model=name, params=params)
+    parts = {part.name: part for part in counts(model)}
+    flops = sum(part.flops for part in parts.values())
+    columns = {
+        column: table_sizes(spec, sizes).get(feature.name, 1)
+        for history in spec.histories
+        for column, feature in spec.history_fields(history)
+    }
+    columns |= table_sizes(spec, sizes)
+    rng = np.random.default_rng(0)
+
+    def rows(batch: int) -> dict[str, Any]:
+        found = {}
+        for column, tensor in model.input.items():
+            shape = (batch, *tensor.shape[1:])
+            whole = tensor.dtype == "int64"
+            found[column] = rng.integers(1, columns[column], shape) if whole else rng.normal(size=shape)
+            found[column] = found[column].astype(tensor.dtype)
+        return found
+
+    peaks = [matmul_peak(options)]
+    forward = compiled(model, training=False)
+    latency = {}
+    for batch in LATENCY_BATCHES:
+        given = on_device(rows(batch))
+        latency[batch] = median_seconds(lambda given=given: forward(given), options.seconds)
+    train = compiled(model, training=True, batch=options.batch, rows=rows(options.batch), tasks=spec.tasks, rng=rng)
+    step = median_seconds(train, options.seconds)
+    peaks.append(matmul_peak(options))
+    peak = options.peak_tflops * 1e12 if options.peak_tflops else max(peaks)
+    largest = max(LATENCY_BATCHES)
+    return {
+        "model": name,
+        "params": params,
+        "dense_parameters": sum(p.parameters for p in parts.values() if p.name != "embeddings"),
+        "flops_per_row": flops,
+        "backend": keras.backend.backend(),
+        "device": device(),
+        "steps_per_second": 1 / step,
+        "latency_ms": {batch: 1000 * seconds for batch, seconds in latency.items()},
+        "peak_mb": peak_mb(),
+        "peak_mb_above_imports": peak_mb() - before,
+        "peak_gflops": peak / 1e9,
+        "forward_gflops": flops * largest / latency[largest] / 1e9,
+        "training_gflops": 3 * flops * options.batch / step / 1e9,
+        "forward_share": flops * largest / latency[largest] / peak,
+        "training_share": 3 * flops * options.batch / step / peak,
+    }
+
+
+def compiled(
+    model: Any, training: bool, batch: int = 0, rows: Any = None, tasks: tuple[str, ...] = (), rng: Any = None
+) -> Callable[..., object]:
+    """The forward pass of a batch, or one training step as the Trainer takes it; either waits for its result."""
+    import keras
+
+    if not training:
+        return forward_pass(model)
+    model.compile(
+        keras.optimizers.Adam(1e-3),
+        {task: keras.losses.BinaryCrossentropy(from_logits=True) for task in tasks},
+        jit_compile=keras.backend.backend() != "torch",
+    )
+    labels = {task: rng.integers(0, 2, (batch, 1)).astype("float32") for task in tasks}
+    if keras.backend.backend() == "jax":
+        return jax_step(model, rows, labels)
+    if keras.backend.backend() == "torch":
+        return lambda: model.train_on_batch(rows, labels)
+    import tensorflow as tf
+
+    # One cached batch: nothing of the input pipeline is measured.
+    batches = iter(tf.data.Dataset.from_tensors((rows, labels)).cache().repeat())
+    model.make_train_function()
+    return lambda: float(tf.nest.flatten(model.train_function(batches))[0])
+
+
+def forward_pass(model: Any) -> Callable[[Any], object]:
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        run = tf.function(lambda given: model(given, training=False), jit_compile=True, autograph=False)
+        return lambda given: [logits.numpy() for logits in run(given).values()]
+    if keras.backend.backend() == "jax":
+        import jax
+
+        weights = [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
+        run = jax.jit(lambda given: model.stateless_call(*weights, given, training=False)[0])
+        return lambda given: jax.block_until_ready(run(given))
+    import torch
+
+    def score(given: Any) -> None:
+        with torch.no_grad():
+            model(given, training=False)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return score
+
+
+def jax_step(model: Any, rows: Any, labels: Any) -> Callable[[], object]:
+    """`fit`'s own compiled step, with the state handed from step to step on the device."""
+    import jax
+
+    model._symbolic_build(data_batch=(rows, labels))
+    model.optimizer.build(model.trainable_variables)
+    model.make_train_function()
+    batch = jax.device_put((rows, labels))
+    held = {
+        "state": model._get_jax_state(
+            trainable_variables=True, non_trainable_variables=True, optimizer_variables=True, metrics_variables=True
+        )
+    }
+
+    def step() -> None:
+        logs, held["state"] = model.train_function(held["state"], iter([batch]))
+        jax.block_until_ready(logs)
+
+    return step
+
+
+def on_device(rows: dict[str, Any]) -> dict[str, Any]:
+    import keras
+
+    return {name: keras.ops.convert_to_tensor(values) for name, values in rows.items()}
+
+
+def device() -> str:
+    """Name of the accelerator, or "cpu"."""
+    import keras
+
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return str(jax.devices()[0].device_kind)
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    return gpus[0].name if gpus else "cpu"
+
+
+def matmul_peak(options: argparse.Namespace) -> float:
+    """FLOP/s of a plain float32 matrix product on the device the model runs on."""
+    import keras
+    import numpy as np
+
+    side = options.square
+    a = keras.ops.convert_to_tensor(np.random.default_rng(0).normal(size=(side, side)).astype("float32"))
+    if keras.backend.backend() == "torch":
+        import torch
+
+        def product() -> None:
+            torch.matmul(a, a)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        run = jax.jit(lambda x: x @ x)
+        product = lambda: jax.block_until_ready(run(a))  # noqa: E731
+    else:
+        import tensorflow as tf
+
+        run = tf.function(lambda: tf.reduce_max(tf.matmul(a, a)))
+        product = lambda: float(run())  # noqa: E731
+    return 2 * side**3 / median_seconds(product, options.seconds)
+
+
+def median_seconds(run: Callable[[], object], seconds: float) -> float:
+    """Median time of a call over about `seconds`, at least five calls; two more before are not counted."""
+    run(), run()
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(times) < 5 or time.perf_counter() < until:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def print_row(row: dict[str, Any]) -> None:
+    if "error" in row:
+        print(f"{row['model']:12} {row['error']}", flush=True)
+        return
+    latency = "".join(f"{row['latency_ms'][str(batch)]:9.2f}" for batch in LATENCY_BATCHES)
+    print(
+        f"{row['model']:12}{row['dense_parameters'] / 1e6:9.2f}{row['flops_per_row'] / 1e6:9.1f}"
+        f"{row['steps_per_second']:9.1f}{latency}{row['peak_mb']:9.0f}"
+        f"{row['forward_gflops']:10.1f}{row['forward_share']:7.2f}{row['training_gflops']:11.1f}"
+        f"{row['training_share']:7.2f}{row['peak_gflops']:10.0f}",
+        flush=True,
+    )
+
+
+def main() -> int:
+    from components.settings import parse_count
+    from layers import registry
+    from schemas.files import write_atomically
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", type=parse_count, default=10**6, help="dense parameters of every model, 1M or 20M")
+    parser.add_argument("--models", help="names, separated by commas; all if left out")
+    parser.add_argument("--dataset", default="kuairand", help="the log whose widths the models get")
+    parser.add_argument("--batch", type=int, default=256, help="rows of a training step")
+    parser.add_argument("--seconds", type=float, default=3.0, help="time for each measured number")
+    parser.add_argument("--square", type=int, default=2048, help="side of the plain matrix product")
+    parser.add_argument("--backend", choices=("tensorflow", "jax", "torch"), default="tensorflow")
+    parser.add_argument("--peak-tflops", type=float, help="the device's peak, in place of the measured one")
+    parser.add_argument("--output", type=Path, help="JSON file; runs/models-PARAMS[-BACKEND].json if left out")
+    parser.add_argument("--once", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.once:
+        print(json.dumps(measure(options.once, options)))
+        return 0
+    names = options.models.split(",") if options.models else registry.names()
+    for name in names:
+        registry.model(name)  # A wrong name is answered before an hour has passed.
+    suffix = "" if options.backend == "tensorflow" else f"-{options.backend}"
+    output = options.output or Path("runs", f"models-{options.params / 1e6:g}M{suffix}.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{options.params / 1e6:g} M dense parameters, widths of {options.dataset}, training batch {options.batch}")
+    titles = ("M par", "MFLOP/r", "steps/s", *(f"ms@{batch}" for batch in LATENCY_BATCHES), "MB")
+    speeds = ("fwd GF/s", "share", "train GF/s", "share", "peak GF/s")
+    widths = (10, 7, 11, 7, 10)
+    print(
+        f"{'model':12}",
+        *(f"{t:>9}" for t in titles),
+        *(f"{t:>{w}}" for t, w in zip(speeds, widths, strict=True)),
+        sep="",
+    )
+    environment = {**os.environ, "KERAS_BACKEND": options.backend}
+    if options.backend == "jax":
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {JAX_FLAGS}".strip()
+    found: list[dict[str, Any]] = []
+    for name in names:
+        done = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--once", name],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            row = {"model": name, "error": f"exit code {done.returncode}: {done.stderr.strip()[-200:]}"}
+        else:
+            row = json.loads(done.stdout.splitlines()[-1])
+        found.append(row)
+        print_row(row)
+        about = {"params": options.params, "dataset": options.dataset, "batch": options.batch, "models": found}
+        write_atomically(output, lambda path, about=about: path.write_text(json.dumps(about, indent=1)))
+    print(f"written: {output}")
+    return int(any("error" in row for row in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
