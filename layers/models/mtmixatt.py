@@ -45,7 +45,10 @@ PRESETS = {
 SCALED = {"dim": ("features_per_token", "mixing_heads"), "expert_dim": ("split",)}
 
 
-@register(title="MTmixAtt: Integrating Mixture-of-Experts with Multi-Mix Attention", arxiv="2510.15286")
+@register(
+    title="MTmixAtt: Integrating Mixture-of-Experts with Multi-Mix Attention for Large-Scale Recommendation",
+    arxiv="2510.15286",
+)
 class MTmixAtt(FieldBackbone):
     """`X^0 = AutoToken(f)`, then L times `U = LN(X + Mix(X))`, `X' = LN(U + Dense(U) + Sparse(U, c)) + X`; mean.
 

@@ -16,7 +16,7 @@ PARAMS = {
     "num_tokens": 2,
     "features_per_token": 3,
     "dim": 6,
-    "num_layers": 2,
+    "num_layers": 1,
     "mixing_heads": 2,
     "base_experts": 1,
     "shared_experts": 1,
@@ -68,7 +68,7 @@ def test_a_new_scenario_trains_its_own_weights_and_leaves_all_other_scores_bit_e
     own = {v.path.split("/", 1)[1] for v in grown.trainable_variables}
     block = {"router_3/kernel", "router_3/bias", "scenario_router_3/kernel"}
     block |= {f"experts_3/{name}" for name in ("expand", "expand_bias", "contract", "contract_bias")}
-    assert own == {"row_3"} | {f"block_{i}/scenario_experts/{name}" for i in (0, 1) for name in block} | {
+    assert own == {"row_3"} | {f"block_0/scenario_experts/{name}" for name in block} | {
         f"{task}_{layer}_adapter/{part}_3"
         for task in ("click", "like")
         for layer in ("hidden_0", "logit")
@@ -133,7 +133,7 @@ def test_the_routing_report_counts_own_experts_and_load(trained, make_rows, spec
     batches = [{**rows, "place": np.array(ids)} for ids in ([0, 1, 1, 2, 2, 2, 3], [2] * 7)]
     found = routing_report(trained, batches)
     assert found["scenarios"] == ["3", "7", "other"] and found["rows"] == [2, 10, 2]
-    assert found["experts"] == ["3", "7"] and len(found["blocks"]) == 2
+    assert found["experts"] == ["3", "7"] and len(found["blocks"]) == 1
     for block in found["blocks"]:
         # One active expert and a hard bonus: always the own one.
         assert block["own"] == [1.0, 1.0, None]
