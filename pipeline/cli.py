@@ -5,7 +5,6 @@ TensorFlow and TFX take half a minute to import, so they are imported inside the
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import subprocess
@@ -13,16 +12,15 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from schemas.naming import readable
+from pipeline import serving_commands
+from pipeline.terminal import console, errors, guarded
 
 app = typer.Typer(
     help="Ranking models from raw impression logs: train, judge, push.",
@@ -30,43 +28,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
-errors = Console(stderr=True)
 
 Config = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config (movielens, kuairand).")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, such as train.epochs=2; repeatable.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
     """Registers a command whose errors are one readable message and exit code 1."""
-
-    @wraps(function)
-    def guarded(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except (typer.Exit, typer.Abort):
-            raise
-        except KeyboardInterrupt:
-            errors.print("interrupted; `mixrank run` goes on from the last finished component and training round")
-            raise typer.Exit(130) from None
-        except Exception as error:
-            if debug:
-                raise
-            errors.print(f"[bold red]error:[/] {type(error).__name__ if not str(error) else ''}", end="")
-            errors.print(readable(error), markup=False, highlight=False, soft_wrap=True)
-            if not isinstance(error, ValueError):
-                errors.print("run it again with --debug for the traceback", style="dim")
-            raise typer.Exit(1) from None
-
-    # Typer reads the signature; it must see evaluated types and the option that every command has.
-    signature = inspect.signature(function, eval_str=True)
-    option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
-    parameters = [*signature.parameters.values(), option]
-    del guarded.__wrapped__
-    guarded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    guarded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return app.command()(guarded)
+    return app.command()(guarded(function))
 
 
 @command
@@ -250,6 +219,10 @@ def doctor() -> None:
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
     console.print("next:\n  mixrank run movielens   # about four minutes")
+
+
+app.command()(serving_commands.deploy)
+app.add_typer(serving_commands.rollout, name="rollout")
 
 
 def _print_sizes(spec: Any, names: list[str]) -> None:

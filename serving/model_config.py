@@ -1,0 +1,245 @@
+"""The models.config of TensorFlow Serving: read, checked, and written as text proto.
+
+The messages are those of `tensorflow-serving-api`, which needs no TensorFlow to be imported. The package has no
+messages for batching and monitoring; `batching_message` and `monitoring_message` declare them field by field from
+TensorFlow Serving's `session_bundle_config.proto` and `monitoring_config.proto`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from schemas.files import write_atomically
+from serving.versions import sync
+
+PLATFORM = "tensorflow"
+HEADER = "# Written by mixrank; comments are not kept.\n"
+MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+def new() -> Any:
+    """An empty `ModelServerConfig`."""
+    from tensorflow_serving.config import model_server_config_pb2
+
+    return model_server_config_pb2.ModelServerConfig()
+
+
+def parse(text: str, where: str = "models.config") -> Any:
+    """Text proto -> checked `ModelServerConfig`.
+
+    Raises:
+        ValueError: if it is no text proto of that message, or as `check`.
+    """
+    config = parse_text(text, new(), where)
+    check(config, where)
+    return config
+
+
+def parse_text(text: str, message: Any, where: str) -> Any:
+    """Text proto -> the given message.
+
+    Raises:
+        ValueError: naming file, line and what does not fit the message.
+    """
+    from google.protobuf import text_format
+
+    try:
+        return text_format.Parse(text, message)
+    except text_format.ParseError as error:
+        raise ValueError(f"{where} is no {message.DESCRIPTOR.name}: {error}") from None
+
+
+def render(config: Any) -> str:
+    """`ModelServerConfig` -> text proto, checked and read back.
+
+    Raises:
+        ValueError: as `check`.
+    """
+    from google.protobuf import text_format
+
+    check(config)
+    text = HEADER + text_format.MessageToString(config)
+    if parse(text) != config:
+        raise RuntimeError("models.config does not read back as it was written")
+    return text
+
+
+def read(path: Path) -> Any:
+    """The `ModelServerConfig` of a file; an empty one if there is no file.
+
+    Raises:
+        ValueError: as `parse`.
+    """
+    return parse(path.read_text(), str(path)) if path.exists() else new()
+
+
+def write(path: Path, config: Any) -> bool:
+    """Replaces a file by one rename, after its content is on the disk; returns whether anything changed."""
+    text = render(config)
+    if path.exists() and path.read_text() == text:
+        return False
+
+    def durably(temporary: Path) -> None:
+        temporary.write_text(text)
+        sync(temporary)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, durably)
+    sync(path.parent)
+    return True
+
+
+def check(config: Any, where: str = "models.config") -> None:
+    """Refuses what TensorFlow Serving refuses, or what would poison its later reloads.
+
+    A reload that lacks `model_platform` makes every later one fail until a restart; a label on a version that is not
+    loaded stops all labels of the reload, those of other models included.
+
+    Raises:
+        ValueError: naming the model and the rule.
+    """
+    names = set()
+    for model in config.model_config_list.config:
+        if not MODEL_NAME.fullmatch(model.name):
+            raise ValueError(
+                f"{where}: a model's name is made of letters, digits, `_`, `-` and `.`, received {model.name!r}"
+            )
+        if model.name in names:
+            raise ValueError(f"{where}: two models have the name `{model.name}`")
+        names.add(model.name)
+        if model.model_platform != PLATFORM:
+            raise ValueError(
+                f'{where}: model `{model.name}` needs model_platform: "{PLATFORM}", received {model.model_platform!r}'
+            )
+        if not model.base_path.startswith(("/", "gs://", "s3://", "hdfs://")):
+            raise ValueError(f"{where}: model `{model.name}` needs an absolute base_path, received {model.base_path!r}")
+        policy = model.model_version_policy
+        if policy.WhichOneof("policy_choice") == "latest" and policy.latest.num_versions < 1:
+            raise ValueError(f"{where}: model `{model.name}` needs latest.num_versions of at least 1")
+        if policy.WhichOneof("policy_choice") == "specific" and not policy.specific.versions:
+            raise ValueError(f"{where}: model `{model.name}` has a specific policy without versions")
+        for label, version in model.version_labels.items():
+            if version not in policy.specific.versions:
+                raise ValueError(
+                    f"{where}: label `{label}` of model `{model.name}` names version {version}, which the policy "
+                    f"does not load; add it under specific"
+                )
+
+
+def find(config: Any, name: str) -> Any | None:
+    """The entry of a model, or None."""
+    return next((model for model in config.model_config_list.config if model.name == name), None)
+
+
+def add(config: Any, name: str, base_path: str) -> Any:
+    """A new entry that serves the latest version."""
+    model = config.model_config_list.config.add(name=name, base_path=base_path, model_platform=PLATFORM)
+    model.model_version_policy.latest.num_versions = 1
+    return model
+
+
+def pin(model: Any, loaded: set[int], labels: Mapping[str, int]) -> None:
+    """Makes an entry serve exactly some versions, at least one, labelled."""
+    model.version_labels.clear()
+    model.model_version_policy.Clear()
+    model.model_version_policy.specific.versions.extend(sorted(loaded))
+    model.version_labels.update(labels)
+
+
+class Entry:
+    """One model's part of a models.config file.
+
+    Args:
+        path: the file, which need not exist; other models in it are left alone.
+        name: the model.
+        base_path: its folder of versions as the server sees it, for a file that lacks the model.
+    """
+
+    def __init__(self, path: Path, name: str, base_path: str) -> None:
+        self.path, self.name, self.base_path = path, name, base_path
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Label -> version."""
+        model = find(read(self.path), self.name)
+        return {} if model is None else {label: model.version_labels[label] for label in sorted(model.version_labels)}
+
+    @property
+    def loaded(self) -> set[int]:
+        """Versions that servers load by number; none while they take the latest."""
+        model = find(read(self.path), self.name)
+        return set() if model is None else set(model.model_version_policy.specific.versions)
+
+    @property
+    def serves_latest(self) -> bool:
+        """Whether servers take the latest version by themselves."""
+        return find(read(self.path), self.name) is not None and not self.loaded
+
+    def pin(self, labels: Mapping[str, int], loaded: set[int]) -> None:
+        """Makes servers load exactly some versions, labelled; a no-op if they do."""
+        config = read(self.path)
+        model = find(config, self.name)
+        if model is None:
+            model = add(config, self.name, self.base_path)
+        pin(model, loaded, labels)
+        write(self.path, config)
+
+
+def batching_message() -> Any:
+    """An empty `BatchingParameters`."""
+    return _declared("BatchingParameters")
+
+
+def monitoring_message() -> Any:
+    """An empty `MonitoringConfig`."""
+    return _declared("MonitoringConfig")
+
+
+def _declared(name: str) -> Any:
+    from google.protobuf import message_factory
+
+    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"tensorflow.serving.{name}"))()
+
+
+@cache
+def _pool() -> Any:
+    from google.protobuf import descriptor_pb2, descriptor_pool, wrappers_pb2
+
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(
+        name="mixrank/serving.proto", package="tensorflow.serving", syntax="proto3"
+    )
+    file.dependency.append(wrappers_pb2.DESCRIPTOR.name)
+
+    def declare(message: str, **fields: tuple[int, Any]) -> None:
+        declared = file.message_type.add(name=message)
+        for name, (number, kind) in fields.items():
+            added = declared.field.add(name=name, number=number, label=field.LABEL_OPTIONAL)
+            if isinstance(kind, str):
+                added.type, added.type_name = field.TYPE_MESSAGE, kind
+            else:
+                added.type = kind
+
+    whole, text = ".google.protobuf.Int64Value", ".google.protobuf.StringValue"
+    declare(
+        "BatchingParameters",
+        max_batch_size=(1, whole),
+        batch_timeout_micros=(2, whole),
+        max_enqueued_batches=(3, whole),
+        num_batch_threads=(4, whole),
+        thread_pool_name=(5, text),
+        allowed_batch_sizes=(6, field.TYPE_INT64),
+        pad_variable_length_inputs=(7, field.TYPE_BOOL),
+    )
+    sizes = next(each for each in file.message_type[0].field if each.name == "allowed_batch_sizes")
+    sizes.label = field.LABEL_REPEATED
+    declare("PrometheusConfig", enable=(1, field.TYPE_BOOL), path=(2, field.TYPE_STRING))
+    declare("MonitoringConfig", prometheus_config=(1, ".tensorflow.serving.PrometheusConfig"))
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.AddSerializedFile(file.SerializeToString())
+    return pool

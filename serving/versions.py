@@ -1,0 +1,139 @@
+"""Folders of numbered versions, as TensorFlow Serving watches them: a version appears whole or not at all.
+
+movielens/
+  1700000000/saved_model.pb ...    a version; never changed once it is there
+  .1700000060.4711.partial/        a version that is being copied; no number, so no server looks at it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PARTIAL = ".partial"
+METADATA = "assets.extra/mixrank.json"
+
+
+def versions(base: Path) -> dict[int, Path]:
+    """Version -> its folder, smallest number first. Other names are not looked at, as TensorFlow Serving does."""
+    if not base.is_dir():
+        return {}
+    found = {int(path.name): path for path in base.iterdir() if is_version(path)}
+    return dict(sorted(found.items()))
+
+
+def is_version(path: Path) -> bool:
+    """Whether a folder's name is that of a version: digits alone, below 2^63."""
+    return path.name.isascii() and path.name.isdigit() and int(path.name) < 2**63 and path.is_dir()
+
+
+def check_saved_model(folder: Path) -> None:
+    """Refuses what is no complete SavedModel, from the names and sizes of its files.
+
+    Raises:
+        ValueError: naming the file that is missing or empty.
+    """
+    graph = next((folder / name for name in ("saved_model.pb", "saved_model.pbtxt") if (folder / name).is_file()), None)
+    if graph is None:
+        raise ValueError(f"{folder} is not a SavedModel: it holds no saved_model.pb")
+    if not graph.stat().st_size:
+        raise ValueError(f"{folder} is not a SavedModel: {graph.name} is empty")
+    variables = folder / "variables"
+    if not variables.is_dir():
+        return
+    if not (variables / "variables.index").is_file():
+        raise ValueError(f"{folder} is an incomplete SavedModel: variables/variables.index is missing")
+    shards = sorted(variables.glob("variables.data-*-of-*"))
+    wanted = int(shards[0].name.rpartition("-")[2]) if shards else 1
+    if len(shards) != wanted:
+        raise ValueError(
+            f"{folder} is an incomplete SavedModel: it holds {len(shards)} of {wanted} variables/variables.data files"
+        )
+
+
+def next_version(base: Path) -> int:
+    """A Unix time, made larger than every version already there."""
+    return max([int(time.time()), *(number + 1 for number in versions(base))])
+
+
+def publish(
+    model: Path, base: Path, *, version: int | None = None, extra: Mapping[str, Path] | None = None, mark: str = ""
+) -> Path:
+    """Copies a SavedModel to a temporary name beside its destination, writes it through to the disk and renames it.
+
+    Args:
+        model: SavedModel folder.
+        base: folder of versions; made if it does not exist.
+        version: number of the new version; `next_version` if left out.
+        extra: path inside the version -> file to put there, over the model's own.
+        mark: part of the temporary name, by which its owner finds it again after a kill.
+
+    Returns:
+        The new version's folder.
+    """
+    base.mkdir(parents=True, exist_ok=True)
+    version = next_version(base) if version is None else version
+    temporary, target = base / f".{version}.{mark or os.getpid()}{PARTIAL}", base / str(version)
+    try:
+        shutil.copytree(model, temporary)
+        for name, file in (extra or {}).items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, temporary / name)
+        for path in [*temporary.rglob("*"), temporary]:
+            sync(path)
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync(base)
+    return target
+
+
+def find_copy(model: Path, base: Path, extra: Mapping[str, Path] | None = None) -> int | None:
+    """The newest version that is byte for byte what `publish` would make of the same arguments, or None."""
+    wanted = {**_files(model), **(extra or {})}
+    return next((number for number, path in reversed(versions(base).items()) if _same(wanted, _files(path))), None)
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What a version says of its model: the `model` part of its mixrank.json, or nothing."""
+    file = folder / METADATA
+    return dict(json.loads(file.read_text()).get("model") or {}) if file.is_file() else {}
+
+
+def sync(path: Path) -> None:
+    """Writes a file, or the names in a folder, through to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+def _same(ours: Mapping[str, Path], theirs: Mapping[str, Path]) -> bool:
+    if set(ours) != set(theirs):
+        return False
+    sizes = {name: path.stat().st_size for name, path in ours.items()}
+    if any(theirs[name].stat().st_size != size for name, size in sizes.items()):
+        return False
+    # Small files tell two exports apart; weights are read only if those agree.
+    return all(_equal(ours[name], theirs[name]) for name in sorted(sizes, key=sizes.__getitem__))
+
+
+def _equal(one: Path, other: Path, block: int = 1 << 20) -> bool:
+    with one.open("rb") as left, other.open("rb") as right:
+        while True:
+            ours, theirs = left.read(block), right.read(block)
+            if ours != theirs:
+                return False
+            if not ours:
+                return True
