@@ -51,7 +51,7 @@ class ModelSettings(Declaration):
     name: str = "hemix"
     preset: str | None = "tiny"
     params: dict[str, Any] = {}
-    match_params: Annotated[int | None, BeforeValidator(parse_count), Field(ge=1)] = None
+    match_params: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(parse_count)] = None
 
 
 class Optimizer(Declaration):

@@ -53,3 +53,8 @@ def test_a_budget_is_at_least_one_parameter():
 @pytest.mark.parametrize(("metric", "higher"), [("loss", False), ("click.log_loss", False), ("click.gauc", True)])
 def test_the_direction_of_a_metric_is_known(metric, higher):
     assert EarlyStopping(metric=metric).higher_is_better is higher
+
+
+@pytest.mark.parametrize("settings", [ModelSettings(), ModelSettings(match_params="2M"), TrainSettings()])
+def test_settings_survive_the_way_to_the_trainer(settings):
+    assert type(settings).model_validate_json(settings.model_dump_json()) == settings
