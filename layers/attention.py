@@ -12,6 +12,12 @@ from layers.requests import per_candidate
 _NEVER = -1e30
 
 
+def softmax(scores):
+    """Softmax over the last axis in float32; a single score gets all the weight, without Keras's warning."""
+    scores = ops.cast(scores, "float32")
+    return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
+
+
 def masked_softmax(scores, mask):
     """`a_t = exp(s_t) / sum_u exp(s_u)` over the valid positions of the last axis, in float32; 0 elsewhere.
 
@@ -24,7 +30,7 @@ def masked_softmax(scores, mask):
     Returns:
         float32 tensor (..., keys).
     """
-    weights = ops.softmax(ops.where(mask, ops.cast(scores, "float32"), _NEVER), axis=-1)
+    weights = softmax(ops.where(mask, ops.cast(scores, "float32"), _NEVER))
     # Valid or not, the weights of a row add up to 1; only an empty row must be put right.
     return weights * ops.cast(ops.any(mask, axis=-1, keepdims=True), "float32")
 
@@ -44,7 +50,7 @@ def attend(queries, keys, values, mask, *, scale: bool = True):
     """
     heads, num_queries, width = queries.shape[1:]
     scores = ops.matmul(queries * width**-0.5 if scale else queries, ops.transpose(keys, (0, 1, 3, 2)))
-    weights = ops.softmax(ops.cast(scores, "float32"), axis=-1) if mask is None else masked_softmax(scores, mask)
+    weights = softmax(scores) if mask is None else masked_softmax(scores, mask)
     output = ops.matmul(ops.cast(weights, values.dtype), values)
     # (batch, heads, queries, width) -> (batch, queries, heads * width)
     return ops.reshape(ops.transpose(output, (0, 2, 1, 3)), (-1, num_queries, heads * values.shape[3]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from layers.attention import softmax
 from layers.per_token import PerTokenDense
 
 
@@ -106,7 +107,7 @@ class CrossMixture(keras.Layer):
         self.gate.build((None, width))
 
     def call(self, x0, x):
-        gates = ops.cast(ops.softmax(ops.cast(self.gate(x), "float32"), axis=-1), x.dtype)
+        gates = ops.cast(softmax(self.gate(x)), x.dtype)
         # (batch, width) -> (1, batch, width) -> (experts, batch, width)
         opinions = self.up(self.inner(self.down(x[None])))
         # (batch, experts) -> (experts, batch, 1)

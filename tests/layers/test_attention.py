@@ -20,6 +20,11 @@ def _softmax(x):
     return e / e.sum()
 
 
+def test_a_history_of_one_event_gets_all_the_weight_or_none():
+    weights = masked_softmax(np.array([[3.0], [4.0]]), np.array([[True], [False]]))
+    np.testing.assert_array_equal(weights, [[1.0], [0.0]])
+
+
 def test_masked_softmax_is_a_softmax_over_the_valid_positions():
     scores = RNG.normal(size=(2, 5)).astype("float32")
     weights = np.array(masked_softmax(scores, MASK))
