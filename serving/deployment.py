@@ -176,7 +176,7 @@ def validate(folder: Path) -> None:
         text = (folder / "batching.config").read_text()
         _check_batching(model_config.parse_text(text, model_config.batching_message(), "batching.config"))
     service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["tensorflow-serving"]
-    run = shlex.split((folder / "docker-run.sh").read_text(), comments=True)
+    run = shlex.split((folder / "docker-run.sh").read_text().replace("\\\n", ""), comments=True)
     for name, command in (("compose.yaml", service["command"]), ("docker-run.sh", run)):
         if missing := [flag for flag in (folder / "flags.txt").read_text().split() if flag not in command]:
             raise ValueError(f"{name} lacks {missing}")

@@ -250,12 +250,17 @@ class Rollout:
         """
         if trial and to is not None:
             raise ValueError("`to` and `trial` exclude each other")
-        with self._command("rollback") as resumed:
+        with self._command("rollback") as repeated:
             labels = self.entry.labels
-            if resumed and not trial and to in (None, labels.get(STABLE)):
-                # The command that died had moved the labels; a second step back is not what was asked.
-                target, wanted = labels[STABLE], labels
-            elif trial:
+            if repeated and not trial and to is None and PREVIOUS not in labels:
+                # A second step back is not what was asked: the last one may have died before it said so.
+                self._move(labels)
+                self.say(
+                    f"version {labels[STABLE]} is stable already, by the last rollback; to go further back, "
+                    f"name a version: --to"
+                )
+                return labels[STABLE]
+            if trial:
                 target, wanted = _without_canary(labels)
             else:
                 target = _previous(labels) if to is None else to
@@ -273,24 +278,23 @@ class Rollout:
 
     @contextmanager
     def _command(self, command: str) -> Iterator[bool]:
-        """Takes the lock and cleans up after a killed command; yields whether that was `command`, and had come through.
+        """Takes the lock and cleans up after a killed command; yields whether the last one was this, and came through.
 
-        A command that the server has not followed in time counts as killed.
+        A command that the server did not follow in time has come through as well: models.config says what it wanted.
         """
         with locked(self.lock, f"mixrank rollout {command}, model {self.entry.name}"):
             for leftover in self.base.iterdir() if self.base.is_dir() else ():
                 if leftover.name.endswith((f".{MARK}{PARTIAL}", REMOVED)):
                     shutil.rmtree(leftover)
-            resumed, last = False, self.journal.last()
-            if last is not None and last["event"] in ("begun", "failed"):
-                pushed = last["command"] == "push" and last["version"] in versions(self.base)
-                took = pushed or last.get("labels") == self.entry.labels
-                resumed = took and last["command"] == command
-                if last["event"] == "begun" and not resumed:
-                    self.journal.append(last["command"], "done" if took else "interrupted", version=last["version"])
-            yield resumed
-            if resumed and (last := self.journal.last()) is not None and last["event"] != "done":
-                self.journal.append(command, "done", version=last["version"])
+            if (last := self.journal.last()) is None:
+                yield False
+                return
+            pushed = last["command"] == "push" and last["version"] in versions(self.base)
+            took = pushed or last.get("labels") == self.entry.labels
+            if last["event"] == "begun":
+                about = {key: last[key] for key in ("version", "labels") if key in last}
+                self.journal.append(last["command"], "done" if took else "interrupted", **about)
+            yield took and last["command"] == command
 
     @contextmanager
     def _loaded(self, version: int) -> Iterator[None]:
