@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,8 @@ from tfx.dsl.components.base import executor_spec
 from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, proto_utils
+
+from serving.versions import publish
 
 
 class Executor(executor.Executor):
@@ -25,7 +24,7 @@ class Executor(executor.Executor):
             return
         destination = pusher_pb2.PushDestination()
         proto_utils.json_to_proto(exec_properties["push_destination"], destination)
-        version = push(Path(self.GetModelPath(input_dict)), Path(destination.filesystem.base_directory))
+        version = publish(Path(self.GetModelPath(input_dict)), Path(destination.filesystem.base_directory))
         io_utils.copy_dir(str(version), pushed.uri)
         self._MarkPushed(pushed, pushed_destination=str(version), pushed_version=version.name)
 
@@ -34,24 +33,3 @@ class Pusher(component.Pusher):
     """TFX Pusher with the executor above."""
 
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
-
-
-def push(model: Path, base: Path) -> Path:
-    """Publishes a SavedModel as the next version.
-
-    Args:
-        model: SavedModel folder.
-        base: folder of numbered versions. A name that is no number, such as a half-copied `.1700000000.partial`, is
-            ignored by TensorFlow Serving.
-
-    Returns:
-        The new version's folder. Versions are Unix times, made larger than every version already there.
-    """
-    base.mkdir(parents=True, exist_ok=True)
-    taken = [int(path.name) for path in base.iterdir() if path.name.isdigit()]
-    version = max([int(time.time()), *(number + 1 for number in taken)])
-    temporary = base / f".{version}.{os.getpid()}.partial"
-    shutil.copytree(model, temporary)
-    target = base / str(version)
-    temporary.rename(target)
-    return target

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -58,7 +59,7 @@ def deploy(
 
     if model_name and len(model_name) != len(folders):
         raise ValueError(f"--model-name is given {len(model_name)} times for {len(folders)} folders")
-    names: list[Any] = list(model_name or [None] * len(folders))
+    names: Sequence[str | None] = model_name or [None] * len(folders)
     models = [deployment.served(folder, name) for folder, name in zip(folders, names, strict=True)]
     ranking = deployment.ranks_candidates(models)
     if batch_size is None:

@@ -326,9 +326,11 @@ class Rollout:
             raise ValueError(
                 f"version {version} has no golden rows to check: give some with --golden FILE, or say --unchecked"
             )
-        scorer = golden.scorer or (self.server and self.server.score)
+        scorer = golden.scorer
         if scorer is None:
-            raise ValueError("golden rows are scored by the server: give its --url, or say --unchecked")
+            if self.server is None:
+                raise ValueError("golden rows are scored by the server: give its --url, or say --unchecked")
+            scorer = self.server.score
         rows = read_golden(file)
         worst = check_golden(rows, scorer, version=version, folder=folder, tolerance=golden.tolerance)
         self.say(f"version {version} scores {len(rows)} golden rows as expected, off by at most {worst:.1g}")

@@ -44,13 +44,14 @@ def save(folder, factor=0.25, weights=b"weights"):
 class FakeServing:
     """TensorFlow Serving as far as a roll-out sees it: it follows the models.config of a base, a step per question.
 
-    A version takes one step in LOADING. An existing label moves only to a version that is loaded, else no label moves.
+    A version takes one step in LOADING. Labels move a step after versions are unloaded, which is as late as it may be.
+    An existing label moves only to a version that is loaded, else no label moves.
     Every step in which a label names a version that is not loaded is an outage.
     """
 
     def __init__(self, config, name="shop"):
         self.config, self.base, self.name, self.lock = Path(config), Path(config).parent, name, threading.Lock()
-        self.states, self.labels, self.outages, self.asked = {}, {}, [], []
+        self.states, self.labels, self.outages, self.seen = {}, {}, [], {}
 
     def step(self):
         entry = model_config.find(model_config.read(self.config), self.name)
@@ -68,14 +69,14 @@ class FakeServing:
         for version in set(self.states) - wanted:
             if self.states[version].name != "END":
                 self.states[version] = State("END")
-        moves = dict(entry.version_labels)
+        moves, self.seen = self.seen, dict(entry.version_labels)
         if all(self.available(version) or label not in self.labels for label, version in moves.items()):
             self.labels = moves
         self.outages += [pair for pair in self.labels.items() if not self.available(pair[1])]
 
     def started(self):
         """This server, once it has loaded what it found."""
-        self.step(), self.step()
+        self.step(), self.step(), self.step()
         self.outages.clear()
         return self
 
@@ -96,7 +97,6 @@ class FakeServing:
             return version if self.available(version) else None
 
     def score(self, version, instances):
-        self.asked.append((version, len(instances)))
         factor = float((self.base / str(version) / "factor").read_text())
         return [{"click": factor * instance["x"]} for instance in instances]
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from components.pusher import push
+from serving.versions import publish
 
 
 @pytest.fixture
@@ -21,16 +21,16 @@ def model(tmp_path):
 
 def test_a_version_is_a_unix_time_above_every_other(model, tmp_path):
     base = tmp_path / "serving"
-    first = push(model, base)
+    first = publish(model, base)
     assert abs(int(first.name) - time.time()) < 60
     (base / "99999999999").mkdir()
-    assert push(model, base).name == "100000000000"
+    assert publish(model, base).name == "100000000000"
     assert (first / "variables" / "data").read_bytes() == b"weights"
 
 
 def test_a_push_that_dies_leaves_no_version(model, tmp_path, monkeypatch):
     base = tmp_path / "serving"
-    before = push(model, base)
+    before = publish(model, base)
 
     def die(source, target):
         target.mkdir(parents=True)
@@ -39,5 +39,5 @@ def test_a_push_that_dies_leaves_no_version(model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(shutil, "copytree", die)
     with pytest.raises(OSError, match="disk full"):
-        push(model, base)
+        publish(model, base)
     assert [path for path in base.iterdir() if path.name.isdigit()] == [before]
