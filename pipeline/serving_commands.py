@@ -194,7 +194,7 @@ def status(base: Base, url: Url = None, config: Config = None, name: Name = None
     labels = steps.entry.labels
     if not labels or "stable" not in labels:
         step, why = ("promote", "make the canary stable") if labels else ("canary", "try the newest version")
-    elif labels["canary"] != labels["stable"]:
+    elif labels.get("canary", labels["stable"]) != labels["stable"]:
         step, why = "promote", "make the canary stable"
     elif rows[0].version > labels["stable"]:
         step, why = "canary", "try the newest version"

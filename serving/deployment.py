@@ -28,7 +28,7 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 MODELS, CONFIG = "/models", "/config"
 POLL_SECONDS = 5
 DEFAULT_BATCH_SIZE = 128
-STABLE = "stable"
+LABELS = ("stable", "canary")
 RANKING_SIGNATURE = b"rank_candidates"
 
 
@@ -187,7 +187,7 @@ def _models_config(models: Sequence[Served]) -> str:
     for model in models:
         entry = model_config.add(config, model.name, f"{MODELS}/{model.name}")
         if model.version is not None:
-            model_config.pin(entry, {model.version}, {STABLE: model.version})
+            model_config.pin(entry, {model.version}, dict.fromkeys(LABELS, model.version))
         elif (rolled := model_config.find(model_config.read(model.base / "models.config"), model.name)) is not None:
             entry.model_version_policy.CopyFrom(rolled.model_version_policy)
             entry.version_labels.update(rolled.version_labels)

@@ -383,7 +383,7 @@ def _golden_file(folder: Path, golden: Golden) -> Path | None:
 def _previous(labels: Mapping[str, int]) -> int:
     if PREVIOUS in labels:
         return labels[PREVIOUS]
-    on_trial = STABLE in labels and labels.get(CANARY) != labels[STABLE]
+    on_trial = STABLE in labels and labels.get(CANARY, labels[STABLE]) != labels[STABLE]
     hint = "to end the canary's trial: --canary" if on_trial else "name a version: --to VERSION"
     raise ValueError(f"there is no previous stable version to return to; {hint}")
 

@@ -61,11 +61,14 @@ def test_a_folder_of_versions_serves_the_latest_and_a_single_version_itself(save
     assert result.exit_code == 0, result.output
     assert models_of(tmp_path / "out") == {
         "shop": ("/models/shop", 1, {}),
-        "clips": ("/models/clips", [7], {"stable": 7}),
+        "clips": ("/models/clips", [7], {"stable": 7, "canary": 7}),
     }
     assert "the server itself was not started" in result.output
     assert f"{tmp_path}/out/docker-run.sh" in result.output
     assert "mixrank rollout status" in result.output
+    config = ["--config", tmp_path / "out/models.config"]
+    assert "stable, canary" in mixrank("rollout", "status", tmp_path / "two/serving/clips", *config).output
+    assert "serves the latest version" in mixrank("rollout", "status", tmp_path / "one/serving/shop", *config).output
 
 
 def test_versions_and_labels_of_a_roll_out_are_taken_over(save, tmp_path):
