@@ -112,7 +112,8 @@ def ranks_candidates(models: Sequence[Served]) -> list[str]:
     found = []
     for model in models:
         version = max(versions(model.base)) if model.version is None else model.version
-        if RANKING_SIGNATURE in (versions(model.base)[version] / "saved_model.pb").read_bytes():
+        graphs = versions(model.base)[version].glob("saved_model.pb*")
+        if any(RANKING_SIGNATURE in graph.read_bytes() for graph in graphs):
             found.append(model.name)
     return found
 

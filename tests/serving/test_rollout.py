@@ -49,8 +49,9 @@ class FakeServing:
     Every step in which a label names a version that is not loaded is an outage.
     """
 
-    def __init__(self, config, name="shop"):
-        self.config, self.base, self.name, self.lock = Path(config), Path(config).parent, name, threading.Lock()
+    def __init__(self, config, name="shop", base=None):
+        self.config, self.name, self.lock = Path(config), name, threading.Lock()
+        self.base = Path(base or self.config.parent)
         self.states, self.labels, self.outages, self.seen = {}, {}, [], {}
 
     def step(self):
@@ -528,6 +529,25 @@ def test_a_label_that_the_server_does_not_take_is_an_error_and_the_command_can_g
     assert loaded(base) == {1, 2}
     assert rollout(base, serving).rollback() == 1
     assert (labels(base), loaded(base), serving.outages) == ({"stable": 1, "canary": 1}, {1}, [])
+
+
+def test_a_deployed_version_is_followed_by_what_the_pusher_adds(base, tmp_path, listen, mixrank):
+    from serving.deployment import Options, served, write_deployment
+
+    write_deployment(tmp_path / "out", [served(base / "1")], Options())
+    config = tmp_path / "out" / "models.config"
+    serving = FakeServing(config, base=base).started()
+    options = ["--config", config, "--url", listen(serving)]
+    assert serving.labels == {"stable": 1, "canary": 1}, "version 2 was there and is not served"
+    for command in ("canary", "promote"):
+        result = mixrank(command, base, *options)
+        assert result.exit_code == 0, result.output
+        assert f"--config {config}" in result.output
+    assert serving.resolve("stable") == 2 and serving.outages == []
+    assert mixrank("rollback", base, *options).exit_code == 0
+    assert serving.resolve("stable") == 1 and serving.outages == []
+    (entry,) = model_config.read(config).model_config_list.config
+    assert entry.base_path == "/models/shop"
 
 
 def test_several_models_share_a_models_config(base, tmp_path):
