@@ -28,7 +28,10 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
-            errors.print("interrupted; the same command goes on from what was finished")
+            errors.print(
+                "interrupted; `mixrank run` goes on from the last finished component and training round, "
+                "`mixrank rollout` when given again"
+            )
             raise typer.Exit(130) from None
         except Exception as error:
             if debug:
