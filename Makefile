@@ -33,8 +33,8 @@ lint: install  ## Style, types and import rules.
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 
-test-fast: install  ## The fast tests.
-	$(RUN)/python -m pytest -q -m "not slow"
+test-fast: install  ## The fast tests, in two processes.
+	$(RUN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test: lint  ## Install, check and run every test.
 	$(RUN)/python -m pytest -q
