@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import apache_beam as beam
@@ -108,10 +109,9 @@ def _write_batches(path: str, columns: dict[str, pa.Array], rows: np.ndarray, ke
         bounds = np.searchsorted(np.sort(shard), np.arange(num_shards + 1))
     sorted_rows = pa.array(shards)
     batch = pa.RecordBatch.from_arrays([array.take(sorted_rows) for array in columns.values()], list(columns))
-    with FileSystems.create(path + ".tmp") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+    with _whole_file(path) as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             writer.write_batch(batch.slice(start, stop - start))
-    rename(path + ".tmp", path)
 
 
 class ShardTables:
@@ -243,9 +243,8 @@ def _history_counts(dataset: Dataset, shard: Shard) -> dict[str, dict[str, int]]
 
 def write_parquet(path: str, frame: pd.DataFrame) -> None:
     """Writes a Parquet file that is either whole or absent."""
-    with FileSystems.create(path + ".tmp") as sink:
+    with _whole_file(path) as sink:
         pa.parquet.write_table(pa.Table.from_pandas(frame, preserve_index=False), sink)
-    rename(path + ".tmp", path)
 
 
 def read_parquet(path: str) -> pd.DataFrame:
@@ -256,8 +255,15 @@ def read_parquet(path: str) -> pd.DataFrame:
 
 def write_json(path: str, value: Any) -> None:
     """Writes a JSON file that is either whole or absent."""
-    with FileSystems.create(path + ".tmp") as sink:
+    with _whole_file(path) as sink:
         sink.write(json.dumps(value, indent=1).encode())
+
+
+@contextmanager
+def _whole_file(path: str) -> Iterator[Any]:
+    """A file to write, on any file system Beam knows, which gets its name when it is complete."""
+    with FileSystems.create(path + ".tmp") as sink:
+        yield sink
     rename(path + ".tmp", path)
 
 

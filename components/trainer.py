@@ -25,7 +25,7 @@ from components.settings import ModelSettings, TrainSettings
 from components.strategy import build_strategy, use_jit
 from components.transform import KEYS
 from components.warm_start import warm_start
-from layers.backbone import Backbone
+from layers.backbone import backbone_of
 from layers.budget import match
 from layers.counts import counts
 from layers.inputs import field_names, model_inputs, widths
@@ -164,7 +164,7 @@ def train_model(
     final.set_weights(model.get_weights())
     card = _model_card(final, {**model_settings.model_dump(mode="json"), "params": resolved.params})
     card["insights"] = insights(final, spec, rows["eval"])
-    _backbone(final).freeze()
+    backbone_of(final).freeze()
     export(export_dir, spec=spec, model=final, transform_output=transform_output, metadata={"model": card})
 
     # 5. What the evaluation split gets, row by row.
@@ -289,14 +289,9 @@ def _model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:
 def insights(model: keras.Model, spec: FeatureSpec, rows: TransformedRows) -> dict[str, Any]:
     """What the backbone tells about itself, and where its scenario experts send the first evaluation rows."""
     batches = itertools.islice(evaluation_batches(rows, EVALUATION_BATCH), ROUTED_BATCHES)
-    found = _backbone(model).insights(field_names(spec))
+    found = backbone_of(model).insights(field_names(spec))
     routing = routing_report(model, batches)
     return {**found, **({"routing": routing} if routing else {})}
-
-
-def _backbone(model: keras.Model) -> Backbone:
-    (backbone,) = [layer for layer in model.layers if isinstance(layer, Backbone)]
-    return backbone
 
 
 def _split_of(pattern: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from layers.checks import check_least
 from layers.per_token import PerTokenDense
 from layers.requests import per_candidate
 
@@ -106,8 +107,7 @@ class MixedQueryAttention(keras.Layer):
         self, *, num_fixed: int, heads: int = 4, residual: bool = False, null_key: bool = False, **kwargs
     ) -> None:
         super().__init__(**kwargs)
-        if num_fixed < 0:
-            raise ValueError(f"`num_fixed` must be at least 0, received {num_fixed}")
+        check_least(0, num_fixed=num_fixed)
         self.num_fixed = num_fixed
         self.heads = heads
         self.residual = residual

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from layers.checks import check_least
 from layers.counts import Part
 
 Grouping = Literal["learned", "random", "manual"]
@@ -70,8 +71,7 @@ class AutoToken(keras.Layer):
             raise ValueError(f"`aggregate` must be flatten or sum, received {aggregate!r}")
         if aggregate == "sum" and (dim is None or dim < 1):
             raise ValueError(f'`dim` must be at least 1 for `aggregate` = "sum", received {dim}')
-        if gumbel < 0:
-            raise ValueError(f"`gumbel` must be at least 0, received {gumbel}")
+        check_least(0, gumbel=gumbel)
         check_groups(grouping, groups, tokens, keep)
         self.tokens = tokens
         self.keep = keep

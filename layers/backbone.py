@@ -125,3 +125,9 @@ def all_vectors(features, rows=None) -> list:
     return [
         vector if group == "item" else per_candidate(vector, rows) for group in GROUPS for vector in features[group]
     ]
+
+
+def backbone_of(model: keras.Model) -> Backbone:
+    """The backbone of a ranker."""
+    (backbone,) = [layer for layer in model.layers if isinstance(layer, Backbone)]
+    return backbone

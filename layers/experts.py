@@ -7,6 +7,7 @@ from typing import Literal
 import keras
 from keras import ops
 
+from layers.checks import check_least
 from layers.counts import Part
 from layers.initializers import PerToken
 
@@ -60,9 +61,7 @@ class Experts(keras.Layer):
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value in (("experts", experts), ("hidden_dim", hidden_dim), ("block", block)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, received {value}")
+        check_least(1, experts=experts, hidden_dim=hidden_dim, block=block)
         if dispatch not in ("auto", "dense", "grouped"):
             raise ValueError(f"`dispatch` must be auto, dense or grouped, received {dispatch!r}")
         self.experts = experts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from layers.checks import check_least
 from layers.mlp import MLP
 
 
@@ -32,8 +33,7 @@ class TokenProjection(keras.Layer):
 
     def __init__(self, *, tokens: int, **kwargs) -> None:
         super().__init__(**kwargs)
-        if tokens < 1:
-            raise ValueError(f"`tokens` must be at least 1, received {tokens}")
+        check_least(1, tokens=tokens)
         self.tokens = tokens
 
     def build(self, input_shape) -> None:
@@ -83,9 +83,7 @@ class FactorizationBlock(keras.Layer):
         self, *, tokens: int, rank: int, units: tuple[int, ...] = (), attentive: bool = False, **kwargs
     ) -> None:
         super().__init__(**kwargs)
-        for name, value in (("tokens", tokens), ("rank", rank)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, received {value}")
+        check_least(1, tokens=tokens, rank=rank)
         self.tokens = tokens
         self.rank = rank
         self.units = tuple(units)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from layers.checks import check_least
 from layers.per_token import PerTokenDense
 
 
 class _FeedForward(keras.Layer):
     def __init__(self, *, expansion: int = 4, hidden_dim: int | None = None, activation="relu", **kwargs) -> None:
         super().__init__(**kwargs)
-        for name, value in (("expansion", expansion), ("hidden_dim", hidden_dim)):
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, received {value}")
+        check_least(1, expansion=expansion, hidden_dim=hidden_dim)
         self.expansion = expansion
         self.hidden_dim = hidden_dim
         self.activation = keras.activations.get(activation)

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from layers.attention import attend, split_heads
+from layers.checks import check_least
 from layers.per_token import PerTokenDense
 
 
@@ -37,9 +38,7 @@ class CompositeProjection(keras.Layer):
 
     def __init__(self, *, tokens: int, units: int, rank: int | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
-        for name, value in (("tokens", tokens), ("units", units), ("rank", rank)):
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, received {value}")
+        check_least(1, tokens=tokens, units=units, rank=rank)
         self.tokens = tokens
         self.units = units
         self.rank = rank
@@ -113,10 +112,15 @@ class FieldAttention(keras.Layer):
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
-        least = {"heads": heads, "key_dim": key_dim, "value_dim": value_dim, "key_rank": key_rank}
-        for name, value in {**least, "value_rank": value_rank, "num_queries": num_queries}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, received {value}")
+        check_least(
+            1,
+            heads=heads,
+            key_dim=key_dim,
+            value_dim=value_dim,
+            key_rank=key_rank,
+            value_rank=value_rank,
+            num_queries=num_queries,
+        )
         self.heads = heads
         self.key_dim = key_dim
         self.value_dim = value_dim

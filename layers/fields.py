@@ -5,8 +5,8 @@ from __future__ import annotations
 from keras import ops
 
 from layers.backbone import Backbone, Widths, all_vectors
+from layers.checks import check_units
 from layers.counts import Part
-from layers.mlp import check_units
 from layers.pooling import Pooling, count_pooling, history_pooling
 
 

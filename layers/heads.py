@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from layers.checks import check_units
 from layers.counts import Part, dense_part
 
 
@@ -29,8 +30,7 @@ class TaskHead(keras.Layer):
 
     def __init__(self, *, units: tuple[int, ...] = (), dtype="float32", **kwargs) -> None:
         super().__init__(dtype=dtype, **kwargs)
-        if any(width < 1 for width in units):
-            raise ValueError(f"`units` must all be at least 1, received {tuple(units)}")
+        check_units(units=units)
         self.units = tuple(units)
 
     def build(self, input_shape) -> None:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from layers.checks import check_least
 from layers.initializers import PerToken
 
 
@@ -50,9 +51,7 @@ class ScenarioAdapter(keras.Layer):
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value in (("units", units), ("ratio", ratio), ("min_rank", min_rank)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, received {value}")
+        check_least(1, units=units, ratio=ratio, min_rank=min_rank)
         for name, value in (("main", main), ("added", added)):
             if not 0 <= value < max(1, scenarios):
                 raise ValueError(f"`{name}` must be at least 0 and below `scenarios` = {scenarios}, received {value}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import keras
 
+from layers.checks import check_dropout, check_units
+
 
 @keras.saving.register_keras_serializable("mixrank")
 class MLP(keras.Layer):
@@ -70,16 +72,3 @@ class MLP(keras.Layer):
             "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout,
         }
-
-
-def check_units(**units: tuple[int, ...]) -> None:
-    """Refuses a layer narrower than 1; the keyword is the name of the parameter."""
-    for name, widths in units.items():
-        if any(width < 1 for width in widths):
-            raise ValueError(f"`{name}` must all be at least 1, received {tuple(widths)}")
-
-
-def check_dropout(dropout: float) -> None:
-    """Refuses a share outside [0, 1)."""
-    if not 0 <= dropout < 1:
-        raise ValueError(f"`dropout` must be in [0, 1), received {dropout}")

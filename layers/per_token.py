@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from layers.checks import check_least
 from layers.initializers import PerToken
 
 
@@ -48,8 +49,7 @@ class PerTokenDense(keras.Layer):
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
-        if units < 1:
-            raise ValueError(f"`units` must be at least 1, received {units}")
+        check_least(1, units=units)
         self.units = units
         self.activation = keras.activations.get(activation)
         self.use_bias = use_bias

@@ -7,6 +7,7 @@ from typing import Literal
 import keras
 from keras import ops
 
+from layers.checks import check_units
 from layers.counts import Part, dense_part
 from layers.requests import per_candidate
 
@@ -85,8 +86,7 @@ class TargetAttention(keras.Layer):
 
     def __init__(self, *, units: tuple[int, ...] = (32,), **kwargs) -> None:
         super().__init__(**kwargs)
-        if any(width < 1 for width in units):
-            raise ValueError(f"`units` must all be at least 1, received {tuple(units)}")
+        check_units(units=units)
         self.units = tuple(units)
 
     def build(self, items_shape, valid_shape, query_shape) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from layers.checks import check_least
 from layers.per_token import PerTokenDense
 
 # lambda moves by this factor a step and must come back within some tens of steps from where it no longer matters.
@@ -63,9 +64,7 @@ class ReluMoE(keras.Layer):
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value in (("num_experts", num_experts), ("hidden_dim", hidden_dim)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, received {value}")
+        check_least(1, num_experts=num_experts, hidden_dim=hidden_dim)
         if not 0 < active_share <= 1:
             raise ValueError(f"`active_share` must be above 0 and at most 1, received {active_share}")
         if not 0 < penalty <= max_penalty:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from layers.backbone import Backbone
+from layers.backbone import backbone_of
 from layers.scenario_moe import ScenarioSparseMoE
 
 
@@ -28,7 +28,7 @@ def routing_report(model: keras.Model, batches: Iterable[Mapping[str, Any]]) -> 
         blocks: per block `own`, the share of tokens that use their own scenario's expert, None for "other", and
         `load`, the share of each expert among the choices, both per scenario.
     """
-    (backbone,) = [layer for layer in model.layers if isinstance(layer, Backbone)]
+    backbone = backbone_of(model)
     sparse = [getattr(block, "sparse", None) for block in getattr(backbone, "blocks", ())]
     layers = [layer for layer in sparse if isinstance(layer, ScenarioSparseMoE) and layer.scenarios]
     if not layers:

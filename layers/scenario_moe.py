@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from layers.checks import check_least
 from layers.counts import Part
 from layers.experts import Dispatch, Experts, choose_dispatch, count_experts
 from layers.moe import SharedDenseMoE, count_dense_moe, lead_by_row, lead_by_token
@@ -70,14 +71,10 @@ class ScenarioSparseMoE(keras.Layer):
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value, least in (
-            ("scenarios", scenarios, 0),
-            ("active", active, 1),
-            ("shared", shared, 0),
-            ("hidden_dim", hidden_dim, 1),
-        ):
-            if value < least:
-                raise ValueError(f"`{name}` must be at least {least}, received {value}")
+        check_least(0, scenarios=scenarios)
+        check_least(1, active=active)
+        check_least(0, shared=shared)
+        check_least(1, hidden_dim=hidden_dim)
         if not 0 <= added < max(1, scenarios):
             raise ValueError(f"`added` must be at least 0 and below `scenarios` = {scenarios}, received {added}")
         self.scenarios = scenarios

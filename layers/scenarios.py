@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from layers.backbone import Backbone
+from layers.backbone import backbone_of
 from layers.counts import Part
 from layers.inputs import model_inputs
 from layers.models.mtmixatt import MTmixAtt
@@ -136,7 +136,7 @@ def add_scenario(model: keras.Model, spec: FeatureSpec, *, like: int | str | Non
 
 
 def _backbone(model: keras.Model) -> MTmixAtt:
-    (backbone,) = [layer for layer in model.layers if isinstance(layer, Backbone)]
+    backbone = backbone_of(model)
     if not isinstance(backbone, MTmixAtt):
         raise ValueError(f"`model` must be an mtmixatt ranker, received {backbone.name}")
     return backbone

@@ -5,14 +5,14 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from layers.checks import check_least
 from layers.per_token import PerTokenDense
 
 
 class _Gated(keras.Layer):
     def __init__(self, *, units: int, **kwargs) -> None:
         super().__init__(**kwargs)
-        if units < 1:
-            raise ValueError(f"`units` must be at least 1, received {units}")
+        check_least(1, units=units)
         self.units = units
 
     def _transform(self, x):

@@ -8,9 +8,9 @@ import keras
 from keras import ops
 
 from layers.backbone import Widths
+from layers.checks import check_dropout, check_least
 from layers.counts import Part, dense_part
 from layers.fields import FieldBackbone
-from layers.mlp import check_dropout
 from layers.tokenizer import FieldTokens, InteractThenSplit, count_field_tokens
 
 
@@ -39,9 +39,8 @@ class TokenBackbone(FieldBackbone):
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value, bound in (("dim", dim, 1), ("num_tokens", num_tokens, 1), ("num_layers", num_layers, 0)):
-            if value < bound:
-                raise ValueError(f"`{name}` must be at least {bound}, received {value}")
+        check_least(1, dim=dim, num_tokens=num_tokens)
+        check_least(0, num_layers=num_layers)
         if tokenizer not in ("fields", "split"):
             raise ValueError(f"`tokenizer` must be fields or split, received {tokenizer!r}")
         check_dropout(dropout)

@@ -9,9 +9,10 @@ from keras import ops
 
 from layers.attention import attend, split_heads
 from layers.backbone import Widths
+from layers.checks import check_dropout, check_least, check_units
 from layers.counts import Part, dense_part
 from layers.fields import FieldBackbone
-from layers.mlp import MLP, check_dropout, check_units
+from layers.mlp import MLP
 from layers.registry import register
 from layers.tokenizer import FieldTokens, count_field_tokens
 
@@ -140,9 +141,8 @@ class AutoInt(FieldBackbone):
         **kwargs,
     ) -> None:
         super().__init__(pooling=pooling, attention_units=attention_units, head_units=head_units, **kwargs)
-        for name, value, bound in (("dim", dim, 1), ("attention_dim", attention_dim, 1), ("num_layers", num_layers, 0)):
-            if value < bound:
-                raise ValueError(f"`{name}` must be at least {bound}, received {value}")
+        check_least(1, dim=dim, attention_dim=attention_dim)
+        check_least(0, num_layers=num_layers)
         if attention_heads < 1 or attention_dim % attention_heads:
             raise ValueError(
                 f"`attention_heads` must divide `attention_dim` {attention_dim}, received {attention_heads}"

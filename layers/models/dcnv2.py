@@ -8,10 +8,11 @@ import keras
 from keras import ops
 
 from layers.backbone import Widths
+from layers.checks import check_dropout, check_least, check_units
 from layers.counts import Part, dense_part
 from layers.cross import Cross, CrossMixture
 from layers.fields import FieldBackbone
-from layers.mlp import MLP, check_dropout, check_units
+from layers.mlp import MLP
 from layers.registry import register
 
 PRESETS = {
@@ -79,9 +80,8 @@ class DCNv2(FieldBackbone):
         **kwargs,
     ) -> None:
         super().__init__(pooling=pooling, attention_units=attention_units, head_units=head_units, **kwargs)
-        for name, value, bound in (("num_layers", num_layers, 0), ("rank", rank, 1), ("num_experts", num_experts, 1)):
-            if value < bound:
-                raise ValueError(f"`{name}` must be at least {bound}, received {value}")
+        check_least(0, num_layers=num_layers)
+        check_least(1, rank=rank, num_experts=num_experts)
         if cross not in ("full", "low_rank", "mixture"):
             raise ValueError(f"`cross` must be full, low_rank or mixture, received {cross!r}")
         if structure not in ("parallel", "stacked"):

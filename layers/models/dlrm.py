@@ -7,10 +7,11 @@ from typing import Literal
 from keras import ops
 
 from layers.backbone import Widths
+from layers.checks import check_dropout, check_least, check_units
 from layers.counts import Part, dense_part
 from layers.fields import FieldBackbone
 from layers.interaction import DotInteraction
-from layers.mlp import MLP, check_dropout, check_units
+from layers.mlp import MLP
 from layers.registry import register
 from layers.tokenizer import FieldTokens, count_field_tokens
 
@@ -71,8 +72,7 @@ class DLRM(FieldBackbone):
         **kwargs,
     ) -> None:
         super().__init__(pooling=pooling, attention_units=attention_units, head_units=head_units, **kwargs)
-        if dim < 1:
-            raise ValueError(f"`dim` must be at least 1, received {dim}")
+        check_least(1, dim=dim)
         check_units(bottom_units=bottom_units, top_units=top_units)
         check_dropout(dropout)
         self.dim = dim

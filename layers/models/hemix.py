@@ -10,6 +10,7 @@ from keras import ops
 from layers.attention import MixedQueryAttention, SelfAttention
 from layers.backbone import Backbone, Widths, all_vectors
 from layers.blocks import PostNormBlock
+from layers.checks import check_dropout, check_least
 from layers.counts import Part, dense_part
 from layers.ffn import PerTokenFFN, SharedFFN
 from layers.pooling import masked_mean
@@ -113,12 +114,9 @@ class HeMix(Backbone):
         **kwargs,
     ) -> None:
         super().__init__(head_units=head_units, **kwargs)
-        least = {"dim": (dim, 1), "num_global": (num_global, 1), "num_realtime": (num_realtime, 1)}
-        for name, (value, bound) in {**least, "num_layers": (num_layers, 0)}.items():
-            if value < bound:
-                raise ValueError(f"`{name}` must be at least {bound}, received {value}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1), received {dropout}")
+        check_least(1, dim=dim, num_global=num_global, num_realtime=num_realtime)
+        check_least(0, num_layers=num_layers)
+        check_dropout(dropout)
         self.dim = dim
         self.num_global = num_global
         self.num_realtime = num_realtime

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from layers.backbone import Widths
+from layers.checks import check_least
 from layers.counts import Part
 from layers.ffn import PerTokenFFN
 from layers.field_attention import FieldAttention
@@ -100,14 +101,17 @@ class Hiformer(FieldBackbone):
         **kwargs,
     ) -> None:
         super().__init__(pooling=pooling, attention_units=attention_units, head_units=head_units, **kwargs)
-        bounds = {
-            **dict.fromkeys(("dim", "num_cls", "num_layers", "attention_heads", "key_dim", "value_dim"), 1),
-            **{"num_dense": 0, "key_rank": 1, "value_rank": 1, "expansion": 1},
-        }
-        given = locals()
-        for name, bound in bounds.items():
-            if given[name] < bound:
-                raise ValueError(f"`{name}` must be at least {bound}, received {given[name]}")
+        check_least(
+            1,
+            dim=dim,
+            num_cls=num_cls,
+            num_layers=num_layers,
+            attention_heads=attention_heads,
+            key_dim=key_dim,
+            value_dim=value_dim,
+        )
+        check_least(0, num_dense=num_dense)
+        check_least(1, key_rank=key_rank, value_rank=value_rank, expansion=expansion)
         if attention not in ("composite", "heterogeneous"):
             raise ValueError(f"`attention` must be composite or heterogeneous, received {attention!r}")
         self.dim = dim

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from layers.backbone import Backbone, Widths, all_vectors
+from layers.checks import check_least
 from layers.counts import Part
 from layers.mixformer_block import MixFormerBlock, each, new_norm, residual
 from layers.registry import register
@@ -105,16 +106,14 @@ class MixFormer(Backbone):
         **kwargs,
     ) -> None:
         super().__init__(head_units=head_units, **kwargs)
-        sizes = {
-            "dim": dim,
-            "num_heads": num_heads,
-            "num_layers": num_layers,
-            "query_expansion": query_expansion,
-            "sequence_expansion": sequence_expansion,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"`{name}` must be at least 1, received {size}")
+        check_least(
+            1,
+            dim=dim,
+            num_heads=num_heads,
+            num_layers=num_layers,
+            query_expansion=query_expansion,
+            sequence_expansion=sequence_expansion,
+        )
         if user_heads is not None and not 1 <= user_heads < num_heads:
             raise ValueError(
                 f"`user_heads` must leave heads to both sides, from 1 to `num_heads` - 1 = {num_heads - 1}, "

@@ -9,6 +9,7 @@ from keras import ops
 
 from layers.backbone import Widths
 from layers.blocks import PreNormBlock
+from layers.checks import check_least
 from layers.counts import Part
 from layers.ffn import SharedFFN
 from layers.registry import register
@@ -48,8 +49,7 @@ class TokenMLP(keras.Layer):
 
     def __init__(self, *, expansion: int = 2, activation="gelu", **kwargs) -> None:
         super().__init__(**kwargs)
-        if expansion < 1:
-            raise ValueError(f"`expansion` must be at least 1, received {expansion}")
+        check_least(1, expansion=expansion)
         self.expansion = expansion
         self.activation = keras.activations.get(activation)
 
@@ -129,9 +129,7 @@ class MLPMixer(TokenBackbone):
             head_units=head_units,
             **kwargs,
         )
-        for name, value in (("token_expansion", token_expansion), ("expansion", expansion)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, received {value}")
+        check_least(1, token_expansion=token_expansion, expansion=expansion)
         self.token_expansion = token_expansion
         self.expansion = expansion
 

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from layers.backbone import Backbone, Widths
+from layers.checks import check_least
 from layers.counts import Part, dense_part
 from layers.mlp import MLP
 from layers.registry import register
@@ -74,9 +75,7 @@ class MTGR(Backbone):
         **kwargs,
     ) -> None:
         super().__init__(head_units=head_units, **kwargs)
-        for name, value in (("dim", dim), ("num_layers", num_layers)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, received {value}")
+        check_least(1, dim=dim, num_layers=num_layers)
         if attention_heads < 1 or dim % attention_heads:
             raise ValueError(f"`attention_heads` must divide `dim`={dim}, received {attention_heads}")
         if any(width < 1 for width in token_units):

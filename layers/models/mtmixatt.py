@@ -9,6 +9,7 @@ from keras import ops
 
 from layers.auto_token import AutoToken, check_groups, count_auto_token
 from layers.backbone import Widths
+from layers.checks import check_least
 from layers.counts import Part
 from layers.experts import dispatch_here
 from layers.fields import FieldBackbone
@@ -162,10 +163,9 @@ class MTmixAtt(FieldBackbone):
         **kwargs,
     ) -> None:
         super().__init__(pooling=pooling, attention_units=attention_units, head_units=head_units, **kwargs)
-        least = {"num_tokens": (num_tokens, 1), "features_per_token": (features_per_token, 1), "dim": (dim, 1)}
-        for name, (value, bound) in {**least, "num_layers": (num_layers, 0), "mixing_heads": (mixing_heads, 1)}.items():
-            if value < bound:
-                raise ValueError(f"`{name}` must be at least {bound}, received {value}")
+        check_least(1, num_tokens=num_tokens, features_per_token=features_per_token, dim=dim)
+        check_least(0, num_layers=num_layers)
+        check_least(1, mixing_heads=mixing_heads)
         for name, divisor in (("features_per_token", features_per_token), ("mixing_heads", mixing_heads)):
             if dim % divisor:
                 raise ValueError(f"`dim` must be a multiple of `{name}` = {divisor}, received {dim}")

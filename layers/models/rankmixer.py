@@ -10,6 +10,7 @@ from keras import ops
 from layers.attention import SelfAttention
 from layers.backbone import Widths
 from layers.blocks import PostNormBlock
+from layers.checks import check_dropout, check_least
 from layers.counts import Part
 from layers.ffn import PerTokenFFN, SharedFFN
 from layers.fields import FieldBackbone
@@ -100,10 +101,8 @@ class RankMixer(FieldBackbone):
         **kwargs,
     ) -> None:
         super().__init__(pooling=pooling, attention_units=attention_units, head_units=head_units, **kwargs)
-        least = {"dim": (dim, 1), "num_tokens": (num_tokens, 1), "hidden_dim": (hidden_dim, 1)}
-        for name, (value, bound) in {**least, "num_layers": (num_layers, 0), "num_experts": (num_experts, 0)}.items():
-            if value < bound:
-                raise ValueError(f"`{name}` must be at least {bound}, received {value}")
+        check_least(1, dim=dim, num_tokens=num_tokens, hidden_dim=hidden_dim)
+        check_least(0, num_layers=num_layers, num_experts=num_experts)
         if mixing not in ("tokens", "attention", "none"):
             raise ValueError(f"`mixing` must be tokens, attention or none, received {mixing!r}")
         if ffn not in ("per_token", "shared"):
@@ -112,8 +111,7 @@ class RankMixer(FieldBackbone):
             raise ValueError(
                 f'`ffn` must be "per_token" with experts, received "shared" and `num_experts`={num_experts}'
             )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1), received {dropout}")
+        check_dropout(dropout)
         self.dim = dim
         self.num_tokens = num_tokens
         self.num_layers = num_layers

@@ -10,6 +10,7 @@ from keras import ops
 from layers.attention import SelfAttention
 from layers.backbone import Widths
 from layers.blocks import PostNormBlock, PreNormBlock
+from layers.checks import check_least
 from layers.counts import Part
 from layers.ffn import SharedFFN
 from layers.registry import register
@@ -91,8 +92,7 @@ class Transformer(TokenBackbone):
         )
         if attention_heads < 1 or dim % attention_heads:
             raise ValueError(f"`attention_heads` must divide `dim` {dim}, received {attention_heads}")
-        if expansion < 1:
-            raise ValueError(f"`expansion` must be at least 1, received {expansion}")
+        check_least(1, expansion=expansion)
         if norm not in ("post", "pre"):
             raise ValueError(f"`norm` must be post or pre, received {norm!r}")
         if readout not in ("mean", "cls"):

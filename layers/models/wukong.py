@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from layers.backbone import Widths
+from layers.checks import check_least, check_units
 from layers.counts import Part, dense_part
 from layers.factorization import FactorizationBlock, TokenProjection
 from layers.fields import FieldBackbone
@@ -84,12 +85,8 @@ class Wukong(FieldBackbone):
         **kwargs,
     ) -> None:
         super().__init__(pooling=pooling, attention_units=attention_units, head_units=head_units, **kwargs)
-        given = {"dim": dim, "num_layers": num_layers, "num_fm": num_fm, "num_linear": num_linear, "rank": rank}
-        for name, value in given.items():
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, received {value}")
-        if any(width < 1 for width in mlp_units):
-            raise ValueError(f"`mlp_units` must all be at least 1, received {tuple(mlp_units)}")
+        check_least(1, dim=dim, num_layers=num_layers, num_fm=num_fm, num_linear=num_linear, rank=rank)
+        check_units(mlp_units=mlp_units)
         self.dim = dim
         self.num_layers = num_layers
         self.num_fm = num_fm
