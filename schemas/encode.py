@@ -8,7 +8,7 @@ A row is a mapping column -> value: a scalar or None for keys, time (millisecond
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -35,6 +35,7 @@ class Column:
         history: name of the history, or None.
         required: bool. Whether a serving request must carry it.
         serving: bool. Whether a serving request may carry it.
+        candidate: bool. Whether it describes the item: in a request with several candidates, each has its own.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Column:
     history: str | None = None
     required: bool = False
     serving: bool = True
+    candidate: bool = False
 
 
 def columns(spec: FeatureSpec) -> tuple[Column, ...]:
@@ -66,12 +68,16 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
                 kind: Kind = field.dtype if isinstance(field, Categorical | MultiCategorical) else "int"
                 yield Column(name, kind, length=feature.length * width, width=width, history=feature.name)
         elif isinstance(feature, MultiCategorical):
-            yield Column(feature.name, feature.dtype, length=feature.max_length, required=feature.required)
+            yield _of_row(feature, feature.dtype, feature.required, feature.max_length)
         elif isinstance(feature, Numeric):
-            yield Column(feature.name, "float", required=feature.required)
+            yield _of_row(feature, "float", feature.required)
         elif isinstance(feature, Categorical):
             is_key = feature.name in (spec.user.name, spec.item.name)
-            yield Column(feature.name, feature.dtype, required=feature.required or is_key)
+            yield _of_row(feature, feature.dtype, feature.required or is_key)
+
+
+def _of_row(feature: Any, kind: Kind, required: bool, length: int | None = None) -> Column:
+    return Column(feature.name, kind, length=length, required=required, candidate=feature.group == "item")
 
 
 def check_row(spec: FeatureSpec, row: Mapping[str, Any], labels: bool = False) -> None:
@@ -85,12 +91,21 @@ def check_row(spec: FeatureSpec, row: Mapping[str, Any], labels: bool = False) -
     Raises:
         ValueError: naming the column, the rule and what was received; for an unknown column, the nearest known one.
     """
-    known = {column.name: column for column in columns(spec)}
+    known = columns(spec)
+    _check_names(spec, known, row)
+    _check_values(spec, known, row, labels)
+
+
+def _check_names(spec: FeatureSpec, known: Sequence[Column], row: Mapping[str, Any]) -> None:
+    names = [column.name for column in known]
     for name in row:
-        if name not in known:
-            raise ValueError(f"spec `{spec.name}` has no column `{name}`{nearest(name, known)}")
+        if name not in names:
+            raise ValueError(f"spec `{spec.name}` has no column `{name}`{nearest(name, names)}")
+
+
+def _check_values(spec: FeatureSpec, known: Iterable[Column], row: Mapping[str, Any], labels: bool) -> None:
     events: dict[str, tuple[str, int]] = {}
-    for column in known.values():
+    for column in known:
         values = _values(column, row.get(column.name))
         if not values and (column.required or (labels and not column.serving)):
             raise ValueError(f"column `{column.name}` is required but missing")
@@ -189,12 +204,26 @@ def decode(spec: FeatureSpec, serialized: bytes) -> dict[str, Any]:
     return row
 
 
+def newest(spec: FeatureSpec, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with every history cut to its newest events, as the model does with those that reach it.
+
+    Args:
+        spec: the columns.
+        row: column -> value.
+    """
+    lengths = {column.name: column.length for column in columns(spec) if column.history is not None}
+    return {
+        name: value[: lengths[name]] if name in lengths and isinstance(value, list | tuple) else value
+        for name, value in row.items()
+    }
+
+
 def to_instance(spec: FeatureSpec, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as JSON instance of a serving request: the columns a request may carry, all of a fixed length.
 
     TensorFlow Serving accepts neither null nor rows of different lengths, so missing single values become `PADDING` of
-    their kind and lists are filled up with it at the end. A missing number is NaN, which Python writes and TensorFlow
-    Serving reads although JSON proper has no word for it.
+    their kind and lists are filled up with it at the end; of a history that is too long the newest events stay. A
+    missing number is NaN, which Python writes and TensorFlow Serving reads although JSON proper has no word for it.
 
     Args:
         spec: the columns.
@@ -203,13 +232,57 @@ def to_instance(spec: FeatureSpec, row: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: as in `check_row`.
     """
+    row = newest(spec, row)
     check_row(spec, row)
-    instance: dict[str, Any] = {}
-    plain = {"int": int, "float": float, "str": str}
-    for column in columns(spec):
-        if column.serving:
-            values = [plain[column.kind](value) for value in _values(column, row.get(column.name))]
-            size = 1 if column.length is None else column.length
-            values += [PADDING[column.kind]] * (size - len(values))
-            instance[column.name] = values[0] if column.length is None else values
-    return instance
+    return {column.name: _padded(column, row.get(column.name)) for column in columns(spec) if column.serving}
+
+
+def to_request(
+    spec: FeatureSpec, request: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """One user and several items as the named inputs of `rank_candidates`.
+
+    Args:
+        spec: the columns.
+        request: user and context features, scenario and histories, column -> value.
+        candidates: at least one; item features of each, column -> value.
+
+    Returns:
+        Column -> value as `to_instance` makes it for a column of the request, list with one such value per candidate
+        for a column of the items.
+
+    Raises:
+        ValueError: as in `check_row`, naming the candidate by its position from 0; for an item's column in `request`
+            or a column of the request in a candidate; without candidates.
+    """
+    known = columns(spec)
+    own = [column for column in known if not column.candidate]
+    items = [column for column in known if column.candidate]
+    if not candidates:
+        raise ValueError("a request needs at least one candidate, received none")
+    for column in items:
+        if column.name in request:
+            raise ValueError(f"column `{column.name}` describes an item: give it with every candidate")
+    request = newest(spec, request)
+    _check_names(spec, known, request)
+    _check_values(spec, own, request, labels=False)
+    for position, candidate in enumerate(candidates):
+        try:
+            for column in own:
+                if column.serving and column.name in candidate:
+                    raise ValueError(f"column `{column.name}` belongs to the request, not to a candidate")
+            _check_names(spec, known, candidate)
+            _check_values(spec, items, candidate, labels=False)
+        except ValueError as error:
+            raise ValueError(f"candidate {position}: {error}") from None
+    return {column.name: _padded(column, request.get(column.name)) for column in own if column.serving} | {
+        column.name: [_padded(column, candidate.get(column.name)) for candidate in candidates] for column in items
+    }
+
+
+def _padded(column: Column, value: Any) -> Any:
+    plain = {"int": int, "float": float, "str": str}[column.kind]
+    values = [plain(each) for each in _values(column, value)]
+    size = 1 if column.length is None else column.length
+    values += [PADDING[column.kind]] * (size - len(values))
+    return values[0] if column.length is None else values

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.encode import PADDING, check_row, columns, decode, encode, to_instance
+from schemas.encode import PADDING, check_row, columns, decode, encode, to_instance, to_request
 from schemas.features import (
     Action,
     Categorical,
@@ -182,3 +182,44 @@ def test_encoding_needs_no_tensorflow():
         "assert 'tensorflow' not in sys.modules and 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_of_a_history_that_is_too_long_an_instance_keeps_the_newest_events():
+    long = {"past_clip": [5, 6, 7], "past_tag": list("abcdefghi"), "past_action": [1, 2, 3], "past_gap": [1, 2, 3]}
+    instance = to_instance(SPEC, ROW | long)
+    assert instance["past_clip"] == [5, 6]
+    assert instance["past_tag"] == list("abcdef")
+
+
+ITEM = {name: ROW[name] for name in ("clip", "tag") if name in ROW}
+REQUEST = {name: value for name, value in ROW.items() if name not in ITEM and name not in ("time", "click", "like")}
+
+
+def test_a_request_holds_its_own_columns_once_and_those_of_the_items_per_candidate():
+    inputs = to_request(SPEC, REQUEST, [ITEM, ITEM | {"clip": 9, "tag": []}])
+    one, two = to_instance(SPEC, ROW), to_instance(SPEC, ROW | {"clip": 9, "tag": []})
+    assert set(inputs) == set(one)
+    for name in one:
+        expected = [one[name], two[name]] if name in ITEM else one[name]
+        assert inputs[name] == expected, name
+
+
+@pytest.mark.parametrize(
+    ("request_change", "candidate", "message"),
+    [
+        ({"clip": 3}, ITEM, "column `clip` describes an item: give it with every candidate"),
+        ({"cty": "x"}, ITEM, r"spec `clips` has no column `cty`; did you mean `city`\?"),
+        ({}, ITEM | {"age": 3.0}, "candidate 1: column `age` belongs to the request, not to a candidate"),
+        ({}, ITEM | {"clip": "x"}, r"candidate 1: column `clip` takes a 64-bit integer, received 'x' \(str\)"),
+        ({}, ITEM | {"tga": []}, r"candidate 1: spec `clips` has no column `tga`; did you mean `tag`\?"),
+        ({"tab": None}, ITEM, "column `tab` is required but missing"),
+    ],
+)
+def test_a_request_that_does_not_fit_is_refused_by_name(request_change, candidate, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        to_request(SPEC, REQUEST | request_change, [ITEM, candidate])
+
+
+def test_a_request_needs_candidates():
+    with pytest.raises(ValueError, match="a request needs at least one candidate, received none"):
+        to_request(SPEC, REQUEST, [])

@@ -5,61 +5,30 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from components.trainer import vocabulary_sizes
-from components.transform import KEYS
-from layers.ranker import build_ranker
 from schemas.encode import PADDING, encode
 from schemas.features import FeatureSpec
 from schemas.wire import entry, example
 from serving.columns import to_columns
 from serving.signatures import METADATA, export, row_columns
 
-PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3}
 TASKS = ("click", "buy")
 
 
-def build(spec, transform, seed=3):
-    return build_ranker(spec, vocabulary_sizes(spec, transform), preset="tiny", params=PARAMS, seed=seed)
-
-
-@pytest.fixture(scope="module")
-def exported(toy_spec, toy_transform, tmp_path_factory):
-    """A model with random weights, biases and norms included, and its export."""
-    model = build(toy_spec, toy_transform)
-    rng = np.random.default_rng(0)
-    model.set_weights([w + rng.normal(scale=0.2, size=w.shape).astype(w.dtype) for w in model.get_weights()])
-    folder = tmp_path_factory.mktemp("export") / "model"
-    export(folder, spec=toy_spec, model=model, transform_output=toy_transform, metadata={"note": "untrained"})
-    loaded = tf.saved_model.load(str(folder))
-    return SimpleNamespace(folder=folder, model=model, signatures=loaded.signatures)
-
-
-@pytest.fixture(scope="module")
-def in_memory(exported, toy_data, toy_transform):
-    """Probabilities of the evaluation rows by the Keras model, on rows that Beam has transformed."""
-    files = tf.io.gfile.glob(toy_data.patterns()["eval"])
-    (records,) = tf.data.TFRecordDataset(files, "GZIP").batch(1000)
-    columns = tf.io.parse_example(records, toy_transform.transformed_feature_spec())
-    logits = exported.model({name: columns[name] for name in exported.model.input}, training=False)
-    order = np.argsort(columns[KEYS["time"]].numpy())
-    return {task: tf.sigmoid(logits[task]).numpy()[order].reshape(-1, 1) for task in TASKS}
-
-
-def by_examples(exported, spec, rows):
+def by_examples(toy_export, spec, rows):
     serialized = [row if isinstance(row, bytes) else encode(spec, row) for row in rows]
-    answer = exported.signatures["serving_default"](examples=tf.constant(serialized))
+    answer = toy_export.signatures["serving_default"](examples=tf.constant(serialized))
     return {task: answer[task].numpy() for task in TASKS}
 
 
-def by_rows(exported, spec, rows, **changes):
+def by_rows(toy_export, spec, rows, **changes):
     columns = to_columns(spec, rows) | changes
-    answer = exported.signatures["score_rows"](**{name: tf.constant(value) for name, value in columns.items()})
+    answer = toy_export.signatures["score_rows"](**{name: tf.constant(value) for name, value in columns.items()})
     return {task: answer[task].numpy() for task in TASKS}
 
 
@@ -68,20 +37,20 @@ def assert_same(one, other, atol=1e-6):
         np.testing.assert_allclose(one[task], other[task], atol=atol, rtol=0)
 
 
-def test_both_signatures_answer_like_the_model_in_memory(exported, in_memory, toy_spec, toy_data):
+def test_both_signatures_answer_like_the_model_in_memory(toy_export, toy_scores, toy_spec, toy_data):
     rows = toy_data.rows["eval"]
-    examples, columns = by_examples(exported, toy_spec, rows), by_rows(exported, toy_spec, rows)
-    assert in_memory["click"].shape == (len(rows), 1)
-    assert in_memory["click"].std() > 0.01
-    assert not np.allclose(in_memory["click"], in_memory["buy"])
-    assert_same(examples, in_memory)
-    assert_same(columns, in_memory)
+    examples, columns = by_examples(toy_export, toy_spec, rows), by_rows(toy_export, toy_spec, rows)
+    assert toy_scores["click"].shape == (len(rows), 1)
+    assert toy_scores["click"].std() > 0.01
+    assert not np.allclose(toy_scores["click"], toy_scores["buy"])
+    assert_same(examples, toy_scores)
+    assert_same(columns, toy_scores)
 
 
-def test_the_session_loader_answers_the_same(exported, in_memory, toy_spec, toy_data):
+def test_the_session_loader_answers_the_same(toy_export, toy_scores, toy_spec, toy_data):
     rows = toy_data.rows["eval"]
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(exported.folder))
+        loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(toy_export.folder))
         for name, feed in {
             "serving_default": {"examples": np.array([encode(toy_spec, row) for row in rows], dtype=object)},
             "score_rows": to_columns(toy_spec, rows),
@@ -91,26 +60,26 @@ def test_the_session_loader_answers_the_same(exported, in_memory, toy_spec, toy_
                 {task: signature.outputs[task].name for task in TASKS},
                 {signature.inputs[column].name: value for column, value in feed.items()},
             )
-            assert_same(answer, in_memory)
+            assert_same(answer, toy_scores)
 
 
-def test_the_signature_takes_the_columns_of_the_spec(exported, toy_spec):
+def test_the_signature_takes_the_columns_of_the_spec(toy_export, toy_spec):
     # A structured signature also lists what the function captured.
-    taken = exported.signatures["score_rows"].structured_input_signature[1]
+    taken = toy_export.signatures["score_rows"].structured_input_signature[1]
     assert {name: (spec.shape.as_list(), spec.dtype) for name, spec in taken.items()} == {
         name: (spec.shape.as_list(), spec.dtype) for name, spec in row_columns(toy_spec).items()
     }
 
 
-def test_a_row_gets_the_same_score_alone_and_in_a_batch(exported, toy_spec, toy_data):
+def test_a_row_gets_the_same_score_alone_and_in_a_batch(toy_export, toy_spec, toy_data):
     rows = toy_data.rows["eval"][:5]
-    together = by_examples(exported, toy_spec, rows)["click"]
-    alone = [by_examples(exported, toy_spec, [row])["click"][0] for row in rows]
+    together = by_examples(toy_export, toy_spec, rows)["click"]
+    alone = [by_examples(toy_export, toy_spec, [row])["click"][0] for row in rows]
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
 @pytest.mark.parametrize("column", ["clip", "page", "person"])
-def test_a_missing_required_column_is_named(exported, toy_spec, toy_data, column):
+def test_a_missing_required_column_is_named(toy_export, toy_spec, toy_data, column):
     row = toy_data.rows["eval"][0]
     broken = example(
         entry(name, "int" if name == "person" else "str", [row[name]])
@@ -118,10 +87,10 @@ def test_a_missing_required_column_is_named(exported, toy_spec, toy_data, column
         if name != column
     )
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"required column `{column}` is missing"):
-        by_examples(exported, toy_spec, [encode(toy_spec, row), broken])
+        by_examples(toy_export, toy_spec, [encode(toy_spec, row), broken])
     padding = np.array([PADDING["int"]]) if column == "person" else np.array([b""], dtype=object)
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"required column `{column}` is missing"):
-        by_rows(exported, toy_spec, [row], **{column: padding})
+        by_rows(toy_export, toy_spec, [row], **{column: padding})
 
 
 ROW = {"page": "home", "person": 3, "clip": "v4"}
@@ -141,23 +110,23 @@ HARD = {
 
 
 @pytest.mark.parametrize("case", HARD)
-def test_hard_rows_get_a_probability_from_both_signatures(exported, toy_spec, case):
-    examples = by_examples(exported, toy_spec, [HARD[case]])
-    assert_same(examples, by_rows(exported, toy_spec, [HARD[case]]))
+def test_hard_rows_get_a_probability_from_both_signatures(toy_export, toy_spec, case):
+    examples = by_examples(toy_export, toy_spec, [HARD[case]])
+    assert_same(examples, by_rows(toy_export, toy_spec, [HARD[case]]))
     for task in TASKS:
         assert 0 < examples[task][0, 0] < 1
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_a_number_that_is_none_counts_as_missing(exported, toy_spec, number):
-    expected = by_rows(exported, toy_spec, [ROW])
-    assert_same(by_rows(exported, toy_spec, [ROW], price=np.float32([number]), age=np.float32([number])), expected)
+def test_a_number_that_is_none_counts_as_missing(toy_export, toy_spec, number):
+    expected = by_rows(toy_export, toy_spec, [ROW])
+    assert_same(by_rows(toy_export, toy_spec, [ROW], price=np.float32([number]), age=np.float32([number])), expected)
     required = [entry("page", "str", ["home"]), entry("person", "int", [3]), entry("clip", "str", ["v4"])]
     serialized = example([*required, entry("price", "float", [number]), entry("age", "float", [number])])
-    assert_same(by_examples(exported, toy_spec, [serialized]), expected)
+    assert_same(by_examples(toy_export, toy_spec, [serialized]), expected)
 
 
-def test_events_beyond_the_length_of_a_history_do_not_count(exported, toy_spec):
+def test_events_beyond_the_length_of_a_history_do_not_count(toy_export, toy_spec):
     def row(events):
         required = [entry("page", "str", ["home"]), entry("person", "int", [3]), entry("clip", "str", ["v4"])]
         return example(
@@ -170,35 +139,35 @@ def test_events_beyond_the_length_of_a_history_do_not_count(exported, toy_spec):
             ]
         )
 
-    six, nine, five = (by_examples(exported, toy_spec, [row(events)]) for events in (6, 9, 5))
+    six, nine, five = (by_examples(toy_export, toy_spec, [row(events)]) for events in (6, 9, 5))
     assert_same(six, nine)
     assert not np.allclose(six["click"], five["click"], atol=1e-6)
 
 
-def test_metadata_holds_the_spec_and_finds_every_table(exported, toy_spec, toy_transform):
-    metadata = json.loads((exported.folder / METADATA).read_text())
+def test_metadata_holds_the_spec_and_finds_every_table(toy_export, toy_spec, toy_transform):
+    metadata = json.loads((toy_export.folder / METADATA).read_text())
     assert metadata["note"] == "untrained"
     assert FeatureSpec.model_validate(metadata["spec"]) == toy_spec
     assert set(metadata["embeddings"]) == {"person", "country", "clip", "tag"}
-    checkpoint = tf.train.load_checkpoint(str(exported.folder / "variables" / "variables"))
+    checkpoint = tf.train.load_checkpoint(str(toy_export.folder / "variables" / "variables"))
     sizes = vocabulary_sizes(toy_spec, toy_transform)
     for name, table in metadata["embeddings"].items():
         rows = checkpoint.get_tensor(table["variable"])
         assert list(rows.shape) == table["shape"] == [sizes[name], toy_spec.get(name).dim]
-        np.testing.assert_array_equal(rows, exported.model.get_layer(f"embedding_{name}").get_weights()[0])
+        np.testing.assert_array_equal(rows, toy_export.model.get_layer(f"embedding_{name}").get_weights()[0])
     assert metadata["embeddings"]["country"]["vocabulary"] is None
-    words = (exported.folder / metadata["embeddings"]["clip"]["vocabulary"]).read_bytes().splitlines()
+    words = (toy_export.folder / metadata["embeddings"]["clip"]["vocabulary"]).read_bytes().splitlines()
     assert words == toy_transform.vocabulary_by_name("clip")
 
 
-def test_an_export_does_not_overwrite(exported, toy_spec, toy_transform):
-    before = sorted(path.name for path in exported.folder.iterdir())
-    with pytest.raises(ValueError, match=f"`directory` must be empty, {exported.folder} is not"):
-        export(exported.folder, spec=toy_spec, model=exported.model, transform_output=toy_transform)
-    assert sorted(path.name for path in exported.folder.iterdir()) == before
+def test_an_export_does_not_overwrite(toy_export, toy_spec, toy_transform):
+    before = sorted(path.name for path in toy_export.folder.iterdir())
+    with pytest.raises(ValueError, match=f"`directory` must be empty, {toy_export.folder} is not"):
+        export(toy_export.folder, spec=toy_spec, model=toy_export.model, transform_output=toy_transform)
+    assert sorted(path.name for path in toy_export.folder.iterdir()) == before
 
 
-def test_an_export_that_fails_leaves_nothing(exported, toy_spec, toy_transform, tmp_path, monkeypatch):
+def test_an_export_that_fails_leaves_nothing(toy_export, toy_spec, toy_transform, tmp_path, monkeypatch):
     def save_half(module, folder, signatures):
         tf.io.gfile.makedirs(folder)
         tf.io.gfile.GFile(f"{folder}/saved_model.pb", "w").write("half")
@@ -206,18 +175,18 @@ def test_an_export_that_fails_leaves_nothing(exported, toy_spec, toy_transform, 
 
     monkeypatch.setattr(tf.saved_model, "save", save_half)
     with pytest.raises(OSError, match="disk full"):
-        export(tmp_path / "model", spec=toy_spec, model=exported.model, transform_output=toy_transform)
+        export(tmp_path / "model", spec=toy_spec, model=toy_export.model, transform_output=toy_transform)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_a_fresh_process_scores_through_every_loader(exported, in_memory, toy_spec, toy_data, tmp_path):
+def test_a_fresh_process_scores_through_every_loader(toy_export, toy_scores, toy_spec, toy_data, tmp_path):
     rows = tmp_path / "rows.tfrecord"
     with tf.io.TFRecordWriter(str(rows)) as writer:
         for row in toy_data.rows["eval"]:
             writer.write(encode(toy_spec, row))
     output = tmp_path / "scores.npz"
-    command = [sys.executable, "-m", "serving.loaders", str(exported.folder), str(rows), str(output)]
+    command = [sys.executable, "-m", "serving.loaders", str(toy_export.folder), str(rows), str(output)]
     subprocess.run(command, check=True, capture_output=True, text=True)
     with np.load(output) as scores:
         assert set(scores.files) == {
@@ -227,4 +196,4 @@ def test_a_fresh_process_scores_through_every_loader(exported, in_memory, toy_sp
             for task in TASKS
         }
         for name in scores.files:
-            np.testing.assert_allclose(scores[name], in_memory[name.rsplit("/", 1)[1]], atol=1e-6)
+            np.testing.assert_allclose(scores[name], toy_scores[name.rsplit("/", 1)[1]], atol=1e-6)
