@@ -33,7 +33,7 @@ def auc_by_scenario(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores
     frame = pd.DataFrame(points)
     order = list(dict.fromkeys(frame.sort_values("rows", ascending=False)["slice"]))
     names = _names(runs, BASELINE in set(frame["model"]))
-    alt = _altair()
+    alt = altair()
     base = alt.Chart(frame).encode(
         y=alt.Y("slice:N", sort=order, title=None),
         yOffset=alt.YOffset("model:N", sort=names),
@@ -44,7 +44,7 @@ def auc_by_scenario(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores
         x=alt.X("low:Q", scale=scale, title="AUC, 95 % interval", axis=alt.Axis(tickCount=7)), x2="high:Q"
     )
     dots = base.mark_point(filled=True, size=55, opacity=1).encode(x=alt.X("value:Q", scale=scale))
-    return _svg(
+    return svg(
         (ranges + dots)
         .properties(width=480, height=alt.Step(max(11, 24 // len(names))))
         .facet(alt.Facet("task:N", title=None)),
@@ -88,7 +88,7 @@ def score_distribution(runs: Sequence[RunFolder]) -> Markup:
                 {"model": run, "task": task, "label": title, "probability": (low + high) / 2, "share": part}
                 for low, high, part in zip(edges[:-1], edges[1:], share, strict=True)
             ]
-    alt = _altair()
+    alt = altair()
     chart = alt.Chart(pd.DataFrame(points)).mark_area(opacity=0.45, interpolate="step", line={"strokeWidth": 1.5})
     chart = chart.encode(
         x=alt.X("probability:Q", title="predicted probability"),
@@ -98,7 +98,7 @@ def score_distribution(runs: Sequence[RunFolder]) -> Markup:
     layout = {"column": alt.Column("task:N", title=None)}
     if len(runs) > 1:
         layout["row"] = alt.Row("model:N", title=None, sort=[run.name for run in runs])
-    return _svg(chart.facet(**layout), "Distribution of scores by label")
+    return svg(chart.facet(**layout), "Distribution of scores by label")
 
 
 def training_curves(runs: Sequence[RunFolder]) -> Markup | None:
@@ -114,7 +114,7 @@ def training_curves(runs: Sequence[RunFolder]) -> Markup | None:
         return None
     frame = pd.DataFrame(points)
     names = _names(runs, False)
-    alt = _altair()
+    alt = altair()
     chart = alt.Chart(frame).mark_line(point={"size": 28}, strokeWidth=2)
     chart = chart.encode(
         x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=5)),
@@ -123,7 +123,7 @@ def training_curves(runs: Sequence[RunFolder]) -> Markup | None:
     ).properties(width=300, height=160)
     metrics = list(dict.fromkeys(frame["metric"]))
     chart = chart.facet(alt.Facet("metric:N", sort=metrics, title=None), columns=3).resolve_scale(y="independent")
-    return _svg(chart, "Training curves")
+    return svg(chart, "Training curves")
 
 
 def grouping(found: dict[str, Any]) -> Markup:
@@ -137,7 +137,7 @@ def grouping(found: dict[str, Any]) -> Markup:
         for token, row in enumerate(found["weights"])
         for field, weight in zip(found["fields"], row, strict=True)
     ]
-    alt = _altair()
+    alt = altair()
     chart = alt.Chart(pd.DataFrame(points)).mark_rect(stroke=GRID, strokeWidth=0.5)
     chart = chart.encode(
         x=alt.X("feature:N", sort=None, title=None, axis=alt.Axis(labelAngle=-60)),
@@ -148,7 +148,7 @@ def grouping(found: dict[str, Any]) -> Markup:
             legend=alt.Legend(title="weight", orient="right"),
         ),
     ).properties(width=alt.Step(18), height=alt.Step(18))
-    return _svg(chart, "Features of every token")
+    return svg(chart, "Features of every token")
 
 
 def _columns(runs: Sequence[RunFolder], with_baseline: bool = True) -> list[tuple[str, str, Any, Any]]:
@@ -167,7 +167,7 @@ def _columns(runs: Sequence[RunFolder], with_baseline: bool = True) -> list[tupl
 def _square(
     frame: pd.DataFrame, x: str, y: str, x_title: str, y_title: str, title: str, points: bool = False
 ) -> Markup:
-    alt = _altair()
+    alt = altair()
     names = sorted(dict.fromkeys(frame["model"]), key=lambda name: name == BASELINE)
     limit = 1.0 if not points else min(1.0, 1.05 * float(frame[[x, y]].to_numpy().max()))
     scale = alt.Scale(domain=[0, limit], nice=False)
@@ -181,7 +181,7 @@ def _square(
     diagonal = diagonal.mark_rule(color=MUTED, strokeDash=[4, 4], strokeWidth=1).encode(
         x=alt.datum(0), y=alt.datum(0), x2=alt.datum(limit), y2=alt.datum(limit)
     )
-    return _svg((diagonal + lines).properties(width=250, height=250).facet(alt.Facet("task:N", title=None)), title)
+    return svg((diagonal + lines).properties(width=250, height=250).facet(alt.Facet("task:N", title=None)), title)
 
 
 def _names(runs: Sequence[RunFolder], with_baseline: bool) -> list[str]:
@@ -189,7 +189,7 @@ def _names(runs: Sequence[RunFolder], with_baseline: bool) -> list[str]:
 
 
 def _colours(names: list[str]) -> Any:
-    alt = _altair()
+    alt = altair()
     coloured = [
         BASELINE_COLOUR if name == BASELINE else RUN_COLOURS[i % len(RUN_COLOURS)] for i, name in enumerate(names)
     ]
@@ -197,7 +197,13 @@ def _colours(names: list[str]) -> Any:
     return alt.Color("model:N", scale=alt.Scale(domain=names, range=coloured), sort=names, legend=legend)
 
 
-def _svg(chart: Any, title: str) -> Markup:
+def svg(chart: Any, title: str) -> Markup:
+    """A chart in the report's style, as an image inside the page.
+
+    Args:
+        chart: an altair chart.
+        title: what it shows, for those who cannot see it.
+    """
     import vl_convert
 
     font = "Helvetica Neue, Helvetica, Arial, DejaVu Sans, sans-serif"
@@ -212,13 +218,14 @@ def _svg(chart: Any, title: str) -> Markup:
     chart = chart.configure_axis(**text, gridColor=GRID, domainColor=GRID, tickColor=GRID, labelLimit=160)
     chart = chart.configure_header(labelColor=INK, labelFontSize=12, labelFontWeight="bold")
     chart = chart.configure_legend(labelColor=INK, labelFontSize=11, titleColor=MUTED, orient="top")
-    svg = vl_convert.vegalite_to_svg(chart.to_dict())
+    drawn = vl_convert.vegalite_to_svg(chart.to_dict())
     # As an image: identifiers inside several SVGs of one page would clash.
-    data = base64.b64encode(svg.encode()).decode()
+    data = base64.b64encode(drawn.encode()).decode()
     return Markup('<img class="plot" alt="{}" src="data:image/svg+xml;base64,{}">').format(title, data)
 
 
-def _altair() -> Any:
+def altair() -> Any:
+    """The altair module, ready for data of any size."""
     import altair
 
     altair.data_transformers.disable_max_rows()
