@@ -30,8 +30,8 @@ class Thresholds(Declaration):
         min_auc: task -> lowest AUC, in [0, 1].
         min_gauc: task -> lowest GAUC, in [0, 1].
         max_log_loss: task -> highest log loss, > 0, in nats.
-        max_auc_drop: task -> how far AUC may fall below the last blessed model's, >= 0.
-        max_gauc_drop: task -> how far GAUC may fall below the last blessed model's, >= 0.
+        max_auc_drop: task -> how far AUC may fall below the last pushed model's, >= 0.
+        max_gauc_drop: task -> how far GAUC may fall below the last pushed model's, >= 0.
     """
 
     min_auc: dict[str, float] = Field(default_factory=dict)
@@ -108,16 +108,16 @@ def evaluator(
     Args:
         examples: channel of Examples.
         model: channel of Model, the candidate.
-        baseline_model: channel of Model, the last blessed one; None, or an empty channel, on a first run: bounds
-            against it then do not apply.
+        baseline_model: channel of Model, the last pushed one; None, or an artifact without a SavedModel, before the
+            first push: bounds against it then do not apply.
         spec: declaration of the log.
         thresholds: bounds of the overall slice.
         example_split: split that is measured.
         source: as in `eval_config`.
     """
-    from tfx import v1 as tfx
+    from components.evaluator_component import Evaluator
 
-    return tfx.components.Evaluator(
+    return Evaluator(
         examples=examples,
         model=model,
         baseline_model=baseline_model,
@@ -163,7 +163,7 @@ def load_metrics(evaluation_uri: str, model: str = "candidate") -> list[MetricVa
 
     Args:
         evaluation_uri: folder of the Evaluator's `evaluation` output.
-        model: "candidate", or "baseline" for the last blessed model on the same rows.
+        model: "candidate", or "baseline" for the last pushed model on the same rows.
 
     Returns:
         `MetricValue`s sorted by task, slice and metric; metrics are those of `components.metrics.NAMES`.
@@ -243,7 +243,7 @@ def _reason(failure: Any) -> str:
     threshold = failure.metric_threshold
     if threshold.HasField("change_threshold"):
         allowed = -threshold.change_threshold.absolute.value
-        return f"{subject} is {-value:.4f} below the last blessed model's, more than the {allowed:g} allowed"
+        return f"{subject} is {-value:.4f} below the last pushed model's, more than the {allowed:g} allowed"
     bound = threshold.value_threshold
     if bound.HasField("lower_bound") and value < bound.lower_bound.value:
         return f"{subject} is {value:.4f}, below the lower bound {bound.lower_bound.value:g}"

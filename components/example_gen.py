@@ -27,22 +27,48 @@ from tfx import types
 from tfx.components.example_gen import write_split
 from tfx.components.example_gen.component import FileBasedExampleGen
 from tfx.components.util import examples_utils
-from tfx.dsl.components.base import base_beam_executor, executor_spec
+from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
 from tfx.proto import example_gen_pb2
-from tfx.types import artifact_utils, standard_component_specs
+from tfx.types import artifact_utils, component_spec, standard_artifacts, standard_component_specs
 from tfx.utils import proto_utils
 
 from components import example_stages as stages
 from components.popularity import merge
 from components.raw_tables import LOG, RawTable, default_shards, find_tables
+from components.splits import with_days
 from schemas.tables import SPLITS, Dataset, Table
 
 REPORT, DEAD_LETTER, POPULARITY = "report.json", "dead_letter.jsonl", "popularity.parquet"
 
 
+class ExampleGenSpec(component_spec.ComponentSpec):
+    """What TFX's own component takes, and the days of the splits."""
+
+    PARAMETERS = {
+        **standard_component_specs.FileBasedExampleGenSpec.PARAMETERS,
+        "split_days": component_spec.ExecutionParameter(type=str),
+    }
+    INPUTS: dict[str, Any] = {}
+    OUTPUTS = standard_component_specs.FileBasedExampleGenSpec.OUTPUTS
+
+
+class ExampleGen(FileBasedExampleGen):
+    """TFX component whose driver fingerprints the raw files; made by `example_gen`."""
+
+    SPEC_CLASS = ExampleGenSpec
+
+    def __init__(self, **values: Any) -> None:
+        # TFX's constructor knows its own parameters only.
+        base_beam_component.BaseBeamComponent.__init__(
+            self,
+            ExampleGenSpec(examples=types.Channel(type=standard_artifacts.Examples), **values),
+            custom_executor_spec=executor_spec.BeamExecutorSpec(Executor),
+        )
+
+
 def example_gen(
-    dataset: Dataset, data_dir: str, num_shards: int | None = None, source_hash: str = ""
-) -> FileBasedExampleGen:
+    dataset: Dataset, data_dir: Any, num_shards: int | None = None, source_hash: str = "", split_days: Any = ""
+) -> ExampleGen:
     """The ExampleGen component of a dataset.
 
     Args:
@@ -51,6 +77,7 @@ def example_gen(
         num_shards: int >= 1 or None. Number of user shards, which is also the number of files per split; None takes
             it from the size of the input.
         source_hash: text that changes with the code, so that the cache notices an edit.
+        split_days: other days for the dataset's splits, as in `with_days`; empty leaves them.
 
     Returns:
         A component with output `examples`.
@@ -68,7 +95,7 @@ def example_gen(
     raw += [source.prior.table] if source.prior is not None else []
     # The driver fingerprints every pattern, also those of layouts that are not there; the executor picks the layout.
     patterns = [pattern for table in raw for pattern in table.files]
-    component = FileBasedExampleGen(
+    return ExampleGen(
         input_base=data_dir,
         input_config=example_gen_pb2.Input(
             splits=[
@@ -81,10 +108,11 @@ def example_gen(
                 splits=[example_gen_pb2.SplitConfig.Split(name=name, hash_buckets=1) for name in dataset.split_names]
             )
         ),
+        output_data_format=example_gen_pb2.FORMAT_TF_EXAMPLE,
+        output_file_format=example_gen_pb2.FORMAT_TFRECORDS_GZIP,
         custom_config=custom_config,
-        custom_executor_spec=executor_spec.BeamExecutorSpec(Executor),
+        split_days=split_days,
     )
-    return component.with_id("ExampleGen")
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -101,14 +129,16 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         Args:
             input_dict: empty.
             output_dict: "examples": one Examples artifact.
-            exec_properties: "input_base": the data folder; "custom_config": the packed dataset.
+            exec_properties: "input_base": the data folder; "custom_config": the packed dataset; "split_days".
 
         Raises:
-            ValueError: for a missing file, table or column, a doubled key, or too many bad rows.
+            ValueError: for a missing file, table or column, a doubled key, too many bad rows, or wrong days.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         settings = _settings(exec_properties)
         dataset = Dataset.model_validate(settings["dataset"])
+        if days := exec_properties["split_days"]:
+            dataset = with_days(dataset, days)
         artifact = artifact_utils.get_single_instance(output_dict[standard_component_specs.EXAMPLES_KEY])
         tables = find_tables(dataset, exec_properties[standard_component_specs.INPUT_BASE_KEY])
         num_shards = settings["num_shards"] or default_shards(tables)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tfx.components.pusher import component, executor
-from tfx.dsl.components.base import executor_spec
-from tfx.proto import pusher_pb2
-from tfx.types import artifact_utils
-from tfx.utils import io_utils, proto_utils
+from tfx.components.pusher import executor
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import Channel, artifact_utils, component_spec, standard_artifacts, standard_component_specs
+from tfx.utils import io_utils
 
 from serving.versions import publish
 
@@ -22,14 +21,38 @@ class Executor(executor.Executor):
         if not self.CheckBlessing(input_dict):
             self._MarkNotPushed(pushed)
             return
-        destination = pusher_pb2.PushDestination()
-        proto_utils.json_to_proto(exec_properties["push_destination"], destination)
-        version = publish(Path(self.GetModelPath(input_dict)), Path(destination.filesystem.base_directory))
+        version = publish(Path(self.GetModelPath(input_dict)), Path(exec_properties["push_to"]))
         io_utils.copy_dir(str(version), pushed.uri)
         self._MarkPushed(pushed, pushed_destination=str(version), pushed_version=version.name)
 
 
-class Pusher(component.Pusher):
-    """TFX Pusher with the executor above."""
+class PusherSpec(component_spec.ComponentSpec):
+    """TFX's, with the folder as plain text, which a run can choose."""
 
+    PARAMETERS = {"push_to": component_spec.ExecutionParameter(type=str)}
+    INPUTS = standard_component_specs.PusherSpec.INPUTS
+    OUTPUTS = standard_component_specs.PusherSpec.OUTPUTS
+
+
+class Pusher(base_component.BaseComponent):
+    """TFX component with the executor above.
+
+    Args:
+        model: output of the Trainer.
+        model_blessing, infra_blessing: without both of them nothing is pushed.
+        push_to: folder of the pushed versions.
+    """
+
+    SPEC_CLASS = PusherSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+
+    def __init__(self, *, model: Any, model_blessing: Any, infra_blessing: Any, push_to: Any) -> None:
+        super().__init__(
+            PusherSpec(
+                model=model,
+                model_blessing=model_blessing,
+                infra_blessing=infra_blessing,
+                push_to=push_to,
+                pushed_model=Channel(type=standard_artifacts.PushedModel),
+            )
+        )

@@ -11,6 +11,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from schemas.naming import Declaration, nearest
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "rmsprop", "sgd", "lamb", "lion")
+# `warm_start` from whatever the push folder holds by then.
+PUSHED = "pushed"
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
 
 
@@ -141,7 +143,8 @@ class TrainSettings(Declaration):
         replicas: "auto" (all GPUs, else one CPU) or a number of logical CPU devices.
         shuffle_rows: int >= 1. Shuffle buffer.
         seed: int.
-        warm_start: path of an earlier run, pushed model or export whose embedding rows are taken over token by token.
+        warm_start: path of an earlier run, pushed model or export whose embedding rows are taken over token by token;
+            "pushed" for the version last pushed by this config, none before the first.
     """
 
     splits: tuple[Literal["train", "valid"], ...] = ("train",)

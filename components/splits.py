@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 import numpy as np
 
 from components.days import local_days
-from schemas.tables import SPLITS, Split, SplitByDay, SplitByUserTail
+from schemas.tables import SPLITS, Dataset, Split, SplitByDay, SplitByUserTail
 
 NONE = -1
 
@@ -16,6 +17,34 @@ NONE = -1
 def stable_hash(value: Any, salt: str) -> int:
     """A 64-bit hash of a key that is the same in every process and, since it reads text, for 7 and "7"."""
     return int.from_bytes(hashlib.blake2b(f"{salt}:{value}".encode(), digest_size=8).digest(), "little")
+
+
+def with_days(dataset: Dataset, split_days: str) -> Dataset:
+    """The dataset with other days per split.
+
+    Args:
+        dataset: split by day.
+        split_days: JSON such as {"train": ["2022-04-22", "2022-05-04"], "eval": ["2022-05-05", "2022-05-06"]}, with
+            the dataset's own splits; days as in `SplitByDay`.
+
+    Raises:
+        ValueError: if the text is no such JSON, names other splits, or the dataset is not split by day.
+    """
+    split = dataset.source.split
+    if not isinstance(split, SplitByDay):
+        raise ValueError(f"`split_days`: {dataset.spec.name} is not split by day, but {split.type}")
+    try:
+        days = json.loads(split_days)
+        named = set(days)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"`split_days` must be JSON, split to [first day, last day], received {split_days!r}"
+        ) from None
+    if not isinstance(days, dict) or named != set(split.splits):
+        raise ValueError(f"`split_days` must give days to {sorted(split.splits)}, received {split_days!r}")
+    values = dataset.model_dump(mode="json")
+    values["source"]["split"]["splits"] = days
+    return Dataset.model_validate(values)
 
 
 def assign(split: Split, user: np.ndarray, users: list[Any], time: np.ndarray) -> np.ndarray:

@@ -21,10 +21,11 @@ from components import ranking_metrics
 from components.dataset import TransformedRows, evaluation_batches, training_stream
 from components.optimizers import build_optimizer
 from components.rounds import Rounds
-from components.settings import ModelSettings, TrainSettings
+from components.settings import PUSHED, ModelSettings, TrainSettings
 from components.strategy import build_strategy, use_jit
 from components.transform import KEYS
 from components.warm_start import warm_start
+from layers import registry
 from layers.backbone import backbone_of
 from layers.budget import match
 from layers.counts import counts
@@ -49,19 +50,29 @@ def run_fn(fn_args: FnArgs) -> None:
 
     Args:
         fn_args: `custom_config` must hold `spec`, `model` and `train` (JSON of `FeatureSpec`, `ModelSettings` and
-            `TrainSettings`) and `checkpoints`, a folder that outlives a killed run.
+            `TrainSettings`), `preset` (that of the model; empty for none) and `checkpoints`, a folder that outlives a
+            killed run. `base_model` is what `warm_start: pushed` means, and may be missing.
+
+    Raises:
+        ValueError: if the model has no such preset.
     """
     config = fn_args.custom_config
+    model = ModelSettings(**{**json.loads(config["model"]), "preset": config["preset"] or None})
+    registry.check(model.name, model.params, model.preset)
+    settings = TrainSettings.model_validate_json(config["train"])
+    if settings.warm_start == PUSHED:
+        settings = settings.model_copy(update={"warm_start": _existing(fn_args.base_model)})
     patterns = {_split_of(p): p for p in [*fn_args.train_files, *fn_args.eval_files]}
     # Rows that were transformed anew have other ids: a state from before must not be resumed.
-    rows = hashlib.sha256(str(sorted(patterns.items())).encode()).hexdigest()[:16]
+    begun = [sorted(patterns.items()), model.preset, settings.warm_start]
+    state = hashlib.sha256(str(begun).encode()).hexdigest()[:16]
     train_model(
         spec=FeatureSpec.from_json(config["spec"]),
-        model_settings=ModelSettings.model_validate_json(config["model"]),
-        settings=TrainSettings.model_validate_json(config["train"]),
+        model_settings=model,
+        settings=settings,
         patterns=patterns,
         transform_output=tft.TFTransformOutput(fn_args.transform_output),
-        checkpoints=Path(config["checkpoints"]) / rows,
+        checkpoints=Path(config["checkpoints"]) / state,
         run_dir=Path(fn_args.model_run_dir),
         export_dir=Path(fn_args.serving_model_dir),
     )
@@ -292,6 +303,11 @@ def insights(model: keras.Model, spec: FeatureSpec, rows: TransformedRows) -> di
     found = backbone_of(model).insights(field_names(spec))
     routing = routing_report(model, batches)
     return {**found, **({"routing": routing} if routing else {})}
+
+
+def _existing(model: str | None) -> str | None:
+    """A SavedModel's folder, or None before the first push."""
+    return model if model is not None and (Path(model) / "saved_model.pb").is_file() else None
 
 
 def _split_of(pattern: str) -> str:

@@ -11,11 +11,12 @@ import yaml
 from pydantic import Field, field_validator
 
 from components.evaluator import Thresholds, check_thresholds
-from components.settings import ModelSettings, TrainSettings
+from components.settings import PUSHED, ModelSettings, TrainSettings
 from layers import registry
 from schemas import datasets
 from schemas.naming import Declaration, nearest, readable
 from schemas.tables import Dataset
+from serving.versions import versions
 
 SHIPPED = Path(__file__).parent / "configs"
 
@@ -74,6 +75,12 @@ class RunConfig(Declaration):
     @property
     def push_dir(self) -> Path:
         return Path(self.push_to).absolute() if self.push_to else self.run_dir / "serving" / self.name
+
+    def warm_start_folder(self) -> str | None:
+        """What `train.warm_start` means now: `pushed` is the push folder, or None while that is empty."""
+        if self.train.warm_start != PUSHED:
+            return self.train.warm_start
+        return str(self.push_dir) if versions(self.push_dir) else None
 
     def load_dataset(self) -> Dataset:
         """The dataset's declaration.

@@ -39,7 +39,7 @@ def train_only(config: RunConfig) -> Path:
         train_model(
             spec=dataset.spec,
             model_settings=config.model,
-            settings=config.train,
+            settings=config.train.model_copy(update={"warm_start": config.warm_start_folder()}),
             patterns=patterns(earlier, dataset),
             transform_output=tft.TFTransformOutput(earlier["transform_graph"]),
             checkpoints=folder / "checkpoints",

@@ -5,44 +5,88 @@ raw log -> ExampleGen -> StatisticsGen -> ExampleValidator -> Transform -> Train
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tfx import v1 as tfx
-from tfx.dsl.components.common.resolver import Resolver
-from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
 
 from components.evaluator import evaluator
 from components.example_gen import example_gen
+from components.last_pushed import LastPushed, newest
 from components.model_check import ModelCheck
 from components.pusher import Pusher
+from components.schema_gen import SchemaGen
+from components.settings import PUSHED
+from components.trainer_component import Trainer
 from components.validation import ExampleValidator
+from pipeline import fingerprint
 from pipeline.config import RunConfig
-from pipeline.fingerprint import of_values, source
-from schemas import tfmd
-from schemas.files import write_atomically
 
 
-def create_pipeline(config: RunConfig) -> tfx.dsl.Pipeline:
+@dataclass(frozen=True)
+class Place:
+    """What differs between this machine and a cluster; a value may be a parameter of the run there.
+
+    Args:
+        root: folder of the artifacts.
+        data: folder with the raw files.
+        split_days: other days for the dataset's splits, or empty.
+        preset: the model's preset, or empty.
+        checkpoints: folder of the states of interrupted trainings.
+        push_to: folder of the pushed versions.
+        pushed: number of the newest version, or empty where it is not known beforehand.
+        source: modules -> fingerprint of their code.
+        metadata: file of the metadata store, or None where the cluster has one.
+    """
+
+    root: str
+    data: Any
+    split_days: Any
+    preset: Any
+    checkpoints: Path
+    push_to: Any
+    pushed: str
+    source: Callable[..., str]
+    metadata: Path | None
+
+
+def this_machine(config: RunConfig) -> Place:
+    """Everything below the run's folder."""
+    return Place(
+        root=str(config.run_dir / "artifacts"),
+        data=str(config.data_dir()),
+        split_days="",
+        preset=config.model.preset or "",
+        checkpoints=config.run_dir / "checkpoints",
+        push_to=str(config.push_dir),
+        pushed=newest(str(config.push_dir))[0],
+        source=fingerprint.source,
+        metadata=config.run_dir / "metadata.db",
+    )
+
+
+def create_pipeline(config: RunConfig, place: Place) -> tfx.dsl.Pipeline:
     """Components and their order.
 
     Args:
         config: the run.
+        place: where it runs.
 
     Returns:
         A TFX pipeline for any runner.
     """
     dataset = config.load_dataset()
-    spec = dataset.spec
-    run_dir = config.run_dir
-    splits = dataset.split_names
+    spec, splits, source = dataset.spec, dataset.split_names, place.source
 
     # Impressions joined with user and item features, both histories built point-in-time, split by time.
-    examples = example_gen(dataset, str(config.data_dir()), config.shards, source_hash=source("components.example_gen"))
+    examples = example_gen(
+        dataset, place.data, config.shards, source_hash=source("components.example_gen"), split_days=place.split_days
+    )
 
     # What the spec promises, as a TFMD schema.
-    schema = tfx.components.ImportSchemaGen(
-        schema_file=str(_write_schema(run_dir / "schema.pbtxt", tfmd.as_text(spec)))
-    )
+    schema = SchemaGen(spec=spec, source=source("components.schema_gen"))
 
     # Counts and distributions of every column, per split. Without the schema ids would be counted as numbers, and
     # their drift would go unnoticed.
@@ -67,40 +111,36 @@ def create_pipeline(config: RunConfig) -> tfx.dsl.Pipeline:
     )
     transform.add_upstream_node(validator)
 
+    # The model to beat, and perhaps to begin from: the newest version that was pushed.
+    pushed = LastPushed(push_to=place.push_to, version=place.pushed)
+
     # Trains under MirroredStrategy, exports, and scores the evaluation split row by row.
-    training = [config.model.model_dump_json(), config.train.model_dump_json(), spec.to_json()]
-    code = source("components.trainer", "layers.models")
-    trainer = tfx.components.Trainer(
-        run_fn="components.trainer.run_fn",
+    settings = {
+        "spec": spec.to_json(),
+        "model": config.model.model_dump_json(exclude={"preset"}),
+        "train": config.train.model_dump_json(),
+        "source": source("components.trainer", "components.trainer_component", "layers.models"),
+    }
+    trainer = Trainer(
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
-        train_args=tfx.proto.TrainArgs(splits=[split for split in splits if split != "eval"]),
-        eval_args=tfx.proto.EvalArgs(splits=["eval"]),
-        custom_config={
-            "spec": spec.to_json(),
-            "model": config.model.model_dump_json(),
-            "train": config.train.model_dump_json(),
-            "source": code,
-            # A killed run resumes only a training with the same settings and code.
-            "checkpoints": str(run_dir / "checkpoints" / of_values(code, *training)),
-        },
+        base_model=pushed.outputs["model"] if config.train.warm_start == PUSHED else None,
+        splits=splits,
+        # A killed run resumes only a training with the same settings and code.
+        custom_config={**settings, "checkpoints": str(place.checkpoints / fingerprint.of_values(*settings.values()))},
+        preset=place.preset,
     )
-
-    # The model to beat: the last one that was blessed in this run's folder.
-    blessed = Resolver(
-        strategy_class=LatestBlessedModelStrategy,
-        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
-    ).with_id("LatestBlessedModel")
 
     # AUC, GAUC, log loss and calibration per task and scenario; blesses on the overall slice.
     judge = evaluator(
         examples=examples.outputs["examples"],
         model=trainer.outputs["model"],
-        baseline_model=blessed.outputs["model"],
+        baseline_model=pushed.outputs["model"],
         spec=spec,
         thresholds=config.thresholds,
-        source=source("components.evaluator", "components.metrics", "components.batches"),
+        source=source(
+            "components.evaluator_component", "components.evaluator", "components.metrics", "components.batches"
+        ),
     )
 
     # Loads the export in a fresh process, as a server would, and compares row by row.
@@ -118,27 +158,15 @@ def create_pipeline(config: RunConfig) -> tfx.dsl.Pipeline:
         model=trainer.outputs["model"],
         model_blessing=judge.outputs["blessing"],
         infra_blessing=check.outputs["blessing"],
-        push_destination=tfx.proto.PushDestination(
-            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=str(config.push_dir))
-        ),
+        push_to=place.push_to,
     )
 
+    metadata = tfx.orchestration.metadata.sqlite_metadata_connection_config
     return tfx.dsl.Pipeline(
         pipeline_name=config.name,
-        pipeline_root=str(run_dir / "artifacts"),
-        metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
-            str(run_dir / "metadata.db")
-        ),
-        components=[examples, schema, statistics, validator, transform, trainer, blessed, judge, check, pusher],
+        pipeline_root=place.root,
+        metadata_connection_config=None if place.metadata is None else metadata(str(place.metadata)),
+        components=[examples, schema, statistics, validator, transform, pushed, trainer, judge, check, pusher],
         enable_cache=True,
         beam_pipeline_args=list(config.beam),
     )
-
-
-def _write_schema(run_dir: Path, text: str) -> Path:
-    # The cache compares the path, not the content.
-    path = run_dir / f"schema-{of_values(text)}.pbtxt"
-    if not path.exists():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda temporary: temporary.write_text(text))
-    return path

@@ -41,9 +41,9 @@ def run_local(config: RunConfig) -> dict[str, Any]:
         prepare_devices(config.train.replicas)
         from tfx import v1 as tfx
 
-        from pipeline.pipeline import create_pipeline
+        from pipeline.pipeline import create_pipeline, this_machine
 
-        pipeline = create_pipeline(config)
+        pipeline = create_pipeline(config, this_machine(config))
         names = [component.id for component in pipeline.components]
         with _component_progress(names) as seconds:
             tfx.orchestration.LocalDagRunner().run(pipeline)
@@ -110,7 +110,7 @@ def _outputs_of_latest_run(store: Any) -> dict[str, Any]:
             kind = artifact.type
             if kind == "Examples" and node.endswith(".Transform"):
                 kind = "TransformedExamples"
-            if node.endswith(".LatestBlessedModel"):
+            if node.endswith(".LastPushed"):
                 continue
             found[kind] = artifact
     return found

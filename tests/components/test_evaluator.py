@@ -77,25 +77,22 @@ def save_model(path: pathlib.Path, name: str) -> None:
 
 def evaluate(root, thresholds, baseline):
     """Runs the executor on exactly the properties that the component would hand it; returns (uri, blessed)."""
-    from tfx.components.evaluator.executor import Executor
     from tfx.types import artifact_utils, channel_utils, standard_artifacts
+
+    from components.evaluator_component import Executor
 
     examples = standard_artifacts.Examples()
     examples.uri = str(root / "examples")
     examples.split_names = artifact_utils.encode_split_names(["eval"])
     examples.set_string_custom_property("payload_format", "FORMAT_TF_EXAMPLE")
     inputs = {"examples": [examples]}
-    for key, name in (("model", "new"), ("baseline_model", "old" if baseline else None)):
-        if name:
-            inputs[key] = [standard_artifacts.Model()]
-            inputs[key][0].uri = str(root / name)
+    # Before the first push there is an artifact, but no model in it.
+    for key, name in (("model", "new"), ("baseline_model", "old" if baseline else "nothing")):
+        inputs[key] = [standard_artifacts.Model()]
+        inputs[key][0].uri = str(root / name)
+    (root / "nothing").mkdir(exist_ok=True)
     component = evaluator(
-        *(
-            channel_utils.as_channel(inputs[key]) if key in inputs else None
-            for key in ("examples", "model", "baseline_model")
-        ),
-        SPEC,
-        thresholds,
+        *(channel_utils.as_channel(inputs[key]) for key in ("examples", "model", "baseline_model")), SPEC, thresholds
     )
     out = root / f"out-{baseline}"
     outputs = {"evaluation": [standard_artifacts.ModelEvaluation()], "blessing": [standard_artifacts.ModelBlessing()]}
@@ -159,7 +156,7 @@ def test_each_failed_bound_is_told_in_words(blocked, log):
     reasons = why_not_blessed(blocked[0])
     assert not blocked[1]
     assert f"task click: AUC is {area:.4f}, below the lower bound 0.95" in reasons
-    assert f"task click: AUC is {1 - area:.4f} below the last blessed model's, more than the 0.01 allowed" in reasons
+    assert f"task click: AUC is {1 - area:.4f} below the last pushed model's, more than the 0.01 allowed" in reasons
     assert f"task buy: log loss is {loss:.4f}, above the upper bound 0.1" in reasons
     assert any(reason.startswith("task buy: GAUC is 0.") for reason in reasons)
     assert len(reasons) == 4

@@ -1,7 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 
-from components.splits import assign, stable_hash
+from components.splits import assign, stable_hash, with_days
+from schemas.datasets import load
 from schemas.tables import SplitByDay, SplitByHash, SplitByUserTail
 
 DAY = 86_400_000
@@ -47,3 +50,32 @@ def test_a_user_is_dealt_whole_and_shares_are_kept():
 def test_the_hash_is_the_same_everywhere_and_reads_numbers_as_text():
     assert stable_hash(7, "shard") == stable_hash("7", "shard") == 0xA1808A6CFD8DDAE6
     assert stable_hash(7, "shard") != stable_hash(7, "split")
+
+
+DAYS = {
+    "train": ["2022-04-22", "2022-05-03"],
+    "valid": ["2022-05-04", "2022-05-04"],
+    "eval": ["2022-05-05", "2022-05-06"],
+}
+
+
+def test_a_run_may_choose_other_days():
+    moved = with_days(load("kuairand"), json.dumps(DAYS))
+    assert {name: list(days) for name, days in moved.source.split.splits.items()} == DAYS
+    assert moved.spec == load("kuairand").spec
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "message"),
+    [
+        ("movielens", DAYS, "movielens is not split by day, but by_user_tail"),
+        ("kuairand", {**DAYS, "test": DAYS["eval"]}, r"must give days to \['eval', 'train', 'valid'\]"),
+        ("kuairand", {"train": DAYS["train"]}, r"must give days to \['eval', 'train', 'valid'\]"),
+        ("kuairand", 7, "must be JSON, split to .first day, last day., received '7'"),
+        ("kuairand", {**DAYS, "valid": DAYS["train"]}, "splits `train` and `valid` overlap"),
+        ("kuairand", {**DAYS, "valid": ["4 May", "4 May"]}, "days of split `valid` must be written as 2022-04-25"),
+    ],
+)
+def test_wrong_days_are_refused(name, days, message):
+    with pytest.raises(ValueError, match=message):
+        with_days(load(name), json.dumps(days))
