@@ -1,0 +1,170 @@
+"""The laws of a simulated log: every click probability, as one table over everything that it depends on.
+
+    p(click) = sigmoid(bias + a <taste of the user, topic> + b <intent of the user today, topic>
+                       + c (scenario + scenario x topic) + d quality of the item + e age of the user)
+
+Taste, intent, topic, scenario, quality and age are drawn from small sets, so that Bayes' rule over the hidden ones is a
+sum over a table, not an integral.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from schemas.naming import Declaration
+
+SCENARIOS = ("home", "search", "following")
+AGES = ("young", "middle", "old")
+# Not equal, so that an ablation that forgets them is not a plain mean.
+SCENARIO_SHARES, AGE_SHARES = np.array([0.5, 0.3, 0.2]), np.array([0.4, 0.35, 0.25])
+QUALITIES = 5
+# Axes of `World.probability`.
+AXES = ("taste", "intent", "topic", "scenario", "quality", "age")
+
+
+class Simulation(Declaration):
+    """Sizes of a simulated log and strengths of what drives its clicks.
+
+    The strengths are standard deviations in logits.
+
+    Args:
+        users: int >= 1.
+        items: int >= 1.
+        days: int in [4, 182]. The last two are evaluated, the one before validated.
+        impressions: float > 0. Mean impressions of a user on a day; Poisson.
+        topics: int >= 3. Topics of items.
+        tastes: int in [2, topics - 1]. Kinds of long-term taste; a user has one, for ever.
+        intents: int in [2, topics - 1]. Kinds of intent; a user has one per day, drawn anew.
+        bias: float. Logit of a click where nothing else speaks.
+        taste, intent, scenario, scenario_topic, quality, age: floats >= 0. Strengths.
+        seed: int >= 0. The same values give the same files.
+    """
+
+    users: int = Field(2000, ge=1)
+    items: int = Field(400, ge=1)
+    days: int = Field(14, ge=4, le=182)
+    impressions: float = Field(16.0, gt=0, le=10_000)
+    topics: int = Field(8, ge=3)
+    tastes: int = Field(4, ge=2)
+    intents: int = Field(4, ge=2)
+    bias: float = Field(-1.0, allow_inf_nan=False)
+    taste: float = Field(1.2, ge=0, allow_inf_nan=False)
+    intent: float = Field(1.6, ge=0, allow_inf_nan=False)
+    scenario: float = Field(0.5, ge=0, allow_inf_nan=False)
+    scenario_topic: float = Field(0.3, ge=0, allow_inf_nan=False)
+    quality: float = Field(0.5, ge=0, allow_inf_nan=False)
+    age: float = Field(0.3, ge=0, allow_inf_nan=False)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Simulation:
+        for name in ("tastes", "intents"):
+            if getattr(self, name) >= self.topics:
+                raise ValueError(f"`{name}` must be below `topics` ({self.topics}), received {getattr(self, name)}")
+        return self
+
+    def generator(self, *key: int) -> np.random.Generator:
+        """A random stream of its own for every key."""
+        return np.random.default_rng([self.seed, *key])
+
+
+@dataclass(frozen=True)
+class World:
+    """What is true of a simulated log before its first impression.
+
+    Args:
+        simulation: what it was made from.
+        probability: float (tastes, intents, topics, scenarios, qualities, ages). Of a click.
+        topic: int (items,). Topic of each item.
+        quality: int (items,). Level of each item's quality.
+        share: float (items,). Share of the impressions that show it.
+    """
+
+    simulation: Simulation
+    probability: NDArray[np.float64]
+    topic: NDArray[np.int64]
+    quality: NDArray[np.int64]
+    share: NDArray[np.float64]
+
+    def cells(self, item: NDArray, scenario: NDArray, age: NDArray) -> NDArray[np.int64]:
+        """Position of each impression in `by_cell`: everything that can be known of it."""
+        place = np.ravel_multi_index((self.topic[item], scenario, self.quality[item], age), self.probability.shape[2:])
+        return np.asarray(place, dtype=np.int64)
+
+    def by_cell(self, unknown: tuple[str, ...] = ()) -> NDArray[np.float64]:
+        """Probability (cells, tastes, intents), its mean over the axes that are unknown.
+
+        Args:
+            unknown: "scenario", "quality" or both. They are drawn independently of all else, so that the mean over
+                their shares is the probability for someone who does not know them.
+        """
+        table = self.probability
+        for axis in unknown:
+            table = np.broadcast_to(_mean(table, axis), table.shape)
+        return np.moveaxis(table, (0, 1), (-2, -1)).reshape(-1, *table.shape[:2])
+
+
+def _mean(table: NDArray, axis: str) -> NDArray:
+    shares = {"scenario": SCENARIO_SHARES, "quality": np.full(QUALITIES, 1 / QUALITIES)}[axis]
+    place = AXES.index(axis)
+    shape = [-1 if position == place else 1 for position in range(len(AXES))]
+    return (table * shares.reshape(shape)).sum(axis=place, keepdims=True)
+
+
+@functools.lru_cache(maxsize=8)
+def make_world(simulation: Simulation) -> World:
+    """Draws what is true of all users and items."""
+    draw, s = simulation.generator(0), simulation
+    mixed = draw.standard_normal((len(SCENARIOS), s.topics))
+    mixed -= mixed.mean(0) + mixed.mean(1, keepdims=True) - mixed.mean()
+    logits = np.full((s.tastes, s.intents, s.topics, len(SCENARIOS), QUALITIES, len(AGES)), s.bias)
+    for axes, effect in (
+        (("taste", "topic"), s.taste * contrasts(draw, s.tastes, s.topics)),
+        (("intent", "topic"), s.intent * contrasts(draw, s.intents, s.topics)),
+        (("scenario",), s.scenario * _standard(draw.permutation(len(SCENARIOS)), SCENARIO_SHARES)),
+        (("topic", "scenario"), s.scenario_topic * mixed.T / mixed.std()),
+        (("quality",), s.quality * _standard(_normal_levels(), np.full(QUALITIES, 1 / QUALITIES))),
+        (("age",), s.age * _standard(np.arange(len(AGES)), AGE_SHARES)),
+    ):
+        logits += effect.reshape([size if axis in axes else 1 for axis, size in zip(AXES, logits.shape, strict=True)])
+    share = draw.lognormal(sigma=1.0, size=s.items)
+    return World(
+        simulation,
+        probability=1 / (1 + np.exp(-logits)),
+        topic=draw.integers(s.topics, size=s.items),
+        quality=draw.integers(QUALITIES, size=s.items),
+        share=share / share.sum(),
+    )
+
+
+def contrasts(draw: np.random.Generator, rows: int, topics: int) -> NDArray[np.float64]:
+    """Inner products of random vectors with topics: each row has mean 0 and variance 1, and rows are orthogonal.
+
+    So a taste says which topics are clicked and not how often, and no two tastes are alike.
+
+    Args:
+        draw: the random stream.
+        rows: int in [1, topics - 1].
+        topics: int.
+
+    Returns:
+        Float array (rows, topics).
+    """
+    directions = np.column_stack([np.ones(topics), draw.standard_normal((topics, rows))])
+    return np.linalg.qr(directions)[0][:, 1:].T * np.sqrt(topics)
+
+
+def _normal_levels() -> NDArray[np.float64]:
+    return np.array([NormalDist().inv_cdf((level + 0.5) / QUALITIES) for level in range(QUALITIES)])
+
+
+def _standard(values: NDArray, shares: NDArray) -> NDArray:
+    """Mean 0 and variance 1 under the shares."""
+    centred = values - shares @ values
+    return np.asarray(centred / np.sqrt(shares @ centred**2))
