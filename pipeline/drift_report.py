@@ -157,14 +157,13 @@ def render(comparison: Comparison, known: Known) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string((resources.files("pipeline") / "templates" / "drift.html").read_text("utf-8"))
     before, after = comparison.baseline, comparison.new
+    tasks = () if same_scores(before, after) else known.spec.tasks
     return template.render(
         comparison=comparison,
         spec=known.spec,
         shown=shown,
         limits=asdict(comparison.limits),
-        scores=None
-        if same_scores(before, after)
-        else drift_plots.scores(before.judged, after.judged, known.spec.tasks),
+        scores=drift_plots.scores(before.judged, after.judged, tasks),
         features=drift_plots.features(before.statistics, after.statistics, worst(comparison)),
     )
 

@@ -65,7 +65,7 @@ def summarize(batches: Iterable[pa.RecordBatch], spec: FeatureSpec, vocabularies
         own = pa.RecordBatch.from_arrays(*_split({name: a for name, a in arrays.items() if name in known}))
         counted = [generator.add_input(state, own) for generator, state in zip(generators, counted, strict=True)]
         has_features = has_features or bool(features & arrays.keys())
-        for column in owners.keys() & arrays.keys():
+        for column in (name for name in owners if name in arrays):
             count, total = unseen.get(column, (0, 0))
             new, values = _outside(arrays[column].flatten(), vocabularies[owners[column]])
             unseen[column] = (count + new, total + values)
