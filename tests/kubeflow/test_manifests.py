@@ -15,6 +15,7 @@ import yaml
 
 from pipeline import submit_command
 from pipeline.config import load_config
+from pipeline.kubeflow import run_parameters
 from serving import deployment, model_config
 
 KUBEFLOW = Path(__file__).parents[2] / "kubeflow"
@@ -103,10 +104,12 @@ def config_map(resources, name):
 
 
 def pods(resources):
-    """Pod specs of an overlay, with the kind that makes them."""
-    for kind, name in (("Deployment", "mixrank-serving"), ("CronJob", "mixrank-submit")):
-        if any(each["kind"] == kind for each in resources):
-            yield kind, pod(resources, kind, name)["spec"]
+    """Every pod spec of an overlay."""
+    return [
+        pod(resources, each["kind"], each["metadata"]["name"])["spec"]
+        for each in resources
+        if each["kind"] in ("Deployment", "CronJob")
+    ]
 
 
 def leaves(value, at=()):
@@ -283,9 +286,7 @@ def test_every_volume_that_is_mounted_exists_and_its_source_too(overlays, name):
     maps = {each["metadata"]["name"] for each in resources if each["kind"] == "ConfigMap"}
     claims = {each["metadata"]["name"] for each in resources if each["kind"] == "PersistentVolumeClaim"}
     accounts = {each["metadata"]["name"] for each in resources if each["kind"] == "ServiceAccount"}
-    found = list(pods(resources))
-    assert found
-    for _, spec in found:
+    for spec in pods(resources):
         volumes = {volume["name"]: volume for volume in spec["volumes"]}
         assert len(volumes) == len(spec["volumes"])
         mounted = {
@@ -298,18 +299,46 @@ def test_every_volume_that_is_mounted_exists_and_its_source_too(overlays, name):
             assert volume.get("configMap", {"name": next(iter(maps))})["name"] in maps
             if "persistentVolumeClaim" in volume:
                 assert volume["persistentVolumeClaim"]["claimName"] in claims
-        assert spec["serviceAccountName"] in accounts
+        assert spec.get("serviceAccountName", next(iter(accounts))) in accounts
 
 
-def test_servers_read_where_the_pipeline_pushes(overlays):
-    run = yaml.safe_load((KUBEFLOW / "base" / "pipeline" / "run.yaml").read_text())
-    folder, _, model = run["push_to"].removeprefix("/mnt/mixrank/").rpartition("/")
+@pytest.fixture(scope="module")
+def run():
+    """The config of the runs in base/pipeline."""
+    return load_config(str(KUBEFLOW / "base" / "pipeline" / "run.yaml"))
+
+
+def test_the_config_of_the_runs_is_the_shipped_one_in_other_places(run):
+    shipped = load_config("kuairand")
+    assert run.model_copy(update={name: getattr(shipped, name) for name in ("data", "push_to", "kubeflow")}) == shipped
+
+
+def test_servers_read_where_the_pipeline_pushes(overlays, run):
+    pushed = Path(run_parameters(run)["push_to"][0])
+    assert pushed.name == run.name
+    folder = str(pushed.parent.relative_to(run.kubeflow.mount))
     for name in ("dev", "prod"):
         (mount,) = [each for each in server(overlays[name])["volumeMounts"] if each["name"] == "models"]
         assert (mount["mountPath"], mount["subPath"], mount["readOnly"]) == (deployment.MODELS, folder, True)
-    service = find(overlays["kserve"], "InferenceService", model)
-    (claim,) = [each["metadata"]["name"] for each in overlays["kserve"] if each["kind"] == "PersistentVolumeClaim"]
-    assert service["spec"]["predictor"]["model"]["storageUri"] == f"pvc://{claim}/{folder}/{model}"
+        (volume,) = [each for each in pod(overlays[name])["spec"]["volumes"] if each["name"] == "models"]
+        assert volume["persistentVolumeClaim"] == {"claimName": run.kubeflow.volume, "readOnly": True}
+    service = find(overlays["kserve"], "InferenceService", run.name)
+    storage = f"pvc://{run.kubeflow.volume}/{folder}/{run.name}"
+    assert service["spec"]["predictor"]["model"]["storageUri"] == storage
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_every_overlay_has_the_volume_of_the_pipelines_steps(overlays, name, run):
+    find(overlays[name], "PersistentVolumeClaim", run.kubeflow.volume)
+
+
+def test_the_shell_sees_the_volume_as_the_steps_do_and_may_call_the_servers(overlays, run):
+    template = pod(overlays["dev"], name="mixrank-shell")
+    (container,) = template["spec"]["containers"]
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "volume"]
+    assert mount == {"name": "volume", "mountPath": run.kubeflow.mount}
+    client = find(overlays["dev"], "NetworkPolicy")["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
+    assert client.items() <= template["metadata"]["labels"].items()
 
 
 def test_an_object_store_is_copied_to_where_the_server_reads(overlays):
@@ -339,7 +368,7 @@ def test_the_autoscaler_has_a_target_and_a_request_to_measure_against(overlays, 
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_pods_keep_to_the_restricted_pod_security_standard(overlays, name):
-    for _, spec in pods(overlays[name]):
+    for spec in pods(overlays[name]):
         assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["runAsUser"] > 0
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert spec["automountServiceAccountToken"] is False
@@ -355,7 +384,7 @@ def test_pods_keep_to_the_restricted_pod_security_standard(overlays, name):
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_images_have_a_fixed_tag(overlays, name):
-    for _, spec in pods(overlays[name]):
+    for spec in pods(overlays[name]):
         for container in spec["containers"] + spec.get("initContainers", []):
             assert re.fullmatch(r".+:\d+\.\d+\.\d+", container["image"]), container["image"]
 
@@ -363,7 +392,7 @@ def test_images_have_a_fixed_tag(overlays, name):
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_there_are_no_secrets_in_the_manifests(overlays, name):
     assert not [each for each in overlays[name] if each["kind"] == "Secret"]
-    for _, spec in pods(overlays[name]):
+    for spec in pods(overlays[name]):
         for container in spec["containers"] + spec.get("initContainers", []):
             assert not [arg for arg in container["args"] if "token=" in arg]
             for variable in container.get("env", ()):
@@ -380,6 +409,8 @@ def test_the_cron_job_runs_a_submit_that_the_command_line_takes(overlays, name, 
     app.command()(submit_command.submit)
     context = typer.main.get_command(app).make_context("submit", [config, *options])
     assert context.params["wait"] is True
+    # The steps run in the image that compiles them.
+    assert context.params["overrides"] == [f"kubeflow.image={container['image']}"]
     assert str(context.params["token_file"]) == "/var/run/secrets/kubeflow/pipelines/token"
     assert context.params["namespace"] == ("mixrank" if name.startswith("prod") else None)
     volumes = {volume["name"]: volume for volume in pod(overlays[name], "CronJob", "mixrank-submit")["spec"]["volumes"]}
@@ -389,7 +420,7 @@ def test_the_cron_job_runs_a_submit_that_the_command_line_takes(overlays, name, 
     assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
     folder, _, file = config.rpartition("/")
     (tmp_path / file).write_text(config_map(overlays[name], mounts[folder]["configMap"]["name"])[file])
-    assert load_config(str(tmp_path / file)).name == "kuairand"
+    assert load_config(str(tmp_path / file), context.params["overrides"]).kubeflow.image == container["image"]
     # Nothing is to run twice at once, nor again because it failed.
     assert (job["concurrencyPolicy"], job["jobTemplate"]["spec"]["backoffLimit"]) == ("Forbid", 0)
 

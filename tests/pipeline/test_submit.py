@@ -52,7 +52,8 @@ def submit(kubeflow, spec, monkeypatch):
     app.command()(submit_command.submit)
 
     def run(*options, host=None, spec=spec):
-        arguments = ["movielens", "--host", host or kubeflow.host, "--spec", spec, "--every", 0.1, *options]
+        arguments = ["movielens", "--host", host or kubeflow.host, "--every", 0.1, *options]
+        arguments += ["--spec", spec] if spec else []
         return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
     return run
@@ -90,6 +91,23 @@ def test_a_run_is_uploaded_started_and_followed_to_its_end(submit, kubeflow):
     }
     assert kubeflow.experiments["experiment-1"]["display_name"] == "movielens"
     assert kubeflow.versions["pipeline_version-1"]["pipeline_spec"] == spec_of()
+
+
+def test_without_a_compiled_pipeline_the_config_is_compiled_with_its_overrides(submit, kubeflow, spec, monkeypatch):
+    compiled = []
+
+    def compile_pipeline(config, output):
+        compiled.append(config)
+        output.write_text(spec.read_text())
+        return output
+
+    monkeypatch.setattr("pipeline.kubeflow.compile_pipeline", compile_pipeline)
+    result = submit("--set", "train.epochs=3", "--no-wait", spec=None)
+    assert result.exit_code == 0, result.output
+    (config,) = compiled
+    assert (config.name, config.train.epochs) == ("movielens", 3)
+    assert kubeflow.versions["pipeline_version-1"]["pipeline_spec"] == spec_of()
+    assert "with --spec nothing is" in one_line(submit("--set", "train.epochs=3"))
 
 
 def test_a_second_upload_is_a_version_of_the_same_pipeline_and_a_third_is_none(submit, kubeflow, spec):
