@@ -383,6 +383,14 @@ def test_pods_keep_to_the_restricted_pod_security_standard(overlays, name):
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
+def test_pods_run_as_the_user_of_the_image_so_that_all_may_use_the_volume(overlays, name):
+    (user,) = re.findall(r"^USER (\d+)$", (KUBEFLOW / "Dockerfile").read_text(), re.MULTILINE)
+    for spec in pods(overlays[name]):
+        context = spec["securityContext"]
+        assert {context["runAsUser"], context["runAsGroup"], context.get("fsGroup", int(user))} == {int(user)}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
 def test_images_have_a_fixed_tag(overlays, name):
     for spec in pods(overlays[name]):
         for container in spec["containers"] + spec.get("initContainers", []):
