@@ -7,7 +7,7 @@ from keras import ops
 
 from layers.checks import check_least
 from layers.per_token import PerTokenDense
-from layers.requests import per_candidate
+from layers.requests import per_candidate, shared_by_candidates
 
 # Low enough to vanish in float32, and far from its limits.
 _NEVER = -1e30
@@ -40,21 +40,22 @@ def attend(queries, keys, values, mask, *, scale: bool = True):
     """`softmax(Q K^T / sqrt(d)) V` per head, heads side by side; HeMix equations (6) and (7).
 
     Args:
-        queries: Tensor (batch, heads, queries, d).
-        keys: Tensor (batch, heads, keys, d).
-        values: Tensor (batch, heads, keys, width).
+        queries: Tensor (batch, heads, queries, d); the batch or the number of queries is known from its shape.
+        keys: Tensor (batch, heads, keys, d), or (1, heads, keys, d) for all rows.
+        values: Tensor (batch, heads, keys, width), or (1, heads, keys, width).
         mask: None, or bool tensor that broadcasts to (batch, heads, queries, keys); True marks a valid key.
         scale: bool. Whether scores are divided by sqrt(d).
 
     Returns:
         Tensor (batch, queries, heads * width).
     """
-    heads, num_queries, width = queries.shape[1:]
+    batch, heads, num_queries, width = queries.shape
     scores = ops.matmul(queries * width**-0.5 if scale else queries, ops.transpose(keys, (0, 1, 3, 2)))
     weights = softmax(scores) if mask is None else masked_softmax(scores, mask)
     output = ops.matmul(ops.cast(weights, values.dtype), values)
     # (batch, heads, queries, width) -> (batch, queries, heads * width)
-    return ops.reshape(ops.transpose(output, (0, 2, 1, 3)), (-1, num_queries, heads * values.shape[3]))
+    lengths = (batch, -1) if num_queries is None else (-1, num_queries)
+    return ops.reshape(ops.transpose(output, (0, 2, 1, 3)), (*lengths, heads * values.shape[3]))
 
 
 def split_heads(x, heads: int):
@@ -88,7 +89,8 @@ class MixedQueryAttention(keras.Layer):
         items: Tensor (batch, length, dim).
         valid: bool tensor (batch, length); False marks padding. (Keras reserves the name `mask`.)
         rows: None, or int tensor (batch,): the request of each candidate; `items` and `valid` then have one row per
-            request, and keys and values are computed once for it.
+            request. Keys, values and all that the fixed queries find are computed once for it. With one request, as
+            seen in the shape of `items`, dynamic queries share keys and values; with more they are gathered.
 
     Returns:
         Tensor (batch, queries + num_fixed, dim).
@@ -136,32 +138,42 @@ class MixedQueryAttention(keras.Layer):
             projection.build((None, None, dim))
 
     def call(self, dynamic, items, valid, rows=None):
-        batch, dim = ops.shape(dynamic)[0], items.shape[2]
+        requests, dim = ops.shape(items)[0], items.shape[2]
+        keys, values = self.key(items), self.value(items)
+        if self.null_key:
+            null = ops.broadcast_to(self.null, (2, requests, 1, dim))
+            keys, values = ops.concatenate([null[0], keys], axis=1), ops.concatenate([null[1], values], axis=1)
+            valid = ops.concatenate([ops.ones((requests, 1), dtype="bool"), valid], axis=1)
+        history = split_heads(keys, self.heads), split_heads(values, self.heads), valid[:, None, None, :]
+
         # (batch, queries, dim) -> (queries, batch, dim)
         dynamic = ops.transpose(dynamic, (1, 0, 2))
-        raw, queries = [dynamic], [self.dynamic_query(dynamic)]
-        if self.num_fixed:
-            raw.append(ops.broadcast_to(self.fixed, (self.num_fixed, batch, dim)))
-            queries.append(ops.broadcast_to(self.fixed_query(self.fixed), (self.num_fixed, batch, dim)))
-        queries = ops.concatenate(queries, axis=0)
-        # (queries, batch, dim) -> (batch, heads, queries, dim / heads)
-        queries = ops.reshape(queries, (queries.shape[0], -1, self.heads, dim // self.heads))
-        queries = ops.transpose(queries, (1, 2, 0, 3))
+        queries = self.dynamic_query(dynamic)
+        if not self.num_fixed:
+            return self._read(dynamic, queries, *(shared_by_candidates(x, rows) for x in history))
+        shape = (self.num_fixed, requests, dim)
+        fixed, fixed_queries = (ops.broadcast_to(x, shape) for x in (self.fixed, self.fixed_query(self.fixed)))
+        if rows is None:
+            raw, queries = (ops.concatenate(x, axis=0) for x in ((dynamic, fixed), (queries, fixed_queries)))
+            return self._read(raw, queries, *history)
+        found = self._read(dynamic, queries, *(shared_by_candidates(x, rows) for x in history))
+        return ops.concatenate([found, per_candidate(self._read(fixed, fixed_queries, *history), rows)], axis=1)
 
-        keys, values = per_candidate(self.key(items), rows), per_candidate(self.value(items), rows)
-        valid = per_candidate(valid, rows)
-        if self.null_key:
-            null = ops.broadcast_to(self.null, (2, batch, 1, dim))
-            keys, values = ops.concatenate([null[0], keys], axis=1), ops.concatenate([null[1], values], axis=1)
-            valid = ops.concatenate([ops.ones((batch, 1), dtype="bool"), valid], axis=1)
-        output = attend(
-            queries, split_heads(keys, self.heads), split_heads(values, self.heads), valid[:, None, None, :]
-        )
+    def _read(self, raw, queries, keys, values, mask):
+        """What queries (queries, batch, dim) find in a history of heads, (batch, queries, dim)."""
+        number, _, dim = queries.shape
+        queries = ops.reshape(queries, (number, -1, self.heads, dim // self.heads))
+        if keys.shape[0] == 1:
+            # All rows read one history: few large products, with the rows where an attention has its queries.
+            # (queries, batch, heads, width) -> (queries, heads, batch, width)
+            output = attend(ops.transpose(queries, (0, 2, 1, 3)), keys, values, mask)
+            output = ops.transpose(output, (1, 0, 2))
+        else:
+            # (queries, batch, heads, width) -> (batch, heads, queries, width)
+            output = attend(ops.transpose(queries, (1, 2, 0, 3)), keys, values, mask)
         output = self.output_projection(output)
-        if self.residual:
-            # (queries, batch, dim) -> (batch, queries, dim)
-            output = output + ops.transpose(ops.concatenate(raw, axis=0), (1, 0, 2))
-        return output
+        # (queries, batch, dim) -> (batch, queries, dim)
+        return output + ops.transpose(raw, (1, 0, 2)) if self.residual else output
 
     def compute_output_shape(self, dynamic_shape, items_shape, valid_shape, rows_shape=None):
         return (dynamic_shape[0], dynamic_shape[1] + self.num_fixed, dynamic_shape[2])

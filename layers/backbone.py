@@ -75,7 +75,10 @@ class Backbone(keras.Layer):
         return WINDOWS
 
     def heads(self, tasks: tuple[str, ...]) -> keras.Layer:
-        """A new layer (representation, scenario) -> {task: float32 logits (batch,)}, with `count(width)`."""
+        """A new layer (representation, scenario) -> {task: float32 logits (batch,)}, with `count(width)`.
+
+        Its scenario is an int64 tensor (batch,), or (1,) for the rows of one request.
+        """
         return TaskHeads(tasks=tasks, units=self.head_units, name="heads")
 
     def name_fields(self, names: tuple[str, ...]) -> None:

@@ -72,7 +72,7 @@ class TaskHeads(keras.Layer):
 
     Call arguments:
         x: Tensor (batch, width).
-        scenario: int tensor (batch,); not read here, other heads depend on it.
+        scenario: int tensor (batch,), or (1,) for the rows of one request; not read here, other heads depend on it.
 
     Returns:
         task -> float32 tensor (batch,).

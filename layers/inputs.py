@@ -19,11 +19,13 @@ def is_number(feature: Any) -> bool:
     return isinstance(feature, Numeric) and feature.transform != "bucketize"
 
 
-def model_inputs(spec: FeatureSpec) -> dict[str, keras.KerasTensor]:
+def model_inputs(spec: FeatureSpec, one_request: bool = False) -> dict[str, keras.KerasTensor]:
     """One `keras.Input` per transformed column, under the column's name.
 
     Args:
         spec: the log's declaration.
+        one_request: bool. Whether the batch is the candidates of one request; columns that do not describe the item
+            then have a batch of exactly 1.
 
     Returns:
         name -> int64 (batch,) for a scenario, categorical or bucketized feature; int64 (batch, max_length) for a
@@ -40,8 +42,13 @@ def model_inputs(spec: FeatureSpec) -> dict[str, keras.KerasTensor]:
             values = field.max_length if isinstance(field, MultiCategorical) else 1
             shapes[column] = (history.length * values,)
     numbers = {feature.name for feature in spec.inputs if is_number(feature)}
+    items = {feature.name for feature in spec.inputs if feature.group == "item"}
     return {
-        name: keras.Input(shape, dtype="float32" if name in numbers else "int64", name=name)
+        name: keras.Input(
+            batch_shape=(1 if one_request and name not in items else None, *shape),
+            dtype="float32" if name in numbers else "int64",
+            name=name,
+        )
         for name, shape in shapes.items()
     }
 

@@ -28,7 +28,8 @@ class ScenarioAdapter(keras.Layer):
 
     Call arguments:
         x: Tensor (batch, inputs).
-        scenario: int tensor (batch,): 0 is missing, i the i-th scenario, scenarios + 1 any other.
+        scenario: int tensor (batch,), or (1,) for the rows of one request: 0 is missing, i the i-th scenario,
+            scenarios + 1 any other.
 
     Returns:
         Tensor (batch, units).
@@ -102,10 +103,14 @@ class ScenarioAdapter(keras.Layer):
             ops.take(weights[0] if len(weights) == 1 else ops.concatenate(weights, axis=0), place, axis=0)
             for weights in (self.down, self.up, self.bias)
         )
-        # (batch, inputs) -> (batch, 1, inputs): every row has a pair of matrices of its own
-        change = ops.matmul(ops.matmul(x[:, None, :], ops.cast(down, x.dtype)), ops.cast(up, x.dtype))
+        down, up, bias = (ops.cast(weights, x.dtype) for weights in (down, up, bias))
+        if scenario.shape[0] == 1:
+            change = ops.matmul(ops.matmul(x, down[0]), up[0])
+        else:
+            # (batch, inputs) -> (batch, 1, inputs): every row has a pair of matrices of its own
+            change = ops.matmul(ops.matmul(x[:, None, :], down), up)[:, 0]
         has = ops.take(ops.convert_to_tensor(self.has_adapter), ids, axis=0)
-        return (change[:, 0] + ops.cast(bias, x.dtype)) * ops.cast(has, x.dtype)[:, None]
+        return (change + bias) * ops.cast(has, x.dtype)[:, None]
 
     def compute_output_shape(self, x_shape, scenario_shape=None):
         return (x_shape[0], self.units)

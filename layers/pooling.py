@@ -9,7 +9,7 @@ from keras import ops
 
 from layers.checks import check_units
 from layers.counts import Part, dense_part
-from layers.requests import per_candidate
+from layers.requests import per_candidate, shared_by_candidates
 
 Pooling = Literal["mean", "target"]
 
@@ -108,8 +108,8 @@ class TargetAttention(keras.Layer):
         first, *rest = self.dense
         by_query, by_item, by_product = ops.split(ops.convert_to_tensor(first.kernel), 3, axis=0)
         q = self.query(query)
-        of_items = per_candidate(ops.matmul(items, by_item), rows)
-        items, valid = per_candidate(items, rows), per_candidate(valid, rows)
+        of_items = shared_by_candidates(ops.matmul(items, by_item), rows)
+        items, valid = shared_by_candidates(items, rows), shared_by_candidates(valid, rows)
         # (batch, units) -> (batch, 1, units)
         of_query = (ops.matmul(q, by_query) + first.bias)[:, None, :]
         x = first.activation(of_query + of_items + ops.matmul(q[:, None, :] * items, by_product))

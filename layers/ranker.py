@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
+from keras import ops
 
 from layers import registry
-from layers.embedding import HistoryMask, IdEmbedding, MaskedMean
+from layers.backbone import backbone_of
+from layers.embedding import HistoryMask, IdEmbedding, MaskedMean, Storage
 from layers.initializers import seeded
 from layers.inputs import field_names, is_number, model_inputs, table_sizes
 from schemas.features import GROUPS, Action, FeatureSpec, History, MultiCategorical, TimeGap
@@ -22,6 +24,7 @@ def build_ranker(
     params: Mapping[str, Any] | None = None,
     preset: str | None = None,
     seed: int = 0,
+    table_storage: Storage = "float32",
 ) -> keras.Model:
     """A functional model from the transformed columns of a spec to one logit per task.
 
@@ -32,6 +35,7 @@ def build_ranker(
         params: parameters of that model; they override the preset's.
         preset: name of one of its presets; None takes the constructor's defaults.
         seed: int. The same seed gives the same initial weights and dropout.
+        table_storage: how the embedding tables are held (`layers.embedding.IdEmbedding`); float32 to be trained.
 
     Returns:
         Model {column: tensor} -> {task: float32 logits (batch,)}. Inputs are those of `layers.inputs.model_inputs`;
@@ -43,23 +47,60 @@ def build_ranker(
     params = registry.check(model, params, preset)
     with seeded(seed):
         inputs = model_inputs(spec)
-        tables = _Tables(spec, sizes)
+        layers = _Layers(table_sizes(spec, sizes), storage=table_storage)
         backbone = registry.build(model, params, scenarios=spec.scenario.values)
         backbone.name_fields(field_names(spec))
 
         scenario = inputs[spec.scenario.name]
-        features: dict[str, list] = {group: [] for group in GROUPS}
-        features["context"].append(tables.lookup(spec.scenario, scenario))
-        for feature in spec.inputs:
-            features[feature.group].append(_vector(feature, inputs[feature.name], tables))
-        histories = {
-            history.window: _items(spec, history, inputs, tables)
-            for history in spec.histories
-            if history.window in backbone.windows
-        }
+        features, histories = _vectors(spec, inputs, backbone.windows, layers)
         representation = backbone(features, histories, scenario)
         logits = backbone.heads(spec.tasks)(representation, scenario)
     return keras.Model(inputs, logits, name="ranker")
+
+
+def request_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
+    """A ranker's layers put together for one request with many candidates.
+
+    What depends on the request alone is computed once, whatever the number of candidates. All layers, and so all
+    weights, are those of `model`.
+
+    Args:
+        spec: the declaration that `model` was built from.
+        model: a model of `build_ranker` or `load_ranker`.
+
+    Returns:
+        Model {column: tensor} -> {task: float32 logits (candidates,)}. Columns of item features have one row per
+        candidate, all others exactly one row.
+
+    Raises:
+        ValueError: a spec without features of the item, in which all candidates of a request are the same.
+    """
+    candidates = [feature.name for feature in spec.inputs if feature.group == "item"]
+    if not candidates:
+        raise ValueError(f'spec `{spec.name}` has no feature of group "item" to tell candidates of a request apart')
+    inputs = model_inputs(spec, one_request=True)
+    backbone = backbone_of(model)
+    scenario = inputs[spec.scenario.name]
+    features, histories = _vectors(spec, inputs, backbone.windows, _Layers({}, model.layers))
+    # (candidates, ...) -> (candidates,)
+    column = inputs[candidates[0]]
+    rows = ops.zeros_like(column if len(column.shape) == 1 else column[:, 0], dtype="int32")
+    representation = backbone(features, histories, scenario, rows=rows)
+    return keras.Model(inputs, model.get_layer("heads")(representation, scenario), name="request_ranker")
+
+
+def take_weights(model: keras.Model, trained: keras.Model) -> None:
+    """Gives a ranker the weights of another that differs at most in `table_storage`.
+
+    Args:
+        model: changed in place.
+        trained: its tables are float32.
+    """
+    for layer, source in zip(model.layers, trained.layers, strict=True):
+        if isinstance(layer, IdEmbedding):
+            layer.store(source.embeddings)
+        else:
+            layer.set_weights(source.get_weights())
 
 
 def load_ranker(path: str | Path) -> keras.Model:
@@ -72,45 +113,65 @@ def load_ranker(path: str | Path) -> keras.Model:
     return keras.models.load_model(path)
 
 
-class _Tables:
-    """One embedding layer per feature, made when it is first looked up and shared from then on."""
+class _Layers:
+    """Layers by their names: those of a built model, others made when first asked for; all shared from then on."""
 
-    def __init__(self, spec: FeatureSpec, sizes: Mapping[str, int]) -> None:
-        self._sizes = table_sizes(spec, sizes)
-        self._layers: dict[str, IdEmbedding] = {}
+    def __init__(
+        self, sizes: Mapping[str, int], built: Iterable[keras.Layer] = (), storage: Storage = "float32"
+    ) -> None:
+        self._sizes = sizes
+        self._storage = storage
+        self._known = {layer.name: layer for layer in built}
+
+    def get(self, make: Callable[..., keras.Layer], name: str, **options: Any) -> keras.Layer:
+        if name not in self._known:
+            self._known[name] = make(**options, name=name)
+        return self._known[name]
 
     def lookup(self, feature, ids):
         name = feature.name
-        if name not in self._layers:
-            self._layers[name] = IdEmbedding(size=self._sizes[name], dim=feature.dim, name=f"embedding_{name}")
-        return self._layers[name](ids)
+        options = {"size": self._sizes.get(name), "dim": feature.dim, "storage": self._storage}
+        return self.get(IdEmbedding, f"embedding_{name}", **options)(ids)
 
 
-def _vector(feature, column, tables: _Tables):
+def _vectors(spec: FeatureSpec, inputs: Mapping[str, Any], windows: tuple[str, ...], layers: _Layers):
+    """What a backbone takes: group -> feature vectors, window -> history."""
+    features: dict[str, list] = {group: [] for group in GROUPS}
+    features["context"].append(layers.lookup(spec.scenario, inputs[spec.scenario.name]))
+    for feature in spec.inputs:
+        features[feature.group].append(_vector(feature, inputs[feature.name], layers))
+    histories = {
+        history.window: _items(spec, history, inputs, layers) for history in spec.histories if history.window in windows
+    }
+    return features, histories
+
+
+def _vector(feature, column, layers: _Layers):
     if is_number(feature):
         # (batch,) -> (batch, 1)
-        return keras.layers.Reshape((1,), name=f"number_{feature.name}")(column)
-    vector = tables.lookup(feature, column)
+        return layers.get(keras.layers.Reshape, f"number_{feature.name}", target_shape=(1,))(column)
+    vector = layers.lookup(feature, column)
     if isinstance(feature, MultiCategorical):
-        vector = MaskedMean(name=f"mean_{feature.name}")(vector, column)
+        vector = layers.get(MaskedMean, f"mean_{feature.name}")(vector, column)
     return vector
 
 
-def _items(spec: FeatureSpec, history: History, inputs: Mapping[str, Any], tables: _Tables) -> dict[str, Any]:
+def _items(spec: FeatureSpec, history: History, inputs: Mapping[str, Any], layers: _Layers) -> dict[str, Any]:
     vectors, ids, never_zero = [], [], []
     for column, field in spec.history_fields(history):
         values = inputs[column]
         if isinstance(field, MultiCategorical):
             # (batch, length * max_length) -> (batch, length, max_length)
             shape = (history.length, field.max_length)
-            values = keras.layers.Reshape(shape, name=f"values_{column}", dtype="int64")(values)
-            vectors.append(MaskedMean(name=f"mean_{column}")(tables.lookup(field, values), values))
+            values = layers.get(keras.layers.Reshape, f"values_{column}", target_shape=shape, dtype="int64")(values)
+            vectors.append(layers.get(MaskedMean, f"mean_{column}")(layers.lookup(field, values), values))
         else:
-            vectors.append(tables.lookup(field, values))
+            vectors.append(layers.lookup(field, values))
         ids.append(values)
         if isinstance(field, Action | TimeGap):
             never_zero.append(values)
     # An unknown item attribute may be 0 in a real event, an action or a time gap never is.
-    mask = HistoryMask(name=f"mask_{history.name}")(never_zero[:1] or ids)
-    items = keras.layers.Concatenate(name=f"items_{history.name}")(vectors) if len(vectors) > 1 else vectors[0]
-    return {"items": items, "mask": mask}
+    mask = layers.get(HistoryMask, f"mask_{history.name}")(never_zero[:1] or ids)
+    if len(vectors) == 1:
+        return {"items": vectors[0], "mask": mask}
+    return {"items": layers.get(keras.layers.Concatenate, f"items_{history.name}")(vectors), "mask": mask}

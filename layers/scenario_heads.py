@@ -31,7 +31,7 @@ class ScenarioHeads(keras.Layer):
 
     Call arguments:
         x: Tensor (batch, width).
-        scenario: int tensor (batch,), ids as in `ScenarioAdapter`.
+        scenario: int tensor (batch,), or (1,) for the rows of one request; ids as in `ScenarioAdapter`.
 
     Returns:
         task -> float32 tensor (batch,).
