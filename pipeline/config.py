@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from components.evaluator import Thresholds, check_thresholds
 from components.settings import PUSHED, ModelSettings, TrainSettings
 from layers import registry
+from pipeline.kubeflow_settings import KubeflowSettings
 from schemas import datasets
 from schemas.naming import Declaration, nearest, readable
 from schemas.tables import Dataset
@@ -36,6 +37,7 @@ class RunConfig(Declaration):
         shards: int >= 1 or None. User shards of ExampleGen; None chooses by the size of the log.
         check_rows: int >= 1. Evaluation rows that the model check sends through every signature.
         beam: options of every Beam pipeline.
+        kubeflow: what `mixrank compile` needs besides; a local run does not read it.
     """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
@@ -49,6 +51,7 @@ class RunConfig(Declaration):
     shards: int | None = Field(None, ge=1)
     check_rows: int = Field(512, ge=1)
     beam: tuple[str, ...] = ("--runner=FnApiRunner",)
+    kubeflow: KubeflowSettings = KubeflowSettings()
 
     @field_validator("beam")
     @classmethod

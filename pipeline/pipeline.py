@@ -30,6 +30,7 @@ class Place:
     """What differs between this machine and a cluster; a value may be a parameter of the run there.
 
     Args:
+        name: of the pipeline.
         root: folder of the artifacts.
         data: folder with the raw files.
         split_days: other days for the dataset's splits, or empty.
@@ -41,6 +42,7 @@ class Place:
         metadata: file of the metadata store, or None where the cluster has one.
     """
 
+    name: str
     root: str
     data: Any
     split_days: Any
@@ -55,6 +57,7 @@ class Place:
 def this_machine(config: RunConfig) -> Place:
     """Everything below the run's folder."""
     return Place(
+        name=config.name,
         root=str(config.run_dir / "artifacts"),
         data=str(config.data_dir()),
         split_days="",
@@ -163,7 +166,7 @@ def create_pipeline(config: RunConfig, place: Place) -> tfx.dsl.Pipeline:
 
     metadata = tfx.orchestration.metadata.sqlite_metadata_connection_config
     return tfx.dsl.Pipeline(
-        pipeline_name=config.name,
+        pipeline_name=place.name,
         pipeline_root=place.root,
         metadata_connection_config=None if place.metadata is None else metadata(str(place.metadata)),
         components=[examples, schema, statistics, validator, transform, pushed, trainer, judge, check, pusher],
