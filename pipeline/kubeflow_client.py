@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 import ssl
 import warnings
 from collections.abc import Iterator
@@ -210,10 +211,10 @@ class Kubeflow:
         except kfp_server_api.ApiException as error:
             raise self._refused(what, error) from None
         except (urllib3.exceptions.HTTPError, ssl.SSLError) as error:
-            reason = getattr(error, "reason", None) or error
+            # The reason begins with the connection object.
+            reason = re.sub(r"^<.*?>: ", "", str(getattr(error, "reason", None) or error))
             raise KubeflowError(
-                f"{self.host} did not answer when asked to {what}: {_line(str(reason).rpartition(': ')[2])}",
-                transient=True,
+                f"{self.host} did not answer when asked to {what}: {_line(reason)}", transient=True
             ) from None
         except OSError as error:
             raise KubeflowError(f"cannot {what}: {error}") from None
@@ -245,12 +246,13 @@ def _named(name: str) -> str:
 
 
 def _message(error: kfp_server_api.ApiException) -> str:
-    """What the server said: the message of its JSON answer, else the HTTP reason."""
+    """What the server said: the message of its JSON answer, or its plain text, else the HTTP reason."""
+    text = error.body.decode(errors="replace") if isinstance(error.body, bytes) else str(error.body or "")
     try:
-        body = json.loads(error.body)
+        body = json.loads(text)
         told = body.get("message") or body.get("error_message") or body.get("error")
-    except (TypeError, ValueError, AttributeError):
-        told = None
+    except (ValueError, AttributeError):
+        told = None if text.lstrip().startswith("<") else text.strip()
     return _line(str(told or error.reason or "no reason given"))
 
 

@@ -57,8 +57,9 @@ def submit(
             f"--recurring takes six fields, seconds first, such as '0 0 3 * * *' for 03:00 every day; "
             f"received {recurring!r}"
         )
-    if token_file is not None and not token_file.is_file():
-        raise ValueError(f"--token-file {token_file} does not exist")
+    for option, file in (("--token-file", token_file), ("--ca-file", ca_file)):
+        if file is not None and not file.is_file():
+            raise ValueError(f"{option} {file} does not exist")
     if spec is not None and overrides:
         raise ValueError("--set changes what is compiled; with --spec nothing is")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
 """A small stand-in for the v2beta1 REST API of Kubeflow Pipelines, on a port of this machine.
 
-Answers have the fields and paths of the API's reference; errors have the form of its gateway
-(`{"code": 5, "message": ..., "error": ..., "details": []}`) and, for uploads, of its upload server
-(`{"error_message": ..., "error_details": ...}`).
+Answers have the fields and paths of the API's reference. Errors have the form of its gateway
+(`{"code": 5, "message": ..., "error": ..., "details": []}`). The upload server is another: its errors are
+`{"error_message": ..., "error_details": ...}`, and it answers 400 where the gateway says 403 or 404.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ class FakeKubeflow:
     recurring: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     looks: int = 0
+    made: Counter[str] = field(default_factory=Counter)
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any, headers: Any) -> dict[str, Any]:
         """The JSON answer to a request.
@@ -73,16 +75,19 @@ class FakeKubeflow:
         route = path.removeprefix("/apis/v2beta1/")
         if route == "healthz":
             return {"multi_user": self.namespaces is not None}
-        if self.namespaces is not None and method == "POST" and "upload" in route:
-            self._allowed(query.get("namespace") if route == "pipelines/upload" else self.namespaces[0])
         if self.namespaces is not None and route == "experiments":
             self._allowed(query.get("namespace") if method == "GET" else body.get("namespace"))
         match (method, *route.split("/")):
             case ("GET", "pipelines"):
+                # Without a namespace it lists what is shared by all.
+                if self.namespaces is not None and query.get("namespace"):
+                    self._allowed(query["namespace"])
                 found = _filtered(self.pipelines, query)
                 return {"pipelines": [p for p in found if p.get("namespace") == query.get("namespace")]}
             case ("POST", "pipelines", "upload"):
                 _check(body)
+                if self.namespaces is not None and query.get("namespace") not in self.namespaces:
+                    raise Refused(400, "shared pipeline upload denied: permission to create pipelines is required")
                 made = self._add(self.pipelines, "pipeline_id", display_name=query["name"])
                 made["namespace"] = query.get("namespace")
                 self._add_version(made["pipeline_id"], query["name"], body)
@@ -90,7 +95,7 @@ class FakeKubeflow:
             case ("POST", "pipelines", "upload_version"):
                 _check(body)
                 if query["pipelineid"] not in self.pipelines:
-                    raise Refused(404, f"Pipeline {query['pipelineid']} not found")
+                    raise Refused(400, "Failed to create a pipeline version")
                 return self._add_version(query["pipelineid"], query["name"], body)
             case ("GET", "pipelines", pipeline, "versions"):
                 found = [v for v in _filtered(self.versions, query) if v["pipeline_id"] == pipeline]
@@ -108,7 +113,8 @@ class FakeKubeflow:
                     raise Refused(404, f"Run {run} not found")
                 return self._look(run)
             case ("GET", "recurringruns"):
-                return {"recurringRuns": _filtered(self.recurring, query)}
+                found = [r for r in _filtered(self.recurring, query) if r["experiment_id"] == query["experiment_id"]]
+                return {"recurringRuns": found}
             case ("POST", "recurringruns"):
                 return self._add(self.recurring, "recurring_run_id", **body)
             case ("DELETE", "recurringruns", recurring):
@@ -123,8 +129,10 @@ class FakeKubeflow:
             raise Refused(403, f"User 'ann' is not authorized with reason: no access to namespace {namespace}")
 
     def _add(self, table: dict[str, dict[str, Any]], key: str, **values: Any) -> dict[str, Any]:
-        name = f"{key.removesuffix('_id')}-{len(table) + 1}"
-        table[name] = {key: name, "created_at": at(len(table)), **values}
+        kind = key.removesuffix("_id")
+        self.made[kind] += 1
+        name = f"{kind}-{self.made[kind]}"
+        table[name] = {key: name, "created_at": at(self.made[kind]), **values}
         return table[name]
 
     def _add_version(self, pipeline: str, name: str, spec: bytes) -> dict[str, Any]:

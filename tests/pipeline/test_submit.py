@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import socket
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 import typer
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner
 
 from pipeline import submit_command
 from pipeline.compiled_spec import CompiledSpec
-from pipeline.run_progress import MOST_FAILURES
+from pipeline.run_progress import MOST_FAILURES, follow, read_run
 
 TASKS = ("CsvGen", "Trainer", "Pusher")
 
@@ -156,6 +160,8 @@ def test_a_recurring_run_replaces_the_one_of_the_same_name(submit, kubeflow):
     assert "in place of 1 earlier" in second.output
     (made,) = kubeflow.recurring.values()
     assert made["trigger"]["cron_schedule"]["cron"] == "0 30 4 * * *"
+    assert "in place" not in submit("--recurring", "0 30 4 * * *", "--experiment", "another").output
+    assert len(kubeflow.recurring) == 2
     assert not kubeflow.runs
 
 
@@ -181,7 +187,7 @@ def test_a_missing_token_is_told_from_a_wrong_one(submit, kubeflow, monkeypatch)
     assert "the token is wrong or has expired" in error and "stale" not in error
 
 
-def test_a_token_file_that_does_not_exist_is_named(submit, tmp_path):
+def test_files_that_do_not_exist_are_named(submit, tmp_path):
     assert (
         one_line(submit("--token-file", tmp_path / "none")) == f"error: --token-file {tmp_path / 'none'} does not exist"
     )
@@ -204,6 +210,8 @@ def test_in_ones_own_namespace_a_pipeline_is_found_again(submit, kubeflow):
 
 def test_a_multi_user_installation_without_a_namespace_says_that_it_wants_one(submit, kubeflow):
     kubeflow.namespaces = ("team-a",)
+    assert "(400): shared pipeline upload denied: permission to create pipelines" in one_line(submit())
+    kubeflow.pipelines["pipeline-1"] = {"pipeline_id": "pipeline-1", "display_name": "toy", "namespace": None}
     assert "(400): Invalid input error: a namespace must be given" in one_line(submit())
 
 
@@ -213,6 +221,10 @@ def test_a_host_that_is_down_is_named(submit):
         host = f"http://127.0.0.1:{free.getsockname()[1]}"
     error = one_line(submit(host=host))
     assert error.startswith(f"error: {host} did not answer") and "Connection refused" in error
+
+
+def test_a_host_that_speaks_no_tls_is_told_as_such(submit, kubeflow):
+    assert "[SSL: WRONG_VERSION_NUMBER] wrong version number" in one_line(submit(host=f"https{kubeflow.host[4:]}"))
 
 
 def test_a_host_without_a_scheme_is_refused(submit):
@@ -271,6 +283,45 @@ def test_an_interrupt_leaves_the_run_alone(submit, kubeflow, monkeypatch):
     result = submit()
     assert result.exit_code == 130
     assert f"interrupted; the run goes on: {kubeflow.host}/#/runs/details/run-1" in result.output
+
+
+def detail(name, state, **times):
+    return SimpleNamespace(display_name=name, state=state, error=None, start_time=None, end_time=None, **times)
+
+
+def run_of(*details, state="RUNNING"):
+    return SimpleNamespace(state=state, error=None, run_details=SimpleNamespace(task_details=list(details)))
+
+
+def minute(number):
+    return datetime(2026, 1, 1, 12, number, tzinfo=UTC)
+
+
+def test_the_last_attempt_of_a_task_counts_and_a_task_that_nobody_knows_waits():
+    run = run_of(
+        detail("Trainer", "RUNNING", create_time=minute(2)), detail("Trainer", "FAILED", create_time=minute(1))
+    )
+    trainer, pusher = read_run(run, ("Trainer", "Pusher"), now=minute(5)).tasks
+    assert (trainer.state, trainer.seconds) == ("RUNNING", 180)
+    assert (pusher.state, pusher.seconds) == ("WAITING", None)
+
+
+def test_a_run_without_details_is_pending():
+    run = SimpleNamespace(state=None, error=None, run_details=None)
+    assert read_run(run, ("Trainer",), now=minute(0)).state == "PENDING"
+
+
+def test_in_a_terminal_a_table_shows_every_task():
+    answers = [
+        run_of(detail("Trainer", "RUNNING", create_time=minute(0))),
+        run_of(detail("Trainer", "SUCCEEDED", create_time=minute(0)), state="SUCCEEDED"),
+    ]
+    console = Console(force_terminal=True, width=60, file=io.StringIO())
+    runs = SimpleNamespace(run=lambda run: answers.pop(0))
+    state = follow(runs, "run-1", ("Trainer", "Pusher"), console, every=1, sleep=lambda seconds: None)
+    assert state.state == "SUCCEEDED" and not answers
+    shown = console.file.getvalue()
+    assert all(word in shown for word in ("run running", "run succeeded", "Trainer", "Pusher", "waiting", "elapsed"))
 
 
 def test_tasks_are_shown_in_the_order_in_which_they_depend_on_each_other(spec):
