@@ -14,7 +14,7 @@ from pipeline.drift_sources import Known, Side
 from schemas.files import write_atomically
 from serving.drift import MISSING_COLUMN, SCHEMA, Finding, Limits, worst_first
 from serving.feature_drift import by_name, feature_findings, unseen_findings
-from serving.score_drift import calibration_findings, label_findings, score_findings
+from serving.score_drift import label_findings, quality_findings, score_findings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -91,7 +91,7 @@ def compare(baseline: Side, new: Side, known: Known, limits: Limits, min_rows: i
         notes.append("both sides have the same predictions: scores were not compared")
     else:
         found += score_findings(baseline.judged, new.judged, spec.tasks, limits, min_rows)
-        found += calibration_findings(baseline.judged, new.judged, spec.tasks, limits, min_rows)
+        found += quality_findings(baseline.judged, new.judged, spec.tasks, limits, min_rows)
     found += label_findings(_label_rates(baseline, spec.tasks), new.judged, spec.tasks, limits, min_rows)
     if not found:
         raise ValueError(f"{baseline.name} and {new.name} have neither features nor scores nor labels in common")

@@ -9,7 +9,8 @@ from schemas.naming import nearest
 MISSING_COLUMN, MISSING, UNSEEN = "missing column", "missing values", "unseen values"
 SCHEMA, LENGTH, LABEL_RATE = "schema", "length", "label rate"
 L_INFINITY, JENSEN_SHANNON = "L-infinity", "Jensen-Shannon"
-PSI, SCORE_JS, KS, CALIBRATION = "PSI", "score Jensen-Shannon", "Kolmogorov-Smirnov", "calibration"
+PSI, SCORE_JS, KS = "PSI", "score Jensen-Shannon", "Kolmogorov-Smirnov"
+CALIBRATION, AUC = "calibration", "AUC"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Limits:
         js: float > 0. Jensen-Shannon divergence of a task's scores, in bits.
         ks: float > 0. Kolmogorov-Smirnov distance of a task's scores.
         calibration: float > 0. Relative change of mean score over mean label.
+        auc: float > 0. Fall of the area under the ROC curve.
     """
 
     category: float = 0.1
@@ -39,6 +41,7 @@ class Limits:
     js: float = 0.035
     ks: float = 0.18
     calibration: float = 0.25
+    auc: float = 0.02
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -51,7 +51,7 @@ def feature_findings(spec: FeatureSpec, baseline: Any, new: Any, limits: Limits,
             continue
         if column.name not in now or not _values(now[column.name]):
             gone.add(column.name)
-            there = f"{100 * (1 - missing_share(old[column.name], rows_before)):.1f} % of rows have values"
+            there = f"{_mean_length(old[column.name]):.2f} values per row"
             found.append(Finding(column.name, MISSING_COLUMN, 1.0, 0.0, rows, True, there, "no value in any row"))
             continue
         before, after = old[column.name], now[column.name]

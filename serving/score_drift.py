@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from serving.drift import CALIBRATION, KS, LABEL_RATE, PSI, SCORE_JS, Finding, Limits
+from serving.drift import AUC, CALIBRATION, KS, LABEL_RATE, PSI, SCORE_JS, Finding, Limits
 
 BINS = 10
 # Fewer positive labels leave a rate with a standard error of more than a tenth of itself.
@@ -57,27 +57,36 @@ def label_findings(
     return found
 
 
-def calibration_findings(
+def quality_findings(
     baseline: pd.DataFrame, new: pd.DataFrame, tasks: Sequence[str], limits: Limits, min_rows: int
 ) -> list[Finding]:
-    """Relative change of mean score over mean label; where the baseline has no labels, its calibration counts as 1.
+    """Relative change of mean score over mean label, and fall of the AUC, of every task whose new rows have labels.
+
+    Where the baseline has no labels, its calibration counts as 1, and the AUC is left out.
 
     Args:
         baseline, new: `score_<task>` and `label_<task>` where known.
-        tasks, limits, min_rows: as in `label_findings`.
+        tasks, limits, min_rows: as in `label_findings`; the AUC needs so many rows of both classes that its standard
+            error is less than a third of its limit.
     """
     found = []
     for task in tasks:
-        now, known = _calibration(new, task), _calibration(baseline, task)
+        now, known = _labelled(new, task), _labelled(baseline, task)
         if now is None:
             continue
-        before = 1.0 if known is None else known
-        labels = new[f"label_{task}"].dropna()
-        enough = len(labels) >= min_rows and _sure(labels, float(new[f"score_{task}"].mean()))
+        value, before = _calibration(now), 1.0 if known is None else _calibration(known)
+        enough = len(now) >= min_rows and _sure(now["label"], float(now["score"].mean()))
         found.append(
-            Finding(task, CALIBRATION, abs(now / before - 1), limits.calibration, len(labels), enough,
+            Finding(task, CALIBRATION, abs(value / before - 1), limits.calibration, len(now), enough,
                     f"mean score / mean label {before:.3f}" if known is not None else "no labels, taken as 1",
-                    f"mean score / mean label {now:.3f}")
+                    f"mean score / mean label {value:.3f}")
+        )  # fmt: skip
+        if known is None or known["label"].all() or now["label"].all():
+            continue
+        (value, error), (before, _) = _auc(now), _auc(known)
+        found.append(
+            Finding(task, AUC, before - value, limits.auc, len(now), len(now) >= min_rows and 3 * error < limits.auc,
+                    f"AUC {before:.4f}", f"AUC {value:.4f}")
         )  # fmt: skip
     return found
 
@@ -132,13 +141,27 @@ def _slices(baseline: pd.DataFrame, new: pd.DataFrame, min_rows: int) -> list[tu
     return slices
 
 
-def _calibration(frame: pd.DataFrame, task: str) -> float | None:
-    """Mean score over mean label of the rows that have both; None without a positive label."""
-    columns = [f"score_{task}", f"label_{task}"]
+def _labelled(frame: pd.DataFrame, task: str) -> pd.DataFrame | None:
+    """Score and label of the rows that have both; None without a positive label."""
+    columns = {f"score_{task}": "score", f"label_{task}": "label"}
     if not set(columns) <= set(frame):
         return None
-    score, label = frame[columns].dropna().sum()
-    return float(score / label) if label else None
+    found = frame[list(columns)].rename(columns=columns).dropna()
+    return found if found["label"].any() else None
+
+
+def _calibration(judged: pd.DataFrame) -> float:
+    return float(judged["score"].mean() / judged["label"].mean())
+
+
+def _auc(judged: pd.DataFrame) -> tuple[float, float]:
+    """Area under the ROC curve with half a point for ties, and an upper bound of its standard error."""
+    positive = judged["label"].to_numpy() > 0
+    count = int(positive.sum())
+    others = len(judged) - count
+    ranks = judged["score"].rank().to_numpy()[positive]
+    area = float((ranks.sum() - count * (count + 1) / 2) / (count * others))
+    return area, float(np.sqrt(area * (1 - area) / min(count, others)))
 
 
 def _sure(labels: pd.Series, expected: float) -> bool:

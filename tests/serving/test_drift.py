@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from schemas.features import Categorical, FeatureSpec, Numeric
 from schemas.synthetic import toy_rows
@@ -26,9 +27,9 @@ from serving.feature_drift import (
 from serving.logged_rows import LoggedRows
 from serving.row_summary import read_vocabularies, summarize
 from serving.score_drift import (
-    calibration_findings,
     label_findings,
     population_stability,
+    quality_findings,
     score_findings,
     shares,
 )
@@ -306,11 +307,26 @@ def test_rates_of_few_positives_raise_no_alarm_unless_many_were_due():
 
 def test_calibration_is_mean_score_over_mean_label_against_that_of_the_baseline():
     # 0.5 / 0.4 = 1.25 before, 0.6 / 0.3 = 2 now: 60 % more.
-    (found,) = calibration_findings(labels(400, 1000), labels(300, 1000, score=0.6), ["click"], Limits(), 1000)
-    assert found.value == pytest.approx(0.6) and found.alarm
-    (alone,) = calibration_findings(pd.DataFrame(), labels(450, 1000), ["click"], Limits(), 1000)
+    found, _ = quality_findings(labels(400, 1000), labels(300, 1000, score=0.6), ["click"], Limits(), 1000)
+    assert found.measure == "calibration" and found.value == pytest.approx(0.6) and found.alarm
+    (alone,) = quality_findings(pd.DataFrame(), labels(450, 1000), ["click"], Limits(), 1000)
     assert alone.value == pytest.approx(0.5 / 0.45 - 1) and not alone.alarm
-    assert calibration_findings(labels(4, 10), scores(0, 10), ["click"], Limits(), 1000) == []
+    assert quality_findings(labels(4, 10), scores(0, 10), ["click"], Limits(), 1000) == []
+
+
+def test_scores_that_belong_to_other_rows_are_found_by_the_auc_alone():
+    draw = np.random.default_rng(5)
+    before = scores(0, 6000)
+    before["label_click"] = (draw.random(6000) < before["score_click"]).astype(float)
+    after = before.assign(score_click=draw.permutation(before["score_click"].to_numpy()))
+    found = quality_findings(before, after, ["click"], Limits(), 1000)
+    found += score_findings(before, after, ["click"], Limits(), 1000)
+    assert alarms(found) == {("click", "AUC")}
+    (finding,) = (f for f in found if f.measure == "AUC")
+    areas = [roc_auc_score(side["label_click"], side["score_click"]) for side in (before, after)]
+    assert finding.value == pytest.approx(areas[0] - areas[1])
+    (few,) = (f for f in quality_findings(before, after[:1500], ["click"], Limits(), 1000) if f.measure == "AUC")
+    assert few.over and not few.alarm
 
 
 def test_the_worst_comes_first():
