@@ -107,8 +107,8 @@ class Runner:
     async def _answer(self, batch: _Batch) -> None:
         if len(batch.parts) > 1:
             names = batch.parts[0][0]
-            merged = {name: np.concatenate([inputs[name] for inputs, _, _ in batch.parts]) for name in names}
             try:
+                merged = {name: np.concatenate([inputs[name] for inputs, _, _ in batch.parts]) for name in names}
                 answer = await self._in_worker(batch.run, merged)
             except Exception:
                 # One bad request must not fail its neighbours: each gets its own answer below.

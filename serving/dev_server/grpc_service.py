@@ -37,9 +37,11 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     async def Predict(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Scores."""
-        name, began, status = request.model_spec.name, time.monotonic(), "OK"
+        name, began, status = request.model_spec.name, time.monotonic(), "UNKNOWN"
         try:
-            return await self._predict(request)
+            response = await self._predict(request)
+            status = "OK"
+            return response
         except Refused as error:
             status = error.code
             await _abort(context, error)

@@ -160,12 +160,15 @@ class _Stack:
         shape = _shape(value)
         if len(shape) > MAX_RANK:
             raise invalid(f"lists are nested more than {MAX_RANK} deep")
+        before = len(self.values)
         self._fill(value, shape, 0)
         if self.shape is None:
             self.shape = shape
         elif self.shape != shape:
-            expected, got = ("[" + ",".join(map(str, sizes)) + "]" for sizes in (self.shape, shape))
-            raise invalid(f"Expecting shape {expected} but got: {got}")
+            size, got = math.prod(self.shape), len(self.values) - before
+            if size != got:
+                raise invalid(f"Expecting tensor size: {size} but got: {got}")
+            raise invalid(f"Expecting shape {_sizes(self.shape)} but got: {_sizes(shape)}")
 
     def array(self, rows: tuple[int, ...]) -> np.ndarray:
         return np.array(self.values, self.dtype.as_numpy_dtype).reshape(rows + (self.shape or ()))
@@ -191,6 +194,8 @@ class _Stack:
 
 def _converter(dtype: tf.DType) -> Any:
     # Looked up once: TensorFlow takes its time over them, and every value asks.
+    low: Any
+    high: Any
     low, high = (None, None) if dtype in (tf.string, tf.bool) else (dtype.min, dtype.max)
     most = _WHOLE.get(dtype, 0)
 
@@ -276,6 +281,10 @@ def _shape(value: Any) -> tuple[int, ...]:
             break
         value = value[0]
     return tuple(sizes)
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return f"[{','.join(map(str, shape))}]"
 
 
 def _kind(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,18 +61,25 @@ class Signature:
         infos = [*self.inputs.values(), *self.outputs.values()]
         return all(info.shape is not None and info.shape[:1] == (None,) for info in infos)
 
-    def check(self, inputs: Mapping[str, np.ndarray]) -> None:
-        """Refuses inputs that are not those of the signature.
+    def check_names(self, inputs: Iterable[str]) -> None:
+        """Refuses other inputs than those of the signature.
 
         Raises:
-            Refused: INVALID_ARGUMENT, naming both sets or the input.
+            Refused: INVALID_ARGUMENT, naming both sets.
         """
-        if set(inputs) != set(self.inputs):
-            sent, wanted = set(inputs), set(self.inputs)
+        sent, wanted = set(inputs), set(self.inputs)
+        if sent != wanted:
             raise invalid(
                 f"input size does not match signature: {len(sent)}!={len(wanted)} len({_set(sent)}) != "
                 f"len({_set(wanted)}). Sent extra: {_set(sent - wanted)}. Missing but required: {_set(wanted - sent)}."
             )
+
+    def check_shapes(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Refuses values whose shapes do not fit.
+
+        Raises:
+            Refused: INVALID_ARGUMENT, naming the input.
+        """
         for name, info in self.inputs.items():
             if not info.accepts(inputs[name].shape):
                 raise invalid(f"input `{name}` of signature `{self.name}` takes {info}, received {inputs[name].shape}")

@@ -13,7 +13,7 @@ from serving.dev_server.errors import invalid
 from serving.dev_server.model import Signature
 
 # A message may name a large shape and one value for all of it.
-MAX_ELEMENTS = 1 << 26
+MAX_ELEMENTS = 1 << 24
 
 
 def to_arrays(signature: Signature, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -26,8 +26,9 @@ def to_arrays(signature: Signature, tensors: Mapping[str, Any]) -> dict[str, np.
     Raises:
         Refused: INVALID_ARGUMENT for other inputs than the signature's, another type, or a broken message.
     """
+    signature.check_names(tensors)
     arrays = {name: _array(name, signature, proto) for name, proto in tensors.items()}
-    signature.check(arrays)
+    signature.check_shapes(arrays)
     return arrays
 
 
@@ -37,8 +38,8 @@ def to_proto(value: np.ndarray) -> Any:
 
 
 def _array(name: str, signature: Signature, proto: Any) -> np.ndarray:
-    info = signature.inputs.get(name)
-    if info is not None and proto.dtype != info.dtype.as_datatype_enum:
+    info = signature.inputs[name]
+    if proto.dtype != info.dtype.as_datatype_enum:
         received = tf.dtypes.as_dtype(proto.dtype).name if proto.dtype in _KNOWN else f"type {proto.dtype}"
         raise invalid(
             f"input `{name}` of signature `{signature.name}` expects {info.dtype.name}, but {received} is provided"

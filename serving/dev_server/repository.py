@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from serving import model_config
+from serving.deployment import served
 from serving.dev_server.errors import Refused, invalid
 from serving.dev_server.metrics import Metrics
 from serving.dev_server.model import LoadedModel
@@ -21,13 +22,13 @@ class Repository:
     """Follows folders of versions, and a models.config if there is one.
 
     Args:
-        models: name -> folder of versions, of which the newest is served; or the path of a models.config.
+        models: name -> folder of versions, of which the newest is served, or one version; or a models.config.
         metrics: counts loads.
         poll_seconds: between two looks at the folders.
         say: told each change that is worth a line.
 
     Raises:
-        ValueError: if the models.config is not there or not valid, or names no model.
+        ValueError: if a folder holds no version, or the models.config is not there or not valid, or names no model.
     """
 
     def __init__(
@@ -234,8 +235,11 @@ class Repository:
 
 def _config_of(models: Mapping[str, Path]) -> Any:
     config = model_config.new()
-    for name, base in models.items():
-        model_config.add(config, name, str(base.resolve()))
+    for name, folder in models.items():
+        model = served(folder, name)
+        entry = model_config.add(config, name, str(model.base))
+        if model.version is not None:
+            model_config.pin(entry, {model.version}, {})
     model_config.check(config, "the server")
     return config
 

@@ -90,7 +90,7 @@ class RestApp:
     async def _predict(
         self, request: Request, name: str, version: int | None, label: str | None, verb: str
     ) -> Response:
-        began, status = time.monotonic(), "OK"
+        began, status = time.monotonic(), "UNKNOWN"
         try:
             body = await _body(request)
             parsed = await self._maybe_in_worker(len(body), lambda: parse_body(body))
@@ -102,12 +102,13 @@ class RestApp:
                 if verb.lower() != "predict":
                     raise invalid(_no_predict(verb.lower(), signature))
                 inputs, by_row = await self._maybe_in_worker(len(body), lambda: parse_tensors(parsed, signature))
-                signature.check(inputs)
+                signature.check_shapes(inputs)
                 at_work = time.monotonic()
                 answer = await self.runner.run(model, signature, inputs, sorted(signature.outputs))
                 self.metrics.runtime(name, time.monotonic() - at_work)
             size = 8 * sum(value.size for value in answer.values())
             text = await self._maybe_in_worker(size, lambda: render(answer, by_row))
+            status = "OK"
             return Response(text, media_type="application/json")
         except Refused as error:
             status = error.code

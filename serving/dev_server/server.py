@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -79,7 +80,7 @@ def running(
     """Serves models until the block ends, then answers the requests that it has and unloads them.
 
     Args:
-        models: name -> folder of versions, of which the newest is served; or the path of a models.config.
+        models: name -> folder of versions, of which the newest is served, or one version; or a models.config.
         host: address to listen at.
         rest_port, grpc_port: ports; 0 takes a free one.
         batching: how requests are merged; None runs each by itself.
@@ -180,6 +181,6 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
     try:
         sock = socket.create_server((host, port), backlog=2048)
     except OSError as error:
-        raise ValueError(f"REST cannot listen at {host}:{port}: {error.strerror}") from None
+        raise ValueError(f"REST cannot listen at {host}:{port}: {os.strerror(error.errno or 0)}") from None
     with sock:
         yield sock
