@@ -1,0 +1,202 @@
+"""One run of batch scoring: plan, restart, pipeline, summary.
+
+OUTPUT/scores/part-*.parquet   key columns and `score_<task>`, one file per work item
+OUTPUT/dead_letter.jsonl       rows that were not scored: file, row, column, reason
+OUTPUT/summary.json            what was counted; written last: with it, the run is complete
+OUTPUT/_work/                  the manifest, and what each finished item counted
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+
+from schemas.files import write_atomically
+from serving.batch_scoring.counters import total
+from serving.batch_scoring.model import find_model, read_spec
+from serving.batch_scoring.output import (
+    LOCK,
+    SUMMARY,
+    claim,
+    collect,
+    counts,
+    digest,
+    finished,
+    locked,
+    stop_if_bad,
+    sweep,
+)
+from serving.batch_scoring.plan import ROWS_PER_ITEM, Format, Item, find_files, input_identity, output_schema, plan
+from serving.batch_scoring.work import SCORES, WORK, Score, Settings
+
+RUNNER = "--runner=FnApiRunner"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Args:
+        rows: rows so far, of finished and unfinished items, without those of an earlier run.
+        items: finished items, with those of an earlier run.
+        of: all items.
+        seconds: since the pipeline began.
+    """
+
+    rows: int
+    items: int
+    of: int
+    seconds: float
+
+
+def score(
+    model: Path,
+    source: Path,
+    output: Path,
+    *,
+    format: Format | None = None,
+    keep: Sequence[str] = (),
+    max_bad: float = 0.01,
+    batch_size: int = 2048,
+    rows_per_item: int = ROWS_PER_ITEM,
+    beam_args: Sequence[str] = (),
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> dict[str, Any]:
+    """Scores every row of some files, or what an interrupted run has left of them.
+
+    Args:
+        model: a version's folder, or a folder of versions, of which the newest.
+        source: as in `plan.find_files`.
+        output: folder to write; it may hold an unfinished or finished run of the same model, input and options.
+        format: of the input files; told from their names if left out.
+        keep: columns to copy to the output besides user, item, time and scenario.
+        max_bad: float in [0, 1]. Share of the rows that may be bad.
+        batch_size: int >= 1. Rows per call of the model.
+        rows_per_item: int >= 1. Least rows of a Parquet file per work item, except the last of a file.
+        beam_args: options of the Beam pipeline; `--runner=FnApiRunner` unless they name a runner.
+        report: told about the progress, about once a second.
+
+    Returns:
+        What `summary.json` holds: `rows`, `bad`, `scores` (per task `mean`, `min`, `max`, `null`, `histogram`),
+        `seconds`, `resumed_items`, `complete_before`, and where things lie.
+
+    Raises:
+        ValueError: if the model or the input cannot be used, `output` belongs to another run, a file cannot be read,
+            or too many rows are bad. Files that were finished stay, and are not scored again.
+    """
+    for name, value in (("batch_size", batch_size), ("rows_per_item", rows_per_item)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, received {value}")
+    if not 0 <= max_bad <= 1:
+        raise ValueError(f"`max_bad` must be a share between 0 and 1, received {max_bad}")
+    model = find_model(model)
+    spec = read_spec(model)
+    files = find_files(source.absolute(), format)
+    items = plan(files, rows_per_item)
+    kept = output_schema(spec, files, keep)
+    for folder in (SCORES, WORK):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+    with locked(output / WORK / LOCK):
+        claim(output, {"model": digest(model), "input": input_identity(items), "options": str(kept)})
+        before = finished(output, items)
+        if (output / SUMMARY).is_file() and len(before) == len(items):
+            summary = json.loads((output / SUMMARY).read_text())
+            stop_if_bad(summary, max_bad, output)
+            return {**summary, "complete_before": True}
+        (output / SUMMARY).unlink(missing_ok=True)
+        sweep(output, items, before)
+        began = time.monotonic()
+        settings = Settings(
+            model=str(model.absolute()),
+            output=str(output.absolute()),
+            keep=dict(zip(kept.names, kept.types, strict=True)),
+            batch_size=batch_size,
+            threads=_threads(beam_args),
+        )
+        with _reporting(output, items, before, report):
+            _run(settings, [item for item in items if item.number not in before], beam_args)
+        counted = counts(output, items)
+        whole = total(counted, spec.tasks)
+        collect(output, items)
+        summary = {
+            **whole,
+            "model": str(model),
+            "input": str(source),
+            "files": len(files),
+            "items": len(items),
+            "resumed_items": len(before),
+            "seconds": round(time.monotonic() - began, 2),
+            "rows_scored_now": sum(count["rows"] for item, count in zip(items, counted, strict=True)
+                                   if item.number not in before),
+            "tasks": list(spec.tasks),
+            "columns": [*kept.names, *(f"score_{task}" for task in spec.tasks)],
+        }  # fmt: skip
+        write_atomically(output / SUMMARY, lambda path: path.write_text(json.dumps(summary, indent=1)))
+        stop_if_bad(summary, max_bad, output)
+        return {**summary, "complete_before": False}
+
+
+def _run(settings: Settings, items: Sequence[Item], beam_args: Sequence[str]) -> None:
+    named = any(argument.startswith("--runner") for argument in beam_args)
+    options = PipelineOptions([*([] if named else [RUNNER]), *beam_args])
+    with beam.Pipeline(options=options) as pipeline:
+        _ = pipeline | "Items" >> beam.Create(items, reshuffle=False) | Score(settings)
+
+
+def _threads(beam_args: Sequence[str]) -> int | None:
+    """Threads per worker process, so that several processes on this machine do not take each other's cores."""
+    options = PipelineOptions(list(beam_args)).view_as(DirectOptions)
+    workers = options.direct_num_workers
+    if options.direct_running_mode != "multi_processing" or workers == 1:
+        return None
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores // (workers or cores))
+
+
+@contextmanager
+def _reporting(
+    output: Path, items: Sequence[Item], before: set[int], report: Callable[[Progress], None]
+) -> Iterator[None]:
+    began, over = time.monotonic(), threading.Event()
+    rows: dict[int, int] = {}
+    finished = set(before)
+
+    def look() -> None:
+        for item in items:
+            if item.number in finished:
+                continue
+            for ending in ("json", "rows"):
+                try:
+                    text = (output / WORK / f"{item.name}.{ending}").read_text()
+                    rows[item.number] = json.loads(text).get("rows", 0) if ending == "json" else int(text or 0)
+                except FileNotFoundError:
+                    continue
+                if ending == "json":
+                    finished.add(item.number)
+                break
+        report(Progress(sum(rows.values()), len(finished), len(items), time.monotonic() - began))
+
+    def watch() -> None:
+        while not over.wait(1.0):
+            look()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+        over.set()
+        watcher.join()
+        look()
+    finally:
+        over.set()
+        watcher.join()

@@ -1,0 +1,129 @@
+"""The output folder of a run: whose it is, what of it is finished, and what is gathered at the end."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from schemas.files import write_atomically
+from serving.batch_scoring.plan import Item
+from serving.batch_scoring.work import SCORES, WORK
+
+SUMMARY, DEAD_LETTER, MANIFEST, LOCK = "summary.json", "dead_letter.jsonl", "manifest.json", "lock"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps a second run out of the same output; the kernel frees it when the process ends, however that happens."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another run is writing to {path.parent.parent}; wait for it, or give another folder"
+            ) from None
+        yield
+
+
+def claim(output: Path, run: dict[str, Any]) -> None:
+    """Takes an empty folder for a run, or finds that it is this run's already.
+
+    Raises:
+        ValueError: saying in what the run differs that the folder belongs to.
+    """
+    path = output / WORK / MANIFEST
+    # As JSON would give it back: tuples become lists.
+    run = json.loads(json.dumps(run))
+    if path.is_file():
+        earlier = json.loads(path.read_text())
+        differ = [name for name in run if earlier.get(name) != run[name]]
+        if differ:
+            raise ValueError(
+                f"{output} holds scores of another {' and other '.join(differ)}; give another folder or remove it"
+            )
+        return
+    if any((output / SCORES).iterdir()):
+        raise ValueError(f"{output}/{SCORES} holds files, but no run of batch scoring has written them")
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(run)))
+
+
+def digest(folder: Path) -> str:
+    """Hash of all files of a model."""
+    hashed = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        hashed.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                hashed.update(block)
+    return hashed.hexdigest()
+
+
+def finished(output: Path, items: Sequence[Item]) -> set[int]:
+    """Numbers of the items that are written and counted."""
+    done = set()
+    for item in items:
+        counts = output / WORK / f"{item.name}.json"
+        if counts.is_file() and "error" not in json.loads(counts.read_text()):
+            done.add(item.number)
+    return done
+
+
+def sweep(output: Path, items: Sequence[Item], finished: set[int]) -> None:
+    """Removes what a killed run left of its unfinished items."""
+    for folder in (SCORES, WORK):
+        for path in (output / folder).glob(".*.partial"):
+            path.unlink()
+    for item in items:
+        if item.number not in finished:
+            (output / SCORES / f"{item.name}.parquet").unlink(missing_ok=True)
+            for ending in ("json", "jsonl", "rows"):
+                (output / WORK / f"{item.name}.{ending}").unlink(missing_ok=True)
+
+
+def counts(output: Path, items: Sequence[Item]) -> list[dict[str, Any]]:
+    """What every item counted.
+
+    Raises:
+        ValueError: with what went wrong in the items that have failed.
+    """
+    found = []
+    for item in items:
+        path = output / WORK / f"{item.name}.json"
+        found.append(json.loads(path.read_text()) if path.is_file() else {"error": f"{item.file} was not scored"})
+    errors = [count["error"] for count in found if "error" in count]
+    if errors:
+        raise ValueError("; ".join(errors[:3]) + (f"; and {len(errors) - 3} more" if len(errors) > 3 else ""))
+    return found
+
+
+def collect(output: Path, items: Sequence[Item]) -> None:
+    """All bad rows in one file, in the order of the input."""
+
+    def write(path: Path) -> None:
+        with path.open("wb") as letters:
+            for item in items:
+                letters.write((output / WORK / f"{item.name}.jsonl").read_bytes())
+
+    write_atomically(output / DEAD_LETTER, write)
+
+
+def stop_if_bad(summary: dict[str, Any], max_bad: float, output: Path) -> None:
+    """Refuses a run with too many bad rows.
+
+    Raises:
+        ValueError: with the first of them.
+    """
+    if summary["bad"] > max_bad * summary["rows"]:
+        with (output / DEAD_LETTER).open() as letters:
+            first = json.loads(next(letters))
+        where = f"`{first['column']}`: " if first["column"] else ""
+        raise ValueError(
+            f"{summary['bad']} of {summary['rows']} rows are bad, --max-bad {max_bad} allows "
+            f"{int(max_bad * summary['rows'])}; the first is {first['file']} row {first['row']}, {where}"
+            f"{first['reason']}. All of them are in {output / DEAD_LETTER}; the good rows are scored"
+        )

@@ -1,0 +1,261 @@
+"""One work item: read a piece of a file, check, score, write one Parquet file, count.
+
+    OUTPUT/scores/part-00003.parquet     appears whole, when all its rows are written
+    OUTPUT/_work/part-00003.jsonl        bad rows of the item
+    OUTPUT/_work/part-00003.json         counts; written last: with it, the item is finished
+    OUTPUT/_work/part-00003.rows         rows so far, while it is at work
+
+Only items and their counts travel through Beam; rows never do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.encode import columns
+from schemas.features import FeatureSpec
+from schemas.files import write_atomically
+from serving.batch_scoring.counters import Counters
+from serving.batch_scoring.plan import Item, compression
+from serving.batch_scoring.tables import Rows, read_rows
+from serving.batch_scoring.text import read_cells, to_table
+
+SCORES, WORK = "scores", "_work"
+# Rows per row group of the output.
+GROUP_ROWS = 65_536
+HEARTBEAT_S = 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every work item of a run shares.
+
+    Args:
+        model: SavedModel.
+        output: folder of the run.
+        keep: column copied to the output -> its Arrow type.
+        batch_size: int >= 1. Rows per call of the model.
+        threads: int or None. Threads per operation of the model in each process; None leaves it to TensorFlow.
+    """
+
+    model: str
+    output: str
+    keep: Mapping[str, pa.DataType]
+    batch_size: int = 2048
+    threads: int | None = None
+
+
+class Score(beam.PTransform):
+    """Work items -> counts of each, as JSON; the scores themselves go to files.
+
+    Args:
+        settings: of the run.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+
+    def expand(self, items: Any) -> Any:
+        return items | "SpreadItems" >> beam.Reshuffle() | "ScoreItem" >> beam.ParDo(ScoreItem(self._settings))
+
+
+class ScoreItem(beam.DoFn):
+    """Scores one work item; an item that cannot be read says so in its counts, under `error`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def setup(self) -> None:
+        from serving.batch_scoring.model import load
+
+        self._model = load(self._settings.model, self._settings.threads)
+
+    def process(self, item: Item) -> Iterator[dict[str, Any]]:
+        work = Path(self._settings.output, WORK)
+        try:
+            counts = self._score(item, work)
+        except ValueError as error:
+            counts = {"error": str(error) if item.file in str(error) else f"{item.file}: {error}"}
+        finally:
+            (work / f"{item.name}.rows").unlink(missing_ok=True)
+        beam.metrics.Metrics.counter("mixrank", "rows").inc(counts.get("rows", 0))
+        beam.metrics.Metrics.counter("mixrank", "bad_rows").inc(counts.get("bad", 0))
+        write_atomically(work / f"{item.name}.json", lambda path: path.write_text(json.dumps(counts)))
+        yield counts
+
+    def _score(self, item: Item, work: Path) -> dict[str, Any]:
+        spec = self._model.spec
+        counters = Counters(spec.tasks)
+        schema = pa.schema([*self._settings.keep.items(), *((f"score_{task}", pa.float32()) for task in spec.tasks)])
+        beat = 0.0
+        target = Path(self._settings.output, SCORES, f"{item.name}.parquet")
+        with (
+            _unfinished(target) as scores,
+            _unfinished(work / f"{item.name}.jsonl") as bad,
+            pq.ParquetWriter(scores, schema) as writer,
+            bad.open("w") as letters,
+        ):
+            waiting: list[pa.Table] = []
+            for batch in _read(item, spec, self._settings):
+                scored = (
+                    self._model.score_examples(batch.examples, list(self._settings.keep))
+                    if batch.rows is None
+                    else self._model.score_rows(batch.rows, len(batch.numbers))
+                )
+                waiting.append(_table(schema, scored.kept, scored.scores))
+                for position in sorted(scored.bad):
+                    letters.write(_letter(item.file, int(batch.numbers[position]), *scored.bad[position]))
+                for number, reason in batch.torn:
+                    letters.write(_letter(item.file, number, "", reason))
+                counters.add(scored.scores, len(scored.bad) + len(batch.torn))
+                if sum(table.num_rows for table in waiting) >= GROUP_ROWS:
+                    writer.write_table(pa.concat_tables(waiting))
+                    waiting = []
+                if time.monotonic() - beat > HEARTBEAT_S:
+                    beat = time.monotonic()
+                    (work / f"{item.name}.rows").write_text(str(counters.rows))
+            if waiting:
+                writer.write_table(pa.concat_tables(waiting))
+        return counters.to_json()
+
+
+def _table(schema: pa.Schema, kept: Mapping[str, pa.Array], scores: Mapping[str, np.ndarray]) -> pa.Table:
+    arrays = dict(kept)
+    for task, values in scores.items():
+        arrays[f"score_{task}"] = pa.array(values, pa.float32(), mask=~np.isfinite(values))
+    return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
+
+
+def _letter(file: str, row: int, column: str, reason: str) -> str:
+    return json.dumps({"file": file, "row": row, "column": column or None, "reason": reason}) + "\n"
+
+
+@contextlib.contextmanager
+def _unfinished(target: Path) -> Iterator[Path]:
+    """A temporary name that no other attempt at the same item has, renamed when all went well."""
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass
+class Batch:
+    """Rows of a file that are scored in one call: either examples or columns.
+
+    Args:
+        numbers: int array. Number of each row in its file, from 1.
+        examples: object array of serialized tf.Examples.
+        rows: checked columns, None for examples.
+        torn: (row, reason) of rows that could not be taken apart.
+    """
+
+    numbers: np.ndarray
+    examples: np.ndarray = field(default_factory=lambda: np.zeros(0, object))
+    rows: Rows | None = None
+    torn: list[tuple[int, str]] = field(default_factory=list)
+
+
+def _read(item: Item, spec: FeatureSpec, settings: Settings) -> Iterator[Batch]:
+    if item.format == "tfrecord":
+        return _examples(item, settings.batch_size)
+    read = _parquet if item.format == "parquet" else _csv
+    return ahead(read(item, spec, settings))
+
+
+def _examples(item: Item, batch_size: int) -> Iterator[Batch]:
+    import tensorflow as tf
+
+    before = 0
+    records = tf.data.TFRecordDataset(item.file, compression(item.file)).batch(batch_size).prefetch(2)
+    try:
+        for examples in records.as_numpy_iterator():
+            yield Batch(np.arange(before + 1, before + 1 + len(examples)), examples)
+            before += len(examples)
+    except tf.errors.DataLossError as error:
+        raise ValueError(f"{item.file} cannot be read behind row {before}: {error.message}") from None
+
+
+def _parquet(item: Item, spec: FeatureSpec, settings: Settings) -> Iterator[Batch]:
+    known, before = columns(spec), item.before
+    try:
+        file = pq.ParquetFile(item.file)
+        names = {column.name for column in known} | set(settings.keep)
+        present = [name for name in file.schema_arrow.names if name in names]
+        groups = list(range(*item.groups or (0, file.metadata.num_row_groups)))
+        for batch in file.iter_batches(settings.batch_size, row_groups=groups, columns=present):
+            rows = read_rows(known, settings.keep, pa.Table.from_batches([batch]))
+            yield Batch(np.arange(before + 1, before + 1 + batch.num_rows), rows=rows)
+            before += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{item.file} cannot be read behind row {before}: {error}") from None
+
+
+def _csv(item: Item, spec: FeatureSpec, settings: Settings) -> Iterator[Batch]:
+    known = columns(spec)
+    wanted = {**dict.fromkeys(settings.keep), **{column.name: column for column in known}}
+    for header, block in read_cells(item.file, settings.batch_size):
+        whole = [(number, cells) for number, cells in block if len(cells) == len(header)]
+        torn = [
+            (number, f"has {len(cells)} cells instead of {len(header)}")
+            for number, cells in block
+            if len(cells) != len(header)
+        ]
+        table, bad = to_table(header, [cells for _, cells in whole], wanted)
+        rows = read_rows(known, settings.keep, table)
+        # A cell that does not parse is null by now, and a missing value may be a second reason.
+        rows.bad |= bad
+        yield Batch(np.array([number for number, _ in whole], np.int64), rows=rows, torn=torn)
+
+
+def ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
+    """The same batches, made by a thread of its own while the model is at work on those before."""
+    ready: queue.Queue[Any] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(what: Any) -> bool:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(what, timeout=0.1)
+                return True
+        return False
+
+    def make() -> None:
+        try:
+            for batch in batches:
+                if not put((batch, None)):
+                    return
+            put((None, None))
+        except BaseException as error:
+            put((None, error))
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while True:
+            batch, error = ready.get()
+            if error is not None:
+                raise error
+            if batch is None:
+                return
+            yield batch
+    finally:
+        stopped.set()
+        thread.join()
