@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 @guarded
 def simulate(
     folder: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
-    users: Annotated[int | None, typer.Option(help="Users.", show_default="2000")] = None,
-    items: Annotated[int | None, typer.Option(help="Items.", show_default="400")] = None,
-    days: Annotated[int | None, typer.Option(help="Days; the last is 2024-06-30.", show_default="14")] = None,
+    users: Annotated[int | None, typer.Option(help="Users.", show_default="3000")] = None,
+    items: Annotated[int | None, typer.Option(help="Items.", show_default="100")] = None,
+    days: Annotated[int | None, typer.Option(help="Days; the last is 2024-06-30.", show_default="10")] = None,
     impressions: Annotated[
-        float | None, typer.Option(help="Mean impressions of a user on a day.", show_default="16")
+        float | None, typer.Option(help="Mean impressions of a user on a day.", show_default="12")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same values give the same files.", show_default="0")] = None,
     overrides: Annotated[

@@ -35,8 +35,8 @@ SPEC = FeatureSpec(
         Numeric("item_clicks", group="item"),
         Action("action", flags=("click",)),
         TimeGap("gap"),
-        History("global", of=FIELDS, length=50, window="before"),
-        History("realtime", of=FIELDS, length=20, window="within"),
+        History("global", of=FIELDS, length=30, window="before"),
+        History("realtime", of=FIELDS, length=15, window="within"),
     ),
 )
 

@@ -66,7 +66,7 @@ def test_metrics_are_those_of_the_readers_on_the_evaluated_rows(found):
         rows = np.flatnonzero(events.time_ms >= events.time_ms.max() // 86_400_000 * 86_400_000 - 86_400_000)
         np.testing.assert_array_equal(rows, evaluated(events, SIMULATION.days))
         labels.append(events.click[rows])
-        scores.append(Observer(before=50, within=20).predict(world, events)[rows])
+        scores.append(Observer(before=30, within=15).predict(world, events)[rows])
     y, p = np.concatenate(labels), np.concatenate(scores)
     # The share of pairs in the right order; equal predictions do not occur.
     assert found[IDEAL].auc == pytest.approx((p[y == 1][:, None] > p[y == 0]).mean(), abs=1e-6)
@@ -92,8 +92,8 @@ def test_readers_see_as_much_as_the_histories_of_the_spec():
             )
         }
     )
-    assert observers(shorter)[IDEAL] == Observer(before=7, within=20)
-    assert observers(SPEC)["without real-time history"] == Observer(before=50, within=0)
+    assert observers(shorter)[IDEAL] == Observer(before=7, within=15)
+    assert observers(SPEC)["without real-time history"] == Observer(before=30, within=0)
 
 
 def test_the_gain_is_a_share_of_what_lies_between_prior_and_best():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from pipeline.config import load_config
 from pipeline.simulate_command import simulate
 from schemas.simulation.log import read_settings
+from schemas.simulation.world import Simulation
 
 
 def run(*arguments: str):
@@ -55,6 +57,13 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
     assert result.exit_code == 1
     assert "exists; a simulated log is written to a folder of its own" in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_the_help_tells_the_defaults():
+    options = inspect.signature(simulate).parameters
+    for name in ("users", "items", "days", "impressions", "seed"):
+        shown = options[name].annotation.__metadata__[0].show_default
+        assert float(shown) == getattr(Simulation(), name), name
 
 
 def test_the_shipped_config_is_for_the_shipped_declaration(tmp_path):

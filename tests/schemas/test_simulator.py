@@ -15,7 +15,8 @@ from schemas.simulation.observer import Observer
 from schemas.simulation.world import AGE_SHARES, SCENARIO_SHARES, Simulation, World, contrasts, make_world
 
 TINY = Simulation(users=7, items=9, days=4, impressions=2.0, topics=3, tastes=2, intents=2, seed=3)
-SMALL = Simulation(users=900, items=50, days=7, impressions=14.0, seed=5)
+KINDS = {"topics": 8, "tastes": 4, "intents": 4}
+SMALL = Simulation(users=900, items=50, days=7, impressions=14.0, bias=-1.0, taste=1.2, intent=1.6, seed=5, **KINDS)
 SILENT = dict.fromkeys(("taste", "intent", "scenario", "scenario_topic", "quality", "age"), 0.0)
 
 
@@ -44,7 +45,7 @@ def within_luck(clicks, chances, sigmas=4.5) -> bool:
 
 
 def test_without_any_strength_every_probability_is_that_of_the_bias():
-    table = make_world(Simulation(bias=-0.4, **SILENT)).probability
+    table = make_world(Simulation(bias=-0.4, **KINDS, **SILENT)).probability
     np.testing.assert_allclose(table, 1 / (1 + math.exp(0.4)))
 
 
@@ -60,7 +61,7 @@ def test_without_any_strength_every_probability_is_that_of_the_bias():
     ],
 )
 def test_a_strength_is_a_standard_deviation_in_logits_over_its_own_axes(name, axes, shares):
-    effect = logit(make_world(Simulation(bias=0.3, **{**SILENT, name: 0.7})).probability) - 0.3
+    effect = logit(make_world(Simulation(bias=0.3, **{**KINDS, **SILENT, name: 0.7})).probability) - 0.3
     others = tuple(axis for axis in range(6) if axis not in axes)
     np.testing.assert_allclose(effect.max(axis=others), effect.min(axis=others), atol=1e-12)
     effect = effect.max(axis=others)
@@ -70,8 +71,8 @@ def test_a_strength_is_a_standard_deviation_in_logits_over_its_own_axes(name, ax
 
 def test_effects_add_up_in_logits():
     parts = [{name: 0.6} for name in SILENT]
-    alone = sum(logit(make_world(Simulation(bias=0.0, **{**SILENT, **part})).probability) for part in parts)
-    together = logit(make_world(Simulation(bias=-1.0, **dict.fromkeys(SILENT, 0.6))).probability)
+    alone = sum(logit(make_world(Simulation(bias=0.0, **{**KINDS, **SILENT, **part})).probability) for part in parts)
+    together = logit(make_world(Simulation(bias=-1.0, **KINDS, **dict.fromkeys(SILENT, 0.6))).probability)
     np.testing.assert_allclose(together, alone - 1.0, atol=1e-12)
 
 
@@ -209,7 +210,7 @@ def test_an_interrupted_log_leaves_no_folder(tmp_path):
         ({"days": 3}, "days\n.*greater than or equal to 4"),
         ({"impressions": 0}, "impressions\n.*greater than 0"),
         ({"intent": -1.0}, "intent\n.*greater than or equal to 0"),
-        ({"tastes": 8}, r"`tastes` must be below `topics` \(8\), received 8"),
+        ({"tastes": 4}, r"`tastes` must be below `topics` \(4\), received 4"),
         ({"intents": 5, "topics": 5}, r"`intents` must be below `topics` \(5\), received 5"),
         ({"itms": 3}, "Simulation has no field `itms`; did you mean `items`"),
     ],
