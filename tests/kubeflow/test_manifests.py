@@ -327,7 +327,7 @@ def test_servers_read_where_the_pipeline_pushes(overlays, run):
         (mount,) = [each for each in server(overlays[name])["volumeMounts"] if each["name"] == "models"]
         assert (mount["mountPath"], mount["subPath"], mount["readOnly"]) == (deployment.MODELS, folder, True)
         (volume,) = [each for each in pod(overlays[name])["spec"]["volumes"] if each["name"] == "models"]
-        assert volume["persistentVolumeClaim"] == {"claimName": run.kubeflow.volume, "readOnly": True}
+        assert volume["persistentVolumeClaim"] == {"claimName": run.kubeflow.volume}
     service = find(overlays["kserve"], "InferenceService", run.name)
     storage = f"pvc://{run.kubeflow.volume}/{folder}/{run.name}"
     assert service["spec"]["predictor"]["model"]["storageUri"] == storage

@@ -137,7 +137,10 @@ class FakeKubeflow:
 
     def _add_version(self, pipeline: str, name: str, spec: bytes) -> dict[str, Any]:
         made = self._add(self.versions, "pipeline_version_id", pipeline_id=pipeline, display_name=name)
-        made["pipeline_spec"] = yaml.safe_load(spec)
+        # With a platform's settings there are two documents, which come back as one.
+        documents = list(yaml.safe_load_all(spec))
+        both = dict(zip(("pipeline_spec", "platform_spec"), documents, strict=False))
+        made["pipeline_spec"] = documents[0] if len(documents) == 1 else both
         return made
 
     def _look(self, run: str) -> dict[str, Any]:
@@ -177,7 +180,7 @@ class Refused(Exception):
 
 
 def _check(spec: bytes) -> None:
-    loaded = yaml.safe_load(spec)
+    loaded = next(yaml.safe_load_all(spec), None)
     if not isinstance(loaded, dict) or not loaded.get("deploymentSpec", {}).get("executors"):
         raise Refused(400, "Failed to create a pipeline: invalid v2 pipeline spec: no executors")
 

@@ -7,6 +7,7 @@ import io
 import itertools
 import socket
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ from pipeline import submit_command
 from pipeline.compiled_spec import CompiledSpec
 from pipeline.run_progress import MOST_FAILURES, follow, read_run
 
+COMPILED = Path(__file__).parents[2] / "kubeflow" / "compiled"
 TASKS = ("CsvGen", "Trainer", "Pusher")
 
 
@@ -112,6 +114,18 @@ def test_without_a_compiled_pipeline_the_config_is_compiled_with_its_overrides(s
     assert (config.name, config.train.epochs) == ("movielens", 3)
     assert kubeflow.versions["pipeline_version-1"]["pipeline_spec"] == spec_of()
     assert "with --spec nothing is" in one_line(submit("--set", "train.epochs=3"))
+
+
+def test_the_committed_pipelines_are_taken_with_their_parameters(submit, kubeflow):
+    kubeflow.script = [{"ExampleGen": "SUCCEEDED", "Pusher": "SUCCEEDED"}]
+    result = submit("--param", "preset=small", spec=COMPILED / "movielens.yaml")
+    assert result.exit_code == 0, result.output
+    assert "ExampleGen: succeeded" in result.output and "Pusher: succeeded" in result.output
+    (version,) = kubeflow.versions.values()
+    assert version["display_name"] == "movielens" and set(version["pipeline_spec"]["platform_spec"]) == {"platforms"}
+    (run,) = kubeflow.runs.values()
+    assert run["runtime_config"]["parameters"] == {"preset": "small"}
+    assert "did you mean `preset`?" in one_line(submit("--param", "presets=small", spec=COMPILED / "movielens.yaml"))
 
 
 def test_a_second_upload_is_a_version_of_the_same_pipeline_and_a_third_is_none(submit, kubeflow, spec):
