@@ -61,7 +61,11 @@ def predict(
         for line in example_lines(example, rank):
             typer.echo(json.dumps(line))
         kind, option = ("requests", " --rank") if rank else ("rows", "")
-        _next(f"mixrank predict {example} {kind}.jsonl{option}   # with these lines in {kind}.jsonl")
+        _next(
+            f"mixrank predict --example {example}{option} > {kind}.jsonl",
+            f"mixrank predict {example} {kind}.jsonl{option}",
+            f"mixrank predict http://localhost:8501 {kind}.jsonl{option} --spec {example}   # from a server",
+        )
         return
     if target is None or rows is None:
         raise ValueError(
@@ -85,7 +89,9 @@ def predict(
             scorer = _local(Path(target), version, drop_unknown)
         answers = _rank(scorer, lines) if rank else _score(scorer, lines)
         count = _write(answers, output, rank)
-    errors.print(f"{count} {'requests' if rank else 'rows'} scored by {target}", style="dim", soft_wrap=True)
+    errors.print(
+        f"{count} {'requests' if rank else 'rows'} scored by {target}", style="dim", soft_wrap=True, highlight=False
+    )
     if output is None:
         again = f"{target} {rows}{' --rank' if rank else ''}"
         _next(f"mixrank predict {again} --output scores.jsonl   # into a file, with the same options")
@@ -226,5 +232,5 @@ def _ranked_cells(answers: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     ]
 
 
-def _next(command: str) -> None:
-    errors.print(f"next:\n  {command}", soft_wrap=True, highlight=False, markup=False)
+def _next(*commands: str) -> None:
+    errors.print("\n  ".join(["next:", *commands]), soft_wrap=True, highlight=False, markup=False)

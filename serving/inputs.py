@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from schemas.encode import columns, to_instance, to_request
 from schemas.features import FeatureSpec
-from schemas.naming import nearest
 from schemas.wire import Kind
 from serving.versions import METADATA, versions
 
@@ -130,9 +129,7 @@ def _check_mapping(row: Any) -> None:
 
 def _check_same(row: Row, first: Row) -> None:
     _check_mapping(row)
-    for name in row:
-        if name not in first:
-            raise ValueError(f"column `{name}` is not in the first row{nearest(name, first)}")
-    for name in first:
-        if name not in row:
-            raise ValueError(f"column `{name}` of the first row is missing; every row needs the same columns")
+    different = [name for name in (*row, *first) if name not in first or name not in row]
+    if different:
+        missing = "lacks" if different[0] in first else "adds"
+        raise ValueError(f"it {missing} column `{different[0]}`; without a spec all have the columns of the first")

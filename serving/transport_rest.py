@@ -70,7 +70,7 @@ class RestTransport:
                     if time.monotonic() > ends:
                         raise httpx.ReadTimeout("")
         except httpx.RequestError as error:
-            raise _failure(error) from error
+            raise _failure(error, seconds) from error
         return decode(request, reply.status_code, bytes(text))
 
     def close(self) -> None:
@@ -95,9 +95,9 @@ class AsyncRestTransport:
             async with asyncio.timeout(seconds):
                 reply = await self._http.request(method, url, content=body, timeout=None)
         except TimeoutError as error:
-            raise _failure(httpx.ReadTimeout("")) from error
+            raise _failure(httpx.ReadTimeout(""), seconds) from error
         except httpx.RequestError as error:
-            raise _failure(error) from error
+            raise _failure(error, seconds) from error
         return decode(request, reply.status_code, reply.content)
 
     async def close(self) -> None:
@@ -175,9 +175,9 @@ def _metadata(answer: Mapping[str, Any]) -> dict[str, Any]:
     return {"version": int(answer["model_spec"]["version"]), "outputs": outputs}
 
 
-def _failure(error: httpx.RequestError) -> ServingError:
+def _failure(error: httpx.RequestError, seconds: float) -> ServingError:
     if isinstance(error, httpx.TimeoutException):
-        return ServingError(DEADLINE_EXCEEDED, "no answer in time")
+        return ServingError(DEADLINE_EXCEEDED, f"no answer within {seconds:.3g} s")
     if isinstance(error, httpx.TransportError):
         # Refused, or lost on the way. Scoring changes nothing on the server, so it may be asked again.
         return ServingError(UNAVAILABLE, f"no answer: {error or type(error).__name__}")

@@ -129,9 +129,9 @@ def answer(serving, method, path, body):
             return 404, {"error": f"Servable not found for request: Specific({name}, {version})"}
         if body.get("signature_name") != "score_rows":
             return 400, {"error": "Serving signature name not found"}
-        scores = serving.score(version, body["instances"])
+        scores = serving.score(version, [{"x": x} for x in body["inputs"]["x"]])
         # The name of a single output is left out.
-        return 200, {"predictions": [[each["click"]] for each in scores]}
+        return 200, {"outputs": [[each["click"]] for each in scores]}
     if method == "GET" and rest[2:] == ["metadata"]:
         if state.name != "AVAILABLE":
             return 404, {"error": f"Servable not found for request: Specific({name}, {version})"}
@@ -359,7 +359,7 @@ def test_a_repeated_rollback_changes_nothing(base):
         (["push", "{base}", "{base}", "--keep", "0"], "`keep` must be at least 1, received 0"),
         (["status", "{base}/nowhere"], "does not exist"),
         (["canary", "{base}", "--url", "localhost:8501"], "must be like http://localhost:8501"),
-        (["canary", "{base}", "--url", "http://127.0.0.1:9"], "no answer from http://127.0.0.1:9/v1/models/shop"),
+        (["canary", "{base}", "--url", "http://127.0.0.1:9"], "at http://127.0.0.1:9: UNAVAILABLE: no answer"),
     ],
 )
 def test_mistakes_are_one_readable_line(base, tmp_path, mixrank, arguments, message):
