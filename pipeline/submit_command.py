@@ -62,6 +62,16 @@ def submit(
             raise ValueError(f"{option} {file} does not exist")
     if spec is not None and overrides:
         raise ValueError("--set changes what is compiled; with --spec nothing is")
+    from pipeline.kubeflow_client import Kubeflow, WantedRun
+
+    # Before compiling, which takes longer than to find out that nobody is there.
+    service = Kubeflow(
+        host,
+        namespace=namespace,
+        token=None if token_file else os.environ.get(TOKEN),
+        token_file=token_file,
+        ca_file=ca_file,
+    )
     with tempfile.TemporaryDirectory() as folder:
         if spec is None:
             errors.print("compiling; this loads TensorFlow and TFX (about half a minute) ...", style="dim")
@@ -70,15 +80,6 @@ def submit(
             spec = compile_pipeline(settings, Path(folder) / f"{settings.name}.yaml")
         compiled = CompiledSpec.load(spec)
         parameters = compiled.values(param or [])
-        from pipeline.kubeflow_client import Kubeflow, WantedRun
-
-        service = Kubeflow(
-            host,
-            namespace=namespace,
-            token=None if token_file else os.environ.get(TOKEN),
-            token_file=token_file,
-            ca_file=ca_file,
-        )
         version = service.upload(spec, compiled.name)
     console.print(f"{'uploaded' if version.uploaded else 'unchanged'}: version {version.name}", soft_wrap=True)
     wanted = WantedRun(
