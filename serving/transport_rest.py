@@ -55,19 +55,19 @@ class RestTransport:
 
         Args:
             request: what to ask.
-            seconds: how long it may take. A server that sends its answer piece by piece is noticed between two pieces.
+            seconds: how long it may take. Of a server that sends its answer in pieces this is noticed between two.
 
         Raises:
             ServingError: if there is no usable answer.
         """
-        ends = time.monotonic() + seconds
+        left = TimeLeft(seconds)
         method, url, body = encode(self.address, request)
         text = bytearray()
         try:
-            with self._http.stream(method, url, content=body, timeout=seconds) as reply:
+            with self._http.stream(method, url, content=body, extensions={"timeout": left}) as reply:
                 for piece in reply.iter_bytes():
                     text += piece
-                    if time.monotonic() > ends:
+                    if time.monotonic() > left.ends:
                         raise httpx.ReadTimeout("")
         except httpx.RequestError as error:
             raise _failure(error, seconds) from error
@@ -102,6 +102,22 @@ class AsyncRestTransport:
 
     async def close(self) -> None:
         await self._http.aclose()
+
+
+class TimeLeft(dict[str, float]):
+    """The time-outs of a request's phases: httpx would give each the whole time, here each gets what is left of it.
+
+    Args:
+        seconds: for all phases together.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(dict.fromkeys(("pool", "connect", "write", "read"), seconds))
+        self.ends = time.monotonic() + seconds
+
+    def get(self, phase: str, default: Any = None) -> float:
+        # Zero would mean not to wait, or for ever.
+        return max(0.001, self.ends - time.monotonic())
 
 
 def encode(address: Address, request: Request) -> tuple[str, str, bytes | None]:

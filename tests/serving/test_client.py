@@ -116,6 +116,8 @@ def rest(serving):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    # A client that waits no longer closes its connection.
+    server.handle_error = lambda *arguments: None
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop():
@@ -619,6 +621,24 @@ def test_a_server_that_answers_byte_by_byte_exceeds_the_deadline(call, monkeypat
         stop.set()
         thread.join(20)
         listening.close()
+
+
+def test_every_phase_of_a_request_has_what_is_left_of_its_time(monkeypatch, blunt, naps):
+    clock, asked = Clock(), []
+
+    class Slow(transport_rest.TimeLeft):
+        def get(self, phase, default=None):
+            asked.append((phase, super().get(phase, default)))
+            clock.now += 1
+            return 20.0
+
+    monkeypatch.setattr(transport_rest, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(transport_rest, "TimeLeft", Slow)
+    transport = transport_rest.RestTransport(Address(blunt(GOOD), "toy"))
+    transport.ask(Predict("score_rows", {"x": [1]}), 60.0)
+    transport.close()
+    assert [left for _, left in asked] == [60.0 - number for number in range(len(asked))]
+    assert {phase for phase, _ in asked} == {"pool", "connect", "write", "read"}
 
 
 # Deadlines and pauses, with a clock that only the test moves.
