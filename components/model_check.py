@@ -158,7 +158,12 @@ def check(
 def compare(
     spec: FeatureSpec, predictions: pd.DataFrame, examples: list[bytes], scores: dict[str, np.ndarray], tolerance: float
 ) -> list[str]:
-    """Reasons for which `scores` (by loader/signature/task) disagree with `predictions`."""
+    """Reasons for which `scores` disagree with `predictions`.
+
+    Args:
+        spec, predictions, examples, tolerance: as in `check`.
+        scores: by loader/signature/task, those of all examples or of the first ones, at least one.
+    """
     if not examples:
         return ["there are no evaluation rows to check"]
     keys = [spec.user.name, spec.item.name, spec.time.name]
@@ -172,11 +177,15 @@ def compare(
     reasons = []
     for name, answer in scores.items():
         task = name.rsplit("/", 1)[1]
-        got = answer.reshape(-1)[joined["position"].to_numpy()]
+        checked = joined[joined["position"] < len(answer)]
+        if checked.empty:
+            reasons.append(f"{name} answers for {len(answer)} rows, none of them among the Trainer's predictions")
+            continue
+        got = answer.reshape(-1)[checked["position"].to_numpy()]
         if not np.isfinite(got).all():
             reasons.append(f"{name} answers NaN or infinity for {int((~np.isfinite(got)).sum())} rows")
             continue
-        difference = float(np.max(np.abs(got - joined[f"score_{task}"].to_numpy())))
+        difference = float(np.max(np.abs(got - checked[f"score_{task}"].to_numpy())))
         if difference > tolerance:
             reasons.append(f"{name} differs from the trained model by {difference:.2g}, allowed is {tolerance:.2g}")
     return reasons

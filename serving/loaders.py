@@ -3,13 +3,15 @@
     python -m serving.loaders MODEL ROWS OUTPUT
 
 reads serialized tf.Examples from the TFRecord file ROWS, and writes the scores of each loader, signature and task to
-the NumPy archive OUTPUT under names such as `session/score_rows/is_click`.
+the NumPy archive OUTPUT under names such as `session/score_rows/is_click`. `rank_candidates` is called for the first
+rows only, each a request in which its own item stands among those of its neighbours; its own item's score is written.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +20,63 @@ import tensorflow as tf
 
 from schemas.encode import decode
 from schemas.features import FeatureSpec
-from serving.columns import to_columns
+from serving.columns import request_and_item, to_columns, to_request_columns
 from serving.signatures import METADATA
+
+REQUESTS, CANDIDATES = 32, 5
 
 
 def score_everywhere(model: Path, examples: list[bytes]) -> dict[str, np.ndarray]:
-    """Scores of serialized examples, by `loader/signature/task`."""
+    """Scores of serialized examples, by `loader/signature/task`.
+
+    Args:
+        model: SavedModel.
+        examples: serialized tf.Examples.
+
+    Returns:
+        name -> (rows, 1) scores; of `rank_candidates`, if the model has it, those of the first `REQUESTS` rows.
+    """
     spec = FeatureSpec.model_validate(json.loads((model / METADATA).read_text())["spec"])
-    feeds: dict[str, dict[str, Any]] = {
-        "serving_default": {"examples": np.array(examples, dtype=object)},
-        "score_rows": to_columns(spec, [decode(spec, example) for example in examples]),
-    }
-    scores: dict[str, np.ndarray] = {}
+    rows = [decode(spec, example) for example in examples]
     loaded = tf.saved_model.load(str(model))
-    for name, feed in feeds.items():
-        answer = loaded.signatures[name](**{column: tf.constant(value) for column, value in feed.items()})
-        scores.update({f"tf2/{name}/{task}": answer[task].numpy() for task in spec.tasks})
+    # signature -> inputs of each call, and which of its scores count
+    calls: dict[str, list[tuple[dict[str, Any], slice]]] = {
+        "serving_default": [({"examples": np.array(examples, dtype=object)}, slice(None))],
+        "score_rows": [(to_columns(spec, rows), slice(None))],
+    }
+    if "rank_candidates" in loaded.signatures:
+        calls["rank_candidates"] = list(_requests(spec, rows))
+    scores: dict[str, np.ndarray] = {}
+    for name, each in calls.items():
+        answers = [
+            {task: score[own].numpy() for task, score in loaded.signatures[name](**_tensors(feed)).items()}
+            for feed, own in each
+        ]
+        scores.update({f"tf2/{name}/{task}": np.concatenate([a[task] for a in answers]) for task in spec.tasks})
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         signatures = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(model)).signature_def
-        for name, feed in feeds.items():
+        for name, each in calls.items():
             inputs, outputs = signatures[name].inputs, signatures[name].outputs
-            answer = session.run(
-                {task: outputs[task].name for task in spec.tasks},
-                {inputs[column].name: value for column, value in feed.items()},
-            )
-            scores.update({f"session/{name}/{task}": answer[task] for task in spec.tasks})
+            fetches = {task: outputs[task].name for task in spec.tasks}
+            found = [
+                (session.run(fetches, {inputs[column].name: value for column, value in feed.items()}), own)
+                for feed, own in each
+            ]
+            scores.update({f"session/{name}/{t}": np.concatenate([a[t][own] for a, own in found]) for t in spec.tasks})
     return scores
+
+
+def _requests(spec: FeatureSpec, rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], slice]]:
+    """Each of the first rows as a request, and the place of its own item among its neighbours'."""
+    split = [request_and_item(spec, row) for row in rows]
+    for index in range(min(REQUESTS, len(rows))):
+        own = index % CANDIDATES
+        items = [split[(index - own + step) % len(rows)][1] for step in range(CANDIDATES)]
+        yield to_request_columns(spec, split[index][0], items), slice(own, own + 1)
+
+
+def _tensors(feed: dict[str, Any]) -> dict[str, tf.Tensor]:
+    return {column: tf.constant(value) for column, value in feed.items()}
 
 
 def main(model: str, rows: str, output: str) -> None:

@@ -10,7 +10,10 @@ from components.model_check import check, compare, read_examples
 from schemas.encode import encode
 from schemas.synthetic import toy_rows
 
-NAMES = [f"{loader}/{signature}" for loader in ("tf2", "session") for signature in ("serving_default", "score_rows")]
+SIGNATURES = ("serving_default", "score_rows", "rank_candidates")
+NAMES = [f"{loader}/{signature}" for loader in ("tf2", "session") for signature in SIGNATURES]
+# Rows that are also sent as requests with candidates.
+REQUESTS = 7
 KEYS = ["person", "clip", "at"]
 
 
@@ -38,7 +41,7 @@ def scores():
     """What a perfect export answers for the examples, in their order."""
     click, buy = np.linspace(0.1, 0.9, 12), np.linspace(0.6, 0.2, 12)
     return {
-        f"{name}/{task}": values.astype("float32")[:, None].copy()
+        f"{name}/{task}": values.astype("float32")[: REQUESTS if "rank" in name else None, None].copy()
         for name in NAMES
         for task, values in (("click", click), ("buy", buy))
     }
@@ -54,6 +57,18 @@ def test_a_differing_score_names_loader_signature_and_task(toy_spec, predictions
         "session/score_rows/buy differs from the trained model by 0.25, allowed is 0.001"
     ]
     assert compare(toy_spec, predictions, examples, scores, tolerance=0.3) == []
+
+
+def test_candidates_of_the_first_rows_are_compared(toy_spec, predictions, examples, scores, rows):
+    scores["session/rank_candidates/click"][REQUESTS - 1] += 0.125
+    assert compare(toy_spec, predictions, examples, scores, tolerance=1e-3) == [
+        "session/rank_candidates/click differs from the trained model by 0.12, allowed is 0.001"
+    ]
+    late = predictions[predictions["at"].isin([row["at"] for row in rows[6:]])]
+    scores["session/rank_candidates/click"] = scores["session/rank_candidates/click"][:6]
+    assert compare(toy_spec, late, examples, scores, tolerance=1e-3) == [
+        "session/rank_candidates/click answers for 6 rows, none of them among the Trainer's predictions"
+    ]
 
 
 def test_scores_of_swapped_rows_are_noticed(toy_spec, predictions, examples, scores):

@@ -11,8 +11,20 @@ from components.transform import KEYS
 from layers import registry
 from layers.ranker import build_ranker
 from schemas.encode import encode
-from serving.loaders import score_everywhere
+from serving.columns import request_and_item, to_columns, to_request_columns
+from serving.loaders import REQUESTS, score_everywhere
 from serving.signatures import export
+
+# What a request may hold beside what the toy rows hold.
+REQUEST_CASES: dict[str, dict] = {
+    "as logged": {},
+    "an unknown scenario and an unseen user": {"page": "elsewhere", "person": 10**12},
+    "nothing optional": {"country": None, "age": None},
+    "empty histories": {
+        f"{history}_{field}": [] for history in ("global", "realtime") for field in ("clip", "tag", "action", "gap")
+    },
+}
+ITEM_CASES: tuple[dict, ...] = ({}, {"clip": "never seen"}, {"tag": [], "price": None})
 
 
 @pytest.mark.slow
@@ -39,3 +51,33 @@ def test_a_model_answers_through_every_loader_as_in_memory(name, toy_spec, toy_d
         for loader in ("tf2", "session"):
             for signature in ("serving_default", "score_rows"):
                 np.testing.assert_allclose(scores[f"{loader}/{signature}/{task}"], expected, atol=1e-5)
+            ranked = scores[f"{loader}/rank_candidates/{task}"]
+            assert ranked.shape == (REQUESTS, 1)
+            np.testing.assert_allclose(ranked, expected[:REQUESTS], atol=1e-5)
+    _check_requests(tf.saved_model.load(str(tmp_path / "model")).signatures, toy_spec, toy_data.rows["eval"])
+
+
+def _check_requests(signatures, spec, rows):
+    """Requests of every kind get the scores of the same rows sent one by one."""
+    split = [request_and_item(spec, row) for row in rows]
+    for number, case in enumerate(REQUEST_CASES.values()):
+        request = split[number][0] | case
+        for candidates in (1, 7):
+            items = [split[i][1] | ITEM_CASES[i % len(ITEM_CASES)] for i in range(candidates)]
+            given = to_request_columns(spec, request, items)
+            expected = _call(signatures["score_rows"], to_columns(spec, [request | item for item in items]))
+            # Events beyond the length of a history, as a client may send them.
+            longer = {
+                name: np.concatenate([x, x]) if name.startswith(("global_", "realtime_")) else x
+                for name, x in given.items()
+            }
+            for feed in (given, longer):
+                got = _call(signatures["rank_candidates"], feed)
+                for task in spec.tasks:
+                    assert got[task].shape == (candidates, 1)
+                    np.testing.assert_allclose(got[task], expected[task], atol=1e-5)
+
+
+def _call(signature, columns):
+    answer = signature(**{name: tf.constant(value) for name, value in columns.items()})
+    return {task: score.numpy() for task, score in answer.items()}
