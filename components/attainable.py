@@ -44,7 +44,7 @@ def observers(spec: FeatureSpec) -> dict[str, Observer]:
         "without real-time history": Observer(before, 0),
         "without long-term history": Observer(0, within),
         "without scenario": Observer(before, within, scenario=False),
-        "without item id": Observer(before, within, quality=False),
+        "without item quality": Observer(before, within, quality=False),
         PRIOR: Observer(0, 0),
     }
 

@@ -38,9 +38,9 @@ class Simulation(Declaration):
         items: int >= 1.
         days: int in [4, 182]. The last two are evaluated, the one before validated.
         impressions: float > 0. Mean impressions of a user on a day; Poisson.
-        topics: int >= 3. Topics of items.
-        tastes: int in [2, topics - 1]. Kinds of long-term taste; a user has one, for ever.
-        intents: int in [2, topics - 1]. Kinds of intent; a user has one per day, drawn anew.
+        topics: int >= 5. Topics of items, more than `tastes` and `intents` together.
+        tastes: int >= 2. Kinds of long-term taste; a user has one, for ever.
+        intents: int >= 2. Kinds of intent; a user has one per day, drawn anew.
         bias: float. Logit of a click where nothing else speaks.
         taste, intent, scenario, scenario_topic, quality, age: floats >= 0. Strengths.
         seed: int >= 0. The same values give the same files.
@@ -50,9 +50,9 @@ class Simulation(Declaration):
     items: int = Field(100, ge=1)
     days: int = Field(10, ge=4, le=182)
     impressions: float = Field(12.0, gt=0, le=10_000)
-    topics: int = Field(4, ge=3)
-    tastes: int = Field(3, ge=2)
-    intents: int = Field(3, ge=2)
+    topics: int = Field(5, ge=5)
+    tastes: int = Field(2, ge=2)
+    intents: int = Field(2, ge=2)
     bias: float = Field(-0.5, allow_inf_nan=False)
     taste: float = Field(1.5, ge=0, allow_inf_nan=False)
     intent: float = Field(1.8, ge=0, allow_inf_nan=False)
@@ -64,9 +64,10 @@ class Simulation(Declaration):
 
     @model_validator(mode="after")
     def _check(self) -> Simulation:
-        for name in ("tastes", "intents"):
-            if getattr(self, name) >= self.topics:
-                raise ValueError(f"`{name}` must be below `topics` ({self.topics}), received {getattr(self, name)}")
+        if self.tastes + self.intents >= self.topics:
+            raise ValueError(
+                f"`tastes` + `intents` must be below `topics` ({self.topics}), received {self.tastes} + {self.intents}"
+            )
         return self
 
     def generator(self, *key: int) -> np.random.Generator:
@@ -101,20 +102,21 @@ class World:
         """Probability (cells, tastes, intents), its mean over the axes that are unknown.
 
         Args:
-            unknown: "scenario", "quality" or both. They are drawn independently of all else, so that the mean over
-                their shares is the probability for someone who does not know them.
+            unknown: "scenario", "quality" or both. The mean over the shares of the impressions is the probability for
+                someone who does not know them; qualities have the shares that they have among the items of the topic.
         """
         table = self.probability
         for axis in unknown:
-            table = np.broadcast_to(_mean(table, axis), table.shape)
+            weights = SCENARIO_SHARES[:, None, None] if axis == "scenario" else self._quality_shares()
+            table = np.broadcast_to((table * weights).sum(axis=AXES.index(axis), keepdims=True), table.shape)
         return np.moveaxis(table, (0, 1), (-2, -1)).reshape(-1, *table.shape[:2])
 
-
-def _mean(table: NDArray, axis: str) -> NDArray:
-    shares = {"scenario": SCENARIO_SHARES, "quality": np.full(QUALITIES, 1 / QUALITIES)}[axis]
-    place = AXES.index(axis)
-    shape = [-1 if position == place else 1 for position in range(len(AXES))]
-    return (table * shares.reshape(shape)).sum(axis=place, keepdims=True)
+    def _quality_shares(self) -> NDArray[np.float64]:
+        """Shares (topics, 1, qualities, 1) of the impressions of a topic; equal where it has no items."""
+        shares = np.zeros((self.simulation.topics, QUALITIES))
+        np.add.at(shares, (self.topic, self.quality), self.share)
+        shares[shares.sum(axis=1) == 0] = 1
+        return (shares / shares.sum(axis=1, keepdims=True))[:, None, :, None]
 
 
 @functools.lru_cache(maxsize=8)
@@ -123,10 +125,11 @@ def make_world(simulation: Simulation) -> World:
     draw, s = simulation.generator(0), simulation
     mixed = draw.standard_normal((len(SCENARIOS), s.topics))
     mixed -= mixed.mean(0) + mixed.mean(1, keepdims=True) - mixed.mean()
+    kinds = contrasts(draw, s.tastes + s.intents, s.topics)
     logits = np.full((s.tastes, s.intents, s.topics, len(SCENARIOS), QUALITIES, len(AGES)), s.bias)
     for axes, effect in (
-        (("taste", "topic"), s.taste * contrasts(draw, s.tastes, s.topics)),
-        (("intent", "topic"), s.intent * contrasts(draw, s.intents, s.topics)),
+        (("taste", "topic"), s.taste * kinds[: s.tastes]),
+        (("intent", "topic"), s.intent * kinds[s.tastes :]),
         (("scenario",), s.scenario * _standard(draw.permutation(len(SCENARIOS)), SCENARIO_SHARES)),
         (("topic", "scenario"), s.scenario_topic * mixed.T / mixed.std()),
         (("quality",), s.quality * _standard(_normal_levels(), np.full(QUALITIES, 1 / QUALITIES))),
@@ -146,7 +149,8 @@ def make_world(simulation: Simulation) -> World:
 def contrasts(draw: np.random.Generator, rows: int, topics: int) -> NDArray[np.float64]:
     """Inner products of random vectors with topics: each row has mean 0 and variance 1, and rows are orthogonal.
 
-    So a taste says which topics are clicked and not how often, and no two tastes are alike.
+    So a taste or intent says which topics are clicked and not how often, and none is taken for another: a reader need
+    not know where one past day ends to tell the taste from the intents of those days.
 
     Args:
         draw: the random stream.

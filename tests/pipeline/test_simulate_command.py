@@ -24,7 +24,7 @@ def run(*arguments: str):
 def test_a_log_is_written_and_what_can_be_attained_is_shown(tmp_path):
     folder = tmp_path / "log"
     sizes = ["--users", "40", "--items", "20", "--days", "5", "--impressions", "6", "--seed", "9"]
-    result = run(str(folder), *sizes, "--set", "intent=2.5", "--set", "tastes=3")
+    result = run(str(folder), *sizes, "--set", "intent=2.5", "--set", "topics=6", "--set", "tastes=3")
     assert result.exit_code == 0, result.output
     settings = read_settings(folder)
     assert (settings.users, settings.items, settings.days, settings.impressions, settings.seed) == (40, 20, 5, 6.0, 9)
