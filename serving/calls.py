@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 from schemas.wire import Kind
 from serving.inputs import Inputs, Row, stack
 
-AVAILABLE, END = "AVAILABLE", "END"
 UNAVAILABLE, DEADLINE_EXCEEDED, INTERNAL = "UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL"
 # Seconds before the first retry, and at most before any; each is shortened at random by up to a half.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0

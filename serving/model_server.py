@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any, Protocol
 
-from serving.calls import AVAILABLE, END, Address, Metadata, ServingError, State, Status
+from serving.calls import Address, Metadata, ServingError, State, Status
 from serving.client import Client
+
+AVAILABLE, END = "AVAILABLE", "END"
 
 
 class Server(Protocol):
