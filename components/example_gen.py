@@ -161,12 +161,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             late = [{"table": LOG, "rows": 0, **write} for write in writes]
             letters = _stop_if_bad(dataset, reads + late, artifact.uri)
             report = _report(dataset, reads, writes)
-            _stop_if_empty(report)
+            self._check(report)
         finally:
             FileSystems.delete([scratch])
         _write_lines(FileSystems.join(artifact.uri, DEAD_LETTER), letters)
         stages.write_json(FileSystems.join(artifact.uri, REPORT), report)
         logging.info("examples written to %s: %s", artifact.uri, report["rows"])
+
+    def _check(self, report: dict[str, Any]) -> None:
+        _stop_if_empty(report)
 
     def _read(self, tables: dict[str, RawTable], num_shards: int, scratch: str) -> list[dict[str, Any]]:
         pieces = [(name, *chunk) for name, table in tables.items() for chunk in table.chunks()]

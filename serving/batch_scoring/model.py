@@ -21,6 +21,8 @@ from serving.batch_scoring.text import Bad
 from serving.versions import METADATA, check_saved_model, versions
 
 _LOADED = Shared()
+# TensorFlow quotes the bytes that it cannot parse, and then cannot decode its own message.
+_REFUSED = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
 
 
 def find_model(path: Path) -> Path:
@@ -127,7 +129,7 @@ class Model:
             if fits.numpy().all():
                 arrays = {name: _array(self._column(name), kept[name]) for name in keep}
                 return Scored(np.arange(len(examples)), _flat(scores), arrays, {})
-        except (tf.errors.InvalidArgumentError, pa.ArrowInvalid):
+        except (*_REFUSED, pa.ArrowInvalid):
             # One of the rows is bad; looking at each tells which, and why.
             pass
         for position, example in enumerate(examples):
@@ -150,9 +152,10 @@ class Model:
             return rows, {task: np.zeros(0, np.float32) for task in self.spec.tasks}
         try:
             return rows, _flat(score(rows))
-        except tf.errors.InvalidArgumentError as error:
+        except _REFUSED as error:
             if len(rows) == 1:
-                bad[int(rows[0])] = ("", f"the model refuses it: {error.message.splitlines()[0]}")
+                said = str(getattr(error, "message", error)).splitlines()
+                bad[int(rows[0])] = ("", f"the model refuses it: {said[0] if said else 'no message'}")
                 return self._call(score, rows[:0], bad)
         halves = [self._call(score, half, bad) for half in np.array_split(rows, 2)]
         return np.concatenate([good for good, _ in halves]), {

@@ -182,7 +182,7 @@ def _plain(column: Column, array: pa.Array) -> tuple[np.ndarray | Texts, np.ndar
         array = array.cast({"int": pa.int64(), "float": pa.float32(), "str": pa.string()}[column.kind])
         kind = array.type
     if column.kind == "str":
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)):
+        if kind not in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
             raise _wrong_type(column, kind)
         return _texts(array)
     if pa.types.is_timestamp(kind) and not column.serving:

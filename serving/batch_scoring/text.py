@@ -109,9 +109,11 @@ def _text(cell: str) -> str:
 
 
 def _integer(cell: str) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]+", cell, re.ASCII) or not -(2**63) <= int(cell) < 2**63:
+    # Writers make 3.0 of an integer whose column has missing values.
+    whole = re.fullmatch(r"([+-]?[0-9]+)(\.0*)?", cell, re.ASCII)
+    if whole is None or not -(2**63) <= int(whole[1]) < 2**63:
         raise ValueError("takes a 64-bit integer")
-    return int(cell)
+    return int(whole[1])
 
 
 def _number(cell: str) -> float:

@@ -6,6 +6,10 @@ import csv
 import gzip
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -409,3 +413,63 @@ def test_progress_counts_every_row(toy_spec, toy_export, toy_rows, tmp_path):
     seen: list[Any] = []
     score(toy_export, tmp_path / "rows.parquet", tmp_path / "out", rows_per_item=64, report=seen.append)
     assert (seen[-1].rows, seen[-1].items, seen[-1].of) == (150, 3, 3)
+
+
+RUN = """
+import sys
+from pathlib import Path
+from serving.batch_scoring.job import score
+
+score(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), rows_per_item=50)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_half_way_goes_on_without_scoring_anything_twice(
+    toy_spec, toy_export, toy_rows, toy_scores, tmp_path
+):
+    source, out = tmp_path / "rows.parquet", tmp_path / "out"
+    write_parquet(toy_spec, toy_rows * 40, source, row_group_size=50)
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", RUN, toy_export.base, source, out])
+    while len(list((out / "_work").glob("part-*.json"))) < 5:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "summary.json").exists()
+    finished = sorted(path.stem for path in (out / "_work").glob("part-*.json"))
+    stamps = {name: (out / "scores" / f"{name}.parquet").stat().st_mtime_ns for name in finished}
+    assert 5 <= len(finished) < 120
+
+    summary = score(toy_export, source, out, rows_per_item=50)
+    assert summary["resumed_items"] == len(finished)
+    assert summary["rows_scored_now"] == 6000 - 50 * len(finished)
+    assert stamps == {name: (out / "scores" / f"{name}.parquet").stat().st_mtime_ns for name in finished}
+    assert len(list((out / "scores").iterdir())) == 120
+    frame = read(out)
+    assert frame["at"].tolist() == [row["at"] for row in toy_rows for _ in range(40)]
+    assert_scores(frame, toy_scores, np.repeat(np.arange(150), 40))
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_same_scores(toy_spec, toy_export, toy_rows, toy_scores, tmp_path):
+    write_parquet(toy_spec, toy_rows, tmp_path / "rows.parquet", row_group_size=40)
+    beam_args = ["--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    summary = score(toy_export, tmp_path / "rows.parquet", tmp_path / "out", rows_per_item=40, beam_args=beam_args)
+    assert (summary["rows"], summary["items"]) == (150, 4)
+    assert_scores(read(tmp_path / "out"), toy_scores)
+
+
+@pytest.mark.slow
+def test_a_portable_job_service_gives_the_same_scores(toy_spec, toy_export, toy_rows, toy_scores, tmp_path):
+    from apache_beam.runners.portability.local_job_service import LocalJobServicer
+
+    write_parquet(toy_spec, toy_rows, tmp_path / "rows.parquet", row_group_size=40)
+    service = LocalJobServicer(str(tmp_path / "staging"))
+    port = service.start_grpc_server(0)
+    beam_args = ["--runner=PortableRunner", f"--job_endpoint=localhost:{port}", "--environment_type=LOOPBACK"]
+    try:
+        score(toy_export, tmp_path / "rows.parquet", tmp_path / "out", rows_per_item=40, beam_args=beam_args)
+    finally:
+        service.stop()
+    assert_scores(read(tmp_path / "out"), toy_scores)
