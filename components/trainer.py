@@ -29,8 +29,9 @@ from layers import registry
 from layers.backbone import backbone_of
 from layers.budget import match
 from layers.counts import counts
+from layers.embedding import Storage
 from layers.inputs import field_names, model_inputs, widths
-from layers.ranker import build_ranker
+from layers.ranker import build_ranker, take_weights
 from layers.routing import routing_report
 from schemas.features import Categorical, FeatureSpec, MultiCategorical, Vocab
 from schemas.files import write_atomically
@@ -171,8 +172,8 @@ def train_model(
     rounds.restore_best(model)
 
     # 4. The same weights outside the strategy, for export.
-    final = build_model(spec, resolved, settings, transform_output)
-    final.set_weights(model.get_weights())
+    final = build_model(spec, resolved, settings, transform_output, table_storage=settings.table_storage)
+    take_weights(final, model)
     card = _model_card(final, {**model_settings.model_dump(mode="json"), "params": resolved.params})
     card["insights"] = insights(final, spec, rows["eval"])
     backbone_of(final).freeze()
@@ -253,7 +254,11 @@ def resolve(spec: FeatureSpec, model: ModelSettings) -> ModelSettings:
 
 
 def build_model(
-    spec: FeatureSpec, model: ModelSettings, settings: TrainSettings, transform_output: tft.TFTransformOutput
+    spec: FeatureSpec,
+    model: ModelSettings,
+    settings: TrainSettings,
+    transform_output: tft.TFTransformOutput,
+    table_storage: Storage = "float32",
 ) -> keras.Model:
     """The ranker that settings describe, for rows of one Transform, with fresh weights."""
     model = resolve(spec, model)
@@ -264,6 +269,7 @@ def build_model(
         preset=model.preset,
         params=model.params,
         seed=settings.seed,
+        table_storage=table_storage,
     )
 
 

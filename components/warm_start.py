@@ -61,7 +61,7 @@ def warm_start(
         if not isinstance(feature, Categorical | MultiCategorical) or feature.name not in tables:
             continue
         (variable,) = [v for v in model.variables if f"embedding_{feature.name}/" in f"{v.path}/"]
-        old = checkpoint.get_tensor(tables[feature.name]["variable"])
+        old = _read(checkpoint, tables[feature.name])
         new = np.array(variable)
         if old.shape[1] != new.shape[1]:
             copied[feature.name] = 0
@@ -71,6 +71,12 @@ def warm_start(
         variable.assign(new)
         copied[feature.name] = len(rows[0])
     return copied
+
+
+def _read(checkpoint: Any, table: dict[str, Any]) -> np.ndarray:
+    """A table in float32, however the export stored it."""
+    rows = checkpoint.get_tensor(table["variable"]).astype(np.float32)
+    return rows * checkpoint.get_tensor(table["scale"]) if table.get("scale") else rows
 
 
 def _matching_rows(

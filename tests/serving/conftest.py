@@ -19,7 +19,7 @@ PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3}
 def toy_export(toy_spec: Any, toy_transform: Any, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """HeMix with random weights, biases and norms included.
 
-    `model` is the Keras model, `base` a folder of versions as a model server reads it, `folder` its only version, 1,
+    `model` is the Keras model, `params` its parameters, `base` a folder of versions as a model server reads it, `folder` its only version, 1,
     and `signatures` those of the loaded version.
     """
     import tensorflow as tf
@@ -36,7 +36,9 @@ def toy_export(toy_spec: Any, toy_transform: Any, tmp_path_factory: pytest.TempP
     base.mkdir()
     export(base / "1", spec=toy_spec, model=model, transform_output=toy_transform, metadata={"note": "untrained"})
     loaded = tf.saved_model.load(str(base / "1"))
-    return SimpleNamespace(model=model, base=base, folder=base / "1", loaded=loaded, signatures=loaded.signatures)
+    return SimpleNamespace(
+        model=model, params=PARAMS, base=base, folder=base / "1", loaded=loaded, signatures=loaded.signatures
+    )
 
 
 @pytest.fixture(scope="session")
