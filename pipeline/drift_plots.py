@@ -95,7 +95,7 @@ def _numbers(name: str, sides: Sequence[Any]) -> Markup:
     chart = alt.Chart(pd.DataFrame(points)).mark_line(point={"size": 28}, strokeWidth=2)
     chart = chart.encode(
         x=alt.X("value:Q", scale=alt.Scale(type="symlog"), title="value", axis=alt.Axis(tickCount=5)),
-        y=alt.Y("share:Q", axis=alt.Axis(format="%"), title="rows below"),
+        y=alt.Y("share:Q", axis=alt.Axis(format="%"), title="values below"),
         color=_colours(alt),
     )
     return svg(chart.properties(width=330, height=160), name)

@@ -122,7 +122,7 @@ def drift_table(comparison: Comparison) -> Table:
             break
         mark = " (few rows)" if finding.over and not finding.enough else ""
         said = (finding.baseline, finding.new, finding.note if finding.over else "")
-        cells = (finding.feature, finding.measure + mark, *shown(finding), "\n".join(text for text in said if text))
+        cells = (finding.name, finding.measure + mark, *shown(finding), "\n".join(text for text in said if text))
         style = "bold red" if finding.alarm else "yellow" if finding.over else "dim"
         table.add_row(*(escape(cell) for cell in cells), style=style)
     return table

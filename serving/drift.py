@@ -72,7 +72,7 @@ class Finding:
     """One measure of one feature or task.
 
     Args:
-        feature: column, history or task; a task in one scenario as `task, scenario`.
+        feature: column, history or task.
         measure: what was measured.
         value: float. What came out.
         limit: float. More than this is an alarm.
@@ -80,6 +80,7 @@ class Finding:
         enough: bool. Whether these are enough to trust the value.
         baseline, new: what each side looks like, for people.
         note: what else is known.
+        scenario: scenario that a task was measured in, or "" for all rows.
     """
 
     feature: str
@@ -91,6 +92,11 @@ class Finding:
     baseline: str = ""
     new: str = ""
     note: str = ""
+    scenario: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.feature}, {self.scenario}" if self.scenario else self.feature
 
     @property
     def over(self) -> bool:
@@ -108,6 +114,14 @@ class Finding:
 
 
 def worst_first(findings: list[Finding]) -> list[Finding]:
-    """Alarms, then what is over its limit on too few rows, then the rest; inside each the farthest first."""
-    order = {MISSING_COLUMN: 0, SCHEMA: 1}
-    return sorted(findings, key=lambda f: (not f.alarm, not f.over, order.get(f.measure, 2), -(f.severity or 0.0)))
+    """Alarms, then what is over its limit on too few rows, then the rest; inside each the farthest first.
+
+    Of those over a limit, causes stand before consequences: missing columns, a broken schema, features, tasks, tasks
+    inside a scenario.
+    """
+    return sorted(findings, key=lambda f: (not f.alarm, not f.over, _depth(f) if f.over else 0, -f.severity))
+
+
+def _depth(finding: Finding) -> int:
+    tasks = (PSI, SCORE_JS, KS, CALIBRATION, AUC, LABEL_RATE)
+    return {MISSING_COLUMN: 0, SCHEMA: 1}.get(finding.measure, 2 + (finding.measure in tasks) + bool(finding.scenario))

@@ -29,7 +29,7 @@ class LoggedRows:
     either with `scores` beside it.
 
     Args:
-        source: file or folder; hidden files and `_SUCCESS` are left out.
+        source: file or folder, of a batch job's output its `scores`; hidden files and `_SUCCESS` are left out.
         spec: the columns.
         batch_size: int >= 1. Rows per batch.
 
@@ -42,7 +42,8 @@ class LoggedRows:
         self.columns = {column.name: column for column in columns(spec)}
         self.tasks = spec.tasks
         self.ignored: set[str] = set()
-        files = sorted(source.rglob("*")) if source.is_dir() else [source]
+        folder = source / "scores" if (source / "scores").is_dir() else source
+        files = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
         self.files = [f for f in files if f.is_file() and not f.name.startswith((".", "_"))]
         if not self.files:
             raise ValueError(f"{source} is no file and no folder of files")

@@ -30,8 +30,8 @@ def score_findings(
         column = f"score_{task}"
         if column not in baseline or column not in new:
             continue
-        for name, before, after in _slices(baseline, new, min_rows):
-            found += _distances(name.format(task), before[column], after[column], limits, min_rows)
+        for scenario, before, after in _slices(baseline, new, min_rows):
+            found += _distances(task, scenario, before[column], after[column], limits, min_rows)
     return found
 
 
@@ -109,7 +109,9 @@ def population_stability(baseline: np.ndarray, new: np.ndarray) -> float:
     return float(np.sum((new - baseline) * np.log(new / baseline)))
 
 
-def _distances(name: str, before: pd.Series, after: pd.Series, limits: Limits, min_rows: int) -> list[Finding]:
+def _distances(
+    task: str, scenario: str, before: pd.Series, after: pd.Series, limits: Limits, min_rows: int
+) -> list[Finding]:
     from scipy.spatial.distance import jensenshannon
     from scipy.stats import ks_2samp
 
@@ -126,18 +128,21 @@ def _distances(name: str, before: pd.Series, after: pd.Series, limits: Limits, m
     )
     said = [f"mean {side.mean():.4f}, quartiles {' '.join(f'{x:.3f}' for x in np.quantile(side, (0.25, 0.5, 0.75)))}"
             for side in sides]  # fmt: skip
-    return [Finding(name, measure, value, limit, rows, rows >= min_rows, *said) for measure, value, limit in measured]
+    return [
+        Finding(task, measure, value, limit, rows, rows >= min_rows, said[0], said[1], scenario=scenario)
+        for measure, value, limit in measured
+    ]
 
 
 def _slices(baseline: pd.DataFrame, new: pd.DataFrame, min_rows: int) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """("{}", all rows), then ("{}, scenario", its rows) of every scenario with enough rows on both sides."""
-    slices = [("{}", baseline, new)]
+    """("", all rows), then (scenario, its rows) of every scenario with enough rows on both sides."""
+    slices = [("", baseline, new)]
     if "scenario" in baseline and "scenario" in new:
         counts = [side["scenario"].value_counts() for side in (baseline, new)]
         for value in counts[0].index:
             if min(count.get(value, 0) for count in counts) >= max(min_rows, 1):
-                name = "{}, " + str(value).replace("{", "{{").replace("}", "}}")
-                slices.append((name, *(side[side["scenario"] == value] for side in (baseline, new))))
+                before, after = (side[side["scenario"] == value] for side in (baseline, new))
+                slices.append((value, before, after))
     return slices
 
 

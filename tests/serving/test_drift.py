@@ -83,7 +83,7 @@ def changed(rows, training, summary, toy_spec):
 
 
 def alarms(findings):
-    return {(finding.feature, finding.measure) for finding in findings if finding.alarm}
+    return {(finding.name, finding.measure) for finding in findings if finding.alarm}
 
 
 def test_rows_of_the_same_process_raise_no_alarm(changed, toy_spec):
@@ -244,7 +244,7 @@ def test_shifted_scores_are_named_in_every_measure():
         for name in ("click", "click, home")
         for measure in ("PSI", "score Jensen-Shannon", "Kolmogorov-Smirnov")
     }
-    value = {f.measure: f.value for f in found if f.feature == "click"}
+    value = {f.measure: f.value for f in found if f.name == "click"}
     a, b = (side["score_click"].to_numpy() for side in (before, after))
     every = np.sort(np.concatenate([a, b]))
     below = [np.searchsorted(np.sort(side), every, side="right") / len(side) for side in (a, b)]
@@ -278,7 +278,7 @@ def test_a_scenario_is_judged_when_both_sides_have_rows_of_it():
         scores(seed, 1200, shift, name) for seed, shift, name in ((3, 0.0, "home"), (4, 1.0, "{x}"), (5, 0.0, "cart"))
     )
     found = score_findings(before, after, ["click"], Limits(), 1000)
-    assert {f.feature for f in found} == {"click", "click, home", "click, {x}"}
+    assert {f.name for f in found} == {"click", "click, home", "click, {x}"}
     assert {name for name, _ in alarms(found)} == {"click, {x}"}
 
 
@@ -316,8 +316,8 @@ def test_calibration_is_mean_score_over_mean_label_against_that_of_the_baseline(
 
 def test_scores_that_belong_to_other_rows_are_found_by_the_auc_alone():
     draw = np.random.default_rng(5)
-    before = scores(0, 6000)
-    before["label_click"] = (draw.random(6000) < before["score_click"]).astype(float)
+    before = scores(0, 20_000)
+    before["label_click"] = (draw.random(20_000) < before["score_click"]).astype(float)
     after = before.assign(score_click=draw.permutation(before["score_click"].to_numpy()))
     found = quality_findings(before, after, ["click"], Limits(), 1000)
     found += score_findings(before, after, ["click"], Limits(), 1000)
@@ -330,13 +330,15 @@ def test_scores_that_belong_to_other_rows_are_found_by_the_auc_alone():
 
 
 def test_the_worst_comes_first():
-    def finding(name, value, limit, enough=True):
-        return Finding(name, "PSI", value, limit, 10, enough)
+    def finding(name, value, limit, enough=True, measure="unseen values", scenario=""):
+        return Finding(name, measure, value, limit, 10, enough, scenario=scenario)
 
-    gone = Finding("gone", "missing column", 1.0, 0.0, 10)
-    found = worst_first([finding("calm", 0.1, 0.2), finding("near", 0.19, 0.2), finding("unsure", 9.0, 0.1, False),
-                         finding("far", 0.9, 0.1), finding("over", 0.3, 0.2), gone])  # fmt: skip
-    assert [f.feature for f in found] == ["gone", "far", "over", "unsure", "near", "calm"]
+    found = [finding("calm", 0.1, 0.2), finding("near", 0.19, 0.2), finding("unsure", 9.0, 0.1, False),
+             finding("over", 0.3, 0.2), finding("far", 0.9, 0.1),
+             finding("task", 4.0, 0.2, measure="PSI", scenario="x"),
+             finding("task", 3.0, 0.2, measure="PSI"), finding("gone", 1.0, 0.0, measure="missing column")]  # fmt: skip
+    expected = ["gone", "far", "over", "task", "task, x", "unsure", "near", "calm"]
+    assert [f.name for f in worst_first(found)] == expected
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,16 @@ def test_a_folder_is_all_its_files_in_batches(tmp_path, toy_spec):
     assert [value for batch in batches for value in batch.column(0).flatten().to_pylist()] == [0, 1, 2, 3, 4]
 
 
+def test_of_a_batch_jobs_output_the_scores_are_read(tmp_path, toy_spec):
+    (tmp_path / "scores").mkdir()
+    frame = pd.DataFrame({"person": [4], "clip": ["v1"], "at": [7], "page": ["home"], "score_click": [0.25]})
+    frame.to_parquet(tmp_path / "scores" / "part-00000.parquet")
+    lines(tmp_path / "dead_letter.jsonl", [{"file": "rows.csv", "row": 3, "column": "price", "reason": "no number"}])
+    assert read(tmp_path, toy_spec) == {
+        "person": [[4]], "clip": [[b"v1"]], "at": [[7]], "page": [[b"home"]], "score_click": [0.25],
+    }  # fmt: skip
+
+
 INT = Column("clicks", "int")
 TAGS = Column("tag", "str", length=3)
 EVENTS = Column("past_tag", "str", length=4, width=2, history="past")
