@@ -19,8 +19,8 @@ PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3}
 def toy_export(toy_spec: Any, toy_transform: Any, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """HeMix with random weights, biases and norms included.
 
-    `model` is the Keras model, `params` its parameters, `base` a folder of versions as a model server reads it, `folder` its only version, 1,
-    and `signatures` those of the loaded version.
+    `model` is the Keras model, `params` its parameters, `base` a folder of versions as a model server reads it,
+    `folder` its only version, 1, `loaded` that version and `signatures` its signatures.
     """
     import tensorflow as tf
 
