@@ -79,6 +79,23 @@ def uv() -> str:
     return found
 
 
+def test_the_step_of_the_locked_packages_needs_these_two_files_only_and_brings_none_for_development(tmp_path):
+    for name in ("pyproject.toml", "uv.lock"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    (step,) = [command for command in commands("build") if command.startswith("uv sync")]
+    done = subprocess.run(
+        [uv(), *step.split()[1:], "--dry-run", "--offline", "--python", sys.executable],
+        cwd=tmp_path,
+        env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(tmp_path / "environment")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    packages = set(re.findall(r"^ \+ (\S+?)==", done.stderr, re.MULTILINE))
+    assert {"tfx", "tensorflow", "keras", "kfp"} < packages
+    assert not {"pytest", "ruff", "recbole", "mixrank"} & packages
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """Runs the steps after the locked packages in a clean folder; returns the environment's Python.
