@@ -222,6 +222,8 @@ class Calls:
                 raise self._unusable(f"it answered scores without a name, where there are the tasks {list(tasks)}")
             answer = {tasks[0]: answer[UNNAMED]}
         columns = {task: self._column(answer, task, count) for task in tasks or sorted(answer)}
+        if not columns:
+            raise self._unusable("it answered no scores")
         return [{task: values[row] for task, values in columns.items()} for row in range(count)]
 
     def _column(self, answer: Mapping[str, Any], task: str, count: int) -> list[float]:

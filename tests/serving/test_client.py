@@ -546,6 +546,7 @@ def test_an_answer_of_somebody_else_is_shown(call, blunt):
         ({"click": [[0.5], [0.5]], "buy": [[float("inf")], [0.5]]}, "`buy` of row 0 of a request with inf"),
         ({"click": [[0.5]], "buy": [[0.5], [0.5]]}, "`click` of 2 rows with 1 scores"),
         ({"click": 0.5, "buy": 0.5}, "of 2 rows with 0.5"),
+        ({}, "it answered no scores"),
         (
             {"click": [[0.5, 0.5], [0.5, 0.5]], "buy": [[0.5], [0.5]]},
             r"`click` of row 0 .* with \[0.5, 0.5\]",
