@@ -90,7 +90,10 @@ def compare(baseline: Side, new: Side, known: Known, limits: Limits, min_rows: i
     if same_scores(baseline, new):
         notes.append("both sides have the same predictions: scores were not compared")
     else:
-        found += score_findings(baseline.judged, new.judged, spec.tasks, limits, min_rows)
+        judged = score_findings(baseline.judged, new.judged, spec.tasks, limits, min_rows)
+        if judged and baseline.scores_from is not None:
+            notes.append(f"scores are compared with those of the evaluation split, {len(baseline.judged):,} rows")
+        found += judged
         found += quality_findings(baseline.judged, new.judged, spec.tasks, limits, min_rows)
     found += label_findings(_label_rates(baseline, spec.tasks), new.judged, spec.tasks, limits, min_rows)
     if not found:
