@@ -24,6 +24,8 @@ AGES = ("young", "middle", "old")
 # Not equal, so that an ablation that forgets them is not a plain mean.
 SCENARIO_SHARES, AGE_SHARES = np.array([0.5, 0.3, 0.2]), np.array([0.4, 0.35, 0.25])
 QUALITIES = 5
+# Beyond it a float can hardly tell a probability from 0 or 1, whose logarithms Bayes' rule needs.
+LARGEST_LOGIT = 30.0
 # Axes of `World.probability`.
 AXES = ("taste", "intent", "topic", "scenario", "quality", "age")
 
@@ -139,7 +141,7 @@ def make_world(simulation: Simulation) -> World:
     share = draw.lognormal(sigma=1.0, size=s.items)
     return World(
         simulation,
-        probability=1 / (1 + np.exp(-logits)),
+        probability=1 / (1 + np.exp(-np.clip(logits, -LARGEST_LOGIT, LARGEST_LOGIT))),
         topic=draw.integers(s.topics, size=s.items),
         quality=draw.integers(QUALITIES, size=s.items),
         share=share / share.sum(),

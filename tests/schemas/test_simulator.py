@@ -87,6 +87,14 @@ def test_no_taste_or_intent_is_like_another():
     np.testing.assert_allclose(table.sum(axis=1), 0, atol=1e-12)
 
 
+def test_no_strength_makes_a_click_certain():
+    world = make_world(TINY.model_copy(update={"bias": 500.0, "taste": 1e6}))
+    assert world.probability.min() > 0 and world.probability.max() < 1
+    events = draw_block(world, 0)
+    predicted = Observer(before=9, within=9).predict(world, events)
+    assert np.isfinite(predicted).all() and predicted.max() < 1
+
+
 # --- the log
 
 
