@@ -10,20 +10,29 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import Channel, artifact_utils, component_spec, standard_artifacts, standard_component_specs
 from tfx.utils import io_utils
 
-from serving.versions import publish
+from components.last_pushed import newest
+from serving.versions import find_copy, publish
 
 
 class Executor(executor.Executor):
-    """Copies a blessed model to a temporary name beside its destination and renames it."""
+    """Copies a blessed model to a temporary name beside its destination and renames it, unless it is there already."""
 
     def Do(self, input_dict: dict[str, list[Any]], output_dict: dict[str, list[Any]], exec_properties: Any) -> None:
         pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
         if not self.CheckBlessing(input_dict):
             self._MarkNotPushed(pushed)
             return
-        version = publish(Path(self.GetModelPath(input_dict)), Path(exec_properties["push_to"]))
+        version = _push(Path(self.GetModelPath(input_dict)), exec_properties["push_to"])
         io_utils.copy_dir(str(version), pushed.uri)
         self._MarkPushed(pushed, pushed_destination=str(version), pushed_version=version.name)
+
+
+def _push(model: Path, push_to: str) -> Path:
+    """The new version's folder, or the newest one's if that is this model already: a step may be tried again."""
+    number, folder = newest(push_to)
+    if folder is not None and find_copy(model, folder.parent) == int(number):
+        return folder
+    return publish(model, Path(push_to))
 
 
 class PusherSpec(component_spec.ComponentSpec):

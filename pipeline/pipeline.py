@@ -120,8 +120,9 @@ def create_pipeline(config: RunConfig, place: Place) -> tfx.dsl.Pipeline:
     # Trains under MirroredStrategy, exports, and scores the evaluation split row by row.
     settings = {
         "spec": spec.to_json(),
-        "model": config.model.model_dump_json(exclude={"preset"}),
-        "train": config.train.model_dump_json(),
+        # What a config leaves to the code is known to its fingerprint.
+        "model": config.model.model_dump_json(exclude={"preset"}, exclude_defaults=True),
+        "train": config.train.model_dump_json(exclude_defaults=True),
         "source": source("components.trainer", "components.trainer_component", "layers.models"),
     }
     trainer = Trainer(

@@ -201,7 +201,7 @@ def test_the_same_config_compiles_to_the_same_text_from_any_folder(kuairand, tmp
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("kubeflow.gpus=1", "kubeflow.gpus"),
+        ("kubeflow.gpus=1", "kubeflow: KubeflowSettings has no field `gpus`; expected one of"),
         ("kubeflow.trainer.gpus=-1", "kubeflow.trainer.gpus"),
         ("kubeflow.trainer.memory=lots", "kubeflow.trainer.memory"),
         ("kubeflow.trainer.cpus=two", "kubeflow.trainer.cpus"),
