@@ -7,6 +7,9 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -46,18 +49,12 @@ def serve(
 
     errors.print(f"TensorFlow is loaded ({time.monotonic() - began:.0f} s); loading models ...", style="dim")
     batching = Batching(batch_size, batch_timeout) if batch_size else None
-    with running(
-        models,
-        host=host,
-        rest_port=rest_port,
-        grpc_port=grpc_port,
-        batching=batching,
-        poll_seconds=poll,
-        say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
-    ) as server:
-        stop = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    ports = {"rest_port": rest_port, "grpc_port": grpc_port}
+    with (
+        running(models, host=host, batching=batching, poll_seconds=poll, say=say, **ports) as server,
+        _told_to_stop() as stop,
+    ):
         name = next(iter(server.repository.served))
         console.print(f"status page {server.rest_url}/   gRPC {server.grpc_target}", soft_wrap=True)
         console.print("try:")
@@ -66,6 +63,18 @@ def serve(
         stop.wait()
         console.print("stopping, after the requests that are at work ...")
     console.print("stopped")
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """An event that the signals of Ctrl-C and of `kill` set."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _models(folders: list[Path], names: list[str], config: Path | None) -> dict[str, Path] | Path:

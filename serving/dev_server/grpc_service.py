@@ -6,6 +6,7 @@ import time
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -140,6 +141,29 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             return model_management_pb2.ReloadConfigResponse()
         except Refused as error:
             await _abort(context, error)
+
+
+class RefuseUnreadable(grpc.aio.ServerInterceptor):
+    """Answers bytes that are no message with INVALID_ARGUMENT; gRPC's Python server would call it its own error."""
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Wraps the handler of a call."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+
+        def read(message: bytes) -> Any:
+            try:
+                return handler.request_deserializer(message)
+            except DecodeError:
+                return None
+
+        async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
+            if request is None:
+                await _abort(context, invalid("the request is no message of its type"))
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(answer, read, handler.response_serializer)
 
 
 _CODES = {code.name: code.value[0] for code in grpc.StatusCode}

@@ -157,6 +157,9 @@ class LoadedModel:
                 )
             except tf.errors.OpError as error:
                 raise of_tensorflow(error) from None
+            except UnicodeDecodeError as error:
+                # TensorFlow's message quotes bytes of the request that are no text.
+                raise invalid(error.object.decode(errors="replace")) from None
         for name, value in answer.items():
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise Refused("INTERNAL", f"output `{name}` of signature `{signature.name}` is NaN or infinite")
@@ -165,8 +168,9 @@ class LoadedModel:
     def close(self) -> None:
         """Frees the memory, after the last user has left."""
         with self._changed:
-            self._closed = True
+            # Requests that have chosen this version may still begin to run it.
             self._changed.wait_for(lambda: not self._users)
+            self._closed = True
         self._session.close()
 
 

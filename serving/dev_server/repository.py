@@ -49,11 +49,9 @@ class Repository:
         self._labels: dict[tuple[str, str], int] = {}
         if isinstance(models, Path):
             self._text = _read(models)
-            self._config = model_config.parse(self._text, str(models))
+            self._config = _parse(self._text, models)
         else:
             self._config = _config_of(models)
-        if not self._config.model_config_list.config:
-            raise ValueError(f"{self._file or 'the server'} names no model")
 
     @property
     def served(self) -> dict[str, ServedModel]:
@@ -213,7 +211,7 @@ class Repository:
             text = _read(self._file)
             if text != self._text:
                 self._text = text
-                self._config = model_config.parse(text, str(self._file))
+                self._config = _parse(text, self._file)
                 self._say(f"{self._file} has changed")
         except ValueError as error:
             self._say(f"the old configuration stays: {error}")
@@ -241,6 +239,14 @@ def _config_of(models: Mapping[str, Path]) -> Any:
         if model.version is not None:
             model_config.pin(entry, {model.version}, {})
     model_config.check(config, "the server")
+    return config
+
+
+def _parse(text: str, file: Path) -> Any:
+    config = model_config.parse(text, str(file))
+    if not config.model_config_list.config:
+        # As one that is just being written does.
+        raise ValueError(f"{file} names no model")
     return config
 
 

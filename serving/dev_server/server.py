@@ -17,7 +17,7 @@ import uvicorn
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from serving.dev_server.batching import Batching, Runner
-from serving.dev_server.grpc_service import ModelService, PredictionService
+from serving.dev_server.grpc_service import ModelService, PredictionService, RefuseUnreadable
 from serving.dev_server.metrics import Metrics
 from serving.dev_server.repository import Repository
 from serving.dev_server.rest import RestApp
@@ -155,7 +155,7 @@ class _Network:
 
     async def _serve(self, sock: socket.socket, host: str, grpc_port: int, grace: float) -> None:
         predictions, models = self._services
-        server = grpc.aio.server(options=GRPC_OPTIONS)
+        server = grpc.aio.server(interceptors=[RefuseUnreadable()], options=GRPC_OPTIONS)
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(predictions, server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
         try:

@@ -9,8 +9,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.dev_server.model import DEFAULT_SIGNATURE, LoadedModel
 from serving.dev_server.protos import to_arrays
+from serving.warmup import FILE
 
-FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_RECORDS = 1000
 
 
