@@ -89,23 +89,25 @@ class Repository:
         if self._thread.is_alive():
             self._thread.join()
         for model in self.served.values():
-            model.follow({})
+            model.unload({})
 
     def look(self) -> None:
         """Does what the folders and the models.config ask for now."""
         with self._following:
             self._read_again()
             config = self._config
-            for entry in config.model_config_list.config:
+            wanted = {entry.name: _wanted(entry) for entry in config.model_config_list.config}
+            for name, found in wanted.items():
                 with self._changed:
-                    if entry.name not in self._served:
-                        self._served[entry.name] = ServedModel(
-                            entry.name, metrics=self._metrics, changed=self._changed, say=self._say
+                    if name not in self._served:
+                        self._served[name] = ServedModel(
+                            name, metrics=self._metrics, changed=self._changed, say=self._say
                         )
-                self._served[entry.name].follow(_wanted(entry))
-            for name in set(self._served) - {entry.name for entry in config.model_config_list.config}:
-                self._served[name].follow({})
+                self._served[name].load(found)
+            # Between the two, so that no label names a version that is gone.
             self._set_labels(config)
+            for name, model in self.served.items():
+                model.unload(wanted.get(name, {}))
 
     def reload(self, config: Any) -> None:
         """Replaces the configuration, as TensorFlow Serving's ReloadConfig request does.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
@@ -64,16 +64,16 @@ class ServedModel:
         with self._changed:
             return dict(self._loaded)
 
-    def follow(self, wanted: Mapping[int, Path]) -> None:
-        """Loads what is wanted and not there, then unloads what is there and not wanted.
-
-        While nothing that is wanted can be loaded, what is there keeps serving.
-        """
+    def load(self, wanted: Mapping[int, Path]) -> None:
+        """Loads what is wanted and not there; what has failed, only once its files have changed."""
         for version in set(self._failed) - set(wanted):
             del self._failed[version]
         for version, folder in sorted(wanted.items()):
             if version not in self._loaded and self._failed.get(version) != fingerprint(folder):
                 self._load(version, folder)
+
+    def unload(self, wanted: Collection[int]) -> None:
+        """Unloads what is there and not wanted, unless nothing would be left of what is wanted."""
         if not wanted or set(wanted) & set(self._loaded):
             for version in sorted(set(self._loaded) - set(wanted)):
                 self._unload(version)

@@ -258,6 +258,49 @@ def test_a_reload_gives_labels_only_to_versions_that_are_available(serve, save_l
         assert httpx.post(f"{url}/canary:predict", content=BODY).json() == {"predictions": [3.0]}
 
 
+def test_a_roll_out_moves_labels_under_load_without_a_failed_request(serve, save_linear, tmp_path):
+    from serving.golden import write_golden
+    from serving.model_server import RestServer
+    from serving.rollout import Golden, Rollout
+
+    base, golden = tmp_path / "linear", tmp_path / "golden.jsonl"
+    base.mkdir()
+    save_linear(base, 1, factor=2.0)
+    Rollout(base).canary()
+    Rollout(base).promote(golden=None)
+    done = threading.Event()
+
+    def client(url):
+        answers = []
+        with httpx.Client(base_url=url, timeout=60) as session:
+            while not done.is_set():
+                answer = session.post("/v1/models/linear/labels/stable:predict", content=BODY)
+                answers.append(answer.json().get("predictions", answer.text))
+        return answers
+
+    with serve(base / "models.config") as server, ThreadPoolExecutor(1) as threads:
+
+        def scorer(version, instances):
+            url = f"{server.rest_url}/v1/models/linear/versions/{version}:predict"
+            values = httpx.post(url, content=json.dumps({"instances": instances})).json()["predictions"]
+            return [{"y": value} for value in values]
+
+        asking = threads.submit(client, server.rest_url)
+        try:
+            rollout = Rollout(base, server=RestServer(server.rest_url, "linear"), wait=60)
+            write_golden(golden, [{"x": 1.0}], [{"y": 3.0}])
+            save_linear(base, 2, factor=3.0)
+            rollout.canary(golden=Golden(golden, scorer=scorer))
+            rollout.promote(golden=Golden(golden, scorer=scorer))
+            assert ask(f"{server.rest_url}", model="linear/labels/stable") == (200, {"predictions": [3.0]})
+            rollout.rollback()
+            assert ask(f"{server.rest_url}", model="linear/labels/stable") == (200, {"predictions": [2.0]})
+        finally:
+            done.set()
+        answers = asking.result()
+    assert {str(each) for each in answers} == {"[2.0]", "[3.0]"}
+
+
 class Doubling:
     """In place of a loaded model: doubles x, notes how many rows each run has, and refuses negative numbers."""
 
