@@ -43,6 +43,10 @@ def invalid(message: str) -> Refused:
 
 def of_tensorflow(error: tf.errors.OpError) -> Refused:
     """TensorFlow's error, without the names of its nodes."""
-    message = (error.message or type(error).__name__).removeprefix("Graph execution error:\n\n")
-    message = message.split("\n\t [[")[0].split("\n\nOriginal stack trace")[0]
-    return Refused(_CODE_NAMES.get(error.error_code, "UNKNOWN"), message.strip())
+    return Refused(_CODE_NAMES.get(error.error_code, "UNKNOWN"), plain(error.message) or type(error).__name__)
+
+
+def plain(message: str) -> str:
+    """What TensorFlow says, without where in the graph."""
+    message = message.removeprefix("Graph execution error:\n\n")
+    return message.split("\n\t [[")[0].split("\n\nOriginal stack trace")[0].strip()

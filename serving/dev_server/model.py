@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from serving.dev_server.errors import Refused, invalid, of_tensorflow
+from serving.dev_server.errors import Refused, invalid, of_tensorflow, plain
 from serving.versions import check_saved_model
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -159,7 +159,7 @@ class LoadedModel:
                 raise of_tensorflow(error) from None
             except UnicodeDecodeError as error:
                 # TensorFlow's message quotes bytes of the request that are no text.
-                raise invalid(error.object.decode(errors="replace")) from None
+                raise invalid(plain(error.object.decode(errors="replace"))) from None
         for name, value in answer.items():
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise Refused("INTERNAL", f"output `{name}` of signature `{signature.name}` is NaN or infinite")

@@ -29,11 +29,11 @@ def status_page(repository: Repository, metrics: Metrics) -> str:
     labels = repository.labels
     for name, model in repository.served.items():
         tally = metrics.tallies[name]
-        mean = f"{tally.microseconds / tally.requests / 1000:.1f} ms on average" if tally.requests else "none yet"
+        mean = f", {tally.microseconds / tally.requests / 1000:.1f} ms on average" if tally.requests else ""
         parts.append(
             f'<h2>{escape(name)}</h2><p><a href="/v1/models/{escape(name)}">state</a>, '
             f'<a href="/v1/models/{escape(name)}/metadata">metadata</a>; '
-            f"{tally.requests} requests, {tally.refused} refused; {mean}</p>"
+            f"requests: {tally.requests}, refused: {tally.refused}{mean}</p>"
             "<table><tr><th>version<th>state<th>labels<th></tr>"
         )
         for version, state in model.states.items():

@@ -15,7 +15,7 @@ from serving.dev_server.metrics import Metrics
 from serving.dev_server.model import LoadedModel
 from serving.dev_server.warmup import warm_up
 
-START, LOADING, AVAILABLE, UNLOADING, END = "START", "LOADING", "AVAILABLE", "UNLOADING", "END"
+LOADING, AVAILABLE, UNLOADING, END = "LOADING", "AVAILABLE", "UNLOADING", "END"
 
 # Every file's name, size and time: a version that could not be loaded is tried again once this changes.
 Fingerprint = frozenset[tuple[str, int, int]]
@@ -26,7 +26,7 @@ class VersionState:
     """What a server says of a version.
 
     Args:
-        name: START, LOADING, AVAILABLE, UNLOADING or END.
+        name: LOADING, AVAILABLE, UNLOADING or END.
         code: OK, or the gRPC status of what went wrong.
         message: what went wrong.
     """

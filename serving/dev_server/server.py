@@ -37,15 +37,12 @@ class DevelopmentServer:
     Args:
         repository: its models.
         app: its REST interface, an ASGI application that tests may call without a socket.
-        metrics: what it counts.
         rest_url: address such as `http://127.0.0.1:8501`.
         grpc_target: address such as `127.0.0.1:8500`.
     """
 
-    def __init__(
-        self, repository: Repository, app: RestApp, metrics: Metrics, *, rest_url: str, grpc_target: str
-    ) -> None:
-        self.repository, self.app, self.metrics = repository, app, metrics
+    def __init__(self, repository: Repository, app: RestApp, *, rest_url: str, grpc_target: str) -> None:
+        self.repository, self.app = repository, app
         self.rest_url, self.grpc_target = rest_url, grpc_target
 
     def wait_for(self, model: str, version: int, *, state: str = AVAILABLE, seconds: float = 60.0) -> VersionState:
@@ -54,7 +51,7 @@ class DevelopmentServer:
         Args:
             model: its name.
             version: its number.
-            state: START, LOADING, AVAILABLE, UNLOADING or END.
+            state: LOADING, AVAILABLE, UNLOADING or END.
             seconds: how long to wait.
 
         Raises:
@@ -105,7 +102,6 @@ def running(
                 yield DevelopmentServer(
                     repository,
                     app,
-                    metrics,
                     rest_url=f"http://{host}:{sock.getsockname()[1]}",
                     grpc_target=f"{host}:{taken}",
                 )

@@ -428,9 +428,28 @@ def test_the_status_page_shows_versions_signatures_and_requests(serve, save_line
         ask(server.rest_url)
         answer = httpx.get(server.rest_url)
     assert answer.headers["content-type"].startswith("text/html")
-    for part in ("development server", "linear", "AVAILABLE", "<code>ranked</code>", "float32 (?)", "1 requests"):
+    for part in (
+        "development server",
+        "linear",
+        "AVAILABLE",
+        "<code>ranked</code>",
+        "float32 (?)",
+        "requests: 1, refused: 0",
+    ):
         assert part in answer.text
     assert "http" not in answer.text and "src=" not in answer.text
+
+
+def test_bytes_that_are_no_http_and_callers_that_hang_up_change_nothing(serve, save_linear, tmp_path):
+    save_linear(tmp_path, 1)
+    unfinished = b"POST /v1/models/linear:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+    with serve(tmp_path) as server:
+        for address in (server.rest_url.removeprefix("http://"), server.grpc_target):
+            host, _, port = address.partition(":")
+            for sent in (b"\x16\x03\x01" + bytes(range(256)), b"GET / HTTP/9.9\r\n\r\n", b"\r\n" * 50, unfinished):
+                with socket.create_connection((host, int(port))) as connection:
+                    connection.sendall(sent)
+        assert ask(server.rest_url) == (200, {"predictions": [2.0]})
 
 
 @pytest.fixture
