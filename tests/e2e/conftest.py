@@ -1,0 +1,128 @@
+"""A run of the first users of MovieLens, killed and resumed, that every test of whole runs can look at."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+
+USERS = 80
+KILL_AFTER_S = 400
+
+
+def write_subset(folder: Path) -> Path:
+    """The ratings of the first users of MovieLens-100K, with all films."""
+    folder.mkdir()
+    source = Path(importlib.util.find_spec("recbole").submodule_search_locations[0]) / "dataset_example" / "ml-100k"
+    for name in ("ml-100k.inter", "ml-100k.user"):
+        header, *lines = (source / name).read_text().splitlines()
+        kept = [line for line in lines if int(line.split("\t")[0]) <= USERS]
+        (folder / name).write_text("\n".join([header, *kept]) + "\n")
+    (folder / "ml-100k.item").write_bytes((source / "ml-100k.item").read_bytes())
+    return folder
+
+
+def write_config(path: Path, **changes) -> str:
+    values = {
+        "name": "films",
+        "dataset": "movielens",
+        "model": {"name": "hemix", "preset": "tiny", "params": {"dim": 8, "mixing_heads": 4, "attention_heads": 2}},
+        "train": {
+            "batch_size": 128,
+            "epochs": 1,
+            "steps_per_round": 12,
+            "optimizer": {"name": "adam", "learning_rate": 0.01},
+            "jit_compile": "off",
+        },
+        "thresholds": {"min_auc": {"click": 0.5}, "max_log_loss": {"click": 1.0, "like": 1.0}},
+        "check_rows": 100,
+        "output": str(path.parent / "runs"),
+        **changes,
+    }
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+@contextmanager
+def stderr_in(path: Path):
+    """Sends file descriptor 2 to a file: a run writes its progress there, past Python's `sys.stderr`."""
+    kept = os.dup(2)
+    with path.open("w") as target:
+        os.dup2(target.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def mixrank(*arguments: str):
+    """The command in this process, where TFX is loaded already; its own lines, and its progress."""
+    with warnings.catch_warnings():
+        # TFX and its components warn of their own deprecations.
+        warnings.simplefilter("ignore")
+        return CliRunner().invoke(app, arguments)
+
+
+@pytest.fixture(scope="session")
+def films():
+    """What whole runs are made with."""
+    return SimpleNamespace(write_config=write_config, mixrank=mixrank, stderr_in=stderr_in)
+
+
+@pytest.fixture(scope="session")
+def kubeflow_launcher() -> ModuleType:
+    """The module beside this file; tests are no package."""
+    path = Path(__file__).with_name("kubeflow_launcher.py")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def killed(tmp_path_factory):
+    """A run that is killed after its first round of training."""
+    root = tmp_path_factory.mktemp("whole_run")
+    config = write_config(root / "films.yaml", data=str(write_subset(root / "data")))
+    log = root / "killed.txt"
+    with log.open("w") as stderr:
+        process = subprocess.Popen([sys.executable, "-m", "pipeline.cli", "run", config], stderr=stderr)
+        end = time.monotonic() + KILL_AFTER_S
+        while " round 1/" not in log.read_text():
+            assert process.poll() is None, f"the run ended before it could be killed:\n{log.read_text()}"
+            assert time.monotonic() < end, f"no round of training within {KILL_AFTER_S} s:\n{log.read_text()}"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run = root / "runs" / "films"
+    # What it left, before the next run changes it.
+    left = {path.relative_to(run).as_posix() for path in run.rglob("*")}
+    return SimpleNamespace(root=root, config=config, progress=log.read_text(), run=run, left=left)
+
+
+@pytest.fixture(scope="session")
+def finished(killed):
+    """The same command again."""
+    with stderr_in(killed.root / "finished.txt"):
+        result = mixrank("run", killed.config)
+    assert result.exit_code == 0, result.output
+    return SimpleNamespace(
+        **vars(killed) | {"progress": (killed.root / "finished.txt").read_text()},
+        output=result.output,
+        about=json.loads((killed.run / "run.json").read_text()),
+    )

@@ -1,0 +1,103 @@
+"""The compiled pipeline, container by container, next to the local run: the same model, from the same rows."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytestmark = pytest.mark.slow
+
+# Half a minute of imports per process: these three show that a command line stands on its own, the first with raw
+# files, the one that trains, and the one that writes outside of its artifacts. The others enter by the same function.
+PROCESSES = frozenset({"ExampleGen", "Trainer", "Pusher"})
+
+
+@pytest.fixture(scope="session")
+def compiled_run(finished, kubeflow_launcher, tmp_path_factory):
+    """The config of the local run, compiled for a cluster, whose volume is a temporary folder, and run there."""
+    from pipeline.config import load_config
+    from pipeline.kubeflow import compile_pipeline
+
+    root = tmp_path_factory.mktemp("cluster")
+    config = load_config(finished.config, [f"kubeflow.mount={root / 'volume'}", "kubeflow.image=mixrank:test"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compile_pipeline(config, root / "films.yaml")
+        launcher = kubeflow_launcher.Launcher(
+            root / "films.yaml", root / "artifacts", {"data": str(finished.root / "data")}, PROCESSES
+        )
+        launcher.run_all()
+    return SimpleNamespace(launcher=launcher, outputs=launcher.outputs, root=root)
+
+
+def test_every_container_ran_once(compiled_run):
+    assert sorted(compiled_run.launcher.ran) == sorted(compiled_run.launcher.tasks)
+    assert {"ExampleGen", "LastPushed", "Transform", "Trainer", "Evaluator", "Pusher"} <= set(compiled_run.launcher.ran)
+    assert compiled_run.launcher.ran[-1] == "Pusher"
+
+
+def test_both_judges_blessed_the_model_of_the_cluster(compiled_run):
+    assert compiled_run.outputs["Evaluator"]["blessing"]["metadata"]["blessed"] == 1.0
+    assert compiled_run.outputs["ModelCheck"]["blessing"]["metadata"]["blessed"] == 1.0
+
+
+def test_a_first_run_has_no_model_to_beat(compiled_run):
+    artifact = Path(compiled_run.outputs["LastPushed"]["model"]["uri"])
+    assert json.loads((artifact / "last_pushed.json").read_text()) == {"version": ""}
+    assert not (artifact / "Format-Serving").exists()
+
+
+def test_rows_are_scored_as_in_the_local_run(compiled_run, finished):
+    keys = ["user_id", "item_id", "timestamp"]
+    ours = pd.read_parquet(Path(compiled_run.outputs["Trainer"]["model_run"]["uri"]) / "predictions.parquet")
+    local = pd.read_parquet(Path(finished.about["model_run"]) / "predictions.parquet")
+    joined = ours.merge(local, on=keys, suffixes=("", "_local"))
+    assert len(joined) == len(ours) == len(local) > 500
+    for task in ("click", "like"):
+        np.testing.assert_allclose(joined[f"score_{task}"], joined[f"score_{task}_local"], atol=1e-6)
+
+
+def test_the_model_is_judged_as_in_the_local_run(compiled_run, finished):
+    from components.evaluator import load_metrics
+
+    ours = load_metrics(compiled_run.outputs["Evaluator"]["evaluation"]["uri"])
+    local = load_metrics(finished.about["evaluation"])
+    assert [value[:3] for value in ours] == [value[:3] for value in local]
+    assert {value.metric for value in ours} >= {"auc", "gauc", "log_loss"}
+    np.testing.assert_allclose([value.value for value in ours], [value.value for value in local], atol=1e-6)
+
+
+def test_the_pushed_version_is_the_trained_model_and_scores_as_the_local_one(compiled_run, finished):
+    import tensorflow as tf
+
+    from components.model_check import read_examples
+
+    (version,) = (compiled_run.root / "volume" / "films" / "serving" / "films").iterdir()
+    assert compiled_run.outputs["Pusher"]["pushed_model"]["metadata"]["pushed_destination"] == str(version)
+    trained = Path(compiled_run.outputs["Trainer"]["model"]["uri"]) / "Format-Serving"
+    assert (version / "saved_model.pb").read_bytes() == (trained / "saved_model.pb").read_bytes()
+    examples = tf.constant(read_examples(finished.about["examples"] + "/Split-eval", 50))
+    ours, local = (
+        tf.saved_model.load(str(folder)).signatures["serving_default"](examples=examples)
+        for folder in (version, finished.about["pushed"])
+    )
+    for task in ("click", "like"):
+        np.testing.assert_allclose(ours[task], local[task], atol=1e-6)
+
+
+def test_the_next_run_is_compared_with_the_pushed_version(compiled_run):
+    from components.evaluator import load_metrics
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pushed = compiled_run.launcher.run("LastPushed")
+        evaluation = compiled_run.launcher.run("Evaluator")["evaluation"]["uri"]
+    assert (Path(pushed["model"]["uri"]) / "Format-Serving" / "saved_model.pb").is_file()
+    # It is the same model still.
+    assert load_metrics(evaluation, "baseline") == load_metrics(evaluation, "candidate")
