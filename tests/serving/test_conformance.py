@@ -89,7 +89,7 @@ def binary(models, batching):
 
         try:
             for model, base in models.items():
-                wait_for(model, max(int(path.name) for path in base.iterdir() if path.name.isdigit()))
+                wait_for(model, max(int(path.name) for path in base.iterdir() if path.name.isdigit()), seconds=300)
             yield SimpleNamespace(rest_url=url, grpc_target=f"127.0.0.1:{rpc}", wait_for=wait_for)
         finally:
             process.kill()
