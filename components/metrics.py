@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -82,11 +82,12 @@ class _Collect(beam.CombineFn):
 
     def add_input(self, accumulator: _Columns, element: Any) -> _Columns:
         groups = np.ravel(element.get_by_key("features")[self._group_key])
+        model, output = self._keys[0].model_name, self._keys[0].output_name
         ((labels, scores, _),) = metric_util.to_label_prediction_example_weight(
-            element,
+            _named_predictions(element, model, output),
             eval_config=self._eval_config,
-            model_name=self._keys[0].model_name,
-            output_name=self._keys[0].output_name,
+            model_name=model,
+            output_name=output,
             flatten=False,
         )
         if not groups.size == labels.size == scores.size:
@@ -116,6 +117,15 @@ class _Collect(beam.CombineFn):
             len(labels),
         )
         return dict(zip(self._keys, map(float, values), strict=True))
+
+
+def _named_predictions(element: Any, model: str, output: str) -> Any:
+    """The element with predictions by output; TFMA takes the name off the output of a model that has only one."""
+    predictions = element.get_predictions(model)
+    if isinstance(predictions, Mapping):
+        return element
+    by_output = {output: predictions}
+    return tfma.metrics.StandardMetricInputs({**element, "predictions": {model: by_output} if model else by_output})
 
 
 def _integers(groups: np.ndarray) -> np.ndarray:

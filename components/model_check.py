@@ -2,13 +2,15 @@
 
 A fresh process loads the SavedModel with the TF 2 loader and with the session loader (the one TensorFlow Serving and
 tfx_bsl use), sends real evaluation rows through every signature and the answers are compared, row by row, with what the
-Trainer's in-memory model said.
+Trainer's in-memory model said. A copy of a model that passes is handed on to the Pusher, with warm-up requests and
+golden rows made of those rows.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,13 +27,19 @@ from tfx.utils import path_utils
 from components.trainer import PREDICTIONS
 from schemas.encode import decode
 from schemas.features import FeatureSpec
+from serving import golden
+from serving.columns import request_and_item
+from serving.warmup import write_warmup
 
 TIMEOUT_S = 600
 REASONS = "reasons.json"
+# The Pusher's name for a blessing that holds the model to push.
+HAS_MODEL = "has_model"
+GOLDEN_ROWS = 20
 
 
 class Executor(base_executor.BaseExecutor):
-    """Writes `INFRA_BLESSED` or `INFRA_NOT_BLESSED`, and the reasons beside it."""
+    """Writes `INFRA_BLESSED` and the model beside it, or `INFRA_NOT_BLESSED` and the reasons."""
 
     def Do(self, input_dict: dict[str, list[Any]], output_dict: dict[str, list[Any]], exec_properties: Any) -> None:
         spec = FeatureSpec.from_json(exec_properties["spec"])
@@ -40,18 +48,22 @@ class Executor(base_executor.BaseExecutor):
         run = artifact_utils.get_single_instance(input_dict["model_run"])
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
         rows = read_examples(artifact_utils.get_split_uri([examples], "eval"), exec_properties["rows"])
-        reasons = check(
-            spec=spec,
-            model=Path(path_utils.serving_model_path(model.uri)),
-            predictions=pd.read_parquet(Path(run.uri) / PREDICTIONS),
-            examples=rows,
-            tolerance=exec_properties["tolerance"],
-        )
         folder = Path(blessing.uri)
         folder.mkdir(parents=True, exist_ok=True)
+        exported = Path(path_utils.serving_model_path(model.uri))
+        try:
+            scores = score_afresh(exported, rows)
+        except ValueError as error:
+            reasons = [str(error)]
+        else:
+            predictions = pd.read_parquet(Path(run.uri) / PREDICTIONS)
+            reasons = compare(spec, predictions, rows, scores, exec_properties["tolerance"])
+        if not reasons:
+            stamp(exported, Path(path_utils.stamped_model_path(blessing.uri)), spec, rows, scores)
         (folder / REASONS).write_text(json.dumps(reasons))
         (folder / ("INFRA_NOT_BLESSED" if reasons else "INFRA_BLESSED")).touch()
         blessing.set_int_custom_property("blessed", 0 if reasons else 1)
+        blessing.set_int_custom_property(HAS_MODEL, 0 if reasons else 1)
 
 
 class ModelCheckSpec(component_spec.ComponentSpec):
@@ -72,7 +84,7 @@ class ModelCheckSpec(component_spec.ComponentSpec):
 
 
 class ModelCheck(base_component.BaseComponent):
-    """TFX component around `check`.
+    """TFX component around `score_afresh`, `compare` and `stamp`.
 
     Args:
         examples: raw rows with a split `eval`.
@@ -118,20 +130,18 @@ def read_examples(folder: str, count: int) -> list[bytes]:
     return [record.numpy() for record in records]
 
 
-def check(
-    *, spec: FeatureSpec, model: Path, predictions: pd.DataFrame, examples: list[bytes], tolerance: float
-) -> list[str]:
-    """Scores `examples` with a fresh process and compares with `predictions`.
+def score_afresh(model: Path, examples: list[bytes]) -> dict[str, np.ndarray]:
+    """Scores rows through every loader and signature, in a fresh process.
 
     Args:
-        spec: columns of a row.
         model: SavedModel.
-        predictions: the Trainer's scores, with the key columns of the spec.
         examples: serialized tf.Examples.
-        tolerance: as in `ModelCheck`.
 
     Returns:
-        Why the model must not be shipped, in plain words; empty if it may.
+        As `serving.loaders.score_everywhere`.
+
+    Raises:
+        ValueError: if the model cannot be loaded or does not answer, in plain words.
     """
     with tempfile.TemporaryDirectory() as folder:
         rows, output = os.path.join(folder, "rows.tfrecord"), os.path.join(folder, "scores.npz")
@@ -147,12 +157,31 @@ def check(
                 env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"},
             )
         except subprocess.TimeoutExpired:
-            return [f"a fresh process did not load and score {model} within {TIMEOUT_S} s"]
+            raise ValueError(f"a fresh process did not load and score {model} within {TIMEOUT_S} s") from None
         if process.returncode:
-            return [f"a fresh process could not load or score {model}: {_last_line(process.stderr)}"]
+            raise ValueError(f"a fresh process could not load or score {model}: {_last_line(process.stderr)}")
         with np.load(output) as archive:
-            scores = {name: archive[name] for name in archive.files}
-    return compare(spec, predictions, examples, scores, tolerance)
+            return {name: archive[name] for name in archive.files}
+
+
+def stamp(model: Path, copy: Path, spec: FeatureSpec, examples: list[bytes], scores: dict[str, np.ndarray]) -> None:
+    """Copies a model and adds warm-up requests for its signatures, and golden rows.
+
+    Args:
+        model: SavedModel.
+        copy: folder that must not exist.
+        spec: columns of a row.
+        examples: serialized tf.Examples, at least one.
+        scores: what the model answers for them, as `score_afresh` gives it.
+    """
+    shutil.copytree(model, copy)
+    write_warmup(copy, spec, examples, sorted({name.split("/")[1] for name in scores}))
+    known = [request_and_item(spec, decode(spec, example)) for example in examples[:GOLDEN_ROWS]]
+    answers = [
+        {task: float(scores[f"tf2/score_rows/{task}"][position, 0]) for task in spec.tasks}
+        for position in range(len(known))
+    ]
+    golden.write_golden(copy / golden.FILE, [request | item for request, item in known], answers)
 
 
 def compare(
@@ -161,8 +190,14 @@ def compare(
     """Reasons for which `scores` disagree with `predictions`.
 
     Args:
-        spec, predictions, examples, tolerance: as in `check`.
+        spec: columns of a row.
+        predictions: the Trainer's scores, with the key columns of the spec.
+        examples: serialized tf.Examples.
         scores: by loader/signature/task, those of all examples or of the first ones, at least one.
+        tolerance: as in `ModelCheck`.
+
+    Returns:
+        Why the model must not be shipped, in plain words; empty if it may.
     """
     if not examples:
         return ["there are no evaluation rows to check"]

@@ -47,18 +47,17 @@ class Pusher(base_component.BaseComponent):
     """TFX component with the executor above.
 
     Args:
-        model: output of the Trainer.
-        model_blessing, infra_blessing: without both of them nothing is pushed.
+        model_blessing: the Evaluator's verdict.
+        infra_blessing: ModelCheck's verdict, and the model it hands on; without both verdicts nothing is pushed.
         push_to: folder of the pushed versions.
     """
 
     SPEC_CLASS = PusherSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
-    def __init__(self, *, model: Any, model_blessing: Any, infra_blessing: Any, push_to: Any) -> None:
+    def __init__(self, *, model_blessing: Any, infra_blessing: Any, push_to: Any) -> None:
         super().__init__(
             PusherSpec(
-                model=model,
                 model_blessing=model_blessing,
                 infra_blessing=infra_blessing,
                 push_to=push_to,

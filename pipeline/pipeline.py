@@ -147,7 +147,8 @@ def create_pipeline(config: RunConfig, place: Place) -> tfx.dsl.Pipeline:
         ),
     )
 
-    # Loads the export in a fresh process, as a server would, and compares row by row.
+    # Loads the export in a fresh process, as a server would, and compares row by row; adds warm-up requests and golden
+    # rows to a model that passes.
     check = ModelCheck(
         examples=examples.outputs["examples"],
         model=trainer.outputs["model"],
@@ -159,7 +160,6 @@ def create_pipeline(config: RunConfig, place: Place) -> tfx.dsl.Pipeline:
 
     # A new version for the model server, if both judges agree.
     pusher = Pusher(
-        model=trainer.outputs["model"],
         model_blessing=judge.outputs["blessing"],
         infra_blessing=check.outputs["blessing"],
         push_to=place.push_to,

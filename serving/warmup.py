@@ -75,4 +75,5 @@ def _log(signature: str, feed: Mapping[str, Any]) -> bytes:
     for name, value in feed.items():
         request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
     log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
-    return log.SerializeToString()
+    # The same rows give the same file.
+    return log.SerializeToString(deterministic=True)

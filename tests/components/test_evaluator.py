@@ -60,22 +60,22 @@ def root(log, tmp_path_factory):
     return root
 
 
-def save_model(path: pathlib.Path, name: str) -> None:
+def save_model(path: pathlib.Path, name: str, tasks: tuple[str, ...] = SPEC.tasks) -> None:
     """A SavedModel that returns the columns `click_NAME` and `buy_NAME` as probabilities."""
     import tensorflow as tf
 
     class Columns(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
         def serve(self, examples):
-            wanted = {f"{task}_{name}": tf.io.FixedLenFeature([1], tf.float32) for task in SPEC.tasks}
+            wanted = {f"{task}_{name}": tf.io.FixedLenFeature([1], tf.float32) for task in tasks}
             parsed = tf.io.parse_example(examples, wanted)
-            return {task: parsed[f"{task}_{name}"] for task in SPEC.tasks}
+            return {task: parsed[f"{task}_{name}"] for task in tasks}
 
     module = Columns()
     tf.saved_model.save(module, str(path), signatures={"serving_default": module.serve})
 
 
-def evaluate(root, thresholds, baseline):
+def evaluate(root, thresholds, baseline, spec=SPEC):
     """Runs the executor on exactly the properties that the component would hand it; returns (uri, blessed)."""
     from tfx.types import artifact_utils, channel_utils, standard_artifacts
 
@@ -92,7 +92,7 @@ def evaluate(root, thresholds, baseline):
         inputs[key][0].uri = str(root / name)
     (root / "nothing").mkdir(exist_ok=True)
     component = evaluator(
-        *(channel_utils.as_channel(inputs[key]) for key in ("examples", "model", "baseline_model")), SPEC, thresholds
+        *(channel_utils.as_channel(inputs[key]) for key in ("examples", "model", "baseline_model")), spec, thresholds
     )
     out = root / f"out-{baseline}"
     outputs = {"evaluation": [standard_artifacts.ModelEvaluation()], "blessing": [standard_artifacts.ModelBlessing()]}
@@ -191,3 +191,19 @@ def test_a_folder_without_an_evaluation_is_refused(tmp_path):
         why_not_blessed(str(tmp_path))
     with pytest.raises(ValueError, match="holds no metrics"):
         load_metrics(str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("baseline", [False, True])
+def test_a_log_with_one_label_is_judged(root, log, tmp_path, baseline):
+    (tmp_path / "examples").symlink_to(root / "examples")
+    for name in ("new", "old"):
+        save_model(tmp_path / name / "Format-Serving", name, ("click",))
+    spec = FeatureSpec(**{**SPEC.model_dump(), "labels": [{"name": "click"}]})
+    thresholds = Thresholds(min_auc={"click": 0.5}, max_auc_drop={"click": 0.01})
+    evaluation, blessed = evaluate(tmp_path, thresholds, baseline, spec)
+    for model, column in {"candidate": "click_new", **({"baseline": "click_old"} if baseline else {})}.items():
+        found = {(row.task, row.slice, row.metric): row.value for row in load_metrics(evaluation, model)}
+        assert found["click", OVERALL, "auc"] == pytest.approx(roc_auc_score(log["click"], log[column]), abs=1e-6)
+    # The old model's scores order the labels perfectly.
+    assert blessed is not baseline

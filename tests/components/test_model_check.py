@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from components.model_check import check, compare, read_examples
+from components.model_check import GOLDEN_ROWS, compare, read_examples, score_afresh, stamp
 from schemas.encode import encode
 from schemas.synthetic import toy_rows
+from serving import golden, warmup
+from serving.golden import check_golden, read_golden
+from serving.local_model import LocalModel
 
 SIGNATURES = ("serving_default", "score_rows", "rank_candidates")
 NAMES = [f"{loader}/{signature}" for loader in ("tf2", "session") for signature in SIGNATURES]
@@ -111,24 +116,38 @@ def test_examples_are_read_in_file_order_up_to_a_count(toy_data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["no graph", "half the variables"])
-def test_an_export_that_cannot_be_loaded_is_a_reason_not_a_crash(
-    toy_spec, toy_transform, predictions, examples, tmp_path, damage
-):
-    from components.trainer import vocabulary_sizes
-    from layers.ranker import build_ranker
-    from serving.signatures import export
-
-    params = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3, "num_layers": 1}
-    model = build_ranker(toy_spec, vocabulary_sizes(toy_spec, toy_transform), preset="tiny", params=params)
-    export(tmp_path / "model", spec=toy_spec, model=model, transform_output=toy_transform)
+def test_an_export_that_cannot_be_loaded_is_a_reason_not_a_crash(toy_export, examples, tmp_path, damage):
+    model = tmp_path / "model"
+    shutil.copytree(toy_export.folder, model)
     if damage == "no graph":
-        (tmp_path / "model" / "saved_model.pb").unlink()
+        (model / "saved_model.pb").unlink()
     else:
-        (data,) = (tmp_path / "model" / "variables").glob("*.data-*")
+        (data,) = (model / "variables").glob("*.data-*")
         data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
-    (reason,) = check(
-        spec=toy_spec, model=tmp_path / "model", predictions=predictions, examples=examples, tolerance=1e-5
-    )
-    assert reason.startswith(f"a fresh process could not load or score {tmp_path}/model: ")
+    with pytest.raises(ValueError, match=f"^a fresh process could not load or score {model}: ") as caught:
+        score_afresh(model, examples)
+    reason = str(caught.value)
     assert "Traceback" not in reason and "\n" not in reason
     assert len(reason.rsplit(": ", 1)[1]) > 5
+
+
+def test_a_model_that_passed_is_handed_on_with_golden_rows_and_warm_up_requests(
+    toy_export, toy_spec, toy_data, toy_scores, tmp_path
+):
+    examples = [encode(toy_spec, row) for row in toy_data.rows["eval"][:30]]
+    answers = {f"tf2/score_rows/{task}": values[:30] for task, values in toy_scores.items()}
+    stamp(toy_export.folder, tmp_path / "copy", toy_spec, examples, answers)
+
+    rows = read_golden(tmp_path / "copy" / golden.FILE)
+    assert len(rows) == GOLDEN_ROWS
+    # A model that answers what the golden file says is let through, another one is not.
+    model = LocalModel(tmp_path / "copy")
+    options = {"version": 1, "folder": tmp_path / "copy", "tolerance": 1e-5}
+    assert check_golden(rows, lambda _, instances: model.score(instances), **options) <= 1e-5
+    with pytest.raises(ValueError, match="does not score the golden rows as expected"):
+        check_golden(rows, lambda _, instances: model.score(instances[::-1]), **options)
+
+    assert (tmp_path / "copy" / warmup.FILE).stat().st_size > 0
+    same = {path.name for path in toy_export.folder.rglob("*") if path.is_file()}
+    added = {path.name for path in (tmp_path / "copy").rglob("*") if path.is_file()} - same
+    assert added == {"golden.jsonl", "tf_serving_warmup_requests"}

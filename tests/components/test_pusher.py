@@ -1,5 +1,7 @@
 """What the Pusher puts into the push folder, and what it does not."""
 
+from pathlib import Path
+
 import pytest
 
 
@@ -7,22 +9,24 @@ import pytest
 def push(tmp_path):
     """Runs the executor on a model with the given graph; returns the artifact and the versions there are."""
     from tfx.types import standard_artifacts
+    from tfx.utils import path_utils
 
+    from components.model_check import HAS_MODEL
     from components.pusher import Executor
 
     def run(graph, blessed=1, passed=1):
-        kinds = ("Model", "ModelBlessing", "InfraBlessing")
-        model, blessing, infra = (getattr(standard_artifacts, kind)() for kind in kinds)
-        model.uri = str(tmp_path / f"model-{graph}")
-        folder = tmp_path / f"model-{graph}" / "Format-Serving"
+        blessing, infra = standard_artifacts.ModelBlessing(), standard_artifacts.InfraBlessing()
+        infra.uri = str(tmp_path / f"checked-{graph}")
+        folder = Path(path_utils.stamped_model_path(infra.uri))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "saved_model.pb").write_text(graph)
         blessing.set_int_custom_property("blessed", blessed)
         infra.set_int_custom_property("blessed", passed)
+        infra.set_int_custom_property(HAS_MODEL, passed)
         pushed = standard_artifacts.PushedModel()
         pushed.uri = str(tmp_path / "pushed")
         Executor().Do(
-            {"model": [model], "model_blessing": [blessing], "infra_blessing": [infra]},
+            {"model_blessing": [blessing], "infra_blessing": [infra]},
             {"pushed_model": [pushed]},
             {"push_to": str(tmp_path / "serving")},
         )
