@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from components.evaluator import Thresholds, check_thresholds
 from components.settings import PUSHED, ModelSettings, TrainSettings
 from layers import registry
-from pipeline.kubeflow_settings import KubeflowSettings
+from pipeline.kubeflow.settings import KubeflowSettings
 from schemas import datasets
 from schemas.naming import Declaration, nearest, readable
 from schemas.tables import Dataset

@@ -189,6 +189,7 @@ def train(
         ValueError: if there is no such model or a setting does not apply.
     """
     check(name, settings)
+    settings = settings.on(1)
     run_dir.mkdir(parents=True, exist_ok=True)
     tf_keras.utils.set_random_seed(settings.seed)
     rows = {split: transformed_rows(spec, [pattern], transform_output) for split, pattern in patterns.items()}
@@ -252,6 +253,7 @@ def check(name: str, settings: TrainSettings) -> None:
         "precision": (settings.precision != "float32", "float32"),
         "warm_start": (settings.warm_start is not None, "null"),
         "replicas": (settings.replicas not in ("auto", 1), "auto"),
+        "accumulate_steps": (settings.accumulate_steps != 1, "1"),
     }
     for key, (wrong, instead) in refused.items():
         if wrong:

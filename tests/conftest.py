@@ -50,7 +50,8 @@ PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3}
 @pytest.fixture(scope="session", autouse=True)
 def two_cpu_devices(request: pytest.FixtureRequest) -> None:
     """Splits the CPU in two for mirrored training, before any other test makes TensorFlow take it whole."""
-    if any("test_trainer.py" in item.nodeid for item in request.session.items):
+    mirrored = ("test_trainer.py", "test_micro_batches.py")
+    if any(item.path.name in mirrored for item in request.session.items):
         from components.strategy import prepare_devices
 
         prepare_devices(2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.settings import EarlyStopping, ModelSettings, TrainSettings, parse_count
+from components.settings import EarlyStopping, ModelSettings, Optimizer, TrainSettings, parse_count
 
 
 def test_the_defaults_are_the_papers():
@@ -22,6 +22,43 @@ def test_a_batch_divides_among_replicas():
         TrainSettings(batch_size=7, replicas=2)
     with pytest.raises(ValueError, match="`replicas` must be >= 1, received 0"):
         TrainSettings(replicas=0)
+    with pytest.raises(ValueError, match=r"2 replicas times `accumulate_steps` 3: 256 % 6 != 0"):
+        TrainSettings(replicas=2, accumulate_steps=3)
+    with pytest.raises(ValueError, match=r"3 replicas: 256 % 3 != 0"):
+        TrainSettings().on(3)
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "rate"),
+    [
+        ({}, 64, 0.01),
+        ({"batch_size_per": "replica"}, 256, 0.01),
+        ({"batch_size_per": "replica", "learning_rate_scaling": "linear", "base_batch_size": 64}, 256, 0.04),
+        ({"batch_size_per": "replica", "learning_rate_scaling": "sqrt", "base_batch_size": 64}, 256, 0.02),
+        ({"learning_rate_scaling": "linear", "base_batch_size": 128}, 64, 0.005),
+    ],
+)
+def test_rows_per_step_and_rates_follow_the_replicas(options, rows, rate):
+    optimizer = Optimizer(learning_rate=0.01, warmup=0.1)
+    embedding = Optimizer(name="adagrad", learning_rate=0.5)
+    settings = TrainSettings(batch_size=64, optimizer=optimizer, embedding_optimizer=embedding, **options).on(4)
+    assert settings.batch_size == rows
+    assert (settings.optimizer.learning_rate, settings.optimizer.warmup) == (pytest.approx(rate), 0.1)
+    assert settings.embedding_optimizer.learning_rate == pytest.approx(0.5 * rate / 0.01)
+    # In numbers, nothing depends on the replicas any more.
+    assert settings.on(4) == settings
+    assert TrainSettings(optimizer=optimizer).on(2).embedding_optimizer is None
+
+
+def test_scaling_of_rates_needs_what_they_were_tuned_for():
+    for options in ({"learning_rate_scaling": "linear"}, {"base_batch_size": 64}):
+        with pytest.raises(ValueError, match="`learning_rate_scaling` and `base_batch_size` go together, received"):
+            TrainSettings(**options)
+
+
+def test_accumulation_is_no_option_of_an_optimizer():
+    with pytest.raises(ValueError, match=r"set `train.accumulate_steps`"):
+        Optimizer(options={"gradient_accumulation_steps": 4})
 
 
 def test_training_needs_the_training_split():

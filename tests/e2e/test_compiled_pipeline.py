@@ -22,7 +22,7 @@ PROCESSES = frozenset({"ExampleGen", "Trainer", "Pusher"})
 def compiled_run(finished, kubeflow_launcher, tmp_path_factory):
     """The config of the local run, compiled for a cluster, whose volume is a temporary folder, and run there."""
     from pipeline.config import load_config
-    from pipeline.kubeflow import compile_pipeline
+    from pipeline.kubeflow.compiler import compile_pipeline
 
     root = tmp_path_factory.mktemp("cluster")
     config = load_config(finished.config, [f"kubeflow.mount={root / 'volume'}", "kubeflow.image=mixrank:test"])

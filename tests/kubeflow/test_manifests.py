@@ -13,9 +13,9 @@ import pytest
 import typer
 import yaml
 
-from pipeline import submit_command
+from pipeline.commands import submit as submit_command
 from pipeline.config import load_config
-from pipeline.kubeflow import run_parameters
+from pipeline.kubeflow.compiler import run_parameters
 from serving import deployment, model_config
 
 KUBEFLOW = Path(__file__).parents[2] / "kubeflow"

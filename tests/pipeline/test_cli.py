@@ -13,6 +13,7 @@ from layers import budget as budget_of
 from layers import registry
 from layers.inputs import widths
 from pipeline import cli
+from pipeline.commands import terminal
 from schemas import tfmd
 from schemas.datasets import load
 
@@ -20,8 +21,8 @@ from schemas.datasets import load
 @pytest.fixture
 def mixrank(monkeypatch):
     # Tables are cut to the terminal's width.
-    monkeypatch.setattr(cli.console, "width", 200)
-    monkeypatch.setattr(cli.errors, "width", 200)
+    monkeypatch.setattr(terminal.console, "width", 200)
+    monkeypatch.setattr(terminal.errors, "width", 200)
     return lambda *arguments: CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 

@@ -13,6 +13,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from typer.testing import CliRunner
 
 from pipeline import cli
+from pipeline.commands import terminal
 from serving import deployment, model_config
 from serving.deployment import Options, Served, served, validate, write_deployment
 from serving.rollout import Rollout
@@ -20,7 +21,7 @@ from serving.rollout import Rollout
 
 @pytest.fixture
 def mixrank(monkeypatch):
-    monkeypatch.setattr(cli.console, "width", 250)
+    monkeypatch.setattr(terminal.console, "width", 250)
     return lambda *arguments: CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 

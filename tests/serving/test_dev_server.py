@@ -521,7 +521,7 @@ def test_the_command_serves_until_it_is_told_to_stop(save_linear, tmp_path, monk
     import typer
     from typer.testing import CliRunner
 
-    from pipeline import serve_command
+    from pipeline.commands import serve as serve_command
 
     base = tmp_path / "linear"
     base.mkdir()
@@ -570,7 +570,7 @@ def test_the_command_says_what_is_wrong_before_tensorflow_is_loaded(
     import typer
     from typer.testing import CliRunner
 
-    from pipeline import serve_command
+    from pipeline.commands import serve as serve_command
 
     for name in ("base", "empty"):
         (tmp_path / name).mkdir()
@@ -596,7 +596,7 @@ def test_a_killed_server_is_an_error_for_clients_and_a_restart_serves_again(serv
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         rest, rpc = one.getsockname()[1], other.getsockname()[1]
     url, killed, answered = f"http://127.0.0.1:{rest}", threading.Event(), threading.Semaphore(0)
-    program = "import sys; from pipeline.serve_command import serve; import typer; typer.run(serve)"
+    program = "import sys; from pipeline.commands.serve import serve; import typer; typer.run(serve)"
     process = subprocess.Popen(
         [
             *(sys.executable, "-W", "ignore", "-c", program, str(tmp_path), "--model-name", "linear"),

@@ -202,8 +202,9 @@ def mixrank(monkeypatch):
     from typer.testing import CliRunner
 
     from pipeline import cli
+    from pipeline.commands import terminal
 
-    monkeypatch.setattr(cli.console, "width", 250)
+    monkeypatch.setattr(terminal.console, "width", 250)
     return lambda *arguments: CliRunner().invoke(cli.app, ["rollout", *map(str, arguments)])
 
 

@@ -1,0 +1,76 @@
+"""`mixrank drift`: served or logged rows against what the model was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.terminal import console, errors, guarded
+
+ALARM = 3
+
+
+@guarded
+def drift(
+    baseline: Annotated[Path, typer.Argument(help="A run folder, a statistics file (.pb, .pbtxt), or rows.")],
+    new: Annotated[
+        Path, typer.Argument(help="Rows as TFRecord, Parquet or JSON lines, a file or a folder; or a run folder.")
+    ],
+    model: Annotated[
+        Path | None, typer.Option(help="The exported model that scored the rows; needed if BASELINE is no run folder.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split to judge, if NEW is a run folder.")] = "eval",
+    days: Annotated[
+        str | None, typer.Option(help="Judge the rows of FIRST..LAST, such as 2022-05-05..2022-05-06.")
+    ] = None,
+    timezone: Annotated[str, typer.Option(help="Zone whose calendar --days means.")] = "UTC",
+    limit: Annotated[
+        list[str] | None, typer.Option(help="A limit, such as psi=0.3; repeatable. docs/drift.md lists them.")
+    ] = None,
+    min_rows: Annotated[int, typer.Option(min=0, help="Distances on fewer rows raise no alarm.")] = 1000,
+    json: Annotated[Path | None, typer.Option(help="File for the findings as JSON.")] = None,
+    html: Annotated[Path | None, typer.Option(help="File for the report with plots.")] = None,
+) -> None:
+    """Compare served or logged rows with training. Exit code 0: no alarm, 3: alarms, 1: an error."""
+    from serving.drift import Limits
+
+    limits = Limits.parse(limit or [])
+    from pipeline.reports.drift_sources import Days, known_model, read_baseline, read_new
+
+    chosen = None if days is None else Days.parse(days, timezone)
+    known = known_model(baseline, model)
+    errors.print("loading TensorFlow Data Validation (about 20 s) ...", style="dim")
+    from pipeline.reports.drift_report import compare, drift_table, write_json, write_page
+
+    with errors.status("reading") as status:
+
+        def progress(name: str, rows: int) -> None:
+            status.update(f"reading {name}: {rows:,} rows")
+
+        old = read_baseline(baseline, known, progress)
+        fresh = read_new(new, known, split, chosen, progress)
+        status.update("comparing")
+        found = compare(old, fresh, known, limits, min_rows)
+    console.print(f"{fresh.name}: {fresh.rows:,} rows", style="bold", markup=False, soft_wrap=True)
+    console.print(f"against {old.name}: {old.rows:,} rows", markup=False, soft_wrap=True)
+    console.print(drift_table(found))
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    if json is not None:
+        write_json(found, json)
+    if html is not None:
+        write_page(found, known, html)
+        console.print(f"report: {html}", markup=False, soft_wrap=True)
+    uncertain = f", {len(found.uncertain)} over the limit on too few rows" if found.uncertain else ""
+    console.print(f"{len(found.alarms)} alarms of {len(found.findings)} measures{uncertain}", markup=False)
+    if html is None:
+        of_run = split if (new / "run.json").is_file() else None
+        chosen_rows = {"--model": model, "--split": of_run, "--days": days, "--timezone": timezone if days else None}
+        given = "".join(f" {option} {value}" for option, value in chosen_rows.items() if value is not None)
+        console.print(
+            f"next:\n  mixrank drift {baseline} {new}{given} --html drift.html   # the same with plots", soft_wrap=True
+        )
+    if found.alarms:
+        raise typer.Exit(ALARM)

@@ -1,0 +1,112 @@
+"""`mixrank parity`: every way to score a row gives the same score, or the command fails."""
+
+from __future__ import annotations
+
+import glob
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from pipeline.commands.terminal import console, errors, guarded
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.reports.run_folder import RunFolder
+
+
+@guarded
+def parity(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a model's folder together with --examples.")],
+    examples: Annotated[
+        str | None, typer.Option(help="TFRecord files of joined rows, a pattern; those of the run if left out.")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="So many rows, the first ones.", min=1)] = 512,
+    tolerance: Annotated[float, typer.Option(help="Most that two probabilities may differ.", min=0)] = 1e-5,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Server to ask, http://host:8501 or grpc://host:8500; repeatable. None starts one here."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The model's name on those servers; its folder's if left out.")
+    ] = None,
+) -> None:
+    """Compare in-memory Keras, SavedModel, REST, gRPC and Beam, row by row."""
+    from serving.inputs import find_version, load_spec
+
+    found_run = _run(run)
+    if found_run is None:
+        if examples is None:
+            raise ValueError(f"{run} is no run's folder; for a model's folder name the rows: --examples 'FILES*'")
+        version, pattern = find_version(run), examples
+    else:
+        version = Path(found_run.about.get("pushed") or found_run.about["export"])
+        pattern = examples or str(Path(found_run.about["examples"]) / "Split-eval" / "*")
+    load_spec(version)
+    errors.print("loading TensorFlow and Beam (about 30 s) ...", style="dim")
+    from serving.parity import parity as compare
+
+    taken, in_memory = _rows(version, pattern, rows, found_run)
+    reference, found = compare(
+        version,
+        taken,
+        in_memory=in_memory,
+        targets=target or (),
+        name=name or (version.parent.name if version.name.isdigit() else version.name),
+        say=lambda line: errors.print(line, style="dim", soft_wrap=True),
+    )
+    table = Table("scored by", "task", "rows", "largest difference", "", title=f"against {reference}")
+    failed = [each for each in found if not each.largest <= tolerance]
+    for each in found:
+        verdict = "[green]same[/]" if each.largest <= tolerance else f"[red]differs, first in row {each.row}[/]"
+        largest = "no number" if math.isnan(each.largest) else f"{each.largest:.1e}"
+        table.add_row(each.way, each.task, f"{each.rows:,}", largest, verdict)
+    console.print(table)
+    if failed:
+        worst = failed[0]
+        raise ValueError(
+            f"{len(failed)} of {len(found)} comparisons differ by more than {tolerance:g}: {worst.way} first"
+        )
+    console.print(f"all {len(found)} comparisons agree to {tolerance:g}")
+    console.print(f"next:\n  mixrank deploy {version.parent}   # files for a model server", soft_wrap=True)
+
+
+def _run(folder: Path) -> RunFolder | None:
+    if not (folder / "run.json").is_file():
+        return None
+    from pipeline.reports.run_folder import RunFolder
+
+    return RunFolder.load(folder)
+
+
+def _rows(
+    version: Path, pattern: str, count: int, run: RunFolder | None
+) -> tuple[list[bytes], dict[str, np.ndarray] | None]:
+    """Serialized rows, and the scores that the model in the Trainer's memory gave them."""
+    import tensorflow as tf
+
+    from schemas.encode import decode
+    from serving.inputs import load_spec
+
+    files = sorted(glob.glob(pattern))
+    if not files:
+        raise ValueError(f"there are no rows: no file matches {pattern}")
+    compression = "GZIP" if files[0].endswith(".gz") else ""
+    examples = [record.numpy() for record in tf.data.TFRecordDataset(files, compression).take(count)]
+    if run is None:
+        return examples, None
+    # Rows that share a key cannot be told apart.
+    known = run.predictions.drop_duplicates(run.keys, keep=False).set_index(run.keys)
+    spec = load_spec(version)
+    keys = [tuple(row[key] for key in run.keys) for row in (decode(spec, example) for example in examples)]
+    kept = [position for position, key in enumerate(keys) if key in known.index]
+    if 2 * len(kept) < len(examples) or not kept:
+        raise ValueError(
+            f"only {len(kept)} of {len(examples)} rows of {pattern} are among the predictions of {run.path}; "
+            f"the model's scores in memory are known for those alone"
+        )
+    scores = known.loc[[keys[position] for position in kept]]
+    return [examples[position] for position in kept], {task: scores[f"score_{task}"].to_numpy() for task in run.tasks}

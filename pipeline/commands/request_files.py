@@ -1,0 +1,130 @@
+"""Files of rows or requests to score, one JSON object a line, and examples of them for a model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from schemas.encode import columns
+from schemas.features import FeatureSpec
+from schemas.synthetic import toy_rows
+from serving import golden
+from serving.inputs import find_version, load_spec
+
+# Rows of an example, and events of a history in one that is drawn.
+EXAMPLES, EVENTS = 3, 3
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row, or a request with its candidates.
+
+    Args:
+        where: file and line, for errors.
+        value: what stands there.
+    """
+
+    where: str
+    value: dict[str, Any]
+
+
+def read_lines(source: str, rank: bool) -> Iterator[Line]:
+    """The objects of a file, read as they are needed.
+
+    Args:
+        source: a file of JSON lines; one whose name ends in .json, with a list of objects or one object; or -, which
+            is JSON lines from standard input.
+        rank: whether each object is a request with its candidates.
+
+    Raises:
+        ValueError: if there is no such file, it holds nothing, or a line is no such object, naming the line.
+    """
+    empty = True
+    for where, value in _values(source):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: expected an object, column -> value, received {str(value)[:100]}")
+        if rank:
+            _check_request(where, value)
+        empty = False
+        yield Line(where, value)
+    if empty:
+        raise ValueError(f"{'standard input' if source == '-' else source} holds no rows")
+
+
+def _values(source: str) -> Iterator[tuple[str, Any]]:
+    if source == "-":
+        yield from _parsed("standard input", sys.stdin.buffer)
+        return
+    file = Path(source)
+    if not file.is_file():
+        raise ValueError(f"there is no file {file}")
+    if file.suffix != ".json":
+        with file.open("rb") as lines:
+            yield from _parsed(source, lines)
+        return
+    try:
+        values = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: {error}") from None
+    for number, value in enumerate(values if isinstance(values, list) else [values], 1):
+        yield f"{source}, row {number}", value
+
+
+def _parsed(name: str, lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{name}, line {number} is no JSON: {error}") from None
+        yield f"{name}, line {number}", value
+
+
+def _check_request(where: str, value: dict[str, Any]) -> None:
+    candidates = value.get("candidates")
+    fits = isinstance(value.get("request"), dict) and isinstance(candidates, list) and len(value) == 2
+    if not fits or not all(isinstance(candidate, dict) for candidate in candidates or []):
+        raise ValueError(
+            f'{where}: expected {{"request": {{...}}, "candidates": [{{...}}, ...]}}, received {str(value)[:100]}'
+        )
+
+
+def example_lines(folder: Path, rank: bool, count: int = EXAMPLES) -> list[dict[str, Any]]:
+    """Rows that a model can score, or one request with candidates: golden rows where it has some, else drawn ones.
+
+    Args:
+        folder: a version, or a folder of versions.
+        rank: whether a request is wanted.
+        count: most rows, >= 1.
+
+    Raises:
+        ValueError: if there is no feature spec.
+    """
+    version = find_version(folder)
+    spec = load_spec(version)
+    file = version / golden.FILE
+    rows = [each.row for each in golden.read_golden(file)][:count] if file.is_file() else _drawn(spec, count)
+    if not rank:
+        return rows
+    items = {column.name for column in columns(spec) if column.candidate}
+    request = {name: value for name, value in rows[0].items() if name not in items}
+    return [{"request": request, "candidates": [{k: row[k] for k in row if k in items} for row in rows]}]
+
+
+def _drawn(spec: FeatureSpec, count: int) -> list[dict[str, Any]]:
+    rows = []
+    for row in toy_rows(spec, count):
+        short = {}
+        for column in columns(spec):
+            value = row[column.name]
+            if column.history is not None:
+                value = value[: EVENTS * column.width]
+            if column.serving and value not in (None, []):
+                short[column.name] = value
+        rows.append(short)
+    return rows

@@ -1,0 +1,258 @@
+"""`mixrank deploy` and `mixrank rollout`; neither needs TensorFlow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from pipeline.commands.terminal import console, guarded
+
+if TYPE_CHECKING:
+    from serving.rollout import Golden, Rollout
+
+rollout = typer.Typer(
+    help="Roll versions of a served model out: push, canary, promote, rollback, status.", no_args_is_help=True
+)
+
+Base = Annotated[Path, typer.Argument(help="The model's folder of versions, such as runs/kuairand/serving/kuairand.")]
+Version = Annotated[int | None, typer.Option("--version", help="A version other than the one meant by default.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="The server's models.config; the one in BASE if left out.")
+]
+Name = Annotated[str | None, typer.Option("--name", help="The model's name; that of BASE if left out.")]
+BasePath = Annotated[
+    str | None, typer.Option(help="BASE as the server sees it, for a models.config that lacks the model.")
+]
+Url = Annotated[
+    str | None, typer.Option("--url", help="REST address of the server to wait for, such as http://localhost:8501.")
+]
+Wait = Annotated[float, typer.Option("--wait", help="Seconds to wait for the server at each step.")]
+GoldenFile = Annotated[Path | None, typer.Option("--golden", help="Golden rows; those inside the version if left out.")]
+Tolerance = Annotated[float, typer.Option("--tolerance", help="Most that a golden score may be off.")]
+Unchecked = Annotated[bool, typer.Option("--unchecked", help="Send no golden rows.")]
+Keep = Annotated[
+    int | None, typer.Option("--keep", help="Remove all but so many versions; never one that is labelled or loaded.")
+]
+
+
+@guarded
+def deploy(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of versions, or single versions.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")] = Path("deploy"),
+    model_name: Annotated[
+        list[str] | None, typer.Option(help="The model's name, once per DIR; the folder's name if left out.")
+    ] = None,
+    grpc_port: Annotated[int, typer.Option(help="gRPC port on the host.")] = 8500,
+    rest_port: Annotated[int, typer.Option(help="REST port on the host.")] = 8501,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Most rows per batch; 0 turns batching off.", show_default="128")
+    ] = None,
+    batch_timeout: Annotated[float, typer.Option(help="Milliseconds that a request waits for others.")] = 2.0,
+) -> None:
+    """Write what TensorFlow Serving needs to serve pushed models: configuration, flags, docker run, compose."""
+    from serving import deployment
+
+    if model_name and len(model_name) != len(folders):
+        raise ValueError(f"--model-name is given {len(model_name)} times for {len(folders)} folders")
+    names: Sequence[str | None] = model_name or [None] * len(folders)
+    models = [deployment.served(folder, name) for folder, name in zip(folders, names, strict=True)]
+    ranking = deployment.ranks_candidates(models)
+    if batch_size is None:
+        batch_size = 0 if ranking else deployment.DEFAULT_BATCH_SIZE
+    deployment.write_deployment(
+        output,
+        models,
+        deployment.Options(
+            grpc_port=grpc_port, rest_port=rest_port, batch_size=batch_size, batch_timeout_ms=batch_timeout
+        ),
+    )
+    table = Table("model", "versions", "on this machine")
+    for model in models:
+        table.add_row(model.name, "latest" if model.version is None else str(model.version), str(model.base))
+    console.print(table)
+    if ranking:
+        what = "is off" if not batch_size else "is on as you asked, which breaks that signature"
+        console.print(
+            f"batching {what}: {', '.join(ranking)} has the signature rank_candidates, whose inputs differ in length",
+            soft_wrap=True,
+        )
+    console.print(f"wrote {output}, read back and checked; the server itself was not started", soft_wrap=True)
+    console.print(
+        f"next:\n  {output}/docker-run.sh   # {deployment.IMAGE}; or docker compose -f {output}/compose.yaml up",
+        soft_wrap=True,
+    )
+    console.print(
+        f"  mixrank rollout status {models[0].base} --config {output}/models.config "
+        f"--name {models[0].name} --url http://localhost:{rest_port}",
+        soft_wrap=True,
+    )
+
+
+@rollout.command()
+@guarded
+def push(
+    base: Base,
+    model: Annotated[Path, typer.Argument(help="A SavedModel, or a folder of versions, of which the newest.")],
+    golden: Annotated[Path | None, typer.Option(help="Golden rows to put into the version.")] = None,
+    keep: Keep = None,
+    config: Config = None,
+    name: Name = None,
+    base_path: BasePath = None,
+) -> None:
+    """Copy a SavedModel in as the next version; nothing serves it yet."""
+    _rollout(base, config, name, base_path).push(model, golden=golden, keep=keep)
+    _next("canary", base, config, name, "http://localhost:8501", "load it and give it the label canary")
+
+
+@rollout.command()
+@guarded
+def canary(
+    base: Base,
+    version: Version = None,
+    url: Url = None,
+    golden: GoldenFile = None,
+    tolerance: Tolerance = 1e-4,
+    unchecked: Unchecked = False,
+    config: Config = None,
+    name: Name = None,
+    base_path: BasePath = None,
+    wait: Wait = 120.0,
+) -> None:
+    """Load a version, the newest by default, beside the stable one, and give it the label canary."""
+    _rollout(base, config, name, base_path, url, wait).canary(version, golden=_golden(golden, tolerance, unchecked))
+    _next("promote", base, config, name, url or "http://localhost:8501", "make it stable")
+
+
+@rollout.command()
+@guarded
+def promote(
+    base: Base,
+    version: Version = None,
+    url: Url = None,
+    golden: GoldenFile = None,
+    tolerance: Tolerance = 1e-4,
+    unchecked: Unchecked = False,
+    keep: Keep = None,
+    config: Config = None,
+    name: Name = None,
+    base_path: BasePath = None,
+    wait: Wait = 120.0,
+) -> None:
+    """Make the canary stable, if it scores the golden rows; the version before stays loaded."""
+    steps = _rollout(base, config, name, base_path, url, wait)
+    steps.promote(version, golden=_golden(golden, tolerance, unchecked), keep=keep)
+    _next("rollback", base, config, name, url, "if it disappoints: back to the version before")
+
+
+@rollout.command()
+@guarded
+def rollback(
+    base: Base,
+    to: Annotated[int | None, typer.Option(help="A version other than the previous stable one.")] = None,
+    trial: Annotated[bool, typer.Option("--canary", help="Only end the canary's trial; stable stays.")] = False,
+    url: Url = None,
+    config: Config = None,
+    name: Name = None,
+    base_path: BasePath = None,
+    wait: Wait = 120.0,
+) -> None:
+    """Give all labels back to the previous stable version, and unload the others."""
+    _rollout(base, config, name, base_path, url, wait).rollback(to, trial=trial)
+    _next("status", base, config, name, url, "what is served now")
+
+
+@rollout.command()
+@guarded
+def status(base: Base, url: Url = None, config: Config = None, name: Name = None) -> None:
+    """Print every version: label, when it was pushed, model and metrics where known, whether it is served."""
+    from serving.versions import describe
+
+    steps = _rollout(base, config, name, None, url)
+    rows = steps.status()
+    if not rows:
+        raise ValueError(f"{base} holds no version; begin with: mixrank rollout push {base} MODEL")
+    table = Table("version", "label", "pushed at (UTC)", "model", "metrics", "served", title=steps.entry.name)
+    for row in rows:
+        model = describe(row.folder)
+        served = row.served or ("in models.config" if row.loaded else "no")
+        table.add_row(
+            str(row.version),
+            ", ".join(row.labels),
+            f"{row.pushed:%Y-%m-%d %H:%M:%S}" if row.pushed else "",
+            " ".join(str(model[key]) for key in ("name", "preset") if model.get(key)),
+            _metrics(row.folder),
+            served,
+        )
+    console.print(table)
+    if steps.entry.serves_latest:
+        console.print(f"{steps.entry.path} serves the latest version; the first roll-out pins it", soft_wrap=True)
+    labels = steps.entry.labels
+    if not labels or "stable" not in labels:
+        step, why = ("promote", "make the canary stable") if labels else ("canary", "try the newest version")
+    elif labels.get("canary", labels["stable"]) != labels["stable"]:
+        step, why = "promote", "make the canary stable"
+    elif rows[0].version > labels["stable"]:
+        step, why = "canary", "try the newest version"
+    else:
+        console.print(f"next:\n  mixrank rollout push {base} MODEL   # a new version", soft_wrap=True)
+        return
+    _next(step, base, config, name, url, why)
+
+
+def _rollout(
+    base: Path,
+    config: Path | None,
+    name: str | None,
+    base_path: str | None,
+    url: str | None = None,
+    wait: float = 120.0,
+) -> Rollout:
+    from serving.model_server import RestServer
+    from serving.rollout import Rollout
+
+    server = None if url is None else RestServer(url, name or base.absolute().name)
+    return Rollout(
+        base,
+        config=config,
+        name=name,
+        base_path=base_path,
+        server=server,
+        wait=wait,
+        say=lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False),
+    )
+
+
+def _golden(file: Path | None, tolerance: float, unchecked: bool) -> Golden | None:
+    from serving.rollout import Golden
+
+    return None if unchecked else Golden(file, tolerance)
+
+
+def _next(step: str, base: Path, config: Path | None, name: str | None, url: str | None, why: str) -> None:
+    options = "".join(f" --{key} {value}" for key, value in (("config", config), ("name", name), ("url", url)) if value)
+    console.print(f"next:\n  mixrank rollout {step} {base}{options}   # {why}", soft_wrap=True, highlight=False)
+
+
+def _metrics(version: Path) -> str:
+    """AUC per task of the run that pushed a version, if its run folder is around: `RUN/serving/MODEL/VERSION`."""
+    run = version.parent.parent.parent
+    if not (run / "run.json").is_file():
+        return ""
+    about = json.loads((run / "run.json").read_text())
+    if Path(about.get("pushed") or "").name != version.name:
+        return ""
+    from components.ranking_metrics import auc
+    from pipeline.reports.run_folder import RunFolder
+
+    try:
+        found = RunFolder.load(run)
+        frame = found.predictions
+    except ValueError:
+        # The run folder was moved or cleaned; the version is none the worse for it.
+        return ""
+    return ", ".join(f"{task} AUC {auc(frame[f'label_{task}'], frame[f'score_{task}']):.4f}" for task in found.tasks)

@@ -1,0 +1,156 @@
+"""`mixrank score`: files in, one score per task and row out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import Progress as Bar
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pipeline.commands.terminal import console, errors, guarded
+
+if TYPE_CHECKING:
+    from serving.batch_scoring.job import Progress
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+@guarded
+def score(
+    model: Annotated[Path, typer.Argument(help="A version's folder, or a folder of versions, of which the newest.")],
+    source: Annotated[
+        Path | None, typer.Argument(metavar="INPUT", help="A file, a folder or a pattern; not with --dataset.")
+    ] = None,
+    output: Annotated[Path | None, typer.Argument(help="Folder to write; an unfinished run in it goes on.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="parquet, csv or tfrecord; told from the files' names if left out.")
+    ] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Column to copy besides user, item, time and scenario; repeatable.")
+    ] = None,
+    max_bad: Annotated[float, typer.Option(help="Share of rows that may be bad.")] = 0.01,
+    batch_size: Annotated[int, typer.Option(help="Rows per call of the model.")] = 2048,
+    rows_per_item: Annotated[
+        int, typer.Option(help="Rows of a Parquet file per output file, at least; cut at row groups.")
+    ] = 250_000,
+    dataset: Annotated[
+        str | None, typer.Option(help="Score a raw log: the dataset that declares it. Then: MODEL OUTPUT.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with the raw log's files.")] = None,
+    days: Annotated[
+        str | None, typer.Option(help="Days of the raw log to score, 2022-05-05..2022-05-06; all if left out.")
+    ] = None,
+    beam: Annotated[
+        list[str] | None, typer.Option(help="Option of the Beam pipeline, such as --beam=--runner=FnApiRunner.")
+    ] = None,
+) -> None:
+    """Score Parquet, CSV or TFRecord files with a pushed model, on Beam; given again, go on where it stopped."""
+    source, output = _places(source, output, dataset, data, days)
+    arguments = list(beam or [])
+    errors.print("loading TensorFlow and Beam (about 20 s) ...", style="dim")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if dataset is not None:
+        source = _join_log(dataset, data, days, output, arguments)
+    from serving.batch_scoring.job import score as run
+    from serving.batch_scoring.plan import FORMATS
+
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, received {format!r}")
+    assert source is not None
+    with Bar(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=errors) as bar:
+        task = bar.add_task("planning")
+
+        def report(progress: Progress) -> None:
+            speed = progress.rows / progress.seconds if progress.seconds else 0.0
+            said = f"{progress.rows:,} rows, {speed:,.0f} rows/s, {progress.items} of {progress.of} parts done"
+            bar.update(task, description=said)
+
+        summary = run(
+            model,
+            source,
+            output,
+            format=format,
+            keep=keep or [],
+            max_bad=max_bad,
+            batch_size=batch_size,
+            rows_per_item=rows_per_item,
+            beam_args=arguments,
+            report=report,
+        )
+    _print(summary, output)
+
+
+def _places(
+    source: Path | None, output: Path | None, dataset: str | None, data: Path | None, days: str | None
+) -> tuple[Path | None, Path]:
+    """INPUT and OUTPUT; a raw log's input is in its options, so that its one folder is the output."""
+    if dataset is None:
+        if data is not None or days is not None:
+            raise ValueError("--data and --days belong to a raw log: name it by --dataset")
+        if source is None or output is None:
+            raise ValueError("MODEL INPUT OUTPUT are needed, or MODEL OUTPUT with --dataset and --data")
+        return source, output
+    if data is None:
+        raise ValueError("--dataset needs --data, the folder with the raw log's files")
+    if source is None or output is not None:
+        raise ValueError("a raw log is scored by: mixrank score MODEL OUTPUT --dataset NAME --data DIR")
+    return None, source
+
+
+def _join_log(dataset: str, data: Path | None, days: str | None, output: Path, arguments: list[str]) -> Path:
+    from components.log_scoring import parse_days, write_examples
+    from schemas import datasets
+
+    assert data is not None
+    found = datasets.load(dataset)
+    window = None if days is None else parse_days(days)
+    errors.print("joining the log and cutting its histories ...", style="dim")
+    return write_examples(found, data, output / "examples", window, arguments)
+
+
+def _print(summary: dict[str, Any], output: Path) -> None:
+    table = Table("task", "rows", "mean", "least", "most", "null", "scores from 0 to 1")
+    for task, scores in summary["scores"].items():
+        numbers = [scores[name] for name in ("mean", "min", "max")]
+        table.add_row(
+            task,
+            f"{sum(scores['histogram']):,}",
+            *("-" if number is None else f"{number:.4f}" for number in numbers),
+            f"{scores['null']:,}",
+            sparkline(scores["histogram"]),
+        )
+    console.print(table)
+    say = {"soft_wrap": True, "highlight": False, "markup": False}
+    if summary["complete_before"]:
+        console.print(f"already complete: {output} holds the scores of this model and input", **say)  # type: ignore[arg-type]
+    else:
+        speed = summary["rows_scored_now"] / max(summary["seconds"], 1e-9)
+        console.print(
+            f"{summary['rows']:,} rows, {summary['bad']:,} bad; scored {summary['rows_scored_now']:,} now "
+            f"in {summary['seconds']:.1f} s, {speed:,.0f} rows/s; {summary['resumed_items']} of {summary['items']} "
+            f"parts were there",
+            **say,  # type: ignore[arg-type]
+        )
+    console.print(f"wrote {output}/scores, {output}/summary.json", **say)  # type: ignore[arg-type]
+    console.print("next:", **say)  # type: ignore[arg-type]
+    if summary["bad"]:
+        console.print(f"  head {output}/dead_letter.jsonl   # the rows that were left out, and why", **say)  # type: ignore[arg-type]
+    console.print(
+        f"  python -c \"import pandas; print(pandas.read_parquet('{output}/scores').describe())\"",
+        **say,  # type: ignore[arg-type]
+    )
+
+
+def sparkline(counts: list[int]) -> str:
+    """A histogram in one line.
+
+    >>> sparkline([0, 1, 8])
+    ' ▁█'
+    """
+    most = max(counts, default=0) or 1
+    # A bin with a single row must not look empty.
+    return "".join(BLOCKS[0 if not count else max(1, round(count / most * 8))] for count in counts)

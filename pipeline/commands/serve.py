@@ -1,0 +1,108 @@
+"""`mixrank serve`: the development server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.terminal import console, errors, guarded
+
+
+@guarded
+def serve(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[MODEL_DIR]...", help="Folders of versions, or single versions.")
+    ] = None,
+    model_name: Annotated[
+        list[str] | None, typer.Option(help="The model's name, once per MODEL_DIR; the folder's name if left out.")
+    ] = None,
+    models_config: Annotated[
+        Path | None, typer.Option(help="A models.config in place of MODEL_DIR; followed when it changes.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    rest_port: Annotated[int, typer.Option(help="REST port; 0 takes a free one.")] = 8501,
+    grpc_port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.")] = 8500,
+    batch_size: Annotated[int, typer.Option(help="Most rows per batch; 0 runs each request by itself.")] = 0,
+    batch_timeout: Annotated[float, typer.Option(help="Milliseconds that a request waits for others.")] = 2.0,
+    poll: Annotated[float, typer.Option(help="Seconds between two looks at the folders.")] = 1.0,
+) -> None:
+    """Serve pushed models over REST and gRPC as TensorFlow Serving does; a development server."""
+    models = _models(folders or [], model_name or [], models_config)
+    if poll <= 0:
+        raise ValueError(f"--poll must be positive, received {poll:g}")
+    for option, port in (("--rest-port", rest_port), ("--grpc-port", grpc_port)):
+        _check_free(host, port, option)
+    console.print("mixrank development server; for production, see `mixrank deploy`")
+    errors.print("loading TensorFlow (about 20 s) ...", style="dim")
+    began = time.monotonic()
+    from serving.dev_server import Batching, running
+
+    errors.print(f"TensorFlow is loaded ({time.monotonic() - began:.0f} s); loading models ...", style="dim")
+    batching = Batching(batch_size, batch_timeout) if batch_size else None
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    ports = {"rest_port": rest_port, "grpc_port": grpc_port}
+    with (
+        running(models, host=host, batching=batching, poll_seconds=poll, say=say, **ports) as server,
+        _told_to_stop() as stop,
+    ):
+        name = next(iter(server.repository.served))
+        console.print(f"status page {server.rest_url}/   gRPC {server.grpc_target}", soft_wrap=True)
+        console.print("try:")
+        console.print(f"  curl {server.rest_url}/v1/models/{name}", soft_wrap=True, highlight=False)
+        console.print(f"  mixrank predict {server.rest_url} rows.jsonl --model {name}", soft_wrap=True, highlight=False)
+        stop.wait()
+        console.print("stopping, after the requests that are at work ...")
+    console.print("stopped")
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """An event that the signals of Ctrl-C and of `kill` set."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _models(folders: list[Path], names: list[str], config: Path | None) -> dict[str, Path] | Path:
+    from serving import deployment, model_config
+
+    if config is not None:
+        if folders or names:
+            raise ValueError("--models-config names all models; leave MODEL_DIR and --model-name out")
+        if not config.is_file():
+            raise ValueError(f"--models-config {config} is no file")
+        model_config.read(config)
+        return config
+    if not folders:
+        raise ValueError("name a folder of versions, such as runs/kuairand/serving/kuairand, or give --models-config")
+    if names and len(names) != len(folders):
+        raise ValueError(f"--model-name is given {len(names)} times for {len(folders)} folders")
+    models: dict[str, Path] = {}
+    for number, folder in enumerate(folders):
+        name = deployment.served(folder, names[number] if names else None).name
+        if name in models:
+            raise ValueError(f"{models[name]} and {folder} have the same name `{name}`; give each a --model-name")
+        models[name] = folder
+    return models
+
+
+def _check_free(host: str, port: int, option: str) -> None:
+    try:
+        socket.create_server((host, port)).close()
+    except (OSError, OverflowError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        raise ValueError(f"{option} {port} on {host} cannot be used: {reason}") from None

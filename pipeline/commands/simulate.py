@@ -1,0 +1,66 @@
+"""`mixrank simulate`: a log whose click probabilities are known, and the best metrics that a model can reach on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.progress import track
+from rich.table import Table
+
+from pipeline.commands.terminal import console, errors, guarded
+
+if TYPE_CHECKING:
+    from schemas.simulation.world import Simulation
+
+
+@guarded
+def simulate(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+    users: Annotated[int | None, typer.Option(help="Users.", show_default="3000")] = None,
+    items: Annotated[int | None, typer.Option(help="Items.", show_default="100")] = None,
+    days: Annotated[int | None, typer.Option(help="Days; the last is 2024-06-30.", show_default="10")] = None,
+    impressions: Annotated[
+        float | None, typer.Option(help="Mean impressions of a user on a day.", show_default="12")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same values give the same files.", show_default="0")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A strength or another setting, such as intent=0 or tastes=6; repeatable."),
+    ] = None,
+) -> None:
+    """Write a simulated log, and print the best metrics that any model can reach on its last two days."""
+    from components.attainable import attainable
+    from schemas.datasets import load
+    from schemas.simulation.log import read_blocks, write_log
+
+    given = {"users": users, "items": items, "days": days, "impressions": impressions, "seed": seed}
+    settings = _settings({key: value for key, value in given.items() if value is not None}, overrides or [])
+    write_log(folder, settings, lambda parts: track(parts, description="drawing users", console=errors))
+
+    rows, clicks = 0, 0
+    for events in read_blocks(folder):
+        rows += len(events)
+        clicks += int(events.click.sum())
+    console.print(
+        f"{rows:,} impressions of {settings.items:,} items by {settings.users:,} users on {settings.days} days, "
+        f"{clicks / max(rows, 1):.1%} clicked"
+    )
+    table = Table("click, as predicted by a reader", "AUC", "GAUC", "log loss", title="what can be attained")
+    for name, found in attainable(folder, load("simulated").spec).items():
+        table.add_row(name, f"{found.auc:.4f}", f"{found.gauc:.4f}", f"{found.log_loss:.4f}")
+    console.print(table)
+    console.print(f"next:\n  mixrank run simulated --set data={folder}", soft_wrap=True, highlight=False)
+
+
+def _settings(values: dict[str, Any], overrides: list[str]) -> Simulation:
+    from schemas.simulation.world import Simulation
+
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise ValueError(f"--set takes key=value, received {override!r}")
+        values[key] = yaml.safe_load(text)
+    return Simulation(**values)

@@ -1,0 +1,52 @@
+"""What every `mixrank` command shares: where it prints, and how it fails."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from schemas.naming import readable
+
+console = Console()
+errors = Console(stderr=True)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A command whose errors are one readable message and exit code 1, with an option --debug."""
+
+    @wraps(function)
+    def guard(*args: Any, debug: bool = False, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt:
+            errors.print(
+                "interrupted; `mixrank run` goes on from the last finished component and training round, "
+                "`mixrank rollout` and `mixrank score` when given again"
+            )
+            raise typer.Exit(130) from None
+        except Exception as error:
+            if debug:
+                raise
+            errors.print(f"[bold red]error:[/] {type(error).__name__ if not str(error) else ''}", end="")
+            errors.print(readable(error), markup=False, highlight=False, soft_wrap=True)
+            if not isinstance(error, ValueError):
+                errors.print("run it again with --debug for the traceback", style="dim")
+            raise typer.Exit(1) from None
+
+    # Typer reads the signature; it must see evaluated types and the option that every command has.
+    signature = inspect.signature(function, eval_str=True)
+    option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+    parameters = [*signature.parameters.values(), option]
+    del guard.__wrapped__
+    guard.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    guard.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return guard

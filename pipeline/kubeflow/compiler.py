@@ -1,0 +1,188 @@
+"""The pipeline of a config for Kubeflow Pipelines: a pipeline spec (schema 2.1), as YAML.
+
+TFX compiles the components; what it has no words for (retries, resources, caching per step, defaults of a run's
+parameters, volumes and node selectors) is added to the document, in the form in which the kfp SDK writes it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from pipeline.config import RunConfig
+from pipeline.kubeflow.image import image_name
+from pipeline.kubeflow.settings import KubeflowSettings, TrainerResources
+from schemas.files import write_atomically
+from schemas.tables import SplitByDay
+
+# Steps whose result may differ between two runs with equal parameters.
+UNCACHED = {"ExampleGen", "LastPushed"}
+# An installation may be busy for minutes, not for hours.
+BACKOFF = {"backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "600s"}
+
+
+def compile_pipeline(config: RunConfig, output: Path) -> Path:
+    """Compiles a config.
+
+    Args:
+        config: the run.
+        output: file to write, ending in .yaml.
+
+    Returns:
+        `output`.
+
+    Raises:
+        ValueError: if the ending is another, which the API would refuse, or the config is wrong.
+    """
+    if output.suffix not in (".yaml", ".yml"):
+        raise ValueError(f"--output must end in .yaml, since Kubeflow Pipelines takes no other file; received {output}")
+    text = compiled(config)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(output, lambda path: path.write_text(text))
+    return output
+
+
+def compiled(config: RunConfig) -> str:
+    """The two YAML documents: the pipeline spec, and what only Kubernetes understands.
+
+    The same config and image give the same text on every machine.
+    """
+    settings = config.kubeflow
+    image = settings.image or image_name()
+    parameters = run_parameters(config)
+    spec = _compiled_by_tfx(config, image, parameters)
+    spec["defaultPipelineRoot"] = settings.pipeline_root
+    for name, definition in spec["root"]["inputDefinitions"]["parameters"].items():
+        default, description = parameters[name]
+        definition |= {"defaultValue": default, "isOptional": True, "description": description}
+    executors = spec["deploymentSpec"]["executors"]
+    for name, task in spec["root"]["dag"]["tasks"].items():
+        cached = settings.caching and (name not in UNCACHED or (name == "ExampleGen" and settings.frozen_data))
+        task["cachingOptions"] = {"enableCache": cached} if cached else {}
+        if settings.retries:
+            task["retryPolicy"] = {"maxRetryCount": settings.retries, **BACKOFF}
+        # The driver that fingerprints raw files; open-source Kubeflow Pipelines never calls it.
+        executors[_executor(name)]["container"].pop("lifecycle", None)
+    if resources := _resources(settings.trainer):
+        executors[_executor("Trainer")]["container"]["resources"] = resources
+    platform = {label: _pod(settings, label == _executor("Trainer")) for label in sorted(executors)}
+    documents = [spec, {"platforms": {"kubernetes": {"deploymentSpec": {"executors": platform}}}}]
+    return _comment(config, parameters) + yaml.dump_all(documents, Dumper=_Readable, sort_keys=True, width=120)
+
+
+class _Readable(yaml.SafeDumper):
+    """Writes a text of several lines as such."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Readable.add_representer(str, _text)
+
+
+def image_of(spec: Path) -> str:
+    """The image that a compiled pipeline names.
+
+    Raises:
+        ValueError: if the file does not exist or holds no compiled pipeline.
+    """
+    if not spec.is_file():
+        raise ValueError(f"{spec} does not exist; `mixrank compile` writes it")
+    try:
+        executors = next(yaml.safe_load_all(spec.read_text()))["deploymentSpec"]["executors"]
+        return str(executors[_executor("Trainer")]["container"]["image"])
+    except (yaml.YAMLError, KeyError, TypeError, StopIteration):
+        raise ValueError(f"{spec} is no compiled pipeline") from None
+
+
+def run_parameters(config: RunConfig) -> dict[str, tuple[str, str]]:
+    """What a run may choose without compiling again: name -> default and description."""
+    settings, home = config.kubeflow, PurePosixPath(config.kubeflow.mount)
+    parameters = {
+        "data": (str(home / (settings.data or f"data/{config.dataset}")), "Folder with the raw files."),
+        "preset": (config.model.preset or "", f"Preset of {config.model.name}; empty for the model's defaults."),
+        "push_to": (
+            str(home / (config.push_to or f"{config.name}/serving/{config.name}")),
+            "Folder of the pushed versions.",
+        ),
+    }
+    if isinstance(split := config.load_dataset().source.split, SplitByDay):
+        parameters["split_days"] = (
+            json.dumps(split.splits),
+            "Split -> first and last day, both included, as JSON.",
+        )
+    return parameters
+
+
+def _compiled_by_tfx(config: RunConfig, image: str, parameters: dict[str, tuple[str, str]]) -> dict[str, Any]:
+    from tfx import v1 as tfx
+    from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as kubeflow
+
+    from pipeline.pipeline import Place, create_pipeline
+
+    def parameter(name: str) -> Any:
+        return tfx.dsl.experimental.RuntimeParameter(name=name, ptype=str)
+
+    place = Place(
+        name=config.name.lower().replace("_", "-"),
+        root=config.kubeflow.pipeline_root,
+        data=parameter("data"),
+        split_days=parameter("split_days") if "split_days" in parameters else "",
+        preset=parameter("preset"),
+        checkpoints=Path(config.kubeflow.mount) / config.name / "checkpoints",
+        push_to=parameter("push_to"),
+        pushed="",
+        # The image fixes the code.
+        source=lambda *modules: image,
+        metadata=None,
+    )
+    runner = kubeflow.KubeflowV2DagRunner(
+        config=kubeflow.KubeflowV2DagRunnerConfig(
+            default_image=image, default_commands=["python", "-m", "pipeline.kubeflow.step"], use_pipeline_spec_2_1=True
+        )
+    )
+    job: dict[str, Any] = runner.run(create_pipeline(config, place), write_out=False)
+    return job["pipelineSpec"]
+
+
+def _executor(component: str) -> str:
+    return f"{component}_executor"
+
+
+def _resources(trainer: TrainerResources) -> dict[str, Any]:
+    """A `ResourceSpec`: the texts for new installations, the numbers for those that know no texts."""
+    from kfp.compiler import compiler_utils
+
+    resources: dict[str, Any] = {}
+    if trainer.cpus is not None:
+        resources |= {"resourceCpuLimit": trainer.cpus, "cpuLimit": compiler_utils._cpu_to_float(trainer.cpus)}
+    if trainer.memory is not None:
+        number = compiler_utils._memory_to_float(trainer.memory)
+        resources |= {"resourceMemoryLimit": trainer.memory, "memoryLimit": number}
+    if trainer.gpus:
+        resources["accelerator"] = {
+            "resourceType": trainer.accelerator,
+            "resourceCount": str(trainer.gpus),
+            "type": trainer.accelerator,
+            "count": str(trainer.gpus),
+        }
+    return resources
+
+
+def _pod(settings: KubeflowSettings, trainer: bool) -> dict[str, Any]:
+    """A `KubernetesExecutorConfig`, as the package kfp-kubernetes writes it."""
+    pod: dict[str, Any] = {"pvcMount": [{"constant": settings.volume, "mountPath": settings.mount}]}
+    labels = {**settings.node_selector, **(settings.trainer.node_selector if trainer else {})}
+    if labels:
+        pod["nodeSelector"] = {"labels": labels}
+    return pod
+
+
+def _comment(config: RunConfig, parameters: dict[str, tuple[str, str]]) -> str:
+    lines = [f"mixrank {config.name}: {config.model.name} on {config.dataset}", "Parameters of a run:"]
+    lines += [f"  {name}: {description} [{default}]" for name, (default, description) in sorted(parameters.items())]
+    return "".join(f"# {line}\n" for line in lines)

@@ -1,0 +1,214 @@
+"""The two sides of a comparison: a run folder, a statistics file, or rows, each read into the same few things."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from pipeline.reports.run_folder import RunFolder
+from schemas.features import FeatureSpec
+from serving.logged_rows import LoggedRows
+from serving.row_summary import RowSummary, between, day_bounds, read_vocabularies, summarize
+from serving.versions import METADATA, versions
+
+STATISTICS = (".pb", ".pbtxt")
+# Reports how many rows of what were read so far.
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Days:
+    """Days to choose rows by.
+
+    Args:
+        first, last: such as "2022-05-05", both included.
+        zone: IANA name of the zone whose calendar counts.
+    """
+
+    first: str
+    last: str
+    zone: str
+
+    @classmethod
+    def parse(cls, text: str, zone: str) -> Days:
+        """Days from "2022-05-05..2022-05-06" or a single day.
+
+        Raises:
+            ValueError: if the text or the zone is something else.
+        """
+        first, _, last = text.partition("..")
+        try:
+            day_bounds(first, last or first, zone)
+        except (ValueError, KeyError, OSError) as error:
+            raise ValueError(f"`--days` takes FIRST..LAST, such as 2022-05-05..2022-05-06, received {text!r} "
+                             f"in zone {zone!r} ({error})") from None  # fmt: skip
+        return cls(first, last or first, zone)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the model that scored the rows knows.
+
+    Args:
+        spec: its columns.
+        vocabularies: feature -> values, as `serving.row_summary.read_vocabularies` gives them.
+    """
+
+    spec: FeatureSpec
+    vocabularies: Mapping[str, pa.Array]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison.
+
+    Args:
+        name: what to call it.
+        rows: rows counted for the features.
+        statistics: TFDV statistics, or None without features.
+        unseen: column -> (values outside the vocabulary, values).
+        judged: scenario as text, `score_<task>`, `label_<task>`; may be empty.
+        scores_from: file of the scores, if they are not those of the rows.
+        notes: what a reader should know, one sentence each.
+    """
+
+    name: str
+    rows: int
+    statistics: Any
+    unseen: Mapping[str, tuple[int, int]]
+    judged: pd.DataFrame
+    scores_from: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def known_model(baseline: Path, model: Path | None) -> Known:
+    """Spec and vocabularies: of a served version, or of the run that is the baseline.
+
+    Args:
+        baseline: a run folder, unless `model` is given.
+        model: a SavedModel with `assets.extra/mixrank.json`, or a folder of versions, of which the newest.
+
+    Raises:
+        ValueError: if there is neither.
+    """
+    if model is not None:
+        folders = [model] if (model / METADATA).is_file() else list(versions(model).values())[-1:]
+        if not folders or not (folders[0] / METADATA).is_file():
+            raise ValueError(f"{model} is no exported model: it holds no {METADATA}")
+        spec = FeatureSpec.model_validate(json.loads((folders[0] / METADATA).read_text())["spec"])
+        return Known(spec, read_vocabularies(spec, folders[0] / "assets"))
+    if not is_run(baseline):
+        raise ValueError(f"{baseline} is no run folder: name the model that the rows were made for with --model")
+    run = RunFolder.load(baseline)
+    spec = FeatureSpec.model_validate(run.about["spec"])
+    return Known(spec, read_vocabularies(spec, Path(run.about["transform_graph"]) / "transform_fn" / "assets"))
+
+
+def read_baseline(path: Path, known: Known, progress: Progress) -> Side:
+    """What rows are compared with.
+
+    Of a run folder: statistics of the training split, scores and labels of the evaluation split, unseen values of the
+    validation split, since in the training split there are hardly any by construction.
+
+    Raises:
+        ValueError: if something is missing, naming the file.
+    """
+    if is_run(path):
+        run = RunFolder.load(path)
+        statistics = _load_statistics(Path(run.about["statistics"]) / "Split-train" / "FeatureStats.pb")
+        held_out = Path(run.about["examples"]) / "Split-valid"
+        later, _ = _rows(held_out, known, progress)
+        file = Path(run.about["model_run"]) / "predictions.parquet"
+        judged, _ = _rows(file, known, progress)
+        size = int(statistics.datasets[0].num_examples)
+        return Side(f"{run.name}, split train", size, statistics, later.unseen, judged.judged, file)
+    if path.suffix in STATISTICS:
+        statistics = _load_statistics(path)
+        notes = ["the baseline is statistics alone: scores and unseen values were not compared"]
+        return Side(path.name, int(statistics.datasets[0].num_examples), statistics, {}, pd.DataFrame(), notes=notes)
+    return _of_rows(path, known, progress)
+
+
+def read_new(path: Path, known: Known, split: str, days: Days | None, progress: Progress) -> Side:
+    """The rows to judge.
+
+    Args:
+        path: rows, a statistics file, or a run folder, of which `split`; its scores belong to the split `eval`.
+        known: the model.
+        split: split of a run folder.
+        days: None for all rows.
+        progress: told of rows read.
+
+    Raises:
+        ValueError: if there is no row.
+    """
+    if path.suffix in STATISTICS:
+        if days is not None:
+            raise ValueError("`--days` chooses rows, a statistics file has none")
+        statistics = _load_statistics(path)
+        return Side(path.name, int(statistics.datasets[0].num_examples), statistics, {}, pd.DataFrame())
+    if not is_run(path):
+        return _of_rows(path, known, progress, days)
+    run = RunFolder.load(path)
+    side = _of_rows(Path(run.about["examples"]) / f"Split-{split}", known, progress, days, f"{run.name}, split {split}")
+    file = Path(run.about["model_run"]) / "predictions.parquet"
+    if split != "eval" or not file.is_file():
+        return side
+    judged, _ = _rows(file, known, progress, days)
+    return Side(side.name, side.rows, side.statistics, side.unseen, judged.judged, file, side.notes)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a finished run."""
+    return (path / "run.json").is_file()
+
+
+def _of_rows(path: Path, known: Known, progress: Progress, days: Days | None = None, name: str = "") -> Side:
+    found, ignored = _rows(path, known, progress, days)
+    if not found.rows:
+        raise ValueError(f"{path} has no rows" + (f" from {days.first} to {days.last}" if days else ""))
+    notes = [f"columns that the model does not know: {', '.join(sorted(ignored))}"] if ignored else []
+    if found.statistics is None:
+        notes.append(f"{path.name} holds scores and no features; only scores were compared")
+    return Side(name or str(path), found.rows, found.statistics, found.unseen, found.judged, notes=notes)
+
+
+def _rows(path: Path, known: Known, progress: Progress, days: Days | None = None) -> tuple[RowSummary, set[str]]:
+    rows = LoggedRows(path, known.spec)
+
+    def chosen() -> Iterator[pa.RecordBatch]:
+        count = 0
+        for batch in rows:
+            if days is not None:
+                batch = between(batch, known.spec, days.first, days.last, days.zone)
+            count += batch.num_rows
+            progress(path.name, count)
+            yield batch
+
+    batches: Iterable[pa.RecordBatch] = chosen()
+    return summarize(batches, known.spec, known.vocabularies), rows.ignored
+
+
+def _load_statistics(path: Path) -> Any:
+    from google.protobuf import text_format
+    from google.protobuf.message import DecodeError
+    from tensorflow_metadata.proto.v0 import statistics_pb2
+
+    if not path.is_file():
+        raise ValueError(f"there are no statistics at {path}")
+    try:
+        if path.suffix == ".pbtxt":
+            found = text_format.Parse(path.read_text(), statistics_pb2.DatasetFeatureStatisticsList())
+        else:
+            found = statistics_pb2.DatasetFeatureStatisticsList.FromString(path.read_bytes())
+    except (DecodeError, text_format.ParseError) as error:
+        raise ValueError(f"{path} holds no TFDV statistics: {error}") from None
+    if len(found.datasets) != 1:
+        raise ValueError(f"{path} must hold the statistics of one data set, holds {len(found.datasets)}")
+    return found

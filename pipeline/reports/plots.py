@@ -1,0 +1,232 @@
+"""Plots of a report, drawn by Vega-Lite into SVG so that the page needs no network and no script."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from pipeline.reports.comparison import SliceScores
+from pipeline.reports.run_folder import RunFolder
+
+BASELINE = "baseline"
+RUN_COLOURS = ("#2f6db3", "#d9772b", "#3f9a6b", "#8a5fb5", "#c4455a", "#7a6a4f")
+BASELINE_COLOUR = "#9aa3ad"
+INK, MUTED, GRID = "#27313b", "#66727e", "#e4e8ec"
+BINS = 15
+
+
+def auc_by_scenario(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> Markup:
+    """AUC with intervals of every judged scenario, one panel per task."""
+    points = []
+    for run, rows in zip(runs, scores, strict=True):
+        for row in rows:
+            for name, estimates in ((run.name, row.model), (BASELINE, row.baseline if run is runs[0] else {})):
+                if estimates:
+                    points.append({"task": row.task, "slice": row.title, "rows": row.rows, "model": name}
+                                  | estimates["auc"].__dict__)  # fmt: skip
+    frame = pd.DataFrame(points)
+    order = list(dict.fromkeys(frame.sort_values("rows", ascending=False)["slice"]))
+    names = _names(runs, BASELINE in set(frame["model"]))
+    alt = altair()
+    base = alt.Chart(frame).encode(
+        y=alt.Y("slice:N", sort=order, title=None),
+        yOffset=alt.YOffset("model:N", sort=names),
+        color=_colours(names),
+    )
+    scale = alt.Scale(zero=False, nice=True)
+    ranges = base.mark_rule(strokeWidth=2).encode(
+        x=alt.X("low:Q", scale=scale, title="AUC, 95 % interval", axis=alt.Axis(tickCount=7)), x2="high:Q"
+    )
+    dots = base.mark_point(filled=True, size=55, opacity=1).encode(x=alt.X("value:Q", scale=scale))
+    return svg(
+        (ranges + dots)
+        .properties(width=480, height=alt.Step(max(11, 24 // len(names))))
+        .facet(alt.Facet("task:N", title=None)),
+        "AUC by scenario",
+    )
+
+
+def calibration_curve(runs: Sequence[RunFolder]) -> Markup:
+    """Mean prediction against observed rate in bins of equal size; the diagonal is right."""
+    points = []
+    for run, task, labels, probabilities in _columns(runs):
+        order = np.argsort(probabilities, kind="stable")
+        for part in np.array_split(order, min(BINS, len(order))):
+            points.append({"model": run, "task": task, "predicted": probabilities[part].mean(),
+                           "observed": labels[part].mean()})  # fmt: skip
+    return _square(pd.DataFrame(points), "predicted", "observed", "mean prediction", "observed rate",
+                   "Calibration curve", points=True)  # fmt: skip
+
+
+def roc(runs: Sequence[RunFolder]) -> Markup:
+    """True against false positive rate."""
+    points = []
+    for run, task, labels, scores in _columns(runs):
+        order = np.argsort(-scores, kind="stable")
+        last_of_tie = np.append(np.diff(scores[order]) != 0, True)
+        hits = np.append(0, np.cumsum(labels[order])[last_of_tie]) / max(1, labels.sum())
+        alarms = np.append(0, np.cumsum(1 - labels[order])[last_of_tie]) / max(1, (1 - labels).sum())
+        for x in np.linspace(0, 1, 101):
+            points.append({"model": run, "task": task, "x": x, "y": np.interp(x, alarms, hits)})
+    return _square(pd.DataFrame(points), "x", "y", "false positive rate", "true positive rate", "ROC curve")
+
+
+def score_distribution(runs: Sequence[RunFolder]) -> Markup:
+    """Share of positive and negative rows per bin of the predicted probability, one row of panels per run."""
+    points = []
+    edges = np.linspace(0, 1, 41)
+    for run, task, labels, probabilities in _columns(runs, with_baseline=False):
+        for value, title in ((0, "label 0"), (1, "label 1")):
+            share = np.histogram(probabilities[labels == value], edges)[0] / max(1, (labels == value).sum())
+            points += [
+                {"model": run, "task": task, "label": title, "probability": (low + high) / 2, "share": part}
+                for low, high, part in zip(edges[:-1], edges[1:], share, strict=True)
+            ]
+    alt = altair()
+    chart = alt.Chart(pd.DataFrame(points)).mark_area(opacity=0.45, interpolate="step", line={"strokeWidth": 1.5})
+    chart = chart.encode(
+        x=alt.X("probability:Q", title="predicted probability"),
+        y=alt.Y("share:Q", stack=None, axis=alt.Axis(format="%"), title="share of rows"),
+        color=alt.Color("label:N", scale=alt.Scale(range=["#9aa3ad", "#2f6db3"]), title=None),
+    ).properties(width=470, height=190)
+    layout = {"column": alt.Column("task:N", title=None)}
+    if len(runs) > 1:
+        layout["row"] = alt.Row("model:N", title=None, sort=[run.name for run in runs])
+    return svg(chart.facet(**layout), "Distribution of scores by label")
+
+
+def training_curves(runs: Sequence[RunFolder]) -> Markup | None:
+    """Training loss and validation metrics by step; None if no run logged its training."""
+    points = []
+    for run in runs:
+        for entry in run.training:
+            values = {"training loss": entry.get("loss"), **{f"validation {k}": v for k, v in entry["valid"].items()}}
+            for metric, value in values.items():
+                if value is not None and math.isfinite(value) and not metric.endswith(".log_loss"):
+                    points.append({"model": run.name, "step": entry["step"], "metric": metric, "value": value})
+    if not points:
+        return None
+    frame = pd.DataFrame(points)
+    names = _names(runs, False)
+    alt = altair()
+    chart = alt.Chart(frame).mark_line(point={"size": 28}, strokeWidth=2)
+    chart = chart.encode(
+        x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=5)),
+        y=alt.Y("value:Q", scale=alt.Scale(zero=False), title=None),
+        color=_colours(names),
+    ).properties(width=300, height=160)
+    metrics = list(dict.fromkeys(frame["metric"]))
+    chart = chart.facet(alt.Facet("metric:N", sort=metrics, title=None), columns=3).resolve_scale(y="independent")
+    return svg(chart, "Training curves")
+
+
+def grouping(found: dict[str, Any]) -> Markup:
+    """Weight of every feature in every token of a learned grouping.
+
+    Args:
+        found: fields and weights (tokens, fields), as in a model's insights.
+    """
+    points = [
+        {"feature": field, "token": token + 1, "weight": weight}
+        for token, row in enumerate(found["weights"])
+        for field, weight in zip(found["fields"], row, strict=True)
+    ]
+    alt = altair()
+    chart = alt.Chart(pd.DataFrame(points)).mark_rect(stroke=GRID, strokeWidth=0.5)
+    chart = chart.encode(
+        x=alt.X("feature:N", sort=None, title=None, axis=alt.Axis(labelAngle=-60)),
+        y=alt.Y("token:O", title="token"),
+        color=alt.Color(
+            "weight:Q",
+            scale=alt.Scale(range=["#ffffff", RUN_COLOURS[0]], domainMin=0),
+            legend=alt.Legend(title="weight", orient="right"),
+        ),
+    ).properties(width=alt.Step(18), height=alt.Step(18))
+    return svg(chart, "Features of every token")
+
+
+def _columns(runs: Sequence[RunFolder], with_baseline: bool = True) -> list[tuple[str, str, Any, Any]]:
+    """(model, task, labels, scores) of every run, and of the first run's baseline."""
+    found = []
+    for run in runs:
+        frames = [(run.name, run.predictions)]
+        if with_baseline and run is runs[0] and run.baseline is not None:
+            frames.append((BASELINE, run.baseline))
+        for task in run.tasks:
+            labels = run.predictions[f"label_{task}"].to_numpy(np.int64)
+            found += [(name, task, labels, frame[f"score_{task}"].to_numpy(np.float64)) for name, frame in frames]
+    return found
+
+
+def _square(
+    frame: pd.DataFrame, x: str, y: str, x_title: str, y_title: str, title: str, points: bool = False
+) -> Markup:
+    alt = altair()
+    names = sorted(dict.fromkeys(frame["model"]), key=lambda name: name == BASELINE)
+    limit = 1.0 if not points else min(1.0, 1.05 * float(frame[[x, y]].to_numpy().max()))
+    scale = alt.Scale(domain=[0, limit], nice=False)
+    lines = alt.Chart(frame).mark_line(strokeWidth=2, point={"size": 28} if points else False)
+    lines = lines.encode(
+        x=alt.X(f"{x}:Q", scale=scale, title=x_title, axis=alt.Axis(tickCount=5)),
+        y=alt.Y(f"{y}:Q", scale=scale, title=y_title, axis=alt.Axis(tickCount=5)),
+        color=_colours(names),
+    )
+    diagonal = alt.Chart(frame).transform_aggregate(n="count()", groupby=["task"])
+    diagonal = diagonal.mark_rule(color=MUTED, strokeDash=[4, 4], strokeWidth=1).encode(
+        x=alt.datum(0), y=alt.datum(0), x2=alt.datum(limit), y2=alt.datum(limit)
+    )
+    return svg((diagonal + lines).properties(width=250, height=250).facet(alt.Facet("task:N", title=None)), title)
+
+
+def _names(runs: Sequence[RunFolder], with_baseline: bool) -> list[str]:
+    return [run.name for run in runs] + ([BASELINE] if with_baseline else [])
+
+
+def _colours(names: list[str]) -> Any:
+    alt = altair()
+    coloured = [
+        BASELINE_COLOUR if name == BASELINE else RUN_COLOURS[i % len(RUN_COLOURS)] for i, name in enumerate(names)
+    ]
+    legend = alt.Legend(title=None, orient="top") if len(names) > 1 else None
+    return alt.Color("model:N", scale=alt.Scale(domain=names, range=coloured), sort=names, legend=legend)
+
+
+def svg(chart: Any, title: str) -> Markup:
+    """A chart in the report's style, as an image inside the page.
+
+    Args:
+        chart: an altair chart.
+        title: what it shows, for those who cannot see it.
+    """
+    import vl_convert
+
+    font = "Helvetica Neue, Helvetica, Arial, DejaVu Sans, sans-serif"
+    text = {
+        "labelColor": MUTED,
+        "titleColor": MUTED,
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+    }
+    chart = chart.configure(background="transparent", font=font, padding=4).configure_view(stroke=GRID)
+    chart = chart.configure_axis(**text, gridColor=GRID, domainColor=GRID, tickColor=GRID, labelLimit=160)
+    chart = chart.configure_header(labelColor=INK, labelFontSize=12, labelFontWeight="bold")
+    chart = chart.configure_legend(labelColor=INK, labelFontSize=11, titleColor=MUTED, orient="top")
+    drawn = vl_convert.vegalite_to_svg(chart.to_dict())
+    # As an image: identifiers inside several SVGs of one page would clash.
+    data = base64.b64encode(drawn.encode()).decode()
+    return Markup('<img class="plot" alt="{}" src="data:image/svg+xml;base64,{}">').format(title, data)
+
+
+def altair() -> Any:
+    """The altair module, ready for data of any size."""
+    import altair
+
+    altair.data_transformers.disable_max_rows()
+    return altair

@@ -1,0 +1,259 @@
+"""`mixrank predict` scores a file against a server or a folder, and names the line that does not fit."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from pipeline.commands import predict as predict_command
+from pipeline.commands.predict import predict
+from serving.golden import write_golden
+from serving.inputs import Inputs, load_spec
+
+
+@pytest.fixture
+def mixrank(monkeypatch):
+    monkeypatch.setattr(predict_command.console, "width", 120)
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(predict)
+    return lambda *arguments, **given: CliRunner().invoke(app, [str(each) for each in arguments], **given)
+
+
+@pytest.fixture
+def server():
+    """A server whose `click` is a tenth of x, or what `answer` says; `seen` has path and inputs of every request."""
+    about = SimpleNamespace(seen=[], answer=lambda inputs: (200, {"outputs": scores(inputs)}))
+
+    def scores(inputs):
+        values = [[x / 10] for x in inputs["x"]]
+        return {"click": values, "buy": [[(1 - x) / 10] for x in inputs["x"]]}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            about.seen.append((self.path, body["signature_name"], body["inputs"]))
+            status, answer = about.answer(body["inputs"])
+            text = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *arguments):
+            pass
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
+    about.url = f"http://127.0.0.1:{listening.server_port}"
+    yield about
+    listening.shutdown()
+    listening.server_close()
+
+
+@pytest.fixture
+def folder(tmp_path, toy_spec):
+    """The folder of a model `toy` with one version, 4, that has a spec but no graph."""
+    extra = tmp_path / "toy" / "4" / "assets.extra"
+    extra.mkdir(parents=True)
+    (extra / "mixrank.json").write_text(json.dumps({"spec": toy_spec.model_dump(mode="json")}))
+    return tmp_path / "toy"
+
+
+@pytest.fixture
+def local(monkeypatch, folder):
+    """Stands in for TensorFlow: a model that scores every row 0.5 and 0.25, and ranks by price."""
+
+    class LocalModel:
+        def __init__(self, where, unknown="refuse"):
+            self.inputs = Inputs(load_spec(where), unknown)
+
+        def score(self, rows):
+            return [{"click": 0.5, "buy": 0.25} for _ in self.inputs.rows(rows)]
+
+        def rank(self, request, candidates):
+            return [{"click": price, "buy": 0.0} for price in self.inputs.request(request, candidates)["price"]]
+
+    monkeypatch.setitem(sys.modules, "serving.local_model", SimpleNamespace(LocalModel=LocalModel))
+    return folder
+
+
+def jsonl(path, *values):
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return path
+
+
+def out(result):
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+ROW = {"page": "cart", "person": 7, "clip": "a"}
+
+
+def test_rows_of_a_file_are_scored_in_order(mixrank, server, tmp_path):
+    rows = jsonl(tmp_path / "rows.jsonl", *({"x": number} for number in range(130)))
+    result = mixrank(server.url, rows, "--model", "toy", "--label", "stable")
+    assert [line["click"] for line in out(result)] == pytest.approx([number / 10 for number in range(130)])
+    assert [path for path, _, _ in server.seen] == ["/v1/models/toy/labels/stable:predict"] * 2
+    assert [len(inputs["x"]) for _, _, inputs in server.seen] == [128, 2]
+    assert "130 rows scored" in result.stderr and "next:\n  mixrank predict http" in result.stderr
+
+
+def test_candidates_come_with_their_order_by_the_first_task(mixrank, server, tmp_path):
+    requests = jsonl(
+        tmp_path / "requests.jsonl",
+        {"request": {"user": 1}, "candidates": [{"x": 3}, {"x": 9}, {"x": 5}]},
+        {"request": {"user": 2}, "candidates": [{"x": 4}]},
+    )
+    first, second = out(mixrank(server.url, requests, "--model", "toy", "--rank"))
+    # Without a spec the tasks stand in alphabetical order: `buy` falls with x.
+    assert first["order"] == [0, 2, 1] and second["order"] == [0]
+    assert [score["click"] for score in first["scores"]] == pytest.approx([0.3, 0.9, 0.5])
+    assert server.seen[0][1:] == ("rank_candidates", {"user": 1, "x": [3, 9, 5]})
+
+
+def test_standard_input_and_json_lists_are_read(mixrank, server, tmp_path):
+    result = mixrank(server.url, "-", "--model", "toy", input='{"x": 1}\n\n{"x": 2}\n')
+    assert [line["click"] for line in out(result)] == pytest.approx([0.1, 0.2])
+    (tmp_path / "rows.json").write_text(json.dumps([{"x": 3}, {"x": 4}], indent=1))
+    assert [line["click"] for line in out(mixrank(server.url, tmp_path / "rows.json", "--model", "toy"))] == [0.3, 0.4]
+    (tmp_path / "rows.json").write_text('{\n"x": 5}')
+    assert [line["click"] for line in out(mixrank(server.url, tmp_path / "rows.json", "--model", "toy"))] == [0.5]
+
+
+def test_a_spec_names_the_model_and_pads_rows(mixrank, server, folder, tmp_path):
+    server.answer = lambda inputs: (200, {"outputs": {"click": [[0.5]], "buy": [[0.25]]}})
+    rows = jsonl(tmp_path / "rows.jsonl", ROW)
+    for spec in (folder, folder / "4"):
+        assert out(mixrank(server.url, rows, "--spec", spec, "--version", 4)) == [{"click": 0.5, "buy": 0.25}]
+    path, signature, inputs = server.seen[1]
+    assert (path, signature) == ("/v1/models/toy/versions/4:predict", "score_rows")
+    assert inputs["tag"] == [["", "", ""]]
+
+
+def test_a_folder_is_scored_without_a_server(mixrank, local, tmp_path):
+    rows = jsonl(tmp_path / "rows.jsonl", ROW, ROW)
+    result = mixrank(local, rows, "--output", tmp_path / "scores.jsonl")
+    assert result.exit_code == 0 and result.stdout == ""
+    lines = (tmp_path / "scores.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"click": 0.5, "buy": 0.25}] * 2
+    assert f"mixrank serve {local}" in result.stderr
+    assert out(mixrank(local, rows, "--version", 4)) == [{"click": 0.5, "buy": 0.25}] * 2
+
+
+def test_unknown_fields_are_dropped_if_asked(mixrank, local, tmp_path):
+    rows = jsonl(tmp_path / "rows.jsonl", ROW, ROW | {"colour": "red"})
+    result = mixrank(local, rows)
+    assert result.exit_code == 1 and "rows.jsonl, line 2: spec `toy` has no column `colour`" in result.stderr
+    assert len(out(mixrank(local, rows, "--drop-unknown"))) == 2
+
+
+def test_a_terminal_shows_a_table(mixrank, local, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_command.console, "_force_terminal", True)
+    rows = jsonl(tmp_path / "rows.jsonl", *[ROW] * 25)
+    result = mixrank(local, rows)
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
+    assert lines == [[str(number), "0.5000", "0.2500"] for number in range(1, 21)]
+    assert "the first 20 of 25 lines" in result.stderr
+    candidates = [{"clip": "a", "price": 0.25}, {"clip": "b", "price": 0.75}]
+    request = {"page": "cart", "person": 7}
+    result = mixrank(local, jsonl(rows, {"request": request, "candidates": candidates}), "--rank")
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
+    assert lines == [["1", "1", "1", "0.7500", "0.0000"], ["1", "2", "0", "0.2500", "0.0000"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (b'{"x": 1}\n{"x": \n', [], "rows.jsonl, line 2 is no JSON: "),
+        (b'{"x": 1}\n\n[1]\n', [], "rows.jsonl, line 3: expected an object, column -> value, received [1]"),
+        (
+            b'{"x": 1}\n{"x": 1, "y": 2}\n',
+            [],
+            "line 2: it adds column `y`; without a spec all have the columns of the first",
+        ),
+        (b'{"x": "\xff"}\n', [], "rows.jsonl, line 1 is no JSON: "),
+        (b"\n\n", [], "rows.jsonl holds no rows"),
+        (b'{"x": 1}\n', ["--rank"], 'line 1: expected {"request": {...}, "candidates": [{...}, ...]}, received {\'x\''),
+        (b'{"request": {}, "candidates": [1]}\n', ["--rank"], 'line 1: expected {"request"'),
+        (b'{"request": {}, "candidates": []}\n', ["--rank"], "line 1: a request needs at least one candidate"),
+    ],
+)
+def test_a_malformed_line_is_named(mixrank, server, tmp_path, text, options, message):
+    (tmp_path / "rows.jsonl").write_bytes(text)
+    result = mixrank(server.url, tmp_path / "rows.jsonl", "--model", "toy", *options)
+    assert result.exit_code == 1 and message in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_refusal_of_the_server_names_the_lines_of_the_request(mixrank, server, tmp_path):
+    server.answer = lambda inputs: (400, {"error": "no such input"})
+    rows = jsonl(tmp_path / "rows.jsonl", {"z": 1}, {"z": 2})
+    result = mixrank(server.url, rows, "--model", "toy")
+    assert result.exit_code == 1
+    assert f"rows.jsonl, line 1 to 2: model `toy` at {server.url}: INVALID_ARGUMENT: no such input" in result.stderr
+
+
+def test_a_failure_leaves_the_old_output(mixrank, local, tmp_path):
+    output = tmp_path / "scores.jsonl"
+    output.write_text("old")
+    rows = jsonl(tmp_path / "rows.jsonl", *[ROW] * 200, {"page": "cart"})
+    result = mixrank(local, rows, "--output", output)
+    assert result.exit_code == 1 and "rows.jsonl, line 201: column `person` is required but missing" in result.stderr
+    assert output.read_text() == "old" and sorted(path.name for path in tmp_path.glob("scores*")) == ["scores.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name whom to ask and the rows: mixrank predict TARGET ROWS.jsonl"),
+        (["http://h:1", "{rows}"], "name the model: --model NAME, or --spec DIR"),
+        (["http://h:1", "{rows}", "--model", "m", "--drop-unknown"], "--drop-unknown needs --spec DIR"),
+        (["ftp://h:1", "{rows}", "--model", "m"], "`target` must be like http://localhost:8501"),
+        (["http://h:1", "nowhere.jsonl", "--model", "m"], "there is no file nowhere.jsonl"),
+        (["http://h:1", "{rows}", "--model", "m", "--deadline", "0"], "`deadline` must be a positive number"),
+        (["http://h:1", "{rows}", "--model", "m", "--output", "nowhere/scores"], "there is no folder"),
+        (["{folder}", "{rows}", "--label", "stable"], "--label is for a server; "),
+        (["{folder}", "{rows}", "--version", "9"], "there is no version 9 in "),
+        (["{folder}/nowhere", "{rows}"], "there is no folder "),
+        (["--example", "{tmp}"], "holds no assets.extra/mixrank.json"),
+    ],
+)
+def test_mistakes_are_one_readable_line(mixrank, folder, tmp_path, arguments, message):
+    rows = jsonl(tmp_path / "rows.jsonl", ROW)
+    result = mixrank(*(each.format(rows=rows, folder=folder, tmp=tmp_path) for each in arguments))
+    assert result.exit_code == 1 and message in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_examples_are_drawn_from_the_spec_and_fit_it(mixrank, folder, toy_spec):
+    result = mixrank("--example", folder)
+    rows = out(result)
+    assert len(rows) == 3 and len(Inputs(toy_spec).rows(rows)) == 3
+    assert all(not {"at", "click", "buy"} & set(row) and len(row.get("global_clip", [])) <= 3 for row in rows)
+    assert f"mixrank predict {folder} rows.jsonl" in result.stderr
+    (request,) = out(mixrank("--example", folder, "--rank"))
+    Inputs(toy_spec).request(request["request"], request["candidates"])
+    assert len(request["candidates"]) == 3 and "clip" in request["candidates"][0]
+
+
+def test_examples_are_the_golden_rows_where_there_are_some(mixrank, folder):
+    golden = [ROW | {"clip": f"c{number}", "price": 1.5} for number in range(5)]
+    write_golden(folder / "4" / "assets.extra" / "golden.jsonl", golden, [{"click": 0.5}] * 5)
+    assert out(mixrank("--example", folder)) == golden[:3]
+    candidates = [{"clip": f"c{number}", "price": 1.5} for number in range(3)]
+    assert out(mixrank("--example", folder / "4", "--rank")) == [
+        {"request": {"page": "cart", "person": 7}, "candidates": candidates}
+    ]
+
+
+def test_an_example_can_be_scored_as_it_is(mixrank, local, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(mixrank("--example", local).stdout)
+    assert len(out(mixrank(local, tmp_path / "rows.jsonl"))) == 3
