@@ -12,6 +12,7 @@ import warnings
 import typer
 
 from pipeline.commands import (
+    bench_serve,
     compile,
     drift,
     look,
@@ -35,7 +36,7 @@ app = typer.Typer(
 PANELS = {
     "Train and judge": (train.run, train.train, train.incumbent, train.report),
     "Look": (look.features, look.schema, look.models, look.doctor, simulate.simulate),
-    "Serve": (serve.serve, predict.predict, parity.parity, rollout.deploy),
+    "Serve": (serve.serve, predict.predict, bench_serve.bench_serve, parity.parity, rollout.deploy),
     "Score and watch": (score.score, drift.drift),
     "Kubeflow": (compile.compile_, submit.submit),
 }
