@@ -9,7 +9,6 @@ rows only, each a request in which its own item stands among those of its neighb
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ import tensorflow as tf
 from schemas.encode import decode
 from schemas.features import FeatureSpec
 from serving.columns import request_and_item, to_columns, to_request_columns
-from serving.signatures import METADATA
+from serving.inputs import load_spec
 
 REQUESTS, CANDIDATES = 32, 5
 
@@ -36,7 +35,7 @@ def score_everywhere(model: Path, examples: list[bytes]) -> dict[str, np.ndarray
     Returns:
         name -> (rows, 1) scores; of `rank_candidates`, if the model has it, those of the first `REQUESTS` rows.
     """
-    spec = FeatureSpec.model_validate(json.loads((model / METADATA).read_text())["spec"])
+    spec = load_spec(model)
     rows = [decode(spec, example) for example in examples]
     loaded = tf.saved_model.load(str(model))
     # signature -> inputs of each call, and which of its scores count

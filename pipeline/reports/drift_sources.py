@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,9 @@ import pyarrow as pa
 
 from pipeline.reports.run_folder import RunFolder
 from schemas.features import FeatureSpec
+from serving.inputs import find_version, load_spec
 from serving.logged_rows import LoggedRows
 from serving.row_summary import RowSummary, between, day_bounds, read_vocabularies, summarize
-from serving.versions import METADATA, versions
 
 STATISTICS = (".pb", ".pbtxt")
 # Reports how many rows of what were read so far.
@@ -98,11 +97,8 @@ def known_model(baseline: Path, model: Path | None) -> Known:
         ValueError: if there is neither.
     """
     if model is not None:
-        folders = [model] if (model / METADATA).is_file() else list(versions(model).values())[-1:]
-        if not folders or not (folders[0] / METADATA).is_file():
-            raise ValueError(f"{model} is no exported model: it holds no {METADATA}")
-        spec = FeatureSpec.model_validate(json.loads((folders[0] / METADATA).read_text())["spec"])
-        return Known(spec, read_vocabularies(spec, folders[0] / "assets"))
+        spec, version = load_spec(model), find_version(model)
+        return Known(spec, read_vocabularies(spec, version / "assets"))
     if not is_run(baseline):
         raise ValueError(f"{baseline} is no run folder: name the model that the rows were made for with --model")
     run = RunFolder.load(baseline)

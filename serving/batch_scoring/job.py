@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
 from schemas.files import write_atomically
 from serving.batch_scoring.counters import total
-from serving.batch_scoring.model import find_model, read_spec
+from serving.batch_scoring.model import find_model
 from serving.batch_scoring.output import (
     LOCK,
     SUMMARY,
@@ -38,6 +38,7 @@ from serving.batch_scoring.output import (
 )
 from serving.batch_scoring.plan import ROWS_PER_ITEM, Format, Item, find_files, input_identity, output_schema, plan
 from serving.batch_scoring.work import SCORES, WORK, Score, Settings
+from serving.inputs import load_spec
 
 RUNNER = "--runner=FnApiRunner"
 
@@ -100,7 +101,7 @@ def score(
     if not 0 <= max_bad <= 1:
         raise ValueError(f"`max_bad` must be a share between 0 and 1, received {max_bad}")
     model = find_model(model)
-    spec = read_spec(model)
+    spec = load_spec(model)
     files = find_files(source.absolute(), format)
     items = plan(files, rows_per_item)
     kept = output_schema(spec, files, keep)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from schemas.features import FeatureSpec
 from schemas.tfmd import parsing_spec
 from serving.batch_scoring.tables import Inputs, Rows, Texts
 from serving.batch_scoring.text import Bad
+from serving.inputs import load_spec
 from serving.versions import METADATA, check_saved_model, versions
 
 _LOADED = Shared()
@@ -42,11 +42,6 @@ def find_model(path: Path) -> Path:
     if not (path / METADATA).is_file():
         raise ValueError(f"model {path} was not exported by mixrank: it holds no {METADATA}")
     return path
-
-
-def read_spec(model: Path) -> FeatureSpec:
-    """The columns that an exported model takes."""
-    return FeatureSpec.model_validate(json.loads((model / METADATA).read_text())["spec"])
 
 
 def load(path: str, threads: int | None) -> Model:
@@ -95,7 +90,7 @@ class Model:
     """
 
     def __init__(self, path: Path) -> None:
-        self.spec = read_spec(path)
+        self.spec = load_spec(path)
         self.columns = columns(self.spec)
         self._loaded = tf.saved_model.load(str(path))
         self._rows: Callable[..., dict[str, tf.Tensor]] = self._loaded.signatures["score_rows"]

@@ -157,7 +157,7 @@ def test_rows_against_rows(toy_run, toy_data, fresh):
         (["--limit", "pis=1"], "there is no limit `pis`; did you mean `psi`"),
         (["--days", "yesterday"], "`--days` takes FIRST..LAST"),
         (["--days", "2022-05-05", "--timezone", "Mars/Base"], "in zone 'Mars/Base'"),
-        (["--model", "nowhere"], "nowhere is no exported model"),
+        (["--model", "nowhere"], "there is no folder nowhere"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_name(toy_run, fresh, options, said):
