@@ -75,6 +75,7 @@ def training_stream(
     seed: int,
     shuffle_rows: int,
     first_step: int = 0,
+    share: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
     """Batches of (inputs, labels), shuffled anew in each pass.
 
@@ -86,6 +87,8 @@ def training_stream(
         seed: int. Decides the order.
         shuffle_rows: int >= 1. Shuffle buffer in rows.
         first_step: int >= 0. Number of batches already consumed.
+        share: of a worker among several, or None for whole batches. A worker gets its rows of each batch, as one
+            batch for each of its replicas, so that all workers together see what one would see.
     """
     if steps_per_pass < 1:
         raise ValueError(f"there are fewer training rows than one batch of {batch_size}; lower `train.batch_size`")
@@ -96,6 +99,8 @@ def training_stream(
     for number in range(first_pass + 1, math.ceil(steps / steps_per_pass)):
         batches = batches.concatenate(_one_pass(rows, batch_size, steps_per_pass, seed + number, shuffle_rows))
     batches = batches.take(steps - first_step)
+    if share is not None:
+        batches = _share(batches, batch_size, share)
     batches = batches.map(lambda b: rows.split(rows.parse(b)), num_parallel_calls=2, deterministic=True)
     return _in_order(batches.prefetch(4))
 
@@ -113,6 +118,13 @@ def _one_pass(rows: TransformedRows, batch_size: int, steps: int, seed: int, shu
     return records.batch(batch_size, drop_remainder=True).take(steps)
 
 
+def _share(batches: tf.data.Dataset, batch_size: int, share: tf.distribute.InputContext) -> tf.data.Dataset:
+    workers, replicas = share.num_input_pipelines, share.num_replicas_in_sync
+    # (batch,) -> (workers, replicas of a worker, rows of a replica)
+    shape = (workers, replicas // workers, batch_size // replicas)
+    return batches.map(lambda batch: tf.reshape(batch, shape)[share.input_pipeline_id]).unbatch()
+
+
 def evaluation_batches(rows: TransformedRows, batch_size: int) -> tf.data.Dataset:
     """Every row once, in file order, all columns; the last batch may be smaller."""
     records = tf.data.TFRecordDataset(list(rows.files), compression_type="GZIP")
@@ -122,6 +134,6 @@ def evaluation_batches(rows: TransformedRows, batch_size: int) -> tf.data.Datase
 def _in_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    # One worker reads all files: nothing to shard, and no warning about it.
+    # Every worker reads all files, for the order of rows is that of one: nothing to shard, and no warning about it.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.with_options(options)

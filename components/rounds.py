@@ -23,16 +23,19 @@ class Rounds(keras.callbacks.Callback):
     """Keras callback that turns `fit` epochs into resumable rounds.
 
     The state of a round (weights, optimizer, best weights so far, history) is written under a temporary name and
-    renamed, so that a kill leaves either the old state or the new one.
+    renamed, so that a kill leaves either the old state or the new one. Of several workers, all go through the rounds
+    and resume, and the chief alone validates and writes.
 
     Args:
         directory: where states are kept; a later call with the same directory goes on from there.
         log: file that gets one JSON line per round.
         steps_per_round: int >= 1.
         steps_per_pass: int >= 1. Steps in one pass over the rows, to log the epoch.
-        batch_size: int >= 1. Rows per step, to log samples per second.
+        batch_size: int >= 1. Rows per step, to log samples per second; a state of other batches is not resumed.
         validate: returns metric name -> value, or None where there is no validation split.
         early_stopping: or None.
+        chief: whether this worker writes.
+        total: sum of a number over the workers; with early stopping it is asked after every round.
     """
 
     def __init__(
@@ -46,6 +49,8 @@ class Rounds(keras.callbacks.Callback):
         total_rounds: int,
         validate: Callable[[], dict[str, float]] | None = None,
         early_stopping: EarlyStopping | None = None,
+        chief: bool = True,
+        total: Callable[[float], float] = float,
     ) -> None:
         super().__init__()
         self.directory = directory
@@ -56,6 +61,8 @@ class Rounds(keras.callbacks.Callback):
         self.total_rounds = total_rounds
         self.validate = validate
         self.early_stopping = early_stopping
+        self.chief = chief
+        self.total = total
         self.history: list[dict[str, Any]] = []
         self.best: float | None = None
         self.best_round = 0
@@ -69,14 +76,24 @@ class Rounds(keras.callbacks.Callback):
 
         Returns:
             Number of rounds already done, 0 if there is no state.
+
+        Raises:
+            ValueError: if the state is of a training with another number of rows per step.
         """
         states = sorted(self.directory.glob("round-*[0-9]"))
         if not states:
             return 0
         state = json.loads((states[-1] / "state.json").read_text())
+        if state["batch_size"] != self.batch_size:
+            raise ValueError(
+                f"{states[-1]} was trained with {state['batch_size']} rows per step, and now there would be "
+                f"{self.batch_size}: give it as many replicas as before, or remove {self.directory} to begin anew"
+            )
         model.load_weights(states[-1] / "model.weights.h5")
         self.history, self.best, self.best_round = state["history"], state["best"], state["best_round"]
         self.stopped = state["stopped"]
+        if not self.chief:
+            return int(state["round"])
         self._write_log()
         print(f"  resuming after round {state['round']} of {self.total_rounds}", file=sys.stderr, flush=True)
         return int(state["round"])
@@ -97,6 +114,8 @@ class Rounds(keras.callbacks.Callback):
         if now - self._reported < REPORT_EVERY_S:
             return
         self._reported = now
+        if not self.chief:
+            return
         rate = (batch + 1) * self.batch_size / (now - self._began)
         left = (self.steps_per_round - batch - 1) * self.batch_size / rate
         loss = float((logs or {}).get("loss", math.nan))
@@ -122,19 +141,25 @@ class Rounds(keras.callbacks.Callback):
         }
         if not math.isfinite(entry["loss"]):
             raise ValueError(f"training loss is {entry['loss']} in round {epoch + 1}; lower the learning rate")
+        if self.chief:
+            self._record(entry)
+        if self.early_stopping is not None:
+            self.stopped = self.model.stop_training = self.total(self.stopped) > 0
+
+    # -- details ---------------------------------------------------------------------------------------------------
+
+    def _record(self, entry: dict[str, Any]) -> None:
         self.history.append(entry)
         self._write_log()
         self._judge(entry)
-        self._save(epoch + 1)
+        self._save(entry["round"])
         valid = "".join(f"  {name} {value:.4f}" for name, value in entry["valid"].items())
         print(
-            f"  round {epoch + 1}/{self.total_rounds}  loss {entry['loss']:.4f}{valid}  "
+            f"  round {entry['round']}/{self.total_rounds}  loss {entry['loss']:.4f}{valid}  "
             f"{entry['samples_per_second']:,.0f} samples/s",
             file=sys.stderr,
             flush=True,
         )
-
-    # -- details ---------------------------------------------------------------------------------------------------
 
     def _judge(self, entry: dict[str, Any]) -> None:
         rule = self.early_stopping
@@ -151,7 +176,7 @@ class Rounds(keras.callbacks.Callback):
             self.directory.mkdir(parents=True, exist_ok=True)
             self.model.save_weights(self.directory / f"best-{self.best_round}.weights.h5")
         elif entry["round"] - self.best_round >= rule.patience:
-            self.stopped = self.model.stop_training = True
+            self.stopped = True
             print(f"  stopping early: {rule.metric} was best in round {self.best_round}", file=sys.stderr, flush=True)
 
     def _save(self, done: int) -> None:
@@ -161,6 +186,7 @@ class Rounds(keras.callbacks.Callback):
         self.model.save_weights(temporary / "model.weights.h5")
         state = {
             "round": done,
+            "batch_size": self.batch_size,
             "history": self.history,
             "best": self.best,
             "best_round": self.best_round,

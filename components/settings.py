@@ -80,6 +80,17 @@ class Optimizer(Declaration):
             raise ValueError(f"there is no optimizer `{name}`{nearest(name, OPTIMIZERS)}")
         return name
 
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if "gradient_accumulation_steps" in options:
+            raise ValueError("`gradient_accumulation_steps` does not work on replicas: set `train.accumulate_steps`")
+        return options
+
+    def scaled(self, factor: float) -> Optimizer:
+        """The same optimizer with `factor` times the rate."""
+        return self.model_copy(update={"learning_rate": self.learning_rate * factor})
+
     def decay(self, steps: int) -> dict[str, Any] | None:
         """Arguments of Keras' `CosineDecay` for a training of so many steps; None where the rate never changes."""
         rising = round(self.warmup * steps)
@@ -132,7 +143,13 @@ class TrainSettings(Declaration):
 
     Args:
         splits: "train" or both "train" and "valid"; validation runs only on a split that is not trained on.
-        batch_size: int >= 1. Rows per step over all replicas.
+        batch_size: int >= 1. Rows per step, which is one update of the weights.
+        batch_size_per: whose rows `batch_size` counts: "step" (those of all replicas of all workers) or "replica".
+        accumulate_steps: int >= 1. Parts in which a replica computes its rows one after another, for batches that do
+            not fit into its memory; their gradients are averaged.
+        learning_rate_scaling: "none", or how the rates of both optimizers grow with the rows per step over
+            `base_batch_size`: "linear" (Goyal et al. 2017) or "sqrt" (Krizhevsky 2014).
+        base_batch_size: int >= 1 or None. Rows per step that the rates were tuned for.
         epochs: int >= 1. Passes over the training rows.
         steps_per_round: int >= 1 or None for one pass. The number of rounds is the nearest to `epochs` passes.
         optimizer: for all weights, or for the dense ones if `embedding_optimizer` is given.
@@ -140,7 +157,7 @@ class TrainSettings(Declaration):
         early_stopping: or None to run all epochs and keep the last weights.
         precision: "float32" or "mixed_bfloat16".
         jit_compile: "auto" (XLA on one replica, not on several: it cannot compile across CPU devices), "on" or "off".
-        replicas: "auto" (all GPUs, else one CPU) or a number of logical CPU devices.
+        replicas: "auto" (all GPUs of all workers, else one CPU each) or a number of GPUs or logical CPU devices.
         shuffle_rows: int >= 1. Shuffle buffer.
         seed: int.
         warm_start: path of an earlier run, pushed model or export whose embedding rows are taken over token by token;
@@ -151,6 +168,10 @@ class TrainSettings(Declaration):
 
     splits: tuple[Literal["train", "valid"], ...] = ("train",)
     batch_size: int = Field(256, ge=1)
+    batch_size_per: Literal["step", "replica"] = "step"
+    accumulate_steps: int = Field(1, ge=1)
+    learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"
+    base_batch_size: int | None = Field(None, ge=1)
     epochs: int = Field(1, ge=1)
     steps_per_round: int | None = Field(None, ge=1)
     optimizer: Optimizer = Optimizer()
@@ -170,11 +191,42 @@ class TrainSettings(Declaration):
             raise ValueError(f"`splits` must contain `train`, received {self.splits}")
         if self.early_stopping is not None and "valid" in self.splits:
             raise ValueError("`early_stopping` needs a split that is not trained on: leave `valid` out of `splits`")
+        if (self.learning_rate_scaling == "none") is not (self.base_batch_size is None):
+            raise ValueError(
+                "`learning_rate_scaling` and `base_batch_size` go together, "
+                f"received {self.learning_rate_scaling!r} and {self.base_batch_size}"
+            )
         if isinstance(self.replicas, int):
             if self.replicas < 1:
                 raise ValueError(f"`replicas` must be >= 1, received {self.replicas}")
-            if self.batch_size % self.replicas:
-                raise ValueError(
-                    f"`batch_size` must be divisible by `replicas`: {self.batch_size} % {self.replicas} != 0"
-                )
+            self.on(self.replicas)
         return self
+
+    def on(self, replicas: int) -> TrainSettings:
+        """The same training in numbers: `batch_size` per step, and the scaled rates.
+
+        Args:
+            replicas: int >= 1. Replicas over all workers.
+
+        Raises:
+            ValueError: if the rows of a step cannot be divided evenly.
+        """
+        rows = self.batch_size * (replicas if self.batch_size_per == "replica" else 1)
+        if rows % (replicas * self.accumulate_steps):
+            times = f" times `accumulate_steps` {self.accumulate_steps}" if self.accumulate_steps > 1 else ""
+            raise ValueError(
+                f"`batch_size` must be divisible by {replicas} replicas{times}: "
+                f"{rows} % {replicas * self.accumulate_steps} != 0"
+            )
+        ratio = rows / (self.base_batch_size or rows)
+        factor = {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[self.learning_rate_scaling]
+        return self.model_copy(
+            update={
+                "batch_size": rows,
+                "batch_size_per": "step",
+                "learning_rate_scaling": "none",
+                "base_batch_size": None,
+                "optimizer": self.optimizer.scaled(factor),
+                "embedding_optimizer": self.embedding_optimizer and self.embedding_optimizer.scaled(factor),
+            }
+        )

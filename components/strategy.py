@@ -1,4 +1,4 @@
-"""Where training runs: MirroredStrategy over all GPUs, or over one or several logical CPU devices."""
+"""Where training runs: over all GPUs or some logical CPU devices of this process, or of several workers."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ from typing import Literal
 
 import tensorflow as tf
 
+from components.workers import ALONE, Workers
+
 
 def prepare_devices(replicas: Literal["auto"] | int) -> None:
-    """Splits the CPU into logical devices; must run before TensorFlow touches a device.
+    """Splits the CPU into logical devices for a command; must run before TensorFlow touches a device.
 
     Args:
         replicas: as in `TrainSettings.replicas`.
 
     Raises:
-        ValueError: if TensorFlow is already running with another number of devices.
+        ValueError: if TensorFlow is already running with another number of devices, or TF_CONFIG names several
+            workers, which would each do everything.
     """
+    if Workers.of_environment().several:
+        raise ValueError(
+            "TF_CONFIG names several workers, and this command is for one process: unset it, or start the Trainer's "
+            "step on every worker (docs/training.md, Several workers)"
+        )
     if replicas == "auto" or tf.config.list_physical_devices("GPU"):
         return
     (cpu, *_) = tf.config.list_physical_devices("CPU")
@@ -30,15 +38,18 @@ def prepare_devices(replicas: Literal["auto"] | int) -> None:
             ) from None
 
 
-def build_strategy(replicas: Literal["auto"] | int) -> tf.distribute.Strategy:
-    """MirroredStrategy over every GPU, or over `replicas` logical CPU devices.
+def build_strategy(replicas: Literal["auto"] | int, workers: Workers = ALONE) -> tf.distribute.Strategy:
+    """MirroredStrategy over every GPU, or over `replicas` logical CPU devices; over several workers their like.
 
     Args:
         replicas: "auto" takes all GPUs, or one CPU device where there are none; a number takes that many.
+        workers: who takes part. Several must be joined before anything else uses TensorFlow.
 
     Raises:
-        ValueError: if there are fewer devices than asked for.
+        ValueError: if there are fewer devices than asked for, or it is too late to join the workers.
     """
+    if workers.several:
+        return _join(replicas)
     gpus = tf.config.list_logical_devices("GPU")
     devices = gpus or tf.config.list_logical_devices("CPU")
     wanted = (len(gpus) or 1) if replicas == "auto" else replicas
@@ -46,6 +57,20 @@ def build_strategy(replicas: Literal["auto"] | int) -> tf.distribute.Strategy:
         kind = "GPU" if gpus else "CPU"
         raise ValueError(f"`replicas`={wanted}, but there are only {len(devices)} logical {kind} devices")
     return tf.distribute.MirroredStrategy([device.name for device in devices[:wanted]])
+
+
+def _join(replicas: Literal["auto"] | int) -> tf.distribute.Strategy:
+    if replicas != "auto":
+        raise ValueError(f"`replicas` must be auto where TF_CONFIG names several workers, received {replicas}")
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+        if "program startup" not in str(error):
+            raise
+        raise ValueError(
+            "TF_CONFIG names several workers, which TensorFlow must join before it does anything else, and it already "
+            "runs in this process: start the Trainer's step in a process of its own"
+        ) from None
 
 
 def use_jit(setting: Literal["auto", "on", "off"], strategy: tf.distribute.Strategy) -> bool:

@@ -8,6 +8,8 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +21,14 @@ import tensorflow_transform as tft
 
 from components import ranking_metrics
 from components.dataset import TransformedRows, evaluation_batches, training_stream
+from components.micro_batches import MicroBatched
 from components.optimizers import build_optimizer
 from components.rounds import Rounds
 from components.settings import PUSHED, ModelSettings, TrainSettings
 from components.strategy import build_strategy, use_jit
 from components.transform import KEYS
 from components.warm_start import warm_start
+from components.workers import WorkerLostError, Workers
 from layers import registry
 from layers.backbone import backbone_of
 from layers.budget import match
@@ -92,17 +96,29 @@ def train_model(
 ) -> None:
     """Builds, trains, exports and scores the evaluation split.
 
+    Under a TF_CONFIG with several workers, each of them calls this with the same arguments. All return when the chief,
+    who alone writes, has exported and scored.
+
     Args:
         spec: columns of a row.
         model_settings: which architecture.
         settings: how to train it.
         patterns: split -> files of transformed rows; `train` and `eval`, and `valid` where there is one.
         transform_output: result of Transform.
-        checkpoints: states to resume from; removed when training ends.
+        checkpoints: states to resume from; removed when training ends. All workers must see the same folder.
         run_dir: gets `training.jsonl`, `model.json`, `predictions.parquet` and TensorBoard files.
         export_dir: gets the SavedModel.
+
+    Raises:
+        ValueError: if settings, data and devices do not fit together.
+        WorkerLostError: if another worker has gone.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
+    # 0. Devices: before anything else uses TensorFlow.
+    workers = Workers.of_environment()
+    strategy = build_strategy(settings.replicas, workers)
+    settings = settings.on(strategy.num_replicas_in_sync)
+    if workers.chief:
+        run_dir.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(settings.seed)
     keras.config.set_dtype_policy(settings.precision)
 
@@ -116,8 +132,7 @@ def train_model(
 
     # 2. Model and optimizer, inside the strategy.
     resolved = resolve(spec, model_settings)
-    strategy = build_strategy(settings.replicas)
-    with strategy.scope():
+    with workers.watched(checkpoints), strategy.scope():
         model = build_model(spec, resolved, settings, transform_output)
         if settings.warm_start:
             taken = warm_start(model, spec, transform_output, settings.warm_start)
@@ -126,7 +141,8 @@ def train_model(
             settings.optimizer, settings.embedding_optimizer, steps=total_rounds * steps_per_round
         )
         optimizer.build(model.trainable_variables)
-        model.compile(
+        trainee = MicroBatched(model, settings.accumulate_steps, workers.several)
+        trainee.compile(
             optimizer=optimizer,
             loss={label.name: keras.losses.BinaryCrossentropy(from_logits=True) for label in spec.labels},
             loss_weights={label.name: label.weight for label in spec.labels},
@@ -137,7 +153,7 @@ def train_model(
     validate = None
     if settings.early_stopping is not None and "valid" not in rows:
         raise ValueError("`early_stopping` needs a `valid` split, and this dataset has none: give its `split` one")
-    if "valid" in rows and "valid" not in settings.splits:
+    if "valid" in rows and "valid" not in settings.splits and workers.chief:
         infer = _inference(model)
         validate = lambda: validation_metrics(spec, predict(spec, infer, rows["valid"]))  # noqa: E731
     rounds = Rounds(
@@ -149,27 +165,39 @@ def train_model(
         total_rounds=total_rounds,
         validate=validate,
         early_stopping=settings.early_stopping,
+        chief=workers.chief,
+        total=partial(workers.total, strategy),
     )
-    done = rounds.restore(model)
-    if done < total_rounds and not rounds.stopped:
-        model.fit(
-            training_stream(
-                training,
-                batch_size=settings.batch_size,
-                steps_per_pass=steps_per_pass,
-                steps=total_rounds * steps_per_round,
-                seed=settings.seed,
-                shuffle_rows=settings.shuffle_rows,
-                first_step=done * steps_per_round,
-            ),
-            steps_per_epoch=steps_per_round,
-            initial_epoch=done,
-            epochs=total_rounds,
-            callbacks=[rounds, keras.callbacks.TensorBoard(str(run_dir / "tensorboard"), write_graph=False)],
-            shuffle=False,
-            verbose=0,
-        )
-    rounds.restore_best(model)
+    done = rounds.restore(trainee)
+    stream = partial(
+        training_stream,
+        training,
+        batch_size=settings.batch_size,
+        steps_per_pass=steps_per_pass,
+        steps=total_rounds * steps_per_round,
+        seed=settings.seed,
+        shuffle_rows=settings.shuffle_rows,
+        first_step=done * steps_per_round,
+    )
+    board = [keras.callbacks.TensorBoard(str(run_dir / "tensorboard"), write_graph=False)] if workers.chief else []
+    with workers.watched(checkpoints):
+        workers.check_same_round(strategy, done, checkpoints)
+        if done < total_rounds and not rounds.stopped:
+            trainee.fit(
+                strategy.distribute_datasets_from_function(lambda share: stream(share=share))
+                if workers.several
+                else stream(),
+                steps_per_epoch=steps_per_round,
+                initial_epoch=done,
+                epochs=total_rounds,
+                callbacks=[rounds, *board],
+                shuffle=False,
+                verbose=0,
+            )
+        if not workers.chief:
+            workers.total(strategy, 0)
+            return
+    rounds.restore_best(trainee)
 
     # 4. The same weights outside the strategy, for export.
     final = build_model(spec, resolved, settings, transform_output, table_storage=settings.table_storage)
@@ -184,6 +212,9 @@ def train_model(
     write_atomically(run_dir / MODEL_CARD, lambda path: path.write_text(json.dumps(card, indent=1)))
     write_atomically(run_dir / PREDICTIONS, lambda path: predictions.to_parquet(path, index=False))
     shutil.rmtree(checkpoints, ignore_errors=True)
+    # The others have waited for this, to fail if the chief does; what is complete does not fail for their sake.
+    with suppress(WorkerLostError), workers.watched(checkpoints):
+        workers.total(strategy, 0)
 
 
 def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows) -> pd.DataFrame:

@@ -10,13 +10,22 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.proto import trainer_pb2
 from tfx.types import Channel, component_spec, standard_artifacts, standard_component_specs
 
+from components.workers import Workers
+
 
 class Executor(executor.GenericExecutor):
     """Hands the preset to `run_fn` in its `custom_config`, which is one text and can hold no parameter of a run."""
 
     def Do(self, input_dict: dict[str, list[Any]], output_dict: dict[str, list[Any]], exec_properties: Any) -> None:
         config = {**json.loads(exec_properties["custom_config"]), "preset": exec_properties["preset"]}
-        super().Do(input_dict, output_dict, {**exec_properties, "custom_config": json.dumps(config)})
+        properties = {**exec_properties, "custom_config": json.dumps(config)}
+        if Workers.of_environment().chief:
+            super().Do(input_dict, output_dict, properties)
+        else:
+            from components.trainer import run_fn
+
+            # TFX would look for an export, which the chief alone writes.
+            run_fn(self._GetFnArgs(input_dict, output_dict, properties))
 
 
 class TrainerSpec(component_spec.ComponentSpec):
