@@ -108,6 +108,7 @@ def add_scenario(model: keras.Model, spec: FeatureSpec, *, like: int | str | Non
         config = layer.get_config()
         if layer is table:
             added = config.pop("added", 0) + 1
+            config.pop("storage", None)  # A ranker that is trained has float32 tables.
             return GrownEmbedding(**{**config, "added": added})
         if layer is old:
             grown = {"scenarios": list(after), "added_scenarios": old.added_scenarios + 1}

@@ -52,12 +52,14 @@ class Scorer(tf.Module):
         def answer(
             ranker: keras.Model, raw: Mapping[str, tf.RaggedTensor], checks: Sequence[tf.Operation]
         ) -> dict[str, tf.Tensor]:
+            # Every column is transformed by itself, so those of a request may have one row beside many items.
+            transformed = self.transform_layer(dict(raw))
             with tf.control_dependencies(checks):
-                # Every column is transformed by itself, so those of a request may have one row beside many items.
-                row = self.transform_layer(dict(raw))
+                # Bound to the checks by what they compute, or a product of two shapes that do not fit may fail first.
+                row = {name: tf.identity(transformed[name]) for name in ranker.input}
             for name, tensor in ranker.input.items():
                 row[name].set_shape(tensor.shape)
-            logits = ranker({name: row[name] for name in ranker.input}, training=False)
+            logits = ranker(row, training=False)
             return {task: _probability(task, logits[task]) for task in spec.tasks}
 
         self.answer: Callable[..., dict[str, tf.Tensor]] = answer
