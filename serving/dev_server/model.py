@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import rewriter_config_pb2
 
 from serving.dev_server.errors import Refused, invalid, of_tensorflow, plain
 from serving.versions import check_saved_model
@@ -114,7 +115,7 @@ class LoadedModel:
 
     def __init__(self, folder: Path) -> None:
         check_saved_model(folder)
-        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=_session_config())
         try:
             with self._session.graph.as_default():
                 meta = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(folder))
@@ -189,3 +190,10 @@ def _infos(tensors: Any) -> dict[str, TensorInfo]:
 
 def _set(names: Any) -> str:
     return "{" + ",".join(sorted(names)) + "}"
+
+
+def _session_config() -> tf.compat.v1.ConfigProto:
+    config = tf.compat.v1.ConfigProto()
+    # There are no gradients whose memory could be saved; the attempt fills the terminal with warnings.
+    config.graph_options.rewrite_options.memory_optimization = rewriter_config_pb2.RewriterConfig.NO_MEM_OPT
+    return config
