@@ -180,10 +180,6 @@ def test_a_step_and_the_command_start_from_the_wheel(installed):
 @pytest.mark.slow
 def test_configs_schemas_and_templates_are_in_the_wheel(installed):
     (packages,) = installed.parents[1].glob("lib/python3*/site-packages")
-    for package, pattern in (
-        ("pipeline", "configs/*.yaml"),
-        ("pipeline", "reports/templates/*"),
-        ("schemas", "generated/*"),
-    ):
-        shipped = {path.name for path in (ROOT / package).glob(pattern) if path.is_file()}
-        assert shipped == {path.name for path in (packages / package).glob(pattern) if path.is_file()} != set()
+    for pattern in ("pipeline/configs/*.yaml", "pipeline/reports/templates/*", "schemas/generated/*"):
+        shipped = {path.name for path in ROOT.glob(pattern) if path.is_file()}
+        assert shipped == {path.name for path in packages.glob(pattern) if path.is_file()} != set()
