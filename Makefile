@@ -36,9 +36,8 @@ lint: install  ## Style, types and import rules.
 test-fast: install  ## The fast tests, in two processes.
 	$(RUN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
-# Slow tests use both cores by themselves.
 test: lint test-fast  ## Install, check and run every test.
-	$(RUN)/python -m pytest -q -m slow
+	$(RUN)/python -m pytest -q -n 2 --dist loadfile -m slow
 
 clean:  ## Remove what the other targets made, the packages excepted.
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,6 +16,7 @@ from typing import Any
 from schemas.encode import to_instance
 from schemas.features import FeatureSpec
 from schemas.files import write_atomically
+from serving.inputs import load_spec
 from serving.versions import METADATA
 
 FILE = "assets.extra/golden.jsonl"
@@ -122,7 +123,4 @@ def check_golden(rows: Sequence[GoldenRow], scorer: Scorer, *, version: int, fol
 
 
 def _spec(folder: Path) -> FeatureSpec | None:
-    file = folder / METADATA
-    if not file.is_file():
-        return None
-    return FeatureSpec.model_validate(json.loads(file.read_text())["spec"])
+    return load_spec(folder) if (folder / METADATA).is_file() else None

@@ -10,7 +10,7 @@ rows only, each a request in which its own item stands among those of its neighb
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,10 @@ def score_everywhere(model: Path, examples: list[bytes]) -> dict[str, np.ndarray
         "score_rows": [(to_columns(spec, rows), slice(None))],
     }
     if "rank_candidates" in loaded.signatures:
-        calls["rank_candidates"] = list(_requests(spec, rows))
+        calls["rank_candidates"] = [
+            (to_request_columns(spec, request, items), slice(own, own + 1))
+            for request, items, own in requests(spec, rows)
+        ]
     scores: dict[str, np.ndarray] = {}
     for name, each in calls.items():
         answers = [
@@ -65,13 +68,14 @@ def score_everywhere(model: Path, examples: list[bytes]) -> dict[str, np.ndarray
     return scores
 
 
-def _requests(spec: FeatureSpec, rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], slice]]:
-    """Each of the first rows as a request, and the place of its own item among its neighbours'."""
+def requests(
+    spec: FeatureSpec, rows: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], int]]:
+    """Each of the first rows as a request, its own item among those of its neighbours, and that item's place."""
     split = [request_and_item(spec, row) for row in rows]
     for index in range(min(REQUESTS, len(rows))):
         own = index % CANDIDATES
-        items = [split[(index - own + step) % len(rows)][1] for step in range(CANDIDATES)]
-        yield to_request_columns(spec, split[index][0], items), slice(own, own + 1)
+        yield split[index][0], [split[(index - own + step) % len(rows)][1] for step in range(CANDIDATES)], own
 
 
 def _tensors(feed: dict[str, Any]) -> dict[str, tf.Tensor]:

@@ -23,12 +23,9 @@ from serving.client import Client
 from serving.columns import request_and_item
 from serving.dev_server import running
 from serving.inputs import load_spec
-from serving.loaders import score_everywhere
+from serving.loaders import requests, score_everywhere
 
 REFERENCE = "SavedModel, TF 2 loader, serving_default"
-# Rows that `rank_candidates` is asked for one at a time, and the candidates among which each stands.
-REQUESTS, CANDIDATES = 32, 5
-
 # Task -> (rows,) scores, of all rows or of the first ones.
 Scores = Mapping[str, np.ndarray]
 
@@ -120,13 +117,9 @@ def _servers(version: Path, targets: Sequence[str], name: str) -> Iterator[Seque
 
 def _server(spec: FeatureSpec, address: str, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Scores]:
     protocol = "gRPC" if address.startswith("grpc:") else "REST"
-    requests = [request_and_item(spec, row) for row in rows[:REQUESTS]]
     with Client(address, name, spec=spec, deadline=120.0) as client:
         scored = client.score(rows)
-        ranked = []
-        for position, (request, _) in enumerate(requests):
-            items = [requests[(position + step) % len(requests)][1] for step in range(CANDIDATES)]
-            ranked.append(client.rank(request, items)[0])
+        ranked = [client.rank(request, items)[own] for request, items, own in requests(spec, rows)]
     return {
         f"{protocol}, {signature}": {task: np.array([answer[task] for answer in answers]) for task in spec.tasks}
         for signature, answers in (("score_rows", scored), ("rank_candidates", ranked))
