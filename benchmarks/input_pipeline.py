@@ -30,7 +30,7 @@ def main() -> None:
     import tensorflow as tf
     import tensorflow_transform as tft
 
-    from components import trainer
+    from components import building
     from components.dataset import training_stream
     from components.settings import ModelSettings, TrainSettings
     from schemas.features import FeatureSpec
@@ -41,7 +41,7 @@ def main() -> None:
     model_settings = ModelSettings.model_validate(about["config"]["model"])
     transform_output = tft.TFTransformOutput(about["transform_graph"])
     pattern = str(Path(about["transformed_examples"], "Split-train", "*"))
-    rows = trainer.transformed_rows(spec, [pattern], transform_output)
+    rows = building.transformed_rows(spec, [pattern], transform_output)
     steps_per_pass = rows.count() // settings.batch_size
     needed = (arguments.turns + 2) * arguments.steps
     stream = training_stream(
@@ -52,7 +52,7 @@ def main() -> None:
         seed=settings.seed,
         shuffle_rows=settings.shuffle_rows,
     )
-    model = trainer.build_model(spec, model_settings, settings, transform_output)
+    model = building.build_model(spec, model_settings, settings, transform_output)
     model.compile(
         keras.optimizers.Adam(settings.optimizer.learning_rate),
         {task: keras.losses.BinaryCrossentropy(from_logits=True) for task in spec.tasks},

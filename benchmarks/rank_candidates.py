@@ -34,7 +34,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.trainer import vocabulary_sizes
+from components.building import vocabulary_sizes
 from layers import registry
 from layers.ranker import build_ranker, request_ranker
 from schemas.datasets.kuairand import SPEC

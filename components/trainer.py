@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import keras
-import numpy as np
-import pandas as pd
-import tensorflow as tf
 import tensorflow_transform as tft
 
-from components import ranking_metrics
-from components.dataset import TransformedRows, evaluation_batches, training_stream
+from components.building import build_model, insights, model_card, resolve, transformed_rows
+from components.dataset import training_stream
 from components.micro_batches import MicroBatched
 from components.optimizers import build_optimizer
+from components.predictions import inference, predict, validation_metrics
 from components.rounds import Rounds
 from components.settings import PUSHED, ModelSettings, TrainSettings
 from components.strategy import build_strategy, use_jit
-from components.transform import KEYS
 from components.warm_start import warm_start
 from components.workers import WorkerLostError, Workers
 from layers import registry
 from layers.backbone import backbone_of
-from layers.budget import match
-from layers.counts import counts
-from layers.embedding import Storage
-from layers.inputs import field_names, model_inputs, widths
-from layers.ranker import build_ranker, take_weights
-from layers.routing import routing_report
-from schemas.features import Categorical, FeatureSpec, MultiCategorical, Vocab
+from layers.ranker import take_weights
+from schemas.features import FeatureSpec
 from schemas.files import write_atomically
 from serving.signatures import export
 
@@ -45,9 +36,6 @@ if TYPE_CHECKING:
     from tfx.components.trainer.fn_args_utils import FnArgs
 
 PREDICTIONS, TRAINING_LOG, MODEL_CARD = "predictions.parquet", "training.jsonl", "model.json"
-EVALUATION_BATCH = 1024
-# Batches of evaluation rows that the routing report looks at.
-ROUTED_BATCHES = 4
 
 
 def run_fn(fn_args: FnArgs) -> None:
@@ -92,7 +80,7 @@ def train_model(
     transform_output: tft.TFTransformOutput,
     checkpoints: Path,
     run_dir: Path,
-    export_dir: Path,
+    export_dir: Path | None,
 ) -> None:
     """Builds, trains, exports and scores the evaluation split.
 
@@ -107,7 +95,7 @@ def train_model(
         transform_output: result of Transform.
         checkpoints: states to resume from; removed when training ends. All workers must see the same folder.
         run_dir: gets `training.jsonl`, `model.json`, `predictions.parquet` and TensorBoard files.
-        export_dir: gets the SavedModel.
+        export_dir: gets the SavedModel; None exports nothing.
 
     Raises:
         ValueError: if settings, data and devices do not fit together.
@@ -154,7 +142,7 @@ def train_model(
     if settings.early_stopping is not None and "valid" not in rows:
         raise ValueError("`early_stopping` needs a `valid` split, and this dataset has none: give its `split` one")
     if "valid" in rows and "valid" not in settings.splits and workers.chief:
-        infer = _inference(model)
+        infer = inference(model)
         validate = lambda: validation_metrics(spec, predict(spec, infer, rows["valid"]))  # noqa: E731
     rounds = Rounds(
         directory=checkpoints,
@@ -202,144 +190,20 @@ def train_model(
     # 4. The same weights outside the strategy, for export.
     final = build_model(spec, resolved, settings, transform_output, table_storage=settings.table_storage)
     take_weights(final, model)
-    card = _model_card(final, {**model_settings.model_dump(mode="json"), "params": resolved.params})
+    card = model_card(final, {**model_settings.model_dump(mode="json"), "params": resolved.params})
     card["insights"] = insights(final, spec, rows["eval"])
     backbone_of(final).freeze()
-    export(export_dir, spec=spec, model=final, transform_output=transform_output, metadata={"model": card})
+    if export_dir is not None:
+        export(export_dir, spec=spec, model=final, transform_output=transform_output, metadata={"model": card})
 
     # 5. What the evaluation split gets, row by row.
-    predictions = predict(spec, _inference(final), rows["eval"])
+    predictions = predict(spec, inference(final), rows["eval"])
     write_atomically(run_dir / MODEL_CARD, lambda path: path.write_text(json.dumps(card, indent=1)))
     write_atomically(run_dir / PREDICTIONS, lambda path: predictions.to_parquet(path, index=False))
     shutil.rmtree(checkpoints, ignore_errors=True)
     # The others have waited for this, to fail if the chief does; what is complete does not fail for their sake.
     with suppress(WorkerLostError), workers.watched(checkpoints):
         workers.total(strategy, 0)
-
-
-def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows) -> pd.DataFrame:
-    """Scores rows with an in-memory model.
-
-    Returns:
-        One row per example: keys, time, scenario (its id as declared, "other" if unknown), `label_<task>` and
-        `score_<task>` (probabilities).
-    """
-    parts: dict[str, list[np.ndarray]] = {}
-    keep = {spec.user.name: KEYS["user"], spec.item.name: KEYS["item"], spec.time.name: KEYS["time"]}
-    for batch in evaluation_batches(rows, EVALUATION_BATCH):
-        logits = infer({name: batch[name] for name in rows.inputs})
-        for column, source in keep.items():
-            parts.setdefault(column, []).append(batch[source].numpy())
-        parts.setdefault("__scenario", []).append(batch[spec.scenario.name].numpy())
-        for task in spec.tasks:
-            parts.setdefault(f"label_{task}", []).append(batch[task].numpy().astype(np.int64))
-            parts.setdefault(f"score_{task}", []).append(tf.sigmoid(logits[task]).numpy().reshape(-1))
-    columns = {name: np.concatenate(values) for name, values in parts.items()}
-    names = np.array([None, *map(str, spec.scenario.values), "other"], dtype=object)
-    scenario = names[columns.pop("__scenario")]
-    for key in (spec.user, spec.item):
-        if key.dtype == "str":
-            columns[key.name] = np.array([value.decode() for value in columns[key.name]], dtype=object)
-    frame = pd.DataFrame(columns)
-    frame.insert(3, spec.scenario.name, scenario)
-    return frame
-
-
-def validation_metrics(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, float]:
-    """`loss` (weighted sum over tasks) and `<task>.log_loss`, `<task>.auc`, `<task>.gauc` of predictions."""
-    found: dict[str, float] = {"loss": 0.0}
-    for label in spec.labels:
-        truth, score = predictions[f"label_{label.name}"], predictions[f"score_{label.name}"]
-        found[f"{label.name}.log_loss"] = ranking_metrics.log_loss(truth, score)
-        found[f"{label.name}.auc"] = ranking_metrics.auc(truth, score)
-        found[f"{label.name}.gauc"] = ranking_metrics.gauc(truth, score, predictions[spec.user.name]).impressions
-        found["loss"] += label.weight * found[f"{label.name}.log_loss"]
-    return found
-
-
-def vocabulary_sizes(spec: FeatureSpec, transform_output: tft.TFTransformOutput) -> dict[str, int]:
-    """Feature -> number of ids, padding and out-of-vocabulary buckets included."""
-    sizes = {}
-    for feature in spec.inputs:
-        if isinstance(feature, Categorical | MultiCategorical):
-            if isinstance(feature.vocab, Vocab):
-                counted = transform_output.vocabulary_size_by_name(feature.name)
-                sizes[feature.name] = 1 + counted + feature.vocab.oov
-            else:
-                sizes[feature.name] = 1 + feature.vocab.size
-    return sizes
-
-
-def resolve(spec: FeatureSpec, model: ModelSettings) -> ModelSettings:
-    """The settings with `match_params` replaced by the `params` that give that size.
-
-    Raises:
-        ValueError: if the model cannot be scaled to that size.
-    """
-    if model.match_params is None:
-        return model
-    params = match(
-        model.name, model.match_params, widths(spec), spec.tasks, spec.scenario.values, model.params, model.preset
-    )
-    return model.model_copy(update={"params": params, "match_params": None})
-
-
-def build_model(
-    spec: FeatureSpec,
-    model: ModelSettings,
-    settings: TrainSettings,
-    transform_output: tft.TFTransformOutput,
-    table_storage: Storage = "float32",
-) -> keras.Model:
-    """The ranker that settings describe, for rows of one Transform, with fresh weights."""
-    model = resolve(spec, model)
-    return build_ranker(
-        spec,
-        vocabulary_sizes(spec, transform_output),
-        model=model.name,
-        preset=model.preset,
-        params=model.params,
-        seed=settings.seed,
-        table_storage=table_storage,
-    )
-
-
-def transformed_rows(
-    spec: FeatureSpec, patterns: Sequence[str], transform_output: tft.TFTransformOutput
-) -> TransformedRows:
-    """What a ranker of `spec` reads in the files that match any of the patterns.
-
-    Raises:
-        ValueError: if a pattern matches no file.
-    """
-    return TransformedRows.find(
-        patterns,
-        transform_output.transformed_feature_spec(),
-        labels=spec.tasks,
-        inputs=tuple(model_inputs(spec)),
-    )
-
-
-def _inference(model: keras.Model) -> Any:
-    return tf.function(lambda inputs: model(inputs, training=False), reduce_retracing=True, autograph=False)
-
-
-def _model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:
-    parts = counts(model)
-    return {
-        **settings,
-        "parts": [{"name": p.name, "parameters": p.parameters, "flops": p.flops} for p in parts],
-        "parameters": sum(p.parameters for p in parts),
-        "flops": sum(p.flops for p in parts),
-    }
-
-
-def insights(model: keras.Model, spec: FeatureSpec, rows: TransformedRows) -> dict[str, Any]:
-    """What the backbone tells about itself, and where its scenario experts send the first evaluation rows."""
-    batches = itertools.islice(evaluation_batches(rows, EVALUATION_BATCH), ROUTED_BATCHES)
-    found = backbone_of(model).insights(field_names(spec))
-    routing = routing_report(model, batches)
-    return {**found, **({"routing": routing} if routing else {})}
 
 
 def _existing(model: str | None) -> str | None:

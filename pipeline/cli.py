@@ -13,6 +13,7 @@ import typer
 
 from pipeline.commands import (
     bench_serve,
+    compare,
     compile,
     drift,
     look,
@@ -34,7 +35,7 @@ app = typer.Typer(
 )
 
 PANELS = {
-    "Train and judge": (train.run, train.train, train.incumbent, train.report),
+    "Train and judge": (train.run, train.train, compare.compare, compare.tune, train.incumbent, train.report),
     "Look": (look.features, look.schema, look.models, look.doctor, simulate.simulate),
     "Serve": (serve.serve, predict.predict, bench_serve.bench_serve, parity.parity, rollout.deploy),
     "Score and watch": (score.score, drift.drift),

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from components.evaluator import Thresholds, check_thresholds
 from components.settings import PUSHED, ModelSettings, TrainSettings
 from layers import registry
+from pipeline.comparing.tables import CompareSettings
 from pipeline.kubeflow.settings import KubeflowSettings
 from schemas import datasets
 from schemas.naming import Declaration, nearest, readable
@@ -38,6 +39,7 @@ class RunConfig(Declaration):
         check_rows: int >= 1. Evaluation rows that the model check sends through every signature.
         beam: options of every Beam pipeline.
         kubeflow: what `mixrank compile` needs besides; a local run does not read it.
+        compare: what `mixrank compare` and `mixrank tune` need besides; a run does not read it.
     """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
@@ -52,6 +54,7 @@ class RunConfig(Declaration):
     check_rows: int = Field(512, ge=1)
     beam: tuple[str, ...] = ("--runner=FnApiRunner",)
     kubeflow: KubeflowSettings = KubeflowSettings()
+    compare: CompareSettings = CompareSettings()
 
     @field_validator("beam")
     @classmethod

@@ -31,18 +31,12 @@ import tensorflow_recommenders as tfrs
 import tensorflow_transform as tft
 import tf_keras
 
+from components.building import transformed_rows, vocabulary_sizes
 from components.dataset import training_stream
+from components.predictions import predict, validation_metrics
 from components.rounds import REPORT_EVERY_S
 from components.settings import Optimizer, TrainSettings
-from components.trainer import (
-    MODEL_CARD,
-    PREDICTIONS,
-    TRAINING_LOG,
-    predict,
-    transformed_rows,
-    validation_metrics,
-    vocabulary_sizes,
-)
+from components.trainer import MODEL_CARD, PREDICTIONS, TRAINING_LOG
 from layers.inputs import is_number, table_sizes
 from pipeline.config import load_config
 from pipeline.fast_loop import describe, last_run, new_folder, patterns

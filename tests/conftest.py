@@ -177,7 +177,7 @@ def toy_export(toy_spec: Any, toy_transform: Any, tmp_path_factory: pytest.TempP
     """
     import tensorflow as tf
 
-    from components.trainer import vocabulary_sizes
+    from components.building import vocabulary_sizes
     from layers.ranker import build_ranker
     from serving.signatures import export
 

@@ -30,7 +30,7 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             errors.print(
                 "interrupted; `mixrank run` goes on from the last finished component and training round, "
-                "`mixrank rollout` and `mixrank score` when given again"
+                "other commands with what they had not done, when given again"
             )
             raise typer.Exit(130) from None
         except Exception as error:

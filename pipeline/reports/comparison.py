@@ -126,7 +126,7 @@ def _judge(
     if min(positives, rows - positives) < MIN_OF_CLASS:
         rare = int(positives < rows - positives)
         return SliceScores(*counts, why=f"only {min(positives, rows - positives)} rows with label {rare}")
-    exact = [_metrics(labels, column, users) for column in columns]
+    exact = [exact_metrics(labels, column, users) for column in columns]
     samples = [resampled_metrics(labels, column, users, drawn) for column in columns]
     estimates = [
         {metric: Estimate(values[metric], *percentile_interval(sample[metric])) for metric in METRICS}
@@ -148,7 +148,8 @@ def _judge(
     return SliceScores(*counts, estimates[0], estimates[1], difference, relative, why)
 
 
-def _metrics(labels: NDArray[np.int64], scores: NDArray[np.float64], users: NDArray[np.int64]) -> dict[str, float]:
+def exact_metrics(labels: NDArray[np.int64], scores: NDArray[np.float64], users: NDArray[np.int64]) -> dict[str, float]:
+    """AUC, GAUC weighted by rows, log loss and calibration of rows; `users` are their group."""
     return {
         "auc": auc_of(labels, scores),
         "gauc": summarise(auc_by_group(labels, scores, users)).impressions,

@@ -87,8 +87,14 @@ class RunFolder:
             ValueError: if its keys are not those of the predictions.
         """
         file = self.path / "baseline.parquet"
-        if not file.is_file():
-            return None
+        return self.scores_beside(file) if file.is_file() else None
+
+    def scores_beside(self, file: Path) -> pd.DataFrame:
+        """`score_<task>` of another model's file, row by row beside `predictions`.
+
+        Raises:
+            ValueError: if its keys are not those of the predictions.
+        """
         found, own = pd.read_parquet(file), self.predictions[self.keys]
         if not found[self.keys].reset_index(drop=True).equals(own.reset_index(drop=True)):
             # A key can occur more than once; its n-th row then belongs to the n-th row of the other file.

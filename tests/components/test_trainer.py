@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from components.building import build_model, resolve
+from components.predictions import validation_metrics
 from components.settings import EarlyStopping, ModelSettings, Optimizer, TrainSettings
-from components.trainer import build_model, resolve, train_model, validation_metrics
+from components.trainer import train_model
 
 PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3}
 MODEL = ModelSettings(name="hemix", preset="tiny", params=PARAMS)

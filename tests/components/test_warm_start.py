@@ -169,7 +169,7 @@ def test_a_reference_to_no_model_says_where_it_looked(tmp_path, reference):
 
 @pytest.mark.slow
 def test_a_real_export_is_taken_over_whole(toy_spec, toy_transform, tmp_path):
-    from components.trainer import vocabulary_sizes
+    from components.building import vocabulary_sizes
     from serving.signatures import export
 
     sizes = vocabulary_sizes(toy_spec, toy_transform)

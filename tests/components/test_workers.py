@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from components.building import transformed_rows
 from components.dataset import training_stream
 from components.settings import ModelSettings, TrainSettings
 from components.strategy import build_strategy, prepare_devices
-from components.trainer import train_model, transformed_rows
+from components.trainer import train_model
 from components.workers import Workers
 
 WORKER = Path(__file__).with_name("train_as_worker.py")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.trainer import vocabulary_sizes
+from components.building import vocabulary_sizes
 from components.transform import KEYS
 from layers import registry
 from layers.ranker import build_ranker

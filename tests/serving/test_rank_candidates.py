@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.trainer import vocabulary_sizes
+from components.building import vocabulary_sizes
 from layers.ranker import build_ranker
 from schemas.encode import PADDING, columns, encode, newest
 from schemas.features import Categorical, FeatureSpec

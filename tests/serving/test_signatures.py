@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.trainer import vocabulary_sizes
+from components.building import vocabulary_sizes
 from schemas.encode import PADDING, encode
 from schemas.features import FeatureSpec
 from schemas.wire import entry, example

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.trainer import vocabulary_sizes
+from components.building import vocabulary_sizes
 from components.warm_start import warm_start
 from layers.embedding import IdEmbedding
 from layers.ranker import build_ranker, take_weights

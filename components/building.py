@@ -1,0 +1,107 @@
+"""The ranker that settings and a Transform describe, the rows it reads, and what it says about itself."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow_transform as tft
+
+from components.dataset import TransformedRows, evaluation_batches
+from components.predictions import EVALUATION_BATCH
+from components.settings import ModelSettings, TrainSettings
+from layers.backbone import backbone_of
+from layers.budget import match
+from layers.counts import counts
+from layers.embedding import Storage
+from layers.inputs import field_names, model_inputs, widths
+from layers.ranker import build_ranker
+from layers.routing import routing_report
+from schemas.features import Categorical, FeatureSpec, MultiCategorical, Vocab
+
+# Batches of evaluation rows that the routing report looks at.
+ROUTED_BATCHES = 4
+
+
+def vocabulary_sizes(spec: FeatureSpec, transform_output: tft.TFTransformOutput) -> dict[str, int]:
+    """Feature -> number of ids, padding and out-of-vocabulary buckets included."""
+    sizes = {}
+    for feature in spec.inputs:
+        if isinstance(feature, Categorical | MultiCategorical):
+            if isinstance(feature.vocab, Vocab):
+                counted = transform_output.vocabulary_size_by_name(feature.name)
+                sizes[feature.name] = 1 + counted + feature.vocab.oov
+            else:
+                sizes[feature.name] = 1 + feature.vocab.size
+    return sizes
+
+
+def resolve(spec: FeatureSpec, model: ModelSettings) -> ModelSettings:
+    """The settings with `match_params` replaced by the `params` that give that size.
+
+    Raises:
+        ValueError: if the model cannot be scaled to that size.
+    """
+    if model.match_params is None:
+        return model
+    params = match(
+        model.name, model.match_params, widths(spec), spec.tasks, spec.scenario.values, model.params, model.preset
+    )
+    return model.model_copy(update={"params": params, "match_params": None})
+
+
+def transformed_rows(
+    spec: FeatureSpec, patterns: Sequence[str], transform_output: tft.TFTransformOutput
+) -> TransformedRows:
+    """What a ranker of `spec` reads in the files that match any of the patterns.
+
+    Raises:
+        ValueError: if a pattern matches no file.
+    """
+    return TransformedRows.find(
+        patterns,
+        transform_output.transformed_feature_spec(),
+        labels=spec.tasks,
+        inputs=tuple(model_inputs(spec)),
+    )
+
+
+def build_model(
+    spec: FeatureSpec,
+    model: ModelSettings,
+    settings: TrainSettings,
+    transform_output: tft.TFTransformOutput,
+    table_storage: Storage = "float32",
+) -> keras.Model:
+    """The ranker that settings describe, for rows of one Transform, with fresh weights."""
+    model = resolve(spec, model)
+    return build_ranker(
+        spec,
+        vocabulary_sizes(spec, transform_output),
+        model=model.name,
+        preset=model.preset,
+        params=model.params,
+        seed=settings.seed,
+        table_storage=table_storage,
+    )
+
+
+def model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a model with its parameters and forward FLOPs per row, whole and by part."""
+    parts = counts(model)
+    return {
+        **settings,
+        "parts": [{"name": p.name, "parameters": p.parameters, "flops": p.flops} for p in parts],
+        "parameters": sum(p.parameters for p in parts),
+        "flops": sum(p.flops for p in parts),
+    }
+
+
+def insights(model: keras.Model, spec: FeatureSpec, rows: TransformedRows) -> dict[str, Any]:
+    """What the backbone tells about itself, and where its scenario experts send the first evaluation rows."""
+    batches = itertools.islice(evaluation_batches(rows, EVALUATION_BATCH), ROUTED_BATCHES)
+    found = backbone_of(model).insights(field_names(spec))
+    routing = routing_report(model, batches)
+    return {**found, **({"routing": routing} if routing else {})}

@@ -1,0 +1,112 @@
+"""`mixrank compare`: which architecture for this log."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.terminal import console, errors, guarded
+from pipeline.commands.train import Config, Overrides
+
+Jobs = Annotated[int | None, typer.Option(min=1, help="Trainings at once; one per core, or per GPU, if left out.")]
+
+
+@guarded
+def compare(
+    config: Config,
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Tables to fill: models (default), hemix, blocks, mtmixatt, mixformer, scaling, or your own."
+        ),
+    ] = None,
+    budgets: Annotated[
+        list[str] | None, typer.Option("--budget", help="Only this size of the tables, such as 250K; repeatable.")
+    ] = None,
+    jobs: Jobs = None,
+    report_only: Annotated[bool, typer.Option(help="Write the report of what is done; train nothing.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Train models alike over several seeds on the last run's rows, and judge them against each other.
+
+    Give it again after an interruption: what is done is not done again.
+    """
+    from pipeline.config import load_config
+
+    settings = load_config(config, overrides or [])
+    from pipeline.comparing.comparison import Comparison
+    from pipeline.comparing.scheduler import processes
+
+    comparison = Comparison.of(settings, tables or ["models"], budgets or [])
+    failed: dict[str, str] = {}
+    if not report_only:
+        parallel = processes(jobs)
+        errors.print(comparison.outline(parallel), style="dim", markup=False, highlight=False, soft_wrap=True)
+        failed = comparison.train(parallel, say)
+    if failed and not comparison.begun:
+        _fail(failed)
+    page, markdown, grids = comparison.report(say)
+    for grid in grids:
+        console.print(grid.table())
+    console.print(f"report: {page}\n        {markdown}", soft_wrap=True)
+    _fail(failed)
+    console.print("next:")
+    console.print(f"  mixrank tune {config}            # the same small search for every model", soft_wrap=True)
+    console.print(f"  mixrank run {config} --set model.name=...   # the pipeline with your choice", soft_wrap=True)
+
+
+@guarded
+def tune(
+    config: Config,
+    models: Annotated[list[str] | None, typer.Argument(help="Models; all of them if left out.")] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Random draws per model, besides the config's own settings.")] = 6,
+    budget: Annotated[str | None, typer.Option(help="Dense parameters of every model, such as 250K.")] = None,
+    jobs: Jobs = None,
+    overrides: Overrides = None,
+) -> None:
+    """Search settings for every model alike: the same random draws, judged on the validation split.
+
+    Give it again after an interruption: what is done is not done again.
+    """
+    from pipeline.config import load_config
+
+    settings = load_config(config, overrides or [])
+    from components.settings import parse_count
+    from layers import registry
+    from pipeline.comparing import tuning
+    from pipeline.comparing.plan import FOLDER
+    from pipeline.comparing.scheduler import alone, processes, run_jobs, training_jobs
+    from pipeline.fast_loop import last_run
+    from schemas.files import write_atomically
+
+    earlier, _ = last_run(settings)
+    found = tuning.draws(settings, earlier, models or registry.names(), draws, parse_count(budget))
+    folder = settings.run_dir / FOLDER
+    say(f"{len(found)} trainings in {folder}, judged on the validation split")
+    with alone(folder):
+        failed = run_jobs(training_jobs([draw.trial for draw in found]), parallel=processes(jobs), say=say)
+    console.print(tuning.search_grid(found).table())
+    text = tuning.as_yaml(tuning.best(found))
+    file = folder / "tuned.yaml"
+    write_atomically(file, lambda path: path.write_text(text))
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    _fail(failed)
+    console.print(
+        f"next:\n  put this into the config ({file} holds it), then  mixrank compare {config}", soft_wrap=True
+    )
+
+
+def _fail(failed: dict[str, str]) -> None:
+    if not failed:
+        return
+    errors.print(f"\n[bold red]{len(failed)} failed:[/]")
+    for title, reason in failed.items():
+        errors.print(f"  {title}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    errors.print("next: mend it and give the same command again; what is done stays done")
+    raise typer.Exit(1)
+
+
+def say(line: str) -> None:
+    """One line of progress."""
+    errors.print(line, markup=False, highlight=False, soft_wrap=True)

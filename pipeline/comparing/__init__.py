@@ -1,0 +1,1 @@
+"""Models side by side: the same rows, budget and protocol for all, over several seeds."""

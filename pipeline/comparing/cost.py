@@ -1,0 +1,92 @@
+"""What one variant costs, measured while nothing else runs: `python -m pipeline.comparing.cost FOLDER`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.comparing.plan import TRIAL_FILE
+from pipeline.comparing.trial import run
+
+LATENCY_BATCHES = (1, 512)
+SECONDS = 5.0
+
+
+def work(folder: Path) -> dict[str, Any]:
+    """Times training steps and forward passes of a model with fresh weights, on the run's own rows.
+
+    Returns:
+        `training_samples_per_second` of the Trainer's step on one cached batch, and `latency_ms`, the median
+        milliseconds of a forward pass as it is served, from transformed columns to logits, by batch size.
+    """
+    import keras
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    from components.building import build_model, transformed_rows
+    from components.dataset import training_stream
+    from components.micro_batches import MicroBatched
+    from components.optimizers import build_optimizer
+    from components.predictions import inference
+    from components.settings import ModelSettings, TrainSettings
+    from components.strategy import build_strategy, prepare_devices, use_jit
+    from schemas.features import FeatureSpec
+
+    about = json.loads((folder / TRIAL_FILE).read_text())
+    spec = FeatureSpec.model_validate(about["spec"])
+    settings = TrainSettings(**about["train"])
+    prepare_devices(settings.replicas)
+    strategy = build_strategy(settings.replicas)
+    settings = settings.on(strategy.num_replicas_in_sync)
+    graph = tft.TFTransformOutput(about["graph"])
+    rows = transformed_rows(spec, [str(Path(about["rows"]) / "Split-eval" / "*")], graph)
+
+    def batch_of(size: int) -> Any:
+        stream = training_stream(rows, batch_size=size, steps_per_pass=1, steps=1, seed=0, shuffle_rows=size)
+        return next(iter(stream))
+
+    with strategy.scope():
+        model = build_model(spec, ModelSettings(**about["model"]), settings, graph)
+        optimizer = build_optimizer(settings.optimizer, settings.embedding_optimizer, steps=1000)
+        optimizer.build(model.trainable_variables)
+        trainee = MicroBatched(model, settings.accumulate_steps, several_workers=False)
+        trainee.compile(
+            optimizer=optimizer,
+            loss={label.name: keras.losses.BinaryCrossentropy(from_logits=True) for label in spec.labels},
+            loss_weights={label.name: label.weight for label in spec.labels},
+            jit_compile=use_jit(settings.jit_compile, strategy),
+        )
+    infer = inference(model)
+    latency = {}
+    for size in LATENCY_BATCHES:
+        inputs, _ = batch_of(size)
+
+        def score(given: Any = inputs) -> object:
+            return [logits.numpy() for logits in infer(given).values()]
+
+        latency[size] = 1000 * median_seconds(score)
+    # One cached batch: the cost of the model, not of reading rows.
+    batches = iter(tf.data.Dataset.from_tensors(batch_of(settings.batch_size)).cache().repeat())
+    trainee.make_train_function()
+    step = median_seconds(lambda: float(tf.nest.flatten(trainee.train_function(batches))[0]))
+    return {"training_samples_per_second": settings.batch_size / step, "latency_ms": latency}
+
+
+def median_seconds(doing: Callable[[], object], seconds: float = SECONDS) -> float:
+    """Median time of calls repeated for some seconds, after three that are not counted."""
+    for _ in range(3):
+        doing()
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < 5:
+        began = time.perf_counter()
+        doing()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    run(work)

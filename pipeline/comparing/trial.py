@@ -1,0 +1,92 @@
+"""One training of a comparison, as a process of its own: `python -m pipeline.comparing.trial FOLDER`.
+
+The folder holds `trial.json`; `result.json` is written last, so its presence means that the training is complete. The
+process ends with the one that holds the other end of its standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.comparing.plan import RESULT_FILE, TRIAL_FILE
+from schemas.files import write_atomically
+
+
+def work(folder: Path) -> dict[str, Any]:
+    """Trains on the run's rows and judges the evaluation split.
+
+    Args:
+        folder: holds `trial.json`; gets the files of a training.
+
+    Returns:
+        Metrics per task and slice, validation metrics, parameters, FLOPs, seconds, samples per second and peak memory.
+    """
+    import pandas as pd
+    import tensorflow_transform as tft
+
+    from components.settings import ModelSettings, TrainSettings
+    from components.strategy import prepare_devices
+    from components.trainer import MODEL_CARD, PREDICTIONS, TRAINING_LOG, train_model
+    from pipeline.comparing.judging import judge
+    from pipeline.fingerprint import source
+    from schemas.features import FeatureSpec
+
+    about = json.loads((folder / TRIAL_FILE).read_text())
+    spec = FeatureSpec.model_validate(about["spec"])
+    train = TrainSettings(**about["train"])
+    prepare_devices(train.replicas)
+    rows = Path(about["rows"])
+    train_model(
+        spec=spec,
+        model_settings=ModelSettings(**about["model"]),
+        settings=train,
+        patterns={path.name.removeprefix("Split-"): str(path / "*") for path in rows.glob("Split-*")},
+        transform_output=tft.TFTransformOutput(about["graph"]),
+        checkpoints=folder / "checkpoints",
+        run_dir=folder,
+        export_dir=None,
+    )
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    card = json.loads((folder / MODEL_CARD).read_text())
+    log = [json.loads(line) for line in (folder / TRAINING_LOG).read_text().splitlines()]
+    return {
+        "metrics": judge(spec, pd.read_parquet(folder / PREDICTIONS)),
+        "valid": log[-1]["valid"],
+        "best_valid": min((entry["valid"]["loss"] for entry in log if entry["valid"]), default=None),
+        "dense_parameters": sum(part["parameters"] for part in card["parts"] if part["name"] != "embeddings"),
+        "parameters": card["parameters"],
+        "flops": card["flops"],
+        "code": source("components.trainer", "layers.models"),
+    }
+
+
+def run(doing: Callable[[Path], dict[str, Any]]) -> None:
+    """A process of a comparison: does its work in the folder on its command line and writes `result.json`."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    folder = Path(sys.argv[1])
+    began = time.monotonic()
+    found = doing(folder)
+    # Linux counts in kB.
+    found |= {
+        "seconds": time.monotonic() - began,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    write_atomically(folder / RESULT_FILE, lambda path: path.write_text(json.dumps(found, indent=1)))
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    run(work)

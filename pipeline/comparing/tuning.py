@@ -1,0 +1,160 @@
+"""The same small random search for every model, on the rows that no model is judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from layers import registry
+from pipeline.comparing.page import Grid
+from pipeline.comparing.plan import Trial, settings, trial
+from pipeline.comparing.tables import Budget, Range, Tuned, Variant, merged
+from pipeline.config import RunConfig
+from schemas.naming import readable
+
+OWN = "the config's"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One point of the search.
+
+    Attributes:
+        model: name of the model.
+        values: dotted key -> value; empty for the config's own settings, which are tried first.
+        trial: its training.
+    """
+
+    model: str
+    values: dict[str, Any]
+    trial: Trial
+
+    @property
+    def loss(self) -> float | None:
+        """Validation loss after the last round, the weighted sum of the tasks' log losses; None before it is known."""
+        result = self.trial.result
+        return None if result is None else float(result["valid"]["loss"])
+
+    @property
+    def settings(self) -> Tuned:
+        """The drawn values as `compare.tuned` of a config holds them."""
+        return _tuned(self.values)
+
+
+def draws(config: RunConfig, earlier: dict[str, Any], models: Sequence[str], number: int, budget: Budget) -> list[Draw]:
+    """Every training of a search: per model the config's own settings and then the same number of random ones.
+
+    Training uses the training split alone and validation judges it, whatever the config's `splits` are. All models see
+    the same draws, but for parameters that one does not have.
+
+    Args:
+        config: the run; `compare.search` is the space.
+        earlier: `run.json` of the run whose rows are trained on.
+        models: names of models.
+        number: int >= 1. Random draws per model.
+        budget: dense parameters of every model, or None for the preset.
+
+    Raises:
+        ValueError: an unknown model, or no validation split.
+    """
+    for name in models:
+        registry.model(name)
+    if "Split-valid" not in _splits(earlier):
+        raise ValueError(
+            f"the search is judged on a `valid` split, and {config.dataset} has none: give its `split` one"
+        )
+    points = _points(config.compare.search, number)
+    found = []
+    for point in [{}, *points]:
+        for name in models:
+            known = {f"params.{parameter.name}" for parameter in registry.parameters(name)}
+            values = {key: value for key, value in point.items() if key.startswith("train.") or key in known}
+            found.append(_draw(config, earlier, name, values, budget))
+    return found
+
+
+def best(found: Sequence[Draw]) -> dict[str, Draw]:
+    """Model -> the draw with the least validation loss, of those that are done."""
+    done = [draw for draw in found if draw.loss is not None]
+    names = dict.fromkeys(draw.model for draw in done)
+    return {name: min((d for d in done if d.model == name), key=lambda draw: draw.loss or 0.0) for name in names}
+
+
+def as_yaml(chosen: Mapping[str, Draw]) -> str:
+    """The chosen values as the section of a config."""
+    import yaml
+
+    tuned = {name: draw.settings.model_dump(mode="json", exclude_defaults=True) for name, draw in chosen.items()}
+    return yaml.safe_dump({"compare": {"tuned": tuned}}, sort_keys=False, default_flow_style=None, width=110)
+
+
+def search_grid(found: Sequence[Draw]) -> Grid:
+    """Every draw with its validation loss, model by model; the best is marked."""
+    keys = list(dict.fromkeys(key for draw in found for key in draw.values))
+    cells: list[tuple[str, ...]] = []
+    marked, chosen = set(), {id(draw) for draw in best(found).values()}
+    for draw in sorted(found, key=lambda draw: draw.model):
+        if id(draw) in chosen:
+            marked.add((len(cells), 1))
+        shown = [_short(draw.values[key]) if key in draw.values else OWN for key in keys]
+        cells.append((draw.model, "-" if draw.loss is None else f"{draw.loss:.4f}", *shown))
+    headers = ("model", "valid loss", *(key.split(".", 1)[1] for key in keys))
+    return Grid("Search, judged on the validation split", headers, tuple(cells), frozenset(marked))
+
+
+def _draw(config: RunConfig, earlier: dict[str, Any], name: str, values: dict[str, Any], budget: Budget) -> Draw:
+    # What an earlier search found is not where this one starts.
+    untuned = config.compare.model_copy(update={"tuned": {name: _tuned(values)}})
+    variant = Variant(name=name, model={"name": name}, train={"splits": ["train"]})
+    about = " ".join(f"{key.split('.', 1)[1]}={_short(value)}" for key, value in values.items()) or OWN
+    try:
+        model, train = settings(
+            config.model_copy(update={"compare": untuned}), variant, budget, config.compare.seeds[0]
+        )
+    except ValueError as error:
+        raise ValueError(f"{name} with {about}: {readable(error)}") from None
+    return Draw(name, values, trial(config, earlier, model, train, name=f"{name} {about}"))
+
+
+def _tuned(values: Mapping[str, Any]) -> Tuned:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found = merged(found, _nested(key, value))
+    return Tuned(**found)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _points(space: Mapping[str, Range | tuple[Any, ...]], number: int) -> list[dict[str, Any]]:
+    """Random points of the space, the same for the same space and number."""
+    import keras_tuner
+
+    parameters = keras_tuner.HyperParameters()
+    for key, values in space.items():
+        if isinstance(values, Range):
+            parameters.Float(key, values.low, values.high, sampling="log")
+        else:
+            parameters.Choice(key, list(values))
+    oracle = keras_tuner.oracles.RandomSearchOracle(max_trials=number, seed=0, hyperparameters=parameters)
+    points = []
+    for _ in range(number):
+        found = oracle.populate_space("")
+        if found["values"] is None:
+            # A space of choices alone has an end.
+            break
+        points.append(dict(found["values"]))
+    return points
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """`a.b.c` as sections."""
+    first, _, rest = key.partition(".")
+    return {first: _nested(rest, value) if rest else value}
+
+
+def _splits(earlier: dict[str, Any]) -> list[str]:
+    return [path.name for path in Path(earlier["transformed_examples"]).glob("Split-*")]

@@ -1,0 +1,146 @@
+"""From trainings to tables: means, improvements and tests by hand, and pages that show them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.comparing import page
+from pipeline.comparing.judging import judge
+from pipeline.comparing.plan import Trial
+from pipeline.comparing.results import collect
+from pipeline.comparing.significance import t_test
+from pipeline.comparing.tables import Table
+from pipeline.reports.comparison import exact_metrics
+from schemas import datasets
+
+VARIANTS = tuple({"name": name, "model": {"name": name}} for name in ("hemix", "dlrm", "dcnv2"))
+AUCS = {"hemix": (0.76, 0.77, 0.765), "dlrm": (0.70, 0.71, 0.72), "dcnv2": (0.75, 0.74, 0.76)}
+
+
+def trained(tmp_path, aucs, budgets=(None,), slope=0.0):
+    """Trials as if they had been trained, with AUCs of a task `click` that rise with the size."""
+    found = []
+    for budget in budgets:
+        for name, values in aucs.items():
+            for seed, auc in enumerate(values):
+                folder, cost = tmp_path / f"{budget}-{name}-{seed}", tmp_path / f"cost-{name}"
+                folder.mkdir()
+                cost.mkdir(exist_ok=True)
+                auc = auc + slope * math.log10(budget or 1)
+                numbers = {"auc": auc, "gauc": auc - 0.1, "log_loss": 1 - auc, "calibration": 1.0}
+                result = {
+                    "metrics": {"click": {"overall": numbers, "7": {**numbers, "auc": auc + 0.01}}},
+                    "dense_parameters": budget or 1000,
+                    "flops": 2_000_000,
+                    "peak_mb": 900.0 + seed,
+                    "code": "abc",
+                }
+                (folder / "result.json").write_text(json.dumps(result))
+                speed = {"latency_ms": {"1": 2.0, "512": 30.0}, "training_samples_per_second": 1234.0}
+                (cost / "result.json").write_text(json.dumps(speed))
+                found.append(Trial(name, budget, seed, {}, folder, cost))
+    return found
+
+
+def test_the_numbers_of_a_table_by_hand(tmp_path):
+    table = Table(title="three", reference="dlrm", variants=VARIANTS)
+    trials = trained(tmp_path, AUCS)
+    results = collect(table, trials)
+    hemix, dlrm, dcnv2 = results.parts[None]
+    spread = hemix.metrics["click", "overall", "auc"]
+    assert spread.mean == pytest.approx(0.765)
+    assert spread.deviation == pytest.approx(0.005)
+    assert hemix.relative["click"] == pytest.approx((0.765 - 0.5) / (0.71 - 0.5) - 1)
+    assert dlrm.relative["click"] == 0
+    # Each against the best of the others: the best one against the second.
+    assert hemix.p_value["click"] == t_test(AUCS["hemix"], AUCS["dcnv2"])
+    assert dcnv2.p_value["click"] == t_test(AUCS["dcnv2"], AUCS["hemix"])
+    assert dlrm.p_value["click"] == t_test(AUCS["dlrm"], AUCS["hemix"])
+    assert dlrm.adjusted["click"] == pytest.approx(3 * dlrm.p_value["click"])
+    assert hemix.peak_mb == 902
+    assert results.missing == []
+
+
+def test_what_is_missing_is_said_and_the_rest_is_shown(tmp_path):
+    table = Table(title="three", variants=VARIANTS)
+    trials = trained(tmp_path, AUCS)
+    for trial in trials:
+        if trial.variant == "dlrm" or (trial.variant, trial.seed) == ("hemix", 2):
+            (trial.folder / "result.json").unlink()
+    results = collect(table, trials)
+    assert [(row.name, row.seeds) for row in results.parts[None]] == [("hemix", (2, 3)), ("dcnv2", (3, 3))]
+    assert results.missing == ["hemix seed 2", "dlrm seed 0", "dlrm seed 1", "dlrm seed 2"]
+    (grid, *_) = page.grids(results, {})
+    assert [row[0] for row in grid.rows] == ["hemix (2 of 3 seeds)", "dcnv2"]
+    page.write_pages(tmp_path, {"three": results}, {}, "about")
+    assert "Not trained yet: hemix seed 2, dlrm seed 0" in (tmp_path / "report.md").read_text()
+
+
+def test_slopes_over_sizes(tmp_path):
+    table = Table(title="sizes", variants=VARIANTS, budgets=("100K", "1M", "10M"), scaling=True)
+    results = collect(table, trained(tmp_path, AUCS, (10**5, 10**6, 10**7), slope=0.01))
+    found = results.slopes["hemix", "click", "auc"]
+    assert found.value == pytest.approx(0.01)
+    assert found.low < 0.01 < found.high
+    assert results.slopes["hemix", "click", "log_loss"].value == pytest.approx(-0.01)
+    assert len(page.plots(results)) == 2
+    assert page.grids(results, {})[-1].rows[0][:3] == ("hemix", "click", "AUC")
+
+
+def test_the_pages_hold_what_was_found(tmp_path):
+    table = Table(title="three <models>", reference="dlrm", variants=VARIANTS)
+    results = collect(table, trained(tmp_path, AUCS))
+    numbers = {"auc": 0.7, "gauc": 0.6, "log_loss": 0.5, "calibration": 1.0}
+    html, markdown = page.write_pages(
+        tmp_path, {"mine": results}, {"additive": {"click": {"overall": numbers}}}, "kuairand, 3 seeds"
+    )
+    text = markdown.read_text()
+    assert "| hemix | **0.7650 ± 0.0050** | **0.6650 ± 0.0050** | **0.2350 ± 0.0050** | +26.2 % |" in text
+    assert "| additive | 0.7000 | 0.6000 | 0.5000 | - | - | - |" in text
+    assert "3 tests at this size" in text
+    assert "| hemix | 1,000 | 2.00 M | 1,234 | 2.0 | 30.0 | 902 |" in text
+    shown = html.read_text()
+    assert "three &lt;models&gt;" in shown
+    assert shown.count("<img") == 1
+    assert "http" not in shown.replace("http://www.w3.org", "")
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert saved["tables"]["mine"]["rows"][0]["metrics"]["click/overall/auc"] == list(AUCS["hemix"])
+    assert saved["baselines"]["additive"]["click"]["overall"]["auc"] == 0.7
+
+
+def test_trainings_by_other_code_are_pointed_out(tmp_path):
+    trials = trained(tmp_path, AUCS)
+    file = trials[0].folder / "result.json"
+    file.write_text(file.read_text().replace('"abc"', '"def"'))
+    results = collect(Table(title="three", variants=VARIANTS), trials)
+    _, markdown = page.write_pages(tmp_path, {"mine": results}, {}, "about")
+    assert "Trained by 2 versions of the code" in markdown.read_text()
+
+
+def test_judging_takes_the_main_scenarios_with_both_outcomes():
+    spec = datasets.load("kuairand").spec
+    rng = np.random.default_rng(0)
+    rows = 1000
+    frame = pd.DataFrame(
+        {
+            "user_id": rng.integers(0, 50, rows),
+            "tab": ["1"] * 600 + ["2"] * 300 + ["3"] * 70 + ["4"] * 30,
+            **{f"score_{task}": rng.uniform(size=rows) for task in spec.tasks},
+            **{f"label_{task}": rng.integers(0, 2, rows) for task in spec.tasks},
+        }
+    )
+    # A scenario in which nearly everything is clicked has no AUC worth showing.
+    frame.loc[900:968, "label_is_click"] = 1
+    found = judge(spec, frame)
+    assert list(found["is_click"]) == ["overall", "1", "2"]
+    assert list(found["long_view"]) == ["overall", "1", "2", "3"]
+    part = frame[frame["tab"] == "2"]
+    by_hand = exact_metrics(
+        part["label_is_click"].to_numpy(), part["score_is_click"].to_numpy(), part["user_id"].to_numpy()
+    )
+    assert found["is_click"]["2"] == by_hand
