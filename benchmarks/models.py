@@ -17,16 +17,16 @@ import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from pipeline.comparing.cost import median_seconds
 
 LATENCY_BATCHES = (1, 64, 1024)
 # Ids of a feature whose vocabulary is only known after Transform.
@@ -229,18 +229,6 @@ def matmul_peak(options: argparse.Namespace) -> float:
         run = tf.function(lambda: tf.reduce_max(tf.matmul(a, a)))
         product = lambda: float(run())  # noqa: E731
     return 2 * side**3 / median_seconds(product, options.seconds)
-
-
-def median_seconds(run: Callable[[], object], seconds: float) -> float:
-    """Median time of a call over about `seconds`, at least five calls; two more before are not counted."""
-    run(), run()
-    times: list[float] = []
-    until = time.perf_counter() + seconds
-    while len(times) < 5 or time.perf_counter() < until:
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def peak_mb() -> float:

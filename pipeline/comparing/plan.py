@@ -127,19 +127,26 @@ def settings(config: RunConfig, variant: Variant, budget: Budget, seed: int) -> 
 def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
     """The spec of a model that does not see some features or histories.
 
+    Args:
+        spec: what there is.
+        without: names of features, which leave the histories as well, of histories, or `history.feature` for a feature
+            that leaves that history alone.
+
     Raises:
-        ValueError: for a name that is neither; the nearest is in the text.
+        ValueError: for a name that is none of these; the nearest is in the text.
     """
-    names = [feature.name for feature in spec.features]
+    inside = {f"{f.name}.{field}": (f.name, field) for f in spec.features if isinstance(f, History) for field in f.of}
+    names = [*(feature.name for feature in spec.features), *inside]
     if unknown := [name for name in without if name not in names]:
         raise ValueError(f"`without` names `{unknown[0]}`, which is no feature or history{nearest(unknown[0], names)}")
-    left = [feature for feature in spec.features if feature.name not in without]
-    left = [
-        feature.model_copy(update={"of": tuple(name for name in feature.of if name not in without)})
-        if isinstance(feature, History)
-        else feature
-        for feature in left
-    ]
+    gone = {inside[name] for name in without if name in inside}
+    left = []
+    for feature in spec.features:
+        if isinstance(feature, History):
+            of = tuple(name for name in feature.of if name not in without and (feature.name, name) not in gone)
+            feature = feature.model_copy(update={"of": of})
+        if feature.name not in without:
+            left.append(feature)
     return FeatureSpec.model_validate(spec.model_copy(update={"features": tuple(left)}).model_dump())
 
 

@@ -24,7 +24,7 @@ class Variant(Declaration):
         name: short name, unique in its table.
         model: keys of `ModelSettings`; `name` is required.
         train: keys of `TrainSettings`, laid over those of the config.
-        without: features and histories that this variant does not see.
+        without: features and histories that this variant does not see, or `history.feature`.
     """
 
     name: str

@@ -85,6 +85,9 @@ def test_a_model_without_a_feature_does_not_see_it_in_histories_either():
     assert "author_id" not in {feature.name for feature in less.features}
     (history,) = (feature for feature in less.features if isinstance(feature, History))
     assert history.of == ("video_id", "tag", "action", "gap")
+    blind = {history.name: history.of for history in seen(spec, ("realtime.action",)).histories}
+    assert blind["realtime"] == ("video_id", "author_id", "tag", "gap")
+    assert blind["global"] == ("video_id", "author_id", "tag", "action", "gap")
     assert seen(spec, ()) == spec
     with pytest.raises(ValueError, match="`real_time`, which is no feature or history; did you mean `realtime`"):
         seen(spec, ("real_time",))
