@@ -22,7 +22,7 @@ TABLE = {
     "variants": [
         {"name": "dlrm", "model": {"name": "dlrm"}},
         {"name": "hemix", "model": {"name": "hemix", "params": SMALL}},
-        {"name": "hemix of today", "model": {"name": "hemix", "params": SMALL}, "without": ["global"]},
+        {"name": "dlrm of today", "model": {"name": "dlrm"}, "without": ["global"]},
     ],
 }
 
@@ -85,7 +85,7 @@ def test_a_comparison_from_rows_to_report(run, toy_spec):
     assert [row[0] for row in grids[0].rows] == [
         "dlrm",
         "hemix",
-        "hemix of today",
+        "dlrm of today",
         "additive log-odds",
         "boosted trees",
     ]
@@ -101,7 +101,7 @@ def test_a_comparison_from_rows_to_report(run, toy_spec):
     # Another seed is another training; a model that sees less has fewer weights.
     first, second = rows["hemix"]["metrics"]["click/overall/auc"]
     assert first != second
-    assert rows["hemix of today"]["dense_parameters"] < rows["hemix"]["dense_parameters"]
+    assert rows["dlrm of today"]["dense_parameters"] < rows["dlrm"]["dense_parameters"]
     assert page.is_file()
     assert "boosted trees" in markdown.read_text()
     said.clear()
