@@ -184,7 +184,10 @@ def _quality(results: Results, rows: Sequence[Row], task: str, at: str, baseline
         cells.append((row.name + _seeds(row), *own))
     best = set()
     for column, metric in enumerate(METRICS, start=1):
-        means = [row.metrics[task, OVERALL, metric].mean for row in rows]
+        several = any(row.seeds[0] > 1 for row in rows)
+        means = [
+            row.metrics[task, OVERALL, metric].mean if row.seeds[0] > 1 or not several else math.nan for row in rows
+        ]
         if not all(math.isnan(mean) for mean in means):
             pick = min if metric == "log_loss" else max
             best.add((means.index(pick(mean for mean in means if not math.isnan(mean))), column))

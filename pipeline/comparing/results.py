@@ -43,7 +43,7 @@ class Row:
         seeds: trainings that are done, and how many there should be.
         metrics: (task, slice, metric) -> spread over the seeds.
         relative: task -> relative improvement of the mean AUC over the reference's (HeMix, Eq. 25).
-        p_value: task -> p of AUC against the best other variant of the same budget, not adjusted.
+        p_value: task -> p of AUC against the best other variant with several seeds of the same budget, not adjusted.
         adjusted: the same by Holm's method, over all variants and tasks of the budget.
         result: what one of the trainings said of its size.
         costs: speed, or empty before it is measured.
@@ -136,7 +136,8 @@ def _judge(rows: list[Row], reference: str | None) -> None:
         for row in rows:
             if base is not None:
                 row.relative[task] = rela_impr_auc(row.metrics[key].mean, base.metrics[key].mean)
-            if others := [other for other in rows if other is not row]:
+            # One training is no basis for a test, however good it is.
+            if others := [other for other in rows if other is not row and other.seeds[0] > 1]:
                 best = max(others, key=lambda other: other.metrics[key].mean)
                 row.p_value[task] = t_test(row.metrics[key].values, best.metrics[key].values)
                 tests.append((row, task))

@@ -81,6 +81,18 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(tmp_path):
     assert "Not trained yet: hemix seed 2, dlrm seed 0" in (tmp_path / "report.md").read_text()
 
 
+def test_one_training_is_neither_best_nor_what_others_are_tested_against(tmp_path):
+    trials = trained(tmp_path, {**AUCS, "hemix": (0.9, 0.9, 0.9)})
+    for trial in trials:
+        if trial.variant == "hemix" and trial.seed > 0:
+            (trial.folder / "result.json").unlink()
+    results = collect(Table(title="three", variants=VARIANTS), trials)
+    hemix, dlrm, dcnv2 = results.parts[None]
+    assert dlrm.p_value["click"] == dcnv2.p_value["click"] == t_test(AUCS["dlrm"], AUCS["dcnv2"])
+    assert math.isnan(hemix.p_value["click"])
+    assert {line for line, _ in page.grids(results, {})[0].best} == {2}
+
+
 def test_slopes_over_sizes(tmp_path):
     table = Table(title="sizes", variants=VARIANTS, budgets=("100K", "1M", "10M"), scaling=True)
     results = collect(table, trained(tmp_path, AUCS, (10**5, 10**6, 10**7), slope=0.01))
