@@ -139,7 +139,8 @@ def _points(space: Mapping[str, Range | tuple[Any, ...]], number: int) -> list[d
             parameters.Float(key, values.low, values.high, sampling="log")
         else:
             parameters.Choice(key, list(values))
-    oracle = keras_tuner.oracles.RandomSearchOracle(max_trials=number, seed=0, hyperparameters=parameters)
+    # Seed 0 means none to keras-tuner.
+    oracle = keras_tuner.oracles.RandomSearchOracle(max_trials=number, seed=1, hyperparameters=parameters)
     points = []
     for _ in range(number):
         found = oracle.populate_space("")
