@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparing.plan import TRIAL_FILE
+from pipeline.comparing.plan import TRIAL_FILE, split_patterns
 from pipeline.comparing.trial import run
 
 LATENCY_BATCHES = (1, 512)
@@ -43,7 +43,7 @@ def work(folder: Path) -> dict[str, Any]:
     strategy = build_strategy(settings.replicas)
     settings = settings.on(strategy.num_replicas_in_sync)
     graph = tft.TFTransformOutput(about["graph"])
-    rows = transformed_rows(spec, [str(Path(about["rows"]) / "Split-train" / "*")], graph)
+    rows = transformed_rows(spec, [split_patterns(about["rows"])["train"]], graph)
 
     def batch_of(size: int) -> Any:
         stream = training_stream(rows, batch_size=size, steps_per_pass=1, steps=1, seed=0, shuffle_rows=size)

@@ -75,7 +75,7 @@ def grids(results: Results, baselines: Baselines) -> list[Grid]:
     for budget, rows in results.parts.items():
         if not rows:
             continue
-        at = "" if budget is None else f", {size(budget)} dense parameters"
+        at = _at(budget)
         found += qualities(results, budget, baselines)
         found.append(_scenarios(results, rows, at))
         found.append(_costs(rows, at))
@@ -86,8 +86,7 @@ def grids(results: Results, baselines: Baselines) -> list[Grid]:
 
 def qualities(results: Results, budget: Budget, baselines: Baselines) -> list[Grid]:
     """The metrics over all rows at one budget, a grid per task."""
-    at = "" if budget is None else f", {size(budget)} dense parameters"
-    return [_quality(results, results.parts[budget], task, at, baselines) for task in results.tasks]
+    return [_quality(results, results.parts[budget], task, _at(budget), baselines) for task in results.tasks]
 
 
 def write_pages(folder: Path, results: Mapping[str, Results], baselines: Baselines, about: str) -> tuple[Path, Path]:
@@ -261,6 +260,10 @@ def _remarks(results: Results) -> list[str]:
 def spread_text(spread: Spread) -> str:
     """`0.7553 ± 0.0004`."""
     return number(spread.mean) + ("" if math.isnan(spread.deviation) else f" ± {spread.deviation:.4f}")
+
+
+def _at(budget: Budget) -> str:
+    return "" if budget is None else f", {size(budget)} dense parameters"
 
 
 def _seeds(row: Row) -> str:

@@ -150,6 +150,11 @@ def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
     return FeatureSpec.model_validate(spec.model_copy(update={"features": tuple(left)}).model_dump())
 
 
+def split_patterns(rows: str) -> dict[str, str]:
+    """Split -> files of transformed rows."""
+    return {path.name.removeprefix("Split-"): str(path / "*") for path in Path(rows).glob("Split-*")}
+
+
 def size(budget: int | None) -> str:
     """A number of parameters as people write it.
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparing.plan import RESULT_FILE, TRIAL_FILE
+from pipeline.comparing.plan import RESULT_FILE, TRIAL_FILE, split_patterns
 from schemas.files import write_atomically
 
 
@@ -28,7 +28,7 @@ def work(folder: Path) -> dict[str, Any]:
         folder: holds `trial.json`; gets the files of a training.
 
     Returns:
-        Metrics per task and slice, validation metrics, parameters, FLOPs, seconds, samples per second and peak memory.
+        Metrics per task and slice, those of the last validation, dense parameters, FLOPs, and which code it was.
     """
     import pandas as pd
     import tensorflow_transform as tft
@@ -44,12 +44,11 @@ def work(folder: Path) -> dict[str, Any]:
     spec = FeatureSpec.model_validate(about["spec"])
     train = TrainSettings(**about["train"])
     prepare_devices(train.replicas)
-    rows = Path(about["rows"])
     train_model(
         spec=spec,
         model_settings=ModelSettings(**about["model"]),
         settings=train,
-        patterns={path.name.removeprefix("Split-"): str(path / "*") for path in rows.glob("Split-*")},
+        patterns=split_patterns(about["rows"]),
         transform_output=tft.TFTransformOutput(about["graph"]),
         checkpoints=folder / "checkpoints",
         run_dir=folder,
@@ -61,9 +60,7 @@ def work(folder: Path) -> dict[str, Any]:
     return {
         "metrics": judge(spec, pd.read_parquet(folder / PREDICTIONS)),
         "valid": log[-1]["valid"],
-        "best_valid": min((entry["valid"]["loss"] for entry in log if entry["valid"]), default=None),
         "dense_parameters": sum(part["parameters"] for part in card["parts"] if part["name"] != "embeddings"),
-        "parameters": card["parameters"],
         "flops": card["flops"],
         "code": source("components.trainer", "layers.models"),
     }

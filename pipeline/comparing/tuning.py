@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from layers import registry
 from pipeline.comparing.page import Grid
-from pipeline.comparing.plan import Trial, settings, trial
+from pipeline.comparing.plan import Trial, settings, split_patterns, trial
 from pipeline.comparing.tables import Budget, Range, Tuned, Variant, merged
 from pipeline.config import RunConfig
 from schemas.naming import readable
@@ -61,7 +60,7 @@ def draws(config: RunConfig, earlier: dict[str, Any], models: Sequence[str], num
     """
     for name in models:
         registry.model(name)
-    if "Split-valid" not in _splits(earlier):
+    if "valid" not in split_patterns(earlier["transformed_examples"]):
         raise ValueError(
             f"the search is judged on a `valid` split, and {config.dataset} has none: give its `split` one"
         )
@@ -155,7 +154,3 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
     """`a.b.c` as sections."""
     first, _, rest = key.partition(".")
     return {first: _nested(rest, value) if rest else value}
-
-
-def _splits(earlier: dict[str, Any]) -> list[str]:
-    return [path.name for path in Path(earlier["transformed_examples"]).glob("Split-*")]
