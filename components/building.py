@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.dataset import TransformedRows, evaluation_batches
+from components.micro_batches import MicroBatched
+from components.optimizers import build_optimizer
 from components.predictions import EVALUATION_BATCH
 from components.settings import ModelSettings, TrainSettings
+from components.strategy import use_jit
 from layers.backbone import backbone_of
 from layers.budget import match
 from layers.counts import counts
@@ -86,6 +90,36 @@ def build_model(
         seed=settings.seed,
         table_storage=table_storage,
     )
+
+
+def trainee(
+    model: keras.Model,
+    spec: FeatureSpec,
+    settings: TrainSettings,
+    strategy: tf.distribute.Strategy,
+    *,
+    steps: int,
+    several_workers: bool = False,
+) -> MicroBatched:
+    """The ranker, compiled for training: weighted sum of the tasks' cross entropies, optimizers as settings say.
+
+    Args:
+        model: built inside the scope of `strategy`, which must be entered here as well.
+        spec, settings: tasks, and how to train.
+        strategy: of the replicas.
+        steps: optimizer steps in all, for the learning rate's schedule.
+        several_workers: whether other processes train along.
+    """
+    optimizer = build_optimizer(settings.optimizer, settings.embedding_optimizer, steps=steps)
+    optimizer.build(model.trainable_variables)
+    trained = MicroBatched(model, settings.accumulate_steps, several_workers)
+    trained.compile(
+        optimizer=optimizer,
+        loss={label.name: keras.losses.BinaryCrossentropy(from_logits=True) for label in spec.labels},
+        loss_weights={label.name: label.weight for label in spec.labels},
+        jit_compile=use_jit(settings.jit_compile, strategy),
+    )
+    return trained
 
 
 def model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:

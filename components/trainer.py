@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING
 import keras
 import tensorflow_transform as tft
 
-from components.building import build_model, insights, model_card, resolve, transformed_rows
+from components.building import build_model, insights, model_card, resolve, trainee, transformed_rows
 from components.dataset import training_stream
-from components.micro_batches import MicroBatched
-from components.optimizers import build_optimizer
 from components.predictions import inference, predict, validation_metrics
 from components.rounds import Rounds
 from components.settings import PUSHED, ModelSettings, TrainSettings
-from components.strategy import build_strategy, use_jit
+from components.strategy import build_strategy
 from components.warm_start import warm_start
 from components.workers import WorkerLostError, Workers
 from layers import registry
@@ -125,16 +123,8 @@ def train_model(
         if settings.warm_start:
             taken = warm_start(model, spec, transform_output, settings.warm_start)
             print(f"  warm start: {sum(taken.values()):,} embedding rows taken over", file=sys.stderr, flush=True)
-        optimizer = build_optimizer(
-            settings.optimizer, settings.embedding_optimizer, steps=total_rounds * steps_per_round
-        )
-        optimizer.build(model.trainable_variables)
-        trainee = MicroBatched(model, settings.accumulate_steps, workers.several)
-        trainee.compile(
-            optimizer=optimizer,
-            loss={label.name: keras.losses.BinaryCrossentropy(from_logits=True) for label in spec.labels},
-            loss_weights={label.name: label.weight for label in spec.labels},
-            jit_compile=use_jit(settings.jit_compile, strategy),
+        trained = trainee(
+            model, spec, settings, strategy, steps=total_rounds * steps_per_round, several_workers=workers.several
         )
 
     # 3. Training, in rounds that can be resumed.
@@ -156,7 +146,7 @@ def train_model(
         chief=workers.chief,
         total=partial(workers.total, strategy),
     )
-    done = rounds.restore(trainee)
+    done = rounds.restore(trained)
     stream = partial(
         training_stream,
         training,
@@ -171,7 +161,7 @@ def train_model(
     with workers.watched(checkpoints):
         workers.check_same_round(strategy, done, checkpoints)
         if done < total_rounds and not rounds.stopped:
-            trainee.fit(
+            trained.fit(
                 strategy.distribute_datasets_from_function(lambda share: stream(share=share))
                 if workers.several
                 else stream(),
@@ -185,7 +175,7 @@ def train_model(
         if not workers.chief:
             workers.total(strategy, 0)
             return
-    rounds.restore_best(trainee)
+    rounds.restore_best(trained)
 
     # 4. The same weights outside the strategy, for export.
     final = build_model(spec, resolved, settings, transform_output, table_storage=settings.table_storage)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -12,12 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from schemas import files
+
 
 @contextmanager
 def locked(path: Path, command: str) -> Iterator[None]:
-    """Holds an exclusive lock on a file, or refuses at once.
-
-    The kernel drops the lock when its process ends, however that happens; the file stays and means nothing by itself.
+    """Keeps a second roll-out of the same model away.
 
     Args:
         path: the lock file.
@@ -26,17 +25,14 @@ def locked(path: Path, command: str) -> Iterator[None]:
     Raises:
         ValueError: if another process holds it, with what that one wrote.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f"another roll-out is at work: {file.read().strip() or 'it did not say which'}. "
-                f"Wait for it; if its process has died, the lock is free already"
-            ) from None
-        file.truncate(0)
+
+    def refusal(holder: str) -> str:
+        return (
+            f"another roll-out is at work: {holder or 'it did not say which'}. "
+            "Wait for it; if its process has died, the lock is free already"
+        )
+
+    with files.locked(path, refusal) as file:
         file.write(f"`{command}`, process {os.getpid()} on {socket.gethostname()}, since {_now()}\n")
         file.flush()
         yield

@@ -133,7 +133,8 @@ class Comparison:
         from pipeline.reports.boosted import write_boosted_trees
 
         run = RunFolder.load(self.config.run_dir)
-        trees = self.folder / f"boosted-{Path(self.earlier['examples']).name}.parquet"
+        fitted_on = "-".join([Path(self.earlier["examples"]).name, *self.earlier["config"]["train"]["splits"]])
+        trees = self.folder / f"boosted-{fitted_on}.parquet"
         self.folder.mkdir(parents=True, exist_ok=True)
         if not trees.is_file():
             say("fitting boosted trees (some minutes)")

@@ -23,17 +23,14 @@ def work(folder: Path) -> dict[str, Any]:
         `training_samples_per_second` of the Trainer's step on one cached batch, and `latency_ms`, the median
         milliseconds of a forward pass as it is served, from transformed columns to logits, by batch size.
     """
-    import keras
     import tensorflow as tf
     import tensorflow_transform as tft
 
-    from components.building import build_model, transformed_rows
+    from components.building import build_model, trainee, transformed_rows
     from components.dataset import training_stream
-    from components.micro_batches import MicroBatched
-    from components.optimizers import build_optimizer
     from components.predictions import inference
     from components.settings import ModelSettings, TrainSettings
-    from components.strategy import build_strategy, prepare_devices, use_jit
+    from components.strategy import build_strategy, prepare_devices
     from schemas.features import FeatureSpec
 
     about = json.loads((folder / TRIAL_FILE).read_text())
@@ -51,15 +48,7 @@ def work(folder: Path) -> dict[str, Any]:
 
     with strategy.scope():
         model = build_model(spec, ModelSettings(**about["model"]), settings, graph)
-        optimizer = build_optimizer(settings.optimizer, settings.embedding_optimizer, steps=1000)
-        optimizer.build(model.trainable_variables)
-        trainee = MicroBatched(model, settings.accumulate_steps, several_workers=False)
-        trainee.compile(
-            optimizer=optimizer,
-            loss={label.name: keras.losses.BinaryCrossentropy(from_logits=True) for label in spec.labels},
-            loss_weights={label.name: label.weight for label in spec.labels},
-            jit_compile=use_jit(settings.jit_compile, strategy),
-        )
+        trained = trainee(model, spec, settings, strategy, steps=1000)
     infer = inference(model)
     latency = {}
     for size in LATENCY_BATCHES:
@@ -71,8 +60,8 @@ def work(folder: Path) -> dict[str, Any]:
         latency[size] = 1000 * median_seconds(score)
     # One cached batch: the cost of the model, not of reading rows.
     batches = iter(tf.data.Dataset.from_tensors(batch_of(settings.batch_size)).cache().repeat())
-    trainee.make_train_function()
-    step = median_seconds(lambda: float(tf.nest.flatten(trainee.train_function(batches))[0]))
+    trained.make_train_function()
+    step = median_seconds(lambda: float(tf.nest.flatten(trained.train_function(batches))[0]))
     return {"training_samples_per_second": settings.batch_size / step, "latency_ms": latency}
 
 

@@ -123,17 +123,16 @@ def write_pages(folder: Path, results: Mapping[str, Results], baselines: Baselin
 def plots(results: Results) -> list[Any]:
     """AUC of every training, or lines over the size where the table scales."""
     points = [
-        {"model": row.name, "budget": size(row.budget), "task": task, metric: value, "i": index}
-        | {"size": row.result["dense_parameters"]}
+        {"model": row.name, "budget": size(row.budget), "size": row.result["dense_parameters"], "task": task}
+        | {metric: row.metrics[task, OVERALL, metric].values[index] for metric in METRICS}
         for rows in results.parts.values()
         for row in rows
-        for (task, part, metric), spread in row.metrics.items()
-        for index, value in enumerate(spread.values)
-        if part == OVERALL and metric in METRICS
+        for task in results.tasks
+        for index in range(row.seeds[0])
     ]
     if not points:
         return []
-    frame = pd.DataFrame(points).groupby(["model", "budget", "size", "task", "i"], as_index=False).first()
+    frame = pd.DataFrame(points)
     return [_lines(frame, metric) for metric in ("auc", "log_loss")] if results.table.scaling else [_dots(frame)]
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.comparing.plan import RESULT_FILE, TRIAL_LOG, Trial
+from schemas.files import locked
 
 POLL_S = 0.2
 
@@ -98,20 +98,10 @@ def run_jobs(jobs: Sequence[Job], *, parallel: int, say: Callable[[str], None]) 
     return failed
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keeps a second comparison out of a folder.
-
-    Raises:
-        ValueError: if there is one already.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another comparison is at work in {folder}; wait for it or stop it first") from None
-        yield
+def alone(folder: Path) -> AbstractContextManager[object]:
+    """Keeps a second comparison out of a folder, or raises ValueError if there is one."""
+    message = f"another comparison is at work in {folder}; wait for it or stop it first"
+    return locked(folder / ".lock", lambda holder: message)
 
 
 def processes(wanted: int | None) -> int:

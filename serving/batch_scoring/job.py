@@ -25,14 +25,13 @@ from schemas.files import write_atomically
 from serving.batch_scoring.counters import total
 from serving.batch_scoring.model import find_model
 from serving.batch_scoring.output import (
-    LOCK,
     SUMMARY,
+    alone,
     claim,
     collect,
     counts,
     digest,
     finished,
-    locked,
     stop_if_bad,
     sweep,
 )
@@ -107,7 +106,7 @@ def score(
     kept = output_schema(spec, files, keep)
     for folder in (SCORES, WORK):
         (output / folder).mkdir(parents=True, exist_ok=True)
-    with locked(output / WORK / LOCK):
+    with alone(output):
         claim(output, {"model": digest(model), "input": input_identity(items), "options": str(kept)})
         before = finished(output, items)
         if (output / SUMMARY).is_file() and len(before) == len(items):

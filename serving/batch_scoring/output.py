@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from schemas.files import write_atomically
+from schemas.files import locked, write_atomically
 from serving.batch_scoring.plan import Item
 from serving.batch_scoring.work import SCORES, WORK
 
 SUMMARY, DEAD_LETTER, MANIFEST, LOCK = "summary.json", "dead_letter.jsonl", "manifest.json", "lock"
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keeps a second run out of the same output; the kernel frees it when the process ends, however that happens."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another run is writing to {path.parent.parent}; wait for it, or give another folder"
-            ) from None
-        yield
+def alone(output: Path) -> AbstractContextManager[object]:
+    """Keeps a second run out of the same output, or raises ValueError if there is one."""
+    message = f"another run is writing to {output}; wait for it, or give another folder"
+    return locked(output / WORK / LOCK, lambda holder: message)
 
 
 def claim(output: Path, run: dict[str, Any]) -> None:

@@ -379,14 +379,10 @@ def test_another_input_or_model_is_refused(toy_spec, toy_export, toy_rows, tmp_p
 
 
 def test_two_runs_do_not_write_to_one_folder(toy_spec, toy_export, toy_rows, tmp_path):
-    from serving.batch_scoring.output import locked
+    from serving.batch_scoring.output import alone
 
     write_parquet(toy_spec, toy_rows, tmp_path / "rows.parquet")
-    (tmp_path / "out" / "_work").mkdir(parents=True)
-    with (
-        locked(tmp_path / "out" / "_work" / "lock"),
-        pytest.raises(ValueError, match=r"another run is writing to .*out"),
-    ):
+    with alone(tmp_path / "out"), pytest.raises(ValueError, match=r"another run is writing to .*out"):
         score(toy_export, tmp_path / "rows.parquet", tmp_path / "out")
 
 
