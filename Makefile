@@ -34,10 +34,10 @@ lint: install  ## Style, types and import rules.
 	$(RUN)/lint-imports
 
 test-fast: install  ## The fast tests, in two processes.
-	$(RUN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(RUN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow"
 
-test: lint test-fast  ## Install, check and run every test.
-	$(RUN)/python -m pytest -q -n 2 --dist loadfile -m slow
+test: lint  ## Install, check and run every test, in two processes.
+	$(RUN)/python -m pytest -q -n 2 --dist loadgroup
 
 clean:  ## Remove what the other targets made, the packages excepted.
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -50,9 +50,8 @@ def resolve(spec: FeatureSpec, model: ModelSettings) -> ModelSettings:
     """
     if model.match_params is None:
         return model
-    params = match(
-        model.name, model.match_params, widths(spec), spec.tasks, spec.scenario.values, model.params, model.preset
-    )
+    fed = widths(spec.widened(model.embedding_width))
+    params = match(model.name, model.match_params, fed, spec.tasks, spec.scenario.values, model.params, model.preset)
     return model.model_copy(update={"params": params, "match_params": None})
 
 
@@ -82,7 +81,7 @@ def build_model(
     """The ranker that settings describe, for rows of one Transform, with fresh weights."""
     model = resolve(spec, model)
     return build_ranker(
-        spec,
+        spec.widened(model.embedding_width),
         vocabulary_sizes(spec, transform_output),
         model=model.name,
         preset=model.preset,

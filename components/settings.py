@@ -48,12 +48,14 @@ class ModelSettings(Declaration):
         params: constructor parameters that override the preset.
         match_params: int >= 1, "1M" or None. Dense parameters wanted, embeddings not counted: the preset is scaled to
             that size, so that models can be compared at one budget. None takes the preset as it is.
+        embedding_width: float > 0. Factor on the width of every embedding that the log's spec declares.
     """
 
     name: str = "hemix"
     preset: str | None = "tiny"
     params: dict[str, Any] = {}
     match_params: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(parse_count)] = None
+    embedding_width: float = Field(1.0, gt=0)
 
 
 class Optimizer(Declaration):

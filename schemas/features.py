@@ -374,6 +374,15 @@ class FeatureSpec(Declaration):
         for field in history.of:
             yield history.column(field), self.get(field)
 
+    def widened(self, factor: float) -> FeatureSpec:
+        """The same columns with every embedding `factor` times as wide, rounded, at least 1."""
+
+        def wider(declared: Any) -> Any:
+            return declared.model_copy(update={"dim": max(1, round(factor * declared.dim))})
+
+        features = tuple(wider(f) if hasattr(f, "dim") else f for f in self.features)
+        return self.model_copy(update={"scenario": wider(self.scenario), "features": features})
+
     def vocab_columns(self, feature: Categorical | MultiCategorical) -> tuple[str, ...]:
         """Every column that shares the feature's vocabulary: its own, then one per history that lists it."""
         return (feature.name, *(h.column(feature.name) for h in self.histories if feature.name in h.of))

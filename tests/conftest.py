@@ -47,6 +47,19 @@ ROWS = {"train": 1500, "valid": 130, "eval": 150}
 PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3}
 
 
+# Slow tests of these files share nothing that is dear to make.
+SPREAD = ("test_every_model.py", "test_models.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Says which tests share a process of xdist: those of a file, and all that look at the same whole run."""
+    for item in items:
+        shares_run = "killed" in getattr(item, "fixturenames", ())
+        if item.path.name not in SPREAD or item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.xdist_group("whole run" if shares_run else item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def two_cpu_devices(request: pytest.FixtureRequest) -> None:
     """Splits the CPU in two for mirrored training, before any other test makes TensorFlow take it whole."""

@@ -66,14 +66,22 @@ def work(folder: Path) -> dict[str, Any]:
 
 
 def median_seconds(doing: Callable[[], object], seconds: float = SECONDS) -> float:
-    """Median time of calls repeated for some seconds, after three that are not counted."""
-    for _ in range(3):
-        doing()
-    times: list[float] = []
-    while sum(times) < seconds or len(times) < 5:
+    """Median time of calls repeated for some seconds, at least three.
+
+    Three calls before them are not counted, or fewer where one alone takes longer than `seconds`.
+    """
+
+    def spent() -> float:
         began = time.perf_counter()
         doing()
-        times.append(time.perf_counter() - began)
+        return time.perf_counter() - began
+
+    for _ in range(3):
+        if spent() > seconds:
+            break
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < 3:
+        times.append(spent())
     return statistics.median(times)
 
 

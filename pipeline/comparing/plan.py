@@ -119,6 +119,7 @@ def settings(config: RunConfig, variant: Variant, budget: Budget, seed: int) -> 
         preset=variant.model.get("preset", config.model.preset),
         params={**own, **tuned.params, **variant.model.get("params", {})},
         match_params=budget,
+        embedding_width=variant.model.get("embedding_width", tuned.embedding_width or config.model.embedding_width),
     )
     train = merged(merged(config.train.model_dump(mode="json"), tuned.train), variant.train)
     return model, TrainSettings(**{**train, "seed": seed})

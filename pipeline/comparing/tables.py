@@ -22,7 +22,7 @@ class Variant(Declaration):
 
     Args:
         name: short name, unique in its table.
-        model: keys of `ModelSettings`; `name` is required.
+        model: keys of `ModelSettings` but for the size, which the table decides; `name` is required.
         train: keys of `TrainSettings`, laid over those of the config.
         without: features and histories that this variant does not see, or `history.feature`.
     """
@@ -35,8 +35,8 @@ class Variant(Declaration):
     @field_validator("model")
     @classmethod
     def _check_model(cls, model: dict[str, Any]) -> dict[str, Any]:
-        if unknown := sorted(set(model) - {"name", "preset", "params"}):
-            raise ValueError(f"a variant's `model` takes name, preset and params, received {unknown}")
+        if unknown := sorted(set(model) - {"name", "preset", "params", "embedding_width"}):
+            raise ValueError(f"a variant's `model` takes name, preset, params and embedding_width, received {unknown}")
         if "name" not in model:
             raise ValueError(f"a variant's `model` needs a `name`, received {model}")
         registry.check(model["name"], model.get("params"), model.get("preset"))
@@ -79,10 +79,12 @@ class Tuned(Declaration):
     Args:
         params: constructor parameters of the model.
         train: keys of `TrainSettings`.
+        embedding_width: as in `ModelSettings`; None leaves the config's.
     """
 
     params: dict[str, Any] = {}
     train: dict[str, Any] = {}
+    embedding_width: float | None = Field(None, gt=0)
 
 
 class Range(Declaration):
@@ -108,7 +110,9 @@ SEARCH: dict[str, Range | tuple[Any, ...]] = {
     "train.embedding_optimizer.learning_rate": Range(low=5e-3, high=5e-2),
     "train.optimizer.schedule": ("constant", "cosine"),
     "train.embedding_optimizer.schedule": ("constant", "cosine"),
+    "train.optimizer.options.weight_decay": (0.0, 0.01, 0.1),
     "train.epochs": (1, 2),
+    "embedding_width": (0.5, 1.0, 2.0),
     "params.dropout": (0.0, 0.1, 0.2),
 }
 
@@ -119,8 +123,8 @@ class CompareSettings(Declaration):
     Args:
         seeds: seeds of every variant; at least two, for a spread.
         tuned: model -> what a search found for it.
-        search: space of the search: `train.` or `params.` and the rest of the key -> a range or choices. A parameter
-            that a model does not have is left out for it.
+        search: space of the search: `train.` or `params.` and the rest of the key, or `embedding_width` -> a range or
+            choices. A parameter that a model does not have is left out for it.
         tables: tables of this config, beside the shipped ones.
     """
 
@@ -133,8 +137,10 @@ class CompareSettings(Declaration):
     @classmethod
     def _check_search(cls, search: dict[str, Range | tuple[Any, ...]]) -> dict[str, Range | tuple[Any, ...]]:
         for key, values in search.items():
-            if not key.startswith(("train.", "params.")):
-                raise ValueError(f"a key of `search` begins with train. or params., received {key!r}")
+            if not key.startswith(("train.", "params.")) and key != "embedding_width":
+                raise ValueError(
+                    f"a key of `search` begins with train. or params., or is embedding_width; received {key!r}"
+                )
             if values == ():
                 raise ValueError(f"`search` has nothing to choose from for {key}")
         return search

@@ -69,7 +69,7 @@ def draws(config: RunConfig, earlier: dict[str, Any], models: Sequence[str], num
     for point in [{}, *points]:
         for name in models:
             known = {f"params.{parameter.name}" for parameter in registry.parameters(name)}
-            values = {key: value for key, value in point.items() if key.startswith("train.") or key in known}
+            values = {key: value for key, value in point.items() if not key.startswith("params.") or key in known}
             found.append(_draw(config, earlier, name, values, budget))
     return found
 
@@ -99,7 +99,7 @@ def search_grid(found: Sequence[Draw]) -> Grid:
             marked.add((len(cells), 1))
         shown = [_short(draw.values[key]) if key in draw.values else OWN for key in keys]
         cells.append((draw.model, "-" if draw.loss is None else f"{draw.loss:.4f}", *shown))
-    headers = ("model", "valid loss", *(key.split(".", 1)[1] for key in keys))
+    headers = ("model", "valid loss", *(_leaf(key) for key in keys))
     return Grid("Search, judged on the validation split", headers, tuple(cells), frozenset(marked))
 
 
@@ -107,7 +107,7 @@ def _draw(config: RunConfig, earlier: dict[str, Any], name: str, values: dict[st
     # What an earlier search found is not where this one starts.
     untuned = config.compare.model_copy(update={"tuned": {name: _tuned(values)}})
     variant = Variant(name=name, model={"name": name}, train={"splits": ["train"]})
-    about = " ".join(f"{key.split('.', 1)[1]}={_short(value)}" for key, value in values.items()) or OWN
+    about = " ".join(f"{_leaf(key)}={_short(value)}" for key, value in values.items()) or OWN
     try:
         model, train = settings(
             config.model_copy(update={"compare": untuned}), variant, budget, config.compare.seeds[0]
@@ -115,6 +115,10 @@ def _draw(config: RunConfig, earlier: dict[str, Any], name: str, values: dict[st
     except ValueError as error:
         raise ValueError(f"{name} with {about}: {readable(error)}") from None
     return Draw(name, values, trial(config, earlier, model, train, name=f"{name} {about}"))
+
+
+def _leaf(key: str) -> str:
+    return key.partition(".")[2] or key
 
 
 def _tuned(values: Mapping[str, Any]) -> Tuned:

@@ -155,6 +155,16 @@ def test_shared_columns_are_found_in_every_history(toy_spec):
     ]
 
 
+def test_embeddings_are_widened_by_one_factor_and_nothing_else(toy_spec):
+    wide, narrow = toy_spec.widened(1.5), toy_spec.widened(0.01)
+    assert [wide.get(name).dim for name in ("person", "clip", "action")] == [6, 8, 3]
+    assert wide.scenario.dim == 4
+    assert {f.dim for f in narrow.features if hasattr(f, "dim")} == {narrow.scenario.dim} == {1}
+    assert wide.widened(2 / 3).get("person") == toy_spec.get("person")
+    assert wide.histories == toy_spec.histories
+    assert toy_spec.widened(1.0) == toy_spec
+
+
 def test_scenarios_have_names_for_people():
     scenario = Scenario("page", values=(3, 7), labels=("home", "search"))
     assert (scenario.dtype, scenario.label_of(7), scenario.label_of(8)) == ("int", "search", "8")

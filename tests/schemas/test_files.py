@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.files import write_atomically
+from schemas.files import locked, write_atomically
 
 
 def test_a_file_is_written_and_replaced(tmp_path):
@@ -27,6 +27,23 @@ def test_a_failure_half_way_leaves_what_was_there(tmp_path):
         write_atomically(path, half)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_has_one_holder_who_is_named_to_the_others(tmp_path):
+    path = tmp_path / "new" / "lock"
+
+    def hold():
+        return locked(path, lambda holder: f"held by {holder or 'nobody known'}")
+
+    with hold(), pytest.raises(ValueError, match="held by nobody known"), hold():
+        pass
+    with hold() as file:
+        file.write("me\n")
+        file.flush()
+        with pytest.raises(ValueError, match="held by me$"), hold():
+            pass
+    with hold() as file:
+        assert path.read_text() == ""
 
 
 def test_nothing_is_seen_under_the_name_before_the_end(tmp_path):

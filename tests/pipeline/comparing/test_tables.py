@@ -59,7 +59,7 @@ def test_a_variant_lies_over_what_was_found_for_its_model_and_that_over_the_conf
         compare={
             "tuned": {
                 "hemix": {"params": {"dim": 24}, "train": {"optimizer": {"schedule": "cosine"}}},
-                "dlrm": {"train": {"epochs": 2}},
+                "dlrm": {"train": {"epochs": 2}, "embedding_width": 2},
             }
         },
     )
@@ -75,7 +75,9 @@ def test_a_variant_lies_over_what_was_found_for_its_model_and_that_over_the_conf
         "schedule": "cosine",
     }
     model, train = settings(run, Variant(name="d", model={"name": "dlrm"}), None, 0)
-    assert (model.params, train.epochs) == ({}, 2)
+    assert (model.params, model.embedding_width, train.epochs) == ({}, 2.0, 2)
+    model, _ = settings(run, Variant(name="d", model={"name": "dlrm", "embedding_width": 0.5}), None, 0)
+    assert model.embedding_width == 0.5
 
 
 def test_a_model_without_a_feature_does_not_see_it_in_histories_either():
@@ -123,7 +125,7 @@ def test_a_wrong_table_is_refused(values, message):
         ({"seeds": (1, 1)}, "`seeds` must differ"),
         ({"seeds": (1,)}, "at least 2 items"),
         ({"tuned": {"hemix": {"params": {"dims": 3}}}}, "no parameter `dims`"),
-        ({"search": {"epochs": (1, 2)}}, "begins with train. or params., received 'epochs'"),
+        ({"search": {"epochs": (1, 2)}}, "begins with train. or params., or is embedding_width; received 'epochs'"),
         ({"search": {"train.epochs": ()}}, "nothing to choose from for train.epochs"),
     ],
 )
