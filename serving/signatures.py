@@ -21,6 +21,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 import tensorflow_transform as tft
+from tensorflow_transform.saved.saved_transform_io_v2 import SavedModelLoader
 
 from layers.ranker import request_ranker
 from schemas.encode import PADDING, Column, columns
@@ -35,7 +36,7 @@ class Scorer(tf.Module):
     """Raw columns -> probabilities: `answer(ranker, raw, checks)`, checks being operations that must run before.
 
     Session-style loaders find a variable only if it hangs on the exported object itself. So this module tracks the raw
-    variables and the Transform layer, while the Keras model lives in a closure.
+    variables and the Transform graph, while the Keras model lives in a closure.
 
     Args:
         spec: columns of a row.
@@ -47,13 +48,15 @@ class Scorer(tf.Module):
     def __init__(self, spec: FeatureSpec, model: keras.Model, transform_output: tft.TFTransformOutput) -> None:
         super().__init__()
         self.weights = [variable.value for variable in model.variables]
-        self.transform_layer = transform_output.transform_features_layer()
+        # What `transform_features_layer()` does, without its being a legacy Keras model: every save traces one anew.
+        transform = SavedModelLoader(transform_output.transform_savedmodel_dir)
+        self.transform = vars(transform)
 
         def answer(
             ranker: keras.Model, raw: Mapping[str, tf.RaggedTensor], checks: Sequence[tf.Operation]
         ) -> dict[str, tf.Tensor]:
             # Every column is transformed by itself, so those of a request may have one row beside many items.
-            transformed = self.transform_layer(dict(raw))
+            transformed = transform.apply_transform_model(dict(raw))
             with tf.control_dependencies(checks):
                 # Bound to the checks by what they compute, or a product of two shapes that do not fit may fail first.
                 row = {name: tf.identity(transformed[name]) for name in ranker.input}
