@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import tensorflow as tf
@@ -56,7 +57,14 @@ def build_strategy(replicas: Literal["auto"] | int, workers: Workers = ALONE) ->
     if wanted > len(devices):
         kind = "GPU" if gpus else "CPU"
         raise ValueError(f"`replicas`={wanted}, but there are only {len(devices)} logical {kind} devices")
-    return tf.distribute.MirroredStrategy([device.name for device in devices[:wanted]])
+    return _mirrored(tuple(device.name for device in devices[:wanted]))
+
+
+@cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
+    # One per set of devices: every strategy numbers its reductions from the same start, and TensorFlow remembers the
+    # shape of each number for the whole process, so that a second training with other shapes would fail.
+    return tf.distribute.MirroredStrategy(list(devices))
 
 
 def _join(replicas: Literal["auto"] | int) -> tf.distribute.Strategy:

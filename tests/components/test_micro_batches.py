@@ -103,3 +103,15 @@ def test_a_gradient_of_a_table_stays_sparse():
     tables = [gradient for gradient, variable in seen if "embedding_" in variable.path]
     assert [isinstance(gradient, tf.IndexedSlices) for gradient in tables] == [True]
     assert tables[0].indices.shape[0] == 2 * BATCH
+
+
+def test_two_trainings_with_other_shapes_follow_each_other_on_the_same_devices():
+    for width in (3, 5):
+        strategy = build_strategy(2)
+
+        @tf.function
+        def total(strategy=strategy, width=width):
+            return strategy.run(lambda: tf.distribute.get_replica_context().all_reduce("SUM", tf.ones(width)))
+
+        for found in strategy.experimental_local_results(total()):
+            np.testing.assert_array_equal(found, 2 * np.ones(width))
