@@ -66,8 +66,9 @@ def match(
     given = registry.check(name, params, preset)
     defaults = {parameter.name: parameter.default for parameter in registry.parameters(name)}
     base = {**defaults, **given}
+    backbone = registry.build(name, base, scenarios=scenarios)
     steps = {
-        key: math.lcm(*(base[each] if isinstance(each, str) else each for each in multiples))
+        key: math.lcm(*(getattr(backbone, each) if isinstance(each, str) else each for each in multiples))
         for key, multiples in scaled.items()
     }
 

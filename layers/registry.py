@@ -1,9 +1,9 @@
 """Models by name: what exists, which parameters they take, which presets they have.
 
 A model is a file in `layers/models/` with one class under `@register(...)`, a literal `PRESETS` and a literal `SCALED`:
-the parameters that grow with the model, each with what it must be a multiple of (numbers or other parameters). Names,
-parameters and presets are read from the source text, so that a typo in a configuration is answered at once and not
-after Keras has been imported; only `build` imports the model.
+the parameters that grow with the model, each with what it must be a multiple of (numbers, or names of parameters and
+properties). Names, parameters and presets are read from the source text, so that a typo in a configuration is answered
+at once and not after Keras has been imported; only `build` imports the model.
 """
 
 from __future__ import annotations

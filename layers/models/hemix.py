@@ -36,7 +36,7 @@ PRESETS = {
     "small": {"dim": 256, "num_layers": 3, "mixing_heads": 16, "rank": 16},
     "large": {"dim": 768, "num_layers": 5, "mixing_heads": 16, "rank": 64},
 }
-SCALED = {"dim": ("mixing_heads", "attention_heads")}
+SCALED = {"dim": ("pieces", "attention_heads")}
 
 
 @register(title="HeMix: Scaling Industrial Ranking Models with Heterogeneous Token Mixing", arxiv="2602.09387")
@@ -157,6 +157,11 @@ class HeMix(Backbone):
     def num_tokens(self) -> int:
         """All tokens, N = N_ns + 2 N_g + 2 N_r; equation (10)."""
         return self.num_features + sum(sum(self.num_queries(window)) for window in self.windows)
+
+    @property
+    def pieces(self) -> int:
+        """Equal parts that a block cuts a token into; a divisor of `dim`."""
+        return {"heteromixer": self.mixing_heads, "rankmixer": self.num_tokens, "transformer": 1}[self.block]
 
     def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)

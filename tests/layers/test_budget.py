@@ -67,3 +67,10 @@ def test_a_model_that_scales_nothing_is_refused(monkeypatch):
     monkeypatch.setattr(registry, "model", lambda name: model)
     with pytest.raises(ValueError, match="dcnv2 names no parameter in SCALED, so it cannot be matched"):
         budget.match("dcnv2", 5_000, *ARGUMENTS)
+
+
+def test_a_block_on_hemix_tokens_gets_a_width_that_it_can_cut():
+    params = {"num_global": 4, "realtime_sequence": False, "num_realtime": 2, "block": "rankmixer"}
+    matched = budget.match("hemix", 300_000, *ARGUMENTS, params, "tiny")
+    # 6 feature tokens, 4 that read the history, 4 fixed queries; HeteroMixing would cut into 8.
+    assert matched["dim"] % 14 == 0 and matched["dim"] % 8 != 0

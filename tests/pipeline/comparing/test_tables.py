@@ -6,12 +6,13 @@ import re
 
 import pytest
 
+from components.settings import ModelSettings
 from layers import registry
 from pipeline.comparing.plan import seen, settings, size, trials
 from pipeline.comparing.tables import CompareSettings, Range, Table, Tuned, Variant, shipped_tables
 from pipeline.config import RunConfig, load_config
 from schemas import datasets
-from schemas.features import History
+from schemas.features import Categorical, History, MultiCategorical
 
 TWO = ({"name": "hemix", "model": {"name": "hemix"}}, {"name": "dlrm", "model": {"name": "dlrm"}})
 
@@ -35,6 +36,22 @@ def test_the_shipped_tables_plan_trainings_that_differ_in_their_variant_only():
         assert len({trial.folder for trial in planned}) == len(planned), name
         assert len(planned) == len(table.budgets) * len(table.variants) * 4
         assert len({str(trial.about["rows"]) + str(trial.about["spec"]) for trial in planned}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", shipped_tables())
+def test_every_training_of_a_shipped_table_has_a_model_that_can_be_built(table):
+    from components.building import resolve
+    from layers.ranker import build_ranker
+
+    spec = datasets.load("kuairand").spec
+    sizes = {each.name: 10 for each in spec.inputs if isinstance(each, Categorical | MultiCategorical)}
+    models = {
+        trial.title.partition(" seed")[0]: trial.about for trial in trials(config(), EARLIER, shipped_tables()[table])
+    }
+    for about in models.values():
+        model = resolve(spec, ModelSettings(**about["model"]))
+        build_ranker(spec, sizes, model=model.name, preset=model.preset, params=model.params, seed=0)
 
 
 def test_a_training_is_named_by_everything_that_decides_it_and_by_nothing_else():
