@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from pipeline.comparing.plan import size
 from pipeline.comparing.results import METRICS, Results, Row, Spread
 from pipeline.comparing.tables import Budget
 from pipeline.reports.comparison import OVERALL
+from pipeline.reports.pages import fill
 from pipeline.reports.plots import RUN_COLOURS, altair, svg
 from pipeline.reports.report import TITLES, count, number, percent
 from schemas.files import write_atomically
@@ -102,23 +102,18 @@ def write_pages(folder: Path, results: Mapping[str, Results], baselines: Baselin
     Returns:
         The HTML page and the Markdown file.
     """
-    import jinja2
-
     drawn = {name: (each, grids(each, baselines), plots(each)) for name, each in results.items()}
     parts = [f"{about}\n"]
     for each, tables, _ in drawn.values():
         parts += [f"## {each.table.title}\n", *(grid.markdown() for grid in tables), *_remarks(each)]
     markdown = folder / "report.md"
     write_atomically(markdown, lambda path: path.write_text("\n".join(parts)))
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
-        (resources.files("pipeline.comparing") / "templates" / "compare.html").read_text("utf-8")
-    )
-    page = folder / "report.html"
-    html = template.render(about=about, drawn=drawn, remarks=_remarks)
-    write_atomically(page, lambda path: path.write_text(html, encoding="utf-8"))
+    file = folder / "report.html"
+    text = fill("compare.html", {"about": about, "drawn": drawn, "remarks": _remarks})
+    write_atomically(file, lambda path: path.write_text(text, encoding="utf-8"))
     numbers = {"tables": {name: _as_json(each) for name, each in results.items()}, "baselines": baselines}
     write_atomically(folder / "results.json", lambda path: path.write_text(json.dumps(numbers, indent=1)))
-    return page, markdown
+    return file, markdown
 
 
 def plots(results: Results) -> list[Any]:

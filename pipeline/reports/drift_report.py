@@ -6,11 +6,11 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.reports.drift_sources import Known, Side
+from pipeline.reports.pages import fill
 from schemas.files import write_atomically
 from serving.drift import MISSING_COLUMN, SCHEMA, Finding, Limits, worst_first
 from serving.feature_drift import by_name, feature_findings, unseen_findings
@@ -153,24 +153,19 @@ def write_page(comparison: Comparison, known: Known, file: Path) -> None:
 
 def render(comparison: Comparison, known: Known) -> str:
     """The page as text; names from data are escaped by the template."""
-    import jinja2
-
     from pipeline.reports import drift_plots
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(
-        (resources.files("pipeline.reports") / "templates" / "drift.html").read_text("utf-8")
-    )
     before, after = comparison.baseline, comparison.new
     tasks = () if same_scores(before, after) else known.spec.tasks
-    return template.render(
-        comparison=comparison,
-        spec=known.spec,
-        shown=shown,
-        limits=asdict(comparison.limits),
-        scores=drift_plots.scores(before.judged, after.judged, tasks),
-        features=drift_plots.features(before.statistics, after.statistics, worst(comparison)),
-    )
+    values = {
+        "comparison": comparison,
+        "spec": known.spec,
+        "shown": shown,
+        "limits": asdict(comparison.limits),
+        "scores": drift_plots.scores(before.judged, after.judged, tasks),
+        "features": drift_plots.features(before.statistics, after.statistics, worst(comparison)),
+    }
+    return fill("drift.html", values)
 
 
 def same_scores(baseline: Side, new: Side) -> bool:

@@ -7,10 +7,10 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.reports.pages import fill
 from schemas.files import write_atomically
 from serving.load_result import PERCENTILES, Closed, Load, Result
 from serving.load_test import Bounds
@@ -128,19 +128,14 @@ def write_page(report: LoadReport, file: Path) -> None:
 
 def render(report: LoadReport) -> str:
     """The page as text; names are escaped by the template."""
-    import jinja2
-
     from pipeline.reports import load_plots
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(
-        (resources.files("pipeline.reports") / "templates" / "load.html").read_text("utf-8")
-    )
-    return template.render(
-        report=report,
-        headers=HEADERS,
-        cells=cells,
-        milliseconds=milliseconds,
-        percentiles=load_plots.percentiles_over_load(report.results),
-        distribution=load_plots.distribution(report.results),
-    )
+    values = {
+        "report": report,
+        "headers": HEADERS,
+        "cells": cells,
+        "milliseconds": milliseconds,
+        "percentiles": load_plots.percentiles_over_load(report.results),
+        "distribution": load_plots.distribution(report.results),
+    }
+    return fill("load.html", values)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,9 @@ from pipeline.reports.comparison import (
     compare,
     disagreements,
 )
+from pipeline.reports.pages import fill
 from pipeline.reports.run_folder import RunFolder
+from schemas.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,7 +48,7 @@ def write_report(run_dirs: Sequence[Path], output: Path) -> dict[str, Any]:
     page = render(runs, scores)
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page, encoding="utf-8")
+    write_atomically(output, lambda path: path.write_text(page, encoding="utf-8"))
     return {
         "output": str(output),
         "runs": [
@@ -123,37 +124,32 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
 
 def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> str:
     """The page as text; names from data are escaped by the template."""
-    import jinja2
-
     from pipeline.reports import plots
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters.update(number=number, signed=signed, percent=percent, count=count, seconds=seconds)
-    template = environment.from_string(
-        (resources.files("pipeline.reports") / "templates" / "report.html").read_text("utf-8")
-    )
     judged = any(row.model for rows in scores for row in rows)
-    return template.render(
-        runs=runs,
-        tasks=list(dict.fromkeys(task for run in runs for task in run.tasks)),
-        groups=side_by_side(scores),
-        metrics=TITLES,
-        overall=OVERALL,
-        resamples=RESAMPLES,
-        min_rows=MIN_ROWS,
-        min_of_class=MIN_OF_CLASS,
-        agreement=[_agreement(run, rows) for run, rows in zip(runs, scores, strict=True)],
-        configs=[json.dumps(run.about.get("config", {}), indent=2, ensure_ascii=False) for run in runs],
-        scenario_plot=plots.auc_by_scenario(runs, scores) if judged else None,
-        calibration_plot=plots.calibration_curve(runs),
-        roc_plot=plots.roc(runs),
-        score_plot=plots.score_distribution(runs),
-        training_plot=plots.training_curves(runs),
-        insights=[run.model.get("insights", {}) for run in runs],
-        grouping_plot=plots.grouping,
-        nan=math.isnan,
-        alike=_unjudged_for_one_reason,
-    )
+    values = {
+        "runs": runs,
+        "tasks": list(dict.fromkeys(task for run in runs for task in run.tasks)),
+        "groups": side_by_side(scores),
+        "metrics": TITLES,
+        "overall": OVERALL,
+        "resamples": RESAMPLES,
+        "min_rows": MIN_ROWS,
+        "min_of_class": MIN_OF_CLASS,
+        "agreement": [_agreement(run, rows) for run, rows in zip(runs, scores, strict=True)],
+        "configs": [json.dumps(run.about.get("config", {}), indent=2, ensure_ascii=False) for run in runs],
+        "scenario_plot": plots.auc_by_scenario(runs, scores) if judged else None,
+        "calibration_plot": plots.calibration_curve(runs),
+        "roc_plot": plots.roc(runs),
+        "score_plot": plots.score_distribution(runs),
+        "training_plot": plots.training_curves(runs),
+        "insights": [run.model.get("insights", {}) for run in runs],
+        "grouping_plot": plots.grouping,
+        "nan": math.isnan,
+        "alike": _unjudged_for_one_reason,
+    }
+    filters = {each.__name__: each for each in (number, signed, percent, count, seconds)}
+    return fill("report.html", values, filters)
 
 
 def side_by_side(scores: Sequence[list[SliceScores]]) -> list[list[SliceScores | None]]:
