@@ -150,7 +150,8 @@ def _points(space: Mapping[str, Range | tuple[Any, ...]], number: int) -> list[d
         if found["values"] is None:
             # A space of choices alone has an end.
             break
-        points.append(dict(found["values"]))
+        # Three digits: more would only fill the config.
+        points.append({k: float(f"{v:.3g}") if isinstance(space[k], Range) else v for k, v in found["values"].items()})
     return points
 
 
