@@ -1,6 +1,9 @@
-"""Local calendar days of event times."""
+"""Calendar days: of event times, and as people write them."""
 
 from __future__ import annotations
+
+import datetime
+import re
 
 import numpy as np
 import pandas as pd
@@ -41,3 +44,26 @@ def window_start(time_ms: np.ndarray, window: Window) -> np.ndarray:
     starts = wall.tz_localize(window.timezone, nonexistent="shift_forward", ambiguous=np.ones(len(wall), dtype=bool))
     start_ms = starts.tz_convert("UTC").tz_localize(None).to_numpy().astype("datetime64[ms]").astype(np.int64)
     return start_ms[inverse]
+
+
+def parse_days(text: str) -> tuple[str, str]:
+    """First and last day of `2022-05-05..2022-05-06`, or of a single day.
+
+    Raises:
+        ValueError: if it is neither.
+
+    >>> parse_days("2022-05-05")
+    ('2022-05-05', '2022-05-05')
+    """
+    first, _, last = text.partition("..")
+    last = last or first
+    for day in (first, last):
+        try:
+            fits = bool(re.fullmatch(r"\d{4}-\d{2}-\d{2}", day)) and bool(datetime.date.fromisoformat(day))
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(f"days are written as 2022-05-05..2022-05-06, received {text!r}")
+    if first > last:
+        raise ValueError(f"the first day is behind the last: {text}")
+    return first, last

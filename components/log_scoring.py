@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,29 +23,6 @@ RUNNER = "--runner=FnApiRunner"
 SCORED, NEVER = "train", "eval"
 FIRST, LAST = "1970-01-01", "2200-12-31"
 AFTER_ALL = ("9999-12-30", "9999-12-31")
-
-
-def parse_days(text: str) -> tuple[str, str]:
-    """First and last day of `2022-05-05..2022-05-06`, or of a single day.
-
-    Raises:
-        ValueError: if it is neither.
-
-    >>> parse_days("2022-05-05")
-    ('2022-05-05', '2022-05-05')
-    """
-    first, _, last = text.partition("..")
-    last = last or first
-    for day in (first, last):
-        try:
-            fits = bool(re.fullmatch(r"\d{4}-\d{2}-\d{2}", day)) and bool(datetime.date.fromisoformat(day))
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ValueError(f"days are written as 2022-05-05..2022-05-06, received {text!r}")
-    if first > last:
-        raise ValueError(f"the first day is behind the last: {text}")
-    return first, last
 
 
 def write_examples(

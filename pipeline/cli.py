@@ -1,6 +1,6 @@
 """The `mixrank` command.
 
-TensorFlow and TFX take half a minute to import, so they are imported inside the commands that need them.
+TensorFlow and TFX take many seconds to import, so they are imported inside the commands that need them.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def compile_(
 
     settings = load_config(config, overrides or [])
     output = output or Path("kubeflow/compiled") / f"{settings.name}.yaml"
-    errors.print("loading TensorFlow and TFX (about half a minute) ...", style="dim")
+    errors.print("loading TensorFlow and TFX ...", style="dim")
     from pipeline.kubeflow.compiler import compile_pipeline, compiled, image_of
 
     if check:

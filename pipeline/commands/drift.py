@@ -41,7 +41,7 @@ def drift(
 
     chosen = None if days is None else Days.parse(days, timezone)
     known = known_model(baseline, model)
-    errors.print("loading TensorFlow Data Validation (about 20 s) ...", style="dim")
+    errors.print("loading TensorFlow Data Validation ...", style="dim")
     from pipeline.reports.drift_report import compare, drift_table, write_json, write_page
 
     with errors.status("reading") as status:

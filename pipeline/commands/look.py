@@ -143,7 +143,7 @@ def _print_matched(spec: Any, names: list[str], budget: int, preset: str) -> Non
 
 def _announce_keras() -> None:
     if "keras" not in sys.modules:
-        errors.print("loading Keras for the sizes (about 15 s) ...", style="dim")
+        errors.print("loading Keras for the sizes ...", style="dim")
 
 
 def _millions(size: Any) -> tuple[str, str]:

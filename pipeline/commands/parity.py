@@ -46,7 +46,7 @@ def parity(
         version = Path(found_run.about.get("pushed") or found_run.about["export"])
         pattern = examples or str(Path(found_run.about["examples"]) / "Split-eval" / "*")
     load_spec(version)
-    errors.print("loading TensorFlow and Beam (about 30 s) ...", style="dim")
+    errors.print("loading TensorFlow and Beam ...", style="dim")
     from serving.parity import parity as compare
 
     taken, in_memory = _rows(version, pattern, rows, found_run)

@@ -144,7 +144,7 @@ def _local(folder: Path, version: int | None, drop: bool) -> LocalModel:
             raise ValueError(f"there is no version {version} in {folder}; there are {there}")
         folder = found[version]
     load_spec(folder)
-    errors.print("loading TensorFlow (about 20 s) ...", style="dim")
+    errors.print("loading TensorFlow ...", style="dim")
     from serving.local_model import LocalModel
 
     return LocalModel(folder, "drop" if drop else "refuse")

@@ -49,17 +49,20 @@ def score(
     ] = None,
 ) -> None:
     """Score Parquet, CSV or TFRecord files with a pushed model, on Beam; given again, go on where it stopped."""
-    source, output = _places(source, output, dataset, data, days)
-    arguments = list(beam or [])
-    errors.print("loading TensorFlow and Beam (about 20 s) ...", style="dim")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if dataset is not None:
-        source = _join_log(dataset, data, days, output, arguments)
-    from serving.batch_scoring.job import score as run
+    from components.days import parse_days
     from serving.batch_scoring.plan import FORMATS
 
+    source, output = _places(source, output, dataset, data, days)
+    window = None if days is None else parse_days(days)
     if format is not None and format not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, received {format!r}")
+    arguments = list(beam or [])
+    errors.print("loading TensorFlow and Beam ...", style="dim")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if dataset is not None:
+        source = _join_log(dataset, data, window, output, arguments)
+    from serving.batch_scoring.job import score as run
+
     assert source is not None
     with Bar(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=errors) as bar:
         task = bar.add_task("planning")
@@ -101,13 +104,14 @@ def _places(
     return None, source
 
 
-def _join_log(dataset: str, data: Path | None, days: str | None, output: Path, arguments: list[str]) -> Path:
-    from components.log_scoring import parse_days, write_examples
+def _join_log(
+    dataset: str, data: Path | None, window: tuple[str, str] | None, output: Path, arguments: list[str]
+) -> Path:
+    from components.log_scoring import write_examples
     from schemas import datasets
 
     assert data is not None
     found = datasets.load(dataset)
-    window = None if days is None else parse_days(days)
     errors.print("joining the log and cutting its histories ...", style="dim")
     return write_examples(found, data, output / "examples", window, arguments)
 

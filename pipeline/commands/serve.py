@@ -43,7 +43,7 @@ def serve(
     for option, port in (("--rest-port", rest_port), ("--grpc-port", grpc_port)):
         _check_free(host, port, option)
     console.print("mixrank development server; for production, see `mixrank deploy`")
-    errors.print("loading TensorFlow (about 20 s) ...", style="dim")
+    errors.print("loading TensorFlow ...", style="dim")
     began = time.monotonic()
     from serving.dev_server import Batching, running
 

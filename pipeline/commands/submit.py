@@ -74,7 +74,7 @@ def submit(
     )
     with tempfile.TemporaryDirectory() as folder:
         if spec is None:
-            errors.print("compiling; this loads TensorFlow and TFX (about half a minute) ...", style="dim")
+            errors.print("compiling; this loads TensorFlow and TFX ...", style="dim")
             from pipeline.kubeflow.compiler import compile_pipeline
 
             spec = compile_pipeline(settings, Path(folder) / f"{settings.name}.yaml")

@@ -27,7 +27,7 @@ def run(config: Config, overrides: Overrides = None) -> None:
     settings = load_config(config, overrides or [])
     settings.load_dataset(), settings.data_dir()
     errors.print(f"run folder {settings.run_dir}; details in {settings.run_dir}/run.log", style="dim", soft_wrap=True)
-    errors.print("loading TensorFlow and TFX (about half a minute) ...", style="dim")
+    errors.print("loading TensorFlow and TFX ...", style="dim")
     from pipeline.reports.baseline import write_baseline
     from pipeline.runners import run_local
 
@@ -60,7 +60,7 @@ def train(config: Config, overrides: Overrides = None) -> None:
     from pipeline.config import load_config
 
     settings = load_config(config, overrides or [])
-    errors.print("loading TensorFlow (about 20 s) ...", style="dim")
+    errors.print("loading TensorFlow ...", style="dim")
     from pipeline.fast_loop import train_only
 
     folder = train_only(settings)
@@ -81,7 +81,7 @@ def incumbent(
 
     settings = load_config(config, overrides or [])
     last_run(settings)
-    errors.print("loading TensorFlow Recommenders in a process of its own (about 20 s) ...", style="dim")
+    errors.print("loading TensorFlow Recommenders in a process of its own ...", style="dim")
     arguments = [config, "--model", model, *(part for value in overrides or [] for part in ("--set", value))]
     # Legacy Keras must be chosen before TensorFlow is imported.
     done = subprocess.run(

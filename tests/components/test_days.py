@@ -2,10 +2,11 @@ import datetime
 import zoneinfo
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.days import local_days, window_start
+from components.days import local_days, parse_days, window_start
 from schemas.tables import CalendarDay, Sliding
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
@@ -55,3 +56,12 @@ def test_a_sliding_window_begins_so_many_seconds_earlier():
 )
 def test_a_window_never_begins_after_the_impression_nor_two_days_before(time, timezone, starts_at):
     assert 0 <= time - start(time, timezone, starts_at) <= 49 * 3_600_000
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2022-13-01", "2022-05-02..", "20220502", "2022-05-02..2022-05-01"])
+def test_days_are_read_strictly(text):
+    if text == "2022-05-02..":
+        assert parse_days(text) == ("2022-05-02", "2022-05-02")
+        return
+    with pytest.raises(ValueError, match="days are written as|behind the last"):
+        parse_days(text)

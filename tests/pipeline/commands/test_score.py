@@ -80,6 +80,13 @@ def test_wrong_arguments_are_one_readable_line(mixrank_score, arguments, says):
     assert "Traceback" not in result.output
 
 
+def test_a_wrong_day_is_refused_before_anything_is_loaded(mixrank_score):
+    result = mixrank_score("MODEL", "out", "--dataset", "movielens", "--data", ".", "--days", "yesterday")
+    assert result.exit_code == 1
+    assert "days are written as 2022-05-05..2022-05-06, received 'yesterday'" in result.output
+    assert "loading" not in result.output
+
+
 def test_a_histogram_is_one_line():
     assert score_command.sparkline([0, 1, 80, 40, 0]) == " ▁█▄ "
     assert score_command.sparkline([0, 0]) == "  "
