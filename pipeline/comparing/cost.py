@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparing.plan import TRIAL_FILE, split_patterns
-from pipeline.comparing.trial import run
+from pipeline.comparing.trial import Given, run
 
 LATENCY_BATCHES = (1, 512)
 SECONDS = 5.0
@@ -24,38 +22,31 @@ def work(folder: Path) -> dict[str, Any]:
         milliseconds of a forward pass as it is served, from transformed columns to logits, by batch size.
     """
     import tensorflow as tf
-    import tensorflow_transform as tft
 
     from components.building import build_model, trainee, transformed_rows
     from components.dataset import training_stream
     from components.predictions import inference
-    from components.settings import ModelSettings, TrainSettings
-    from components.strategy import build_strategy, prepare_devices
-    from schemas.features import FeatureSpec
+    from components.strategy import build_strategy
 
-    about = json.loads((folder / TRIAL_FILE).read_text())
-    spec = FeatureSpec.model_validate(about["spec"])
-    settings = TrainSettings(**about["train"])
-    prepare_devices(settings.replicas)
-    strategy = build_strategy(settings.replicas)
-    settings = settings.on(strategy.num_replicas_in_sync)
-    graph = tft.TFTransformOutput(about["graph"])
-    rows = transformed_rows(spec, [split_patterns(about["rows"])["train"]], graph)
+    given = Given.of(folder)
+    strategy = build_strategy(given.train.replicas)
+    settings = given.train.on(strategy.num_replicas_in_sync)
+    rows = transformed_rows(given.spec, [given.patterns["train"]], given.graph)
 
     def batch_of(size: int) -> Any:
         stream = training_stream(rows, batch_size=size, steps_per_pass=1, steps=1, seed=0, shuffle_rows=size)
         return next(iter(stream))
 
     with strategy.scope():
-        model = build_model(spec, ModelSettings(**about["model"]), settings, graph)
-        trained = trainee(model, spec, settings, strategy, steps=1000)
+        model = build_model(given.spec, given.model, settings, given.graph)
+        trained = trainee(model, given.spec, settings, strategy, steps=1000)
     infer = inference(model)
     latency = {}
     for size in LATENCY_BATCHES:
         inputs, _ = batch_of(size)
 
-        def score(given: Any = inputs) -> object:
-            return [logits.numpy() for logits in infer(given).values()]
+        def score(batch: Any = inputs) -> object:
+            return [logits.numpy() for logits in infer(batch).values()]
 
         latency[size] = 1000 * median_seconds(score)
     # One cached batch: the cost of the model, not of reading rows.

@@ -15,10 +15,46 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.comparing.plan import RESULT_FILE, TRIAL_FILE, split_patterns
 from schemas.files import write_atomically
+
+if TYPE_CHECKING:
+    import tensorflow_transform as tft
+
+    from components.settings import ModelSettings, TrainSettings
+    from schemas.features import FeatureSpec
+
+
+class Given(NamedTuple):
+    """What `trial.json` says, ready for use."""
+
+    spec: FeatureSpec
+    model: ModelSettings
+    train: TrainSettings
+    patterns: dict[str, str]
+    graph: tft.TFTransformOutput
+
+    @classmethod
+    def of(cls, folder: Path) -> Given:
+        """Reads the folder's settings and prepares the devices they ask for."""
+        import tensorflow_transform as tft
+
+        from components.settings import ModelSettings, TrainSettings
+        from components.strategy import prepare_devices
+        from schemas.features import FeatureSpec
+
+        about = json.loads((folder / TRIAL_FILE).read_text())
+        train = TrainSettings(**about["train"])
+        prepare_devices(train.replicas)
+        return cls(
+            FeatureSpec.model_validate(about["spec"]),
+            ModelSettings(**about["model"]),
+            train,
+            split_patterns(about["rows"]),
+            tft.TFTransformOutput(about["graph"]),
+        )
 
 
 def work(folder: Path) -> dict[str, Any]:
@@ -31,25 +67,18 @@ def work(folder: Path) -> dict[str, Any]:
         Metrics per task and slice, those of the last validation, dense parameters, FLOPs, and which code it was.
     """
     import pandas as pd
-    import tensorflow_transform as tft
 
-    from components.settings import ModelSettings, TrainSettings
-    from components.strategy import prepare_devices
     from components.trainer import MODEL_CARD, PREDICTIONS, TRAINING_LOG, train_model
     from pipeline.comparing.judging import judge
     from pipeline.fingerprint import source
-    from schemas.features import FeatureSpec
 
-    about = json.loads((folder / TRIAL_FILE).read_text())
-    spec = FeatureSpec.model_validate(about["spec"])
-    train = TrainSettings(**about["train"])
-    prepare_devices(train.replicas)
+    given = Given.of(folder)
     train_model(
-        spec=spec,
-        model_settings=ModelSettings(**about["model"]),
-        settings=train,
-        patterns=split_patterns(about["rows"]),
-        transform_output=tft.TFTransformOutput(about["graph"]),
+        spec=given.spec,
+        model_settings=given.model,
+        settings=given.train,
+        patterns=given.patterns,
+        transform_output=given.graph,
         checkpoints=folder / "checkpoints",
         run_dir=folder,
         export_dir=None,
@@ -58,7 +87,7 @@ def work(folder: Path) -> dict[str, Any]:
     card = json.loads((folder / MODEL_CARD).read_text())
     log = [json.loads(line) for line in (folder / TRAINING_LOG).read_text().splitlines()]
     return {
-        "metrics": judge(spec, pd.read_parquet(folder / PREDICTIONS)),
+        "metrics": judge(given.spec, pd.read_parquet(folder / PREDICTIONS)),
         "valid": log[-1]["valid"],
         "dense_parameters": sum(part["parameters"] for part in card["parts"] if part["name"] != "embeddings"),
         "flops": card["flops"],
