@@ -137,7 +137,7 @@ def load_config(reference: str, overrides: Sequence[str] = ()) -> RunConfig:
         hint = nearest(reference, shipped) if not Path(reference).suffix else ""
         raise ValueError(f"config {reference} does not exist{hint}")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), _OneValuePerKey)  # a safe loader
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
@@ -149,6 +149,19 @@ def load_config(reference: str, overrides: Sequence[str] = ()) -> RunConfig:
     except ValueError as error:
         raise ValueError(f"{path}: {readable(error)}") from None
     return config
+
+
+class _OneValuePerKey(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML keeps the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise yaml.YAMLError(f"`{key.value}` is given in line {lines[key.value]} and again in line {line}")
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
 
 
 def _set(values: dict[str, Any], override: str) -> None:

@@ -115,6 +115,7 @@ def test_what_only_the_dataset_can_judge_is_refused_before_the_run(override, mes
     ("text", "message"),
     [
         ("name: [1", "run.yaml is not valid YAML"),
+        ("name: films\ntrain:\n  epochs: 1\n  epochs: 2\n", "run.yaml .*`epochs` is given in line 3 and again"),
         ("- name", "run.yaml must hold key: value pairs, found list"),
         ("", "run.yaml must hold key: value pairs, found NoneType"),
         ("name: films", r"run.yaml: dataset: Field required\ndata: Field required"),
