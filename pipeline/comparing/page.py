@@ -167,14 +167,14 @@ def _lines(frame: pd.DataFrame, metric: str) -> Any:
 
 def _quality(results: Results, rows: Sequence[Row], task: str, at: str, baselines: Baselines) -> Grid:
     reference = results.table.reference
-    headers = ["model", *(TITLES[metric] for metric in METRICS), "RelaImp", "p", "p (Holm)"]
+    headers = ["model", *(TITLES[metric] for metric in METRICS), "RelaImp", "p", "p (Holm)", "p (paired)"]
     if reference is None:
         headers.remove("RelaImp")
     cells = []
     for row in rows:
         own = [spread_text(row.metrics[task, OVERALL, metric]) for metric in METRICS]
         own += [percent(row.relative.get(task, math.nan))] if reference is not None else []
-        own += [_p(row.p_value.get(task, math.nan)), _p(row.adjusted.get(task, math.nan))]
+        own += [_p(found.get(task, math.nan)) for found in (row.p_value, row.adjusted, row.paired)]
         cells.append((row.name + _seeds(row), *own))
     best = set()
     for column, metric in enumerate(METRICS, start=1):
@@ -194,7 +194,7 @@ def _quality(results: Results, rows: Sequence[Row], task: str, at: str, baseline
         "Mean and standard deviation over the seeds."
         + (f" RelaImp: AUC above 0.5 relative to that of {reference}." if reference else "")
         + " p: Welch's two-tailed t-test of AUC against the best other model"
-        f" ({tests} tests at this size, the last column adjusted for their number)."
+        f" ({tests} tests at this size; Holm: adjusted for their number; paired: seed by seed, not adjusted)."
     ]
     return Grid(f"{task}{at}", tuple(headers), tuple(cells), frozenset(best), tuple(notes))
 
@@ -288,6 +288,7 @@ def _as_json(results: Results) -> dict[str, Any]:
                 "rela_imp": row.relative,
                 "p": row.p_value,
                 "p_holm": row.adjusted,
+                "p_paired": row.paired,
             }
             for rows in results.parts.values()
             for row in rows

@@ -11,7 +11,7 @@ import numpy as np
 
 from components.ranking_metrics import rela_impr_auc
 from pipeline.comparing.plan import Trial
-from pipeline.comparing.significance import Slope, holm, slope, t_test
+from pipeline.comparing.significance import Slope, holm, paired_t_test, slope, t_test
 from pipeline.comparing.tables import Budget, Table
 from pipeline.reports.comparison import OVERALL
 
@@ -41,10 +41,12 @@ class Row:
         name: of the variant.
         budget: it was scaled to, or None.
         seeds: trainings that are done, and how many there should be.
+        trained: the seeds that are done, in the order of the metrics' values.
         metrics: (task, slice, metric) -> spread over the seeds.
         relative: task -> relative improvement of the mean AUC over the reference's (HeMix, Eq. 25).
         p_value: task -> p of AUC against the best other variant with several seeds of the same budget, not adjusted.
         adjusted: the same by Holm's method, over all variants and tasks of the budget.
+        paired: task -> p of the same comparison, seed by seed, not adjusted.
         result: what one of the trainings said of its size.
         costs: speed, or empty before it is measured.
         peak_mb: largest memory of a training process.
@@ -54,6 +56,7 @@ class Row:
     name: str
     budget: Budget
     seeds: tuple[int, int]
+    trained: tuple[int, ...]
     metrics: dict[tuple[str, str, str], Spread]
     result: dict[str, Any]
     costs: dict[str, Any]
@@ -62,6 +65,11 @@ class Row:
     relative: dict[str, float] = field(default_factory=dict)
     p_value: dict[str, float] = field(default_factory=dict)
     adjusted: dict[str, float] = field(default_factory=dict)
+    paired: dict[str, float] = field(default_factory=dict)
+
+    def by_seed(self, key: tuple[str, str, str]) -> dict[int, float]:
+        """Seed -> a metric."""
+        return dict(zip(self.trained, self.metrics[key].values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,7 @@ def _row(name: str, budget: Budget, wanted: int, done: Sequence[tuple[Trial, dic
         name=name,
         budget=budget,
         seeds=(len(done), wanted),
+        trained=tuple(trial.seed for trial, _ in done),
         metrics=metrics,
         result=results[0],
         costs=done[0][0].costs or {},
@@ -140,6 +149,7 @@ def _judge(rows: list[Row], reference: str | None) -> None:
             if others := [other for other in rows if other is not row and other.seeds[0] > 1]:
                 best = max(others, key=lambda other: other.metrics[key].mean)
                 row.p_value[task] = t_test(row.metrics[key].values, best.metrics[key].values)
+                row.paired[task] = paired_t_test(row.by_seed(key), best.by_seed(key))
                 tests.append((row, task))
     for (row, task), adjusted in zip(tests, holm([row.p_value[task] for row, task in tests]), strict=True):
         row.adjusted[task] = adjusted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,22 @@ def t_test(one: Sequence[float], other: Sequence[float]) -> float:
     if min(len(one), len(other)) < 2 or np.ptp(one) == np.ptp(other) == 0:
         return math.nan
     return float(stats.ttest_ind(one, other, equal_var=False).pvalue)
+
+
+def paired_t_test(one: Mapping[int, float], other: Mapping[int, float]) -> float:
+    """Two-tailed p value of the paired t-test over the seeds that both have; NaN below two, or if no difference varies.
+
+    A seed gives all models the same order of the rows, which moves them together; pairs leave that out.
+    `t = mean(d) / (s_d / sqrt(n))`, d the differences, on n - 1 degrees of freedom.
+
+    Args:
+        one, other: seed -> value.
+    """
+    seeds = [seed for seed in one if seed in other]
+    differences = np.array([one[seed] - other[seed] for seed in seeds])
+    if len(seeds) < 2 or np.ptp(differences) == 0:
+        return math.nan
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -13,7 +13,7 @@ from pipeline.comparing import page
 from pipeline.comparing.judging import judge
 from pipeline.comparing.plan import Trial
 from pipeline.comparing.results import collect
-from pipeline.comparing.significance import t_test
+from pipeline.comparing.significance import paired_t_test, t_test
 from pipeline.comparing.tables import Table
 from pipeline.reports.comparison import exact_metrics
 from schemas import datasets
@@ -62,6 +62,8 @@ def test_the_numbers_of_a_table_by_hand(tmp_path):
     assert dcnv2.p_value["click"] == t_test(AUCS["dcnv2"], AUCS["hemix"])
     assert dlrm.p_value["click"] == t_test(AUCS["dlrm"], AUCS["hemix"])
     assert dlrm.adjusted["click"] == pytest.approx(3 * dlrm.p_value["click"])
+    pairs = [dict(enumerate(AUCS[name])) for name in ("dlrm", "hemix")]
+    assert dlrm.paired["click"] == paired_t_test(*pairs)
     assert hemix.peak_mb == 902
     assert results.missing == []
 
@@ -74,6 +76,9 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(tmp_path):
             (trial.folder / "result.json").unlink()
     results = collect(table, trials)
     assert [(row.name, row.seeds) for row in results.parts[None]] == [("hemix", (2, 3)), ("dcnv2", (3, 3))]
+    hemix, _ = results.parts[None]
+    assert hemix.trained == (0, 1)
+    assert hemix.paired["click"] == paired_t_test({0: 0.76, 1: 0.77}, {0: 0.75, 1: 0.74})
     assert results.missing == ["hemix seed 2", "dlrm seed 0", "dlrm seed 1", "dlrm seed 2"]
     (grid, *_) = page.grids(results, {})
     assert [row[0] for row in grid.rows] == ["hemix (2 of 3 seeds)", "dcnv2"]

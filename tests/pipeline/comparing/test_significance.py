@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.comparing.significance import holm, slope, t_test
+from pipeline.comparing.significance import holm, paired_t_test, slope, t_test
 
 
 def test_welch_by_hand():
@@ -18,6 +18,27 @@ def test_welch_by_hand():
     degrees = (v1 + v2) ** 2 / (v1**2 / 3 + v2**2 / 3)
     assert t_test(one, other) == pytest.approx(2 * stats.t.sf(abs(t), degrees), rel=1e-12)
     assert t_test(other, one) == t_test(one, other)
+
+
+def test_pairs_by_hand():
+    one, other = {0: 0.71, 1: 0.72, 2: 0.74, 3: 0.73}, {3: 0.72, 0: 0.69, 1: 0.71, 2: 0.72, 9: 0.1}
+    differences = [0.02, 0.01, 0.02, 0.01]
+    t = np.mean(differences) / (np.std(differences, ddof=1) / 2)
+    assert paired_t_test(one, other) == pytest.approx(2 * stats.t.sf(t, 3), rel=1e-9)
+    assert paired_t_test(other, one) == pytest.approx(paired_t_test(one, other))
+
+
+def test_what_moves_both_models_of_a_pair_is_no_spread():
+    luck, gain = np.random.default_rng(0).normal(size=4), np.array([0.011, 0.009, 0.010, 0.012])
+    one, other = luck, luck - gain
+    assert t_test(one, other) > 0.5
+    assert paired_t_test(dict(enumerate(one)), dict(enumerate(other))) < 0.01
+
+
+def test_pairs_without_spread_have_no_p_value():
+    assert math.isnan(paired_t_test({0: 1.0}, {0: 2.0}))
+    assert math.isnan(paired_t_test({0: 1.0, 1: 2.0}, {2: 1.0, 3: 2.0}))
+    assert math.isnan(paired_t_test({0: 1.0, 1: 1.0}, {0: 0.5, 1: 0.5}))
 
 
 def test_a_test_without_spread_has_no_p_value():
