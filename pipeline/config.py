@@ -154,14 +154,18 @@ def load_config(reference: str, overrides: Sequence[str] = ()) -> RunConfig:
 class _OneValuePerKey(yaml.SafeLoader):
     """Refuses a key that is given twice, of which YAML keeps the last without a word."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[Any, int] = {}
+    # Where a mapping is composed: when it is constructed, what it merges by `<<` may already be among its keys.
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
             line = key.start_mark.line + 1
             if key.value in lines:
                 raise yaml.YAMLError(f"`{key.value}` is given in line {lines[key.value]} and again in line {line}")
             lines[key.value] = line
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def _set(values: dict[str, Any], override: str) -> None:

@@ -111,6 +111,22 @@ def test_what_only_the_dataset_can_judge_is_refused_before_the_run(override, mes
         load_config("movielens", [override]).load_dataset()
 
 
+def test_a_key_may_be_given_again_over_what_is_merged(written):
+    text = """
+name: films
+dataset: movielens
+data: data
+compare:
+  tuned:
+    dlrm: {train: {optimizer: &slow {<<: &fast {name: adam, learning_rate: 0.1}, learning_rate: 0.01}}}
+train:
+  optimizer: {<<: *slow, schedule: cosine}
+"""
+    config = load_config(written(text))
+    assert config.compare.tuned["dlrm"].train["optimizer"] == {"name": "adam", "learning_rate": 0.01}
+    assert (config.train.optimizer.learning_rate, config.train.optimizer.schedule) == (0.01, "cosine")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
