@@ -40,8 +40,8 @@ class Row:
     Attributes:
         name: of the variant.
         budget: it was scaled to, or None.
-        seeds: trainings that are done, and how many there should be.
         trained: the seeds that are done, in the order of the metrics' values.
+        wanted: how many trainings there should be.
         metrics: (task, slice, metric) -> spread over the seeds.
         relative: task -> relative improvement of the mean AUC over the reference's (HeMix, Eq. 25).
         p_value: task -> p of AUC against the best other variant with several seeds of the same budget, not adjusted.
@@ -55,8 +55,8 @@ class Row:
 
     name: str
     budget: Budget
-    seeds: tuple[int, int]
     trained: tuple[int, ...]
+    wanted: int
     metrics: dict[tuple[str, str, str], Spread]
     result: dict[str, Any]
     costs: dict[str, Any]
@@ -66,6 +66,11 @@ class Row:
     p_value: dict[str, float] = field(default_factory=dict)
     adjusted: dict[str, float] = field(default_factory=dict)
     paired: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> tuple[int, int]:
+        """Trainings that are done, and how many there should be."""
+        return len(self.trained), self.wanted
 
     def by_seed(self, key: tuple[str, str, str]) -> dict[int, float]:
         """Seed -> a metric."""
@@ -125,8 +130,8 @@ def _row(name: str, budget: Budget, wanted: int, done: Sequence[tuple[Trial, dic
     return Row(
         name=name,
         budget=budget,
-        seeds=(len(done), wanted),
         trained=tuple(trial.seed for trial, _ in done),
+        wanted=wanted,
         metrics=metrics,
         result=results[0],
         costs=done[0][0].costs or {},
