@@ -25,6 +25,9 @@ def compare(
         list[str] | None, typer.Option("--budget", help="Only this size of the tables, such as 250K; repeatable.")
     ] = None,
     jobs: Jobs = None,
+    speed: Annotated[
+        bool, typer.Option(help="Measure speed after the trainings, one model at a time; wants a quiet machine.")
+    ] = True,
     report_only: Annotated[bool, typer.Option(help="Write the report of what is done; train nothing.")] = False,
     overrides: Overrides = None,
 ) -> None:
@@ -43,7 +46,7 @@ def compare(
     if not report_only:
         parallel = processes(jobs)
         errors.print(comparison.outline(parallel), style="dim", markup=False, highlight=False, soft_wrap=True)
-        failed = comparison.train(parallel, say)
+        failed = comparison.train(parallel, say, speed=speed)
     if failed and not comparison.begun:
         _fail(failed)
     page, markdown, grids = comparison.report(say)

@@ -85,8 +85,13 @@ class Comparison:
             "interrupt it at any time and give the command again to go on"
         )
 
-    def train(self, parallel: int, say: Say) -> dict[str, str]:
+    def train(self, parallel: int, say: Say, *, speed: bool = True) -> dict[str, str]:
         """Trains what is missing, then measures speed, one variant at a time.
+
+        Args:
+            parallel: int >= 1. Trainings at once.
+            say: takes a line whenever something ends.
+            speed: whether to measure it; without, a later call can.
 
         Returns:
             Title -> reason, of what failed.
@@ -94,7 +99,7 @@ class Comparison:
         every = [trial for each in self.trials.values() for trial in each]
         with alone(self.folder):
             failed = run_jobs(training_jobs(every), parallel=parallel, say=say)
-            done = [trial for trial in every if trial.result]
+            done = [trial for trial in every if trial.result and speed]
             costs = [
                 Job(f"speed of {t.title.rpartition(' seed')[0]}", "speed", "pipeline.comparing.cost", t.cost)
                 for t in done

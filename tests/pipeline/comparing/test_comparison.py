@@ -84,6 +84,8 @@ def test_a_comparison_from_rows_to_report(run, toy_spec, monkeypatch):
     table = config.compare.table("small")
     comparison = Comparison(config, earlier, {"small": table}, {"small": trials(config, earlier, table)})
     said: list[str] = []
+    assert comparison.train(2, said.append, speed=False) == {}, said
+    assert [trial.costs for trial in comparison.trials["small"]] == [None] * 4
     assert comparison.train(2, said.append) == {}, said
     page, markdown, grids = comparison.report(said.append)
     assert len(said) == 4 + 2 + 1
