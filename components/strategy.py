@@ -42,6 +42,9 @@ def prepare_devices(replicas: Literal["auto"] | int) -> None:
 def build_strategy(replicas: Literal["auto"] | int, workers: Workers = ALONE) -> tf.distribute.Strategy:
     """MirroredStrategy over every GPU, or over `replicas` logical CPU devices; over several workers their like.
 
+    One CPU device takes no strategy: its feed could not be told to leave tuning itself (see `components.dataset`), and
+    tracing the step would take longer.
+
     Args:
         replicas: "auto" takes all GPUs, or one CPU device where there are none; a number takes that many.
         workers: who takes part. Several must be joined before anything else uses TensorFlow.
@@ -57,6 +60,8 @@ def build_strategy(replicas: Literal["auto"] | int, workers: Workers = ALONE) ->
     if wanted > len(devices):
         kind = "GPU" if gpus else "CPU"
         raise ValueError(f"`replicas`={wanted}, but there are only {len(devices)} logical {kind} devices")
+    if wanted == 1 and not gpus:
+        return tf.distribute.get_strategy()
     return _mirrored(tuple(device.name for device in devices[:wanted]))
 
 
