@@ -97,10 +97,12 @@ def read_columns(pattern: str, columns: Sequence[str]) -> dict[str, NDArray[Any]
     """
     import tensorflow as tf
 
+    from serving.untuned import untuned
+
     files = sorted(tf.io.gfile.glob(pattern))
     if not files:
         raise ValueError(f"`pattern` {pattern} matches no file")
-    records = tf.data.TFRecordDataset(files, compression_type="GZIP")
+    records = untuned(tf.data.TFRecordDataset(files, compression_type="GZIP"))
     first = tf.train.Example()
     for record in records.take(1):
         first.ParseFromString(record.numpy())
@@ -111,9 +113,9 @@ def read_columns(pattern: str, columns: Sequence[str]) -> dict[str, NDArray[Any]
         if kind is None:
             raise ValueError(f"the first row of {files[0]} has no column `{name}`")
         wanted[name] = tf.io.FixedLenFeature([], kinds[kind])
-    parsed = records.batch(BATCH).map(lambda batch: tf.io.parse_example(batch, wanted), tf.data.AUTOTUNE)
+    parsed = records.batch(BATCH).map(lambda batch: tf.io.parse_example(batch, wanted), num_parallel_calls=2)
     try:
-        batches = list(parsed.prefetch(tf.data.AUTOTUNE).as_numpy_iterator())
+        batches = list(parsed.prefetch(2).as_numpy_iterator())
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(
             f"`columns` {list(columns)} need one value in every row of {pattern}: {error.message}"

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from serving.untuned import untuned
+
 
 @dataclass(frozen=True)
 class TransformedRows:
@@ -51,7 +53,7 @@ class TransformedRows:
     def count(self) -> int:
         """Number of rows; reads every file once."""
         records = tf.data.TFRecordDataset(list(self.files), compression_type="GZIP", num_parallel_reads=2).batch(1024)
-        return int(_in_order(records).reduce(tf.constant(0, tf.int64), lambda n, b: n + tf.size(b, tf.int64)))
+        return int(untuned(records).reduce(tf.constant(0, tf.int64), lambda n, b: n + tf.size(b, tf.int64)))
 
     def parse(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         """A batch of serialized tf.Examples -> column -> tensor."""
@@ -134,9 +136,6 @@ def evaluation_batches(rows: TransformedRows, batch_size: int) -> tf.data.Datase
 def _in_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    # Nothing here is left to tuning, and an iterator that tunes itself ends late: its thread misses the call to stop
-    # more often than not, and looks again after its pause, which doubles up to a minute.
-    options.autotune.enabled = False
     # Every worker reads all files, for the order of rows is that of one: nothing to shard, and no warning about it.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.with_options(options)
+    return untuned(dataset.with_options(options))

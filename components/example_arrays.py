@@ -59,6 +59,8 @@ def read_examples(spec: FeatureSpec, patterns: Sequence[str]) -> ExampleArrays:
     """
     import tensorflow as tf
 
+    from serving.untuned import untuned
+
     if not patterns:
         raise ValueError("`patterns` must name at least one split, received none")
     kinds = {"int": tf.int64, "float": tf.float32, "str": tf.string}
@@ -72,7 +74,7 @@ def read_examples(spec: FeatureSpec, patterns: Sequence[str]) -> ExampleArrays:
         files = sorted(tf.io.gfile.glob(pattern))
         if not files:
             raise ValueError(f"`patterns`: {pattern} matches no file")
-        records = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(BATCH)
+        records = untuned(tf.data.TFRecordDataset(files, compression_type="GZIP")).batch(BATCH)
         for batch in records.map(lambda serialized: tf.io.parse_example(serialized, wanted)).prefetch(1):
             events: dict[str, Any] = {}
             for each in collected:

@@ -168,11 +168,13 @@ def _tfrecord(file: str, names: list[str] | None, batch_rows: int) -> Iterator[B
     import tensorflow as tf
     from tfx_bsl.coders import example_coder
 
+    from serving.untuned import untuned
+
     decoder = example_coder.ExamplesToRecordBatchDecoder()
     compression = "GZIP" if file.endswith(".gz") else ""
     before = 0
     try:
-        for records in tf.data.TFRecordDataset(file, compression).batch(batch_rows).as_numpy_iterator():
+        for records in untuned(tf.data.TFRecordDataset(file, compression)).batch(batch_rows).as_numpy_iterator():
             rows = np.arange(before + 1, before + 1 + len(records))
             before += len(records)
             bad: list[tuple[int, str, str]] = []

@@ -85,12 +85,14 @@ class LoggedRows:
         from tensorflow_metadata.proto.v0 import schema_pb2
         from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
+        from serving.untuned import untuned
+
         kinds = {"int": schema_pb2.INT, "float": schema_pb2.FLOAT, "str": schema_pb2.BYTES}
         schema = schema_pb2.Schema()
         for column in self.columns.values():
             schema.feature.add(name=column.name, type=kinds[column.kind])
         decoder = ExamplesToRecordBatchDecoder(schema.SerializeToString())
-        records = tf.data.TFRecordDataset(str(file), "GZIP" if _is_gzip(file) else "").batch(self.batch_size)
+        records = untuned(tf.data.TFRecordDataset(str(file), "GZIP" if _is_gzip(file) else "")).batch(self.batch_size)
         try:
             for part in records.as_numpy_iterator():
                 yield decoder.DecodeBatch(list(part))

@@ -27,6 +27,7 @@ def work(folder: Path) -> dict[str, Any]:
     from components.dataset import training_stream
     from components.predictions import inference
     from components.strategy import build_strategy
+    from serving.untuned import untuned
 
     given = Given.of(folder)
     strategy = build_strategy(given.train.replicas)
@@ -50,7 +51,7 @@ def work(folder: Path) -> dict[str, Any]:
 
         latency[size] = 1000 * median_seconds(score)
     # One cached batch: the cost of the model, not of reading rows.
-    batches = iter(tf.data.Dataset.from_tensors(batch_of(settings.batch_size)).cache().repeat())
+    batches = iter(untuned(tf.data.Dataset.from_tensors(batch_of(settings.batch_size)).cache().repeat()))
     trained.make_train_function()
     step = median_seconds(lambda: float(tf.nest.flatten(trained.train_function(batches))[0]))
     return {"training_samples_per_second": settings.batch_size / step, "latency_ms": latency}

@@ -183,8 +183,10 @@ def _read(item: Item, spec: FeatureSpec, settings: Settings) -> Iterator[Batch]:
 def _examples(item: Item, batch_size: int) -> Iterator[Batch]:
     import tensorflow as tf
 
+    from serving.untuned import untuned
+
     before = 0
-    records = tf.data.TFRecordDataset(item.file, compression(item.file)).batch(batch_size).prefetch(2)
+    records = untuned(tf.data.TFRecordDataset(item.file, compression(item.file))).batch(batch_size).prefetch(2)
     try:
         for examples in records.as_numpy_iterator():
             yield Batch(np.arange(before + 1, before + 1 + len(examples)), examples)

@@ -64,6 +64,13 @@ def test_evaluation_reads_every_row_once_in_order(rows, toy_data):
     assert list(seen) == [row["at"] * 100 + row["person"] for row in written]
 
 
+def test_nothing_tunes_itself_and_so_ends_late(rows):
+    trained = training_stream(rows, batch_size=4, steps_per_pass=3, steps=9, seed=0, shuffle_rows=8)
+    for dataset in (trained, evaluation_batches(rows, 5)):
+        assert dataset.options().autotune.enabled is False
+        assert dataset.options().deterministic is True
+
+
 def test_labels_and_inputs_are_apart(rows):
     inputs, labels = next(iter(training_stream(rows, batch_size=2, steps_per_pass=1, steps=1, seed=0, shuffle_rows=1)))
     assert set(inputs) == {KEYS["time"], KEYS["user"]}

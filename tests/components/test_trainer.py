@@ -14,6 +14,7 @@ import tensorflow as tf
 from components.building import build_model, resolve
 from components.predictions import validation_metrics
 from components.settings import EarlyStopping, ModelSettings, Optimizer, TrainSettings
+from components.strategy import build_strategy
 from components.trainer import train_model
 
 PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3}
@@ -212,6 +213,11 @@ def test_validation_metrics_are_those_of_scikit_learn(toy_spec):
 
 
 @pytest.mark.slow
+def test_one_cpu_device_takes_no_strategy_and_two_take_mirrored(toy_data):
+    assert build_strategy("auto") is build_strategy(1) is tf.distribute.get_strategy()
+    assert isinstance(build_strategy(2), tf.distribute.MirroredStrategy)
+
+
 def test_more_replicas_than_devices_is_refused_in_a_fresh_process():
     code = "from components.strategy import build_strategy; build_strategy(3)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
