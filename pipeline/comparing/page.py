@@ -190,10 +190,11 @@ def _quality(results: Results, rows: Sequence[Row], task: str, at: str, baseline
         numbers = [number(values[metric]) for metric in METRICS]
         cells.append((name, *numbers, *["-"] * (len(headers) - 1 - len(METRICS))))
     tests = sum(not math.isnan(p) for row in rows for p in row.p_value.values())
+    standard = reference if results.table.tested == "reference" else "the best other model"
     notes = [
         "Mean and standard deviation over the seeds."
         + (f" RelaImp: AUC above 0.5 relative to that of {reference}." if reference else "")
-        + " p: Welch's two-tailed t-test of AUC against the best other model"
+        + f" p: Welch's two-tailed t-test of AUC against {standard}"
         f" ({tests} tests at this size; Holm: adjusted for their number; paired: seed by seed, not adjusted)."
     ]
     return Grid(f"{task}{at}", tuple(headers), tuple(cells), frozenset(best), tuple(notes))

@@ -44,7 +44,8 @@ class Row:
         wanted: how many trainings there should be.
         metrics: (task, slice, metric) -> spread over the seeds.
         relative: task -> relative improvement of the mean AUC over the reference's (HeMix, Eq. 25).
-        p_value: task -> p of AUC against the best other variant with several seeds of the same budget, not adjusted.
+        p_value: task -> p of AUC against the best other variant with several seeds of the same budget, or against the
+            reference, as the table says; not adjusted.
         adjusted: the same by Holm's method, over all variants and tasks of the budget.
         paired: task -> p of the same comparison, seed by seed, not adjusted.
         result: what one of the trainings said of its size.
@@ -112,7 +113,7 @@ def collect(table: Table, trials: Sequence[Trial]) -> Results:
             own = [trial for trial in trials if (trial.variant, trial.budget) == (variant.name, budget)]
             if done := [(trial, result) for trial in own if (result := trial.result)]:
                 rows.append(_row(variant.name, budget, len(own), done))
-        _judge(rows, table.reference)
+        _judge(rows, table)
         parts[budget] = rows
     missing = [trial.title for trial in trials if trial.result is None]
     return Results(table, parts, missing, _slopes(parts) if table.scaling else {})
@@ -140,9 +141,10 @@ def _row(name: str, budget: Budget, wanted: int, done: Sequence[tuple[Trial, dic
     )
 
 
-def _judge(rows: list[Row], reference: str | None) -> None:
+def _judge(rows: list[Row], table: Table) -> None:
     """Adds what needs the other rows of a part: improvements and tests, by AUC over all rows."""
-    base = next((row for row in rows if row.name == reference), None)
+    base = next((row for row in rows if row.name == table.reference), None)
+    standards = [row for row in rows if row is base or table.tested == "best"]
     tasks = list(dict.fromkeys(task for row in rows for task, _, _ in row.metrics))
     tests: list[tuple[Row, str]] = []
     for task in tasks:
@@ -151,7 +153,7 @@ def _judge(rows: list[Row], reference: str | None) -> None:
             if base is not None:
                 row.relative[task] = rela_impr_auc(row.metrics[key].mean, base.metrics[key].mean)
             # One training is no basis for a test, however good it is.
-            if others := [other for other in rows if other is not row and other.seeds[0] > 1]:
+            if others := [other for other in standards if other is not row and other.seeds[0] > 1]:
                 best = max(others, key=lambda other: other.metrics[key].mean)
                 row.p_value[task] = t_test(row.metrics[key].values, best.metrics[key].values)
                 row.paired[task] = paired_t_test(row.by_seed(key), best.by_seed(key))

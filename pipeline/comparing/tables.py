@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -49,6 +49,8 @@ class Table(Declaration):
     Args:
         title: what the table shows.
         reference: variant against which relative improvements are given; None gives none.
+        tested: what a variant is tested against: the "best" of the others, or the "reference", for a table that takes
+            one model apart.
         budgets: dense parameters to which every variant is scaled, one part of the table for each; None takes the
             presets as they are.
         variants: the models.
@@ -57,6 +59,7 @@ class Table(Declaration):
 
     title: str
     reference: str | None = None
+    tested: Literal["best", "reference"] = "best"
     budgets: tuple[Budget, ...] = Field((None,), min_length=1)
     variants: tuple[Variant, ...] = Field(min_length=2)
     scaling: bool = False
@@ -68,6 +71,8 @@ class Table(Declaration):
             raise ValueError(f"two variants are named `{twice[0]}`")
         if self.reference is not None and self.reference not in names:
             raise ValueError(f"`reference` is no variant of the table{nearest(self.reference, names)}")
+        if self.tested == "reference" and self.reference is None:
+            raise ValueError("`tested` against the reference needs a `reference`, received none")
         if self.scaling and (None in self.budgets or len(self.budgets) < 3):
             raise ValueError(f"`scaling` needs three `budgets` or more for a line, received {list(self.budgets)}")
         return self

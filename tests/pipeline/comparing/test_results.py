@@ -68,6 +68,20 @@ def test_the_numbers_of_a_table_by_hand(tmp_path):
     assert results.missing == []
 
 
+def test_a_table_that_takes_a_model_apart_tests_against_the_whole_one(tmp_path):
+    table = Table(title="parts", reference="dcnv2", tested="reference", variants=VARIANTS)
+    results = collect(table, trained(tmp_path, AUCS))
+    hemix, dlrm, dcnv2 = results.parts[None]
+    assert hemix.p_value["click"] == t_test(AUCS["hemix"], AUCS["dcnv2"])
+    assert dlrm.p_value["click"] == t_test(AUCS["dlrm"], AUCS["dcnv2"])
+    assert dlrm.paired["click"] == paired_t_test(*(dict(enumerate(AUCS[name])) for name in ("dlrm", "dcnv2")))
+    assert dcnv2.p_value == dcnv2.paired == dcnv2.adjusted == {}
+    assert dlrm.adjusted["click"] == pytest.approx(2 * min(hemix.p_value["click"], dlrm.p_value["click"]))
+    (grid, *_) = page.grids(results, {})
+    assert "t-test of AUC against dcnv2 (2 tests at this size" in grid.notes[0]
+    assert grid.rows[2][-3:] == ("-", "-", "-")
+
+
 def test_what_is_missing_is_said_and_the_rest_is_shown(tmp_path):
     table = Table(title="three", variants=VARIANTS)
     trials = trained(tmp_path, AUCS)
