@@ -12,6 +12,8 @@ from layers.checks import check_least
 from layers.counts import Part
 
 Grouping = Literal["learned", "random", "manual"]
+# Ten standard deviations of W's start: the fields dealt to a token are its top k, and training can still replace them.
+HEAD_START = 0.2
 
 
 @keras.saving.register_keras_serializable("mixrank")
@@ -19,15 +21,18 @@ class AutoToken(keras.Layer):
     """`I_j = TopK(W_j)`, `w_j = softmax(W_j[I_j])`, `x_j = [w_j1 f_{I_j1}, ..., w_jk f_{I_jk}]`; MTmixAtt, after (2).
 
     W (tokens, fields) is learned and starts as N(0, 0.02). The choice itself has no gradient: a logit learns only while
-    its field is among the k of its token, and a field that no token keeps is not read at all. With `grouping` random or
-    manual the fields of a token are fixed and only their weights are learned.
+    its field is among the k of its token, and a field that no token keeps is not read at all. So learned groups start
+    from those that random would deal, which leave out as few fields as can be, unless `cover` is off. With `grouping`
+    random or manual the fields of a token are fixed and only their weights are learned.
 
     Args:
         tokens: int >= 1. Number of tokens, n_g.
         keep: int >= 1. Fields per token, k; at least 2 for `grouping` learned, or the softmax has nothing to weigh.
         grouping: learned top k (G2), random (G1): a shuffled deck of fields dealt out in turn, or manual (G3).
         groups: for manual, the field indices of every token, at most `keep` each; missing places are zeros.
-        seed: int. Shuffles the deck of random groups.
+        seed: int. Shuffles the deck of random groups and of the start of learned ones.
+        cover: bool. For learned: whether the fields that random would deal to a token start `HEAD_START` above the
+            others. Off, top k of N(0, 0.02) leaves out a field with probability `(1 - keep / fields) ^ tokens`.
         aggregate: flatten puts the k weighted fields side by side, sum adds them and maps the sum to `dim` linearly.
         dim: int. Width of a token for sum; flatten has width k times that of a field.
         gumbel: float >= 0. Scale of Gumbel noise added to W in training, so that dropped fields get a turn.
@@ -56,6 +61,7 @@ class AutoToken(keras.Layer):
         grouping: Grouping = "learned",
         groups: tuple[tuple[int, ...], ...] = (),
         seed: int = 0,
+        cover: bool = True,
         aggregate: Literal["flatten", "sum"] = "flatten",
         dim: int | None = None,
         gumbel: float = 0.0,
@@ -78,6 +84,7 @@ class AutoToken(keras.Layer):
         self.grouping = grouping
         self.groups = tuple(tuple(group) for group in groups)
         self.seed = seed
+        self.cover = cover
         self.aggregate = aggregate
         self.dim = dim
         self.gumbel = gumbel
@@ -91,23 +98,32 @@ class AutoToken(keras.Layer):
         if outside:
             raise ValueError(f"`groups` must name fields from 0 to {fields - 1}, received {outside[0]}")
         self.fields = fields
-        self.logits = self.add_weight(
-            shape=(self.tokens, fields), initializer=keras.initializers.RandomNormal(stddev=0.02), name="logits"
-        )
+        self.logits = self.add_weight(shape=(self.tokens, fields), initializer=self._start, name="logits")
         self.logits.trainable = self.frozen is None
         self.noise = keras.random.SeedGenerator(self.seed) if self.gumbel else None
         if self.aggregate == "sum":
             self.project = keras.layers.Dense(self.dim, name="project", dtype=self.dtype_policy)
             self.project.build((None, self.tokens, width))
 
+    def _start(self, shape, dtype=None):
+        start = keras.initializers.RandomNormal(stddev=0.02)(shape, dtype=dtype)
+        if self.grouping != "learned" or not self.cover:
+            return start
+        ahead = np.zeros(shape, "float32")
+        np.put_along_axis(ahead, self._deal(), HEAD_START, axis=1)
+        return start + ops.cast(ahead, start.dtype)
+
+    def _deal(self) -> np.ndarray:
+        """A shuffled deck of fields dealt out in turn, and again from its top: int array (tokens, keep)."""
+        deck = np.random.default_rng(self.seed).permutation(self.fields)
+        return deck[np.arange(self.tokens * self.keep).reshape(self.tokens, self.keep) % self.fields]
+
     def _fixed(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Indices (tokens, keep) and which of them count, if the grouping is not learned."""
         if self.grouping == "learned":
             return None
         if self.grouping == "random":
-            deck = np.random.default_rng(self.seed).permutation(self.fields)
-            places = np.arange(self.tokens * self.keep).reshape(self.tokens, self.keep) % self.fields
-            return deck[places], np.ones(places.shape, bool)
+            return self._deal(), np.ones((self.tokens, self.keep), bool)
         indices, valid = np.zeros((self.tokens, self.keep), int), np.zeros((self.tokens, self.keep), bool)
         for token, group in enumerate(self.groups):
             indices[token, : len(group)], valid[token, : len(group)] = group, True
@@ -169,7 +185,7 @@ class AutoToken(keras.Layer):
         return found
 
     def get_config(self) -> dict[str, Any]:
-        names = ("tokens", "keep", "grouping", "seed", "aggregate", "dim", "gumbel", "frozen")
+        names = ("tokens", "keep", "grouping", "seed", "cover", "aggregate", "dim", "gumbel", "frozen")
         values = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **values, "groups": [list(group) for group in self.groups]}
 

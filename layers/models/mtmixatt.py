@@ -65,7 +65,9 @@ class MTmixAtt(FieldBackbone):
         num_layers: int >= 0. Number of blocks, L.
         grouping: learned top k (G2), random (G1) or manual groups (G3).
         groups: for manual, the fields of every token, by name or by index.
-        grouping_seed: int. Shuffles random groups.
+        grouping_seed: int. Shuffles random groups, and the start of learned ones.
+        cover: bool. Whether learned groups start from random ones, so that every field is read at first if n_g k is
+            large enough; off, W starts as plain noise, which leaves fields out for good.
         aggregate: flatten puts the k weighted fields side by side; sum adds them and maps the sum to `dim`.
         gumbel: float >= 0. Scale of Gumbel noise on the grouping in training.
         align_units: widths of hidden ReLU layers per field before (2)'s linear map.
@@ -113,6 +115,7 @@ class MTmixAtt(FieldBackbone):
         experts have the hidden width `expert_dim` where the paper leaves it open;
         the router reads the scenario's feature vector, through weights of its own: `G_u u + G_s s`;
         fields pooled from histories, heads H = n_g, the mean over tokens and the adapters' rank are chosen;
+        learned groups start from a deal of all fields (the paper does not say how W starts);
         `gumbel`, `final_norm` and target attention are additions, off by default.
 
     Source: arXiv 2510.15286.
@@ -128,6 +131,7 @@ class MTmixAtt(FieldBackbone):
         grouping: Literal["learned", "random", "manual"] = "learned",
         groups: tuple[tuple[int | str, ...], ...] = (),
         grouping_seed: int = 0,
+        cover: bool = True,
         aggregate: Literal["flatten", "sum"] = "flatten",
         gumbel: float = 0.0,
         align_units: tuple[int, ...] = (),
@@ -186,6 +190,7 @@ class MTmixAtt(FieldBackbone):
         self.groups = tuple(tuple(group) for group in groups)
         self.grouping_seed = grouping_seed
         self.aggregate = aggregate
+        self.cover = cover
         self.gumbel = gumbel
         self.align_units = tuple(align_units)
         self.mixing = mixing
@@ -331,6 +336,7 @@ class MTmixAtt(FieldBackbone):
             seed=self.grouping_seed,
             aggregate=self.aggregate,
             dim=self.dim,
+            cover=self.cover,
             gumbel=self.gumbel,
             frozen=self.frozen_grouping,
             name="auto_token",
@@ -416,11 +422,11 @@ class MTmixAtt(FieldBackbone):
 
     def get_config(self) -> dict:
         names = (
-            "num_tokens features_per_token dim num_layers grouping grouping_seed aggregate gumbel mixing mixing_heads "
-            "base_experts shared_experts split expert_dim share_across_tokens scenario_experts active_experts "
-            "scenario_shared_experts bonus hard_bonus bonus_in_gate gate_input compose norm postnorm_r_inside "
-            "final_norm activation dispatch main_scenario adapter adapter_ratio adapter_min_rank added_scenarios "
-            "frozen_grouping"
+            "num_tokens features_per_token dim num_layers grouping grouping_seed cover aggregate gumbel mixing "
+            "mixing_heads base_experts shared_experts split expert_dim share_across_tokens scenario_experts "
+            "active_experts scenario_shared_experts bonus hard_bonus bonus_in_gate gate_input compose norm "
+            "postnorm_r_inside final_norm activation dispatch main_scenario adapter adapter_ratio adapter_min_rank "
+            "added_scenarios frozen_grouping"
         )
         values = {name: getattr(self, name) for name in names.split()}
         lists = {"groups": self.groups, "align_units": self.align_units, "esmm": self.esmm}

@@ -66,6 +66,26 @@ def test_random_groups_deal_out_every_field_and_repeat_by_seed():
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_learned_groups_start_from_the_random_ones_of_their_seed(seed):
+    """12 tokens of 4 of 38 fields, as on KuaiRand, where noise alone leaves out ten fields or more."""
+    x = _normal(2, 38, 2)
+    learned, random, noise = (
+        AutoToken(tokens=12, keep=4, seed=seed, **options) for options in ({}, {"grouping": "random"}, {"cover": False})
+    )
+    for layer in (learned, random, noise):
+        layer(x)
+    groups, dealt = (np.sort(np.array(layer.selection()[0]), axis=1) for layer in (learned, random))
+    np.testing.assert_array_equal(groups, dealt)
+    assert np.all(learned.weight_of_fields().sum(axis=0) > 0)
+    assert np.sum(noise.weight_of_fields().sum(axis=0) == 0) > 3
+    # A field that was not dealt takes the place of one whose logit has fallen.
+    logits = np.array(learned.logits)
+    logits[0, dealt[0, 0]] = -1.0
+    learned.logits.assign(logits)
+    assert len(set(np.array(learned.selection()[0])[0]) - set(dealt[0])) == 1
+
+
 def test_a_short_manual_group_leaves_zeros():
     layer, x = AutoToken(tokens=2, keep=3, grouping="manual", groups=((4,), (1, 3))), _normal(2, 5, 4)
     output = np.array(layer(x))
