@@ -68,8 +68,8 @@ def test_random_groups_deal_out_every_field_and_repeat_by_seed():
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_learned_groups_start_from_the_random_ones_of_their_seed(seed):
-    """12 tokens of 4 of 38 fields, as on KuaiRand, where noise alone leaves out ten fields or more."""
-    x = _normal(2, 38, 2)
+    """12 tokens of 4 of 43 fields, as on KuaiRand, where noise alone leaves out ten fields or more."""
+    x = _normal(2, 43, 2)
     learned, random, noise = (
         AutoToken(tokens=12, keep=4, seed=seed, **options) for options in ({}, {"grouping": "random"}, {"cover": False})
     )
