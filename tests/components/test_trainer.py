@@ -212,12 +212,12 @@ def test_validation_metrics_are_those_of_scikit_learn(toy_spec):
     assert found["loss"] == pytest.approx(losses["click"] + 0.5 * losses["buy"])
 
 
-@pytest.mark.slow
-def test_one_cpu_device_takes_no_strategy_and_two_take_mirrored(toy_data):
+def test_one_cpu_device_takes_no_strategy_and_two_take_mirrored():
     assert build_strategy("auto") is build_strategy(1) is tf.distribute.get_strategy()
     assert isinstance(build_strategy(2), tf.distribute.MirroredStrategy)
 
 
+@pytest.mark.slow
 def test_more_replicas_than_devices_is_refused_in_a_fresh_process():
     code = "from components.strategy import build_strategy; build_strategy(3)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
