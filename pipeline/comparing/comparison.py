@@ -99,7 +99,9 @@ class Comparison:
         every = [trial for each in self.trials.values() for trial in each]
         with alone(self.folder):
             failed = run_jobs(training_jobs(every), parallel=parallel, say=say)
-            done = [trial for trial in every if trial.result and speed]
+            if not speed:
+                return failed
+            done = [trial for trial in every if trial.result]
             costs = [
                 Job(f"speed of {t.title.rpartition(' seed')[0]}", "speed", "pipeline.comparing.cost", t.cost)
                 for t in done
