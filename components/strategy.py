@@ -42,8 +42,7 @@ def prepare_devices(replicas: Literal["auto"] | int) -> None:
 def build_strategy(replicas: Literal["auto"] | int, workers: Workers = ALONE) -> tf.distribute.Strategy:
     """MirroredStrategy over every GPU, or over `replicas` logical CPU devices; over several workers their like.
 
-    One CPU device takes no strategy: its feed could not be `serving.untuned`, and
-    tracing the step would take longer.
+    One CPU device takes no strategy: its feed could not be `serving.untuned`, and tracing the step would take longer.
 
     Args:
         replicas: "auto" takes all GPUs, or one CPU device where there are none; a number takes that many.
