@@ -86,6 +86,7 @@ def tune(
     earlier, _ = last_run(settings)
     found = tuning.draws(settings, earlier, models or registry.names(), draws, parse_count(budget))
     folder = settings.run_dir / FOLDER
+    console.print(tuning.drawn_grid(found).table())
     say(f"{len(found)} trainings in {folder}, judged on the validation split")
     with alone(folder):
         failed = run_jobs(training_jobs([draw.trial for draw in found]), parallel=processes(jobs), say=say)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -130,13 +131,20 @@ class CompareSettings(Declaration):
         tuned: model -> what a search found for it.
         search: space of the search: `train.` or `params.` and the rest of the key, or `embedding_width` -> a range or
             choices. A parameter that a model does not have is left out for it.
-        tables: tables of this config, beside the shipped ones.
+        tables: tables of this config, beside the shipped ones; under the name of a shipped one, what differs from it.
     """
 
     seeds: tuple[int, ...] = Field((0, 1, 2, 3), min_length=2)
     tuned: dict[str, Tuned] = {}
     search: dict[str, Range | tuple[Any, ...]] = Field(SEARCH, min_length=1)
     tables: dict[str, Table] = {}
+
+    @field_validator("tables", mode="before")
+    @classmethod
+    def _lay_over_shipped(cls, tables: Any) -> Any:
+        if not isinstance(tables, dict):
+            return tables
+        return merged({name: values for name, values in _shipped().items() if name in tables}, tables)
 
     @field_validator("search")
     @classmethod
@@ -179,9 +187,14 @@ class CompareSettings(Declaration):
 def shipped_tables() -> dict[str, Table]:
     """The tables of the papers."""
     try:
-        return {name: Table(**values) for name, values in yaml.safe_load(SHIPPED.read_text()).items()}
+        return {name: Table(**values) for name, values in _shipped().items()}
     except ValueError as error:
         raise ValueError(f"{SHIPPED}: {readable(error)}") from None
+
+
+@functools.cache
+def _shipped() -> dict[str, Any]:
+    return yaml.safe_load(SHIPPED.read_text())
 
 
 def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -22,11 +22,13 @@ class Draw:
 
     Attributes:
         model: name of the model.
+        name: "the config's" or "draw 3".
         values: dotted key -> value; empty for the config's own settings, which are tried first.
         trial: its training.
     """
 
     model: str
+    name: str
     values: dict[str, Any]
     trial: Trial
 
@@ -64,13 +66,13 @@ def draws(config: RunConfig, earlier: dict[str, Any], models: Sequence[str], num
         raise ValueError(
             f"the search is judged on a `valid` split, and {config.dataset} has none: give its `split` one"
         )
-    points = _points(config.compare.search, number)
+    points = {f"draw {at}": point for at, point in enumerate(_points(config.compare.search, number), 1)}
     found = []
-    for point in [{}, *points]:
+    for title, point in {OWN: {}, **points}.items():
         for name in models:
             known = {f"params.{parameter.name}" for parameter in registry.parameters(name)}
             values = {key: value for key, value in point.items() if not key.startswith("params.") or key in known}
-            found.append(_draw(config, earlier, name, values, budget))
+            found.append(_draw(config, earlier, name, title, values, budget))
     return found
 
 
@@ -89,32 +91,47 @@ def as_yaml(chosen: Mapping[str, Draw]) -> str:
     return yaml.safe_dump({"compare": {"tuned": tuned}}, sort_keys=False, default_flow_style=None, width=110)
 
 
+def drawn_grid(found: Sequence[Draw]) -> Grid:
+    """What was drawn: a row for every key, a column for every draw."""
+    names = [name for name in _names(found) if name != OWN]
+    points: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for draw in found:
+        if draw.name != OWN:
+            # A parameter that one model lacks is drawn for another.
+            points[draw.name] |= draw.values
+    keys = dict.fromkeys(key for point in points.values() for key in point)
+    cells = [(_leaf(key), *(_short(points[name][key]) for name in names)) for key in keys]
+    return Grid("What is drawn for every model that has it", ("", *names), tuple(cells))
+
+
 def search_grid(found: Sequence[Draw]) -> Grid:
-    """Every draw with its validation loss, model by model; the best is marked."""
-    keys = list(dict.fromkeys(key for draw in found for key in draw.values))
-    cells: list[tuple[str, ...]] = []
-    marked, chosen = set(), {id(draw) for draw in best(found).values()}
-    for draw in sorted(found, key=lambda draw: draw.model):
-        if id(draw) in chosen:
-            marked.add((len(cells), 1))
-        shown = [_short(draw.values[key]) if key in draw.values else OWN for key in keys]
-        cells.append((draw.model, "-" if draw.loss is None else f"{draw.loss:.4f}", *shown))
-    headers = ("model", "valid loss", *(_leaf(key) for key in keys))
-    return Grid("Search, judged on the validation split", headers, tuple(cells), frozenset(marked))
+    """The validation losses, a row for every model; the best of each is marked."""
+    names, chosen = _names(found), best(found)
+    models = list(dict.fromkeys(draw.model for draw in found))
+    losses = {(draw.model, draw.name): "-" if draw.loss is None else f"{draw.loss:.4f}" for draw in found}
+    cells = [(model, *(losses[model, name] for name in names)) for model in models]
+    marked = {(at, 1 + names.index(chosen[model].name)) for at, model in enumerate(models) if model in chosen}
+    return Grid("Loss on the validation split", ("model", *names), tuple(cells), frozenset(marked))
 
 
-def _draw(config: RunConfig, earlier: dict[str, Any], name: str, values: dict[str, Any], budget: Budget) -> Draw:
+def _names(found: Sequence[Draw]) -> list[str]:
+    return list(dict.fromkeys(draw.name for draw in found))
+
+
+def _draw(
+    config: RunConfig, earlier: dict[str, Any], name: str, title: str, values: dict[str, Any], budget: Budget
+) -> Draw:
     # What an earlier search found is not where this one starts.
     untuned = config.compare.model_copy(update={"tuned": {name: _tuned(values)}})
     variant = Variant(name=name, model={"name": name}, train={"splits": ["train"]})
-    about = " ".join(f"{_leaf(key)}={_short(value)}" for key, value in values.items()) or OWN
     try:
         model, train = settings(
             config.model_copy(update={"compare": untuned}), variant, budget, config.compare.seeds[0]
         )
     except ValueError as error:
+        about = ", ".join(f"{key}={_short(value)}" for key, value in values.items()) or OWN
         raise ValueError(f"{name} with {about}: {readable(error)}") from None
-    return Draw(name, values, trial(config, earlier, model, train, name=f"{name} {about}"))
+    return Draw(name, title, values, trial(config, earlier, model, train, name=f"{name}, {title}"))
 
 
 def _leaf(key: str) -> str:

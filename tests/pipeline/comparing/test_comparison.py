@@ -155,8 +155,15 @@ def test_a_search_tries_the_same_draws_for_every_model_and_finds_the_best(run):
     best = tuning.best(found)
     assert best["dlrm"] is dlrm[losses.index(min(losses))]
     grid = tuning.search_grid(found)
-    assert [row[1] for row in grid.rows] == [*(f"{loss:.4f}" for loss in losses), "-", "-"]
-    assert grid.best == {(losses.index(min(losses)), 1)}
+    assert grid.headers == ("model", "the config's", "draw 1")
+    assert grid.rows == (("dlrm", *(f"{loss:.4f}" for loss in losses)), ("hemix", "-", "-"))
+    assert grid.best == {(0, 1 + losses.index(min(losses)))}
+    drawn = {row[0]: row[1:] for row in tuning.drawn_grid(found).rows}
+    assert drawn == {
+        "optimizer.learning_rate": (f"{rate:.3g}",),
+        "rank": (str(found[3].values["params.rank"]),),
+        "embedding_width": ("2",),
+    }
     assert best["dlrm"].trial.about["train"]["splits"] == ["train"]
 
 

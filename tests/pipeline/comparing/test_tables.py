@@ -167,9 +167,12 @@ def test_tables_of_a_config_join_the_shipped_ones_and_sizes_read_well(tmp_path):
         "name: a\ndataset: kuairand\ndata: .\ncompare:\n  tables:\n    mine:\n      title: Mine\n"
         "      variants:\n        - {name: one, model: {name: hemix}}\n"
         "        - {name: two, model: {name: dlrm}, without: [realtime]}\n"
+        "    scaling: {budgets: [75K, 150K, 1M]}\n"
     )
     run = load_config(str(file))
     assert run.compare.table("mine").variants[1].without == ("realtime",)
     assert run.compare.table("hemix").reference == "hemix"
+    scaling, shipped = run.compare.table("scaling"), shipped_tables()["scaling"]
+    assert scaling == shipped.model_copy(update={"budgets": (75_000, 150_000, 1_000_000)}) != shipped
     assert run.compare.tuned == {} == Tuned().train
     assert [size(n) for n in (None, 999, 250_000, 1_500_000, 2_000_000_000)] == ["preset", "999", "250K", "1.5M", "2B"]
