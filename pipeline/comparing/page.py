@@ -78,7 +78,7 @@ def grids(results: Results, baselines: Baselines) -> list[Grid]:
             continue
         at = _at(budget)
         found += qualities(results, budget, baselines)
-        found.append(_scenarios(results, rows, at))
+        found += _scenarios(rows, at)
         found.append(_costs(rows, at))
     if results.slopes:
         found.append(_scaling(results))
@@ -176,15 +176,13 @@ def _quality(results: Results, rows: Sequence[Row], task: str, at: str, baseline
         own += [percent(row.relative.get(task, math.nan))] if reference is not None else []
         own += [_p(found.get(task, math.nan)) for found in (row.p_value, row.adjusted, row.paired)]
         cells.append((row.name + _seeds(row), *own))
-    best = set()
+    best: set[tuple[int, int]] = set()
     for column, metric in enumerate(METRICS, start=1):
         several = any(row.seeds[0] > 1 for row in rows)
         means = [
             row.metrics[task, OVERALL, metric].mean if row.seeds[0] > 1 or not several else math.nan for row in rows
         ]
-        if not all(math.isnan(mean) for mean in means):
-            pick = min if metric == "log_loss" else max
-            best.add((means.index(pick(mean for mean in means if not math.isnan(mean))), column))
+        best |= {(index, column) for index in _best(means, metric)}
     for name, tasks in baselines.items():
         values = tasks[task][OVERALL]
         numbers = [number(values[metric]) for metric in METRICS]
@@ -200,16 +198,29 @@ def _quality(results: Results, rows: Sequence[Row], task: str, at: str, baseline
     return Grid(f"{task}{at}", tuple(headers), tuple(cells), frozenset(best), tuple(notes))
 
 
-def _scenarios(results: Results, rows: Sequence[Row], at: str) -> Grid:
+def _best(means: Sequence[float], metric: str) -> list[int]:
+    """Index of the best of the means that are known, if any is."""
+    known = [mean for mean in means if not math.isnan(mean)]
+    return [means.index(min(known) if metric == "log_loss" else max(known))] if known else []
+
+
+def _scenarios(rows: Sequence[Row], at: str) -> list[Grid]:
+    """A grid for every metric; none for a log without scenarios."""
     columns = list(dict.fromkeys((t, part) for row in rows for t, part, _ in row.metrics if part != OVERALL))
-    cells, best = [], set()
-    for row in rows:
-        cells.append((row.name, *(spread_text(row.metrics[t, part, "auc"]) for t, part in columns)))
-    for column, (task, part) in enumerate(columns, start=1):
-        means = [row.metrics[task, part, "auc"].mean for row in rows]
-        best.add((means.index(max(means)), column))
+    if not columns:
+        return []
     headers = ("model", *(f"{task}, scenario {part}" for task, part in columns))
-    return Grid(f"AUC inside the main scenarios{at}", headers, tuple(cells), frozenset(best))
+    found = []
+    for metric in METRICS:
+        cells = [(row.name, *(spread_text(row.metrics[t, part, metric]) for t, part in columns)) for row in rows]
+        best = {
+            (index, column)
+            for column, (task, part) in enumerate(columns, start=1)
+            for index in _best([row.metrics[task, part, metric].mean for row in rows], metric)
+        }
+        title = f"{TITLES[metric]} inside the main scenarios{at}"
+        found.append(Grid(title, headers, tuple(cells), frozenset(best)))
+    return found
 
 
 def _costs(rows: Sequence[Row], at: str) -> Grid:

@@ -22,7 +22,7 @@ VARIANTS = tuple({"name": name, "model": {"name": name}} for name in ("hemix", "
 AUCS = {"hemix": (0.76, 0.77, 0.765), "dlrm": (0.70, 0.71, 0.72), "dcnv2": (0.75, 0.74, 0.76)}
 
 
-def trained(tmp_path, aucs, budgets=(None,), slope=0.0):
+def trained(tmp_path, aucs, budgets=(None,), slope=0.0, inside=None):
     """Trials as if they had been trained, with AUCs of a task `click` that rise with the size."""
     found = []
     for budget in budgets:
@@ -34,7 +34,7 @@ def trained(tmp_path, aucs, budgets=(None,), slope=0.0):
                 auc = auc + slope * math.log10(budget or 1)
                 numbers = {"auc": auc, "gauc": auc - 0.1, "log_loss": 1 - auc, "calibration": 1.0}
                 result = {
-                    "metrics": {"click": {"overall": numbers, "7": {**numbers, "auc": auc + 0.01}}},
+                    "metrics": {"click": {"overall": numbers, "7": {**numbers, "auc": auc + 0.01, **(inside or {})}}},
                     "dense_parameters": budget or 1000,
                     "flops": 2_000_000,
                     "peak_mb": 900.0 + seed,
@@ -151,6 +151,18 @@ def test_trainings_by_other_code_are_pointed_out(tmp_path):
     results = collect(Table(title="three", variants=VARIANTS), trials)
     _, markdown = page.write_pages(tmp_path, {"mine": results}, {}, "about")
     assert "Trained by 2 versions of the code" in markdown.read_text()
+
+
+def test_every_metric_is_shown_inside_the_scenarios(tmp_path):
+    # No user of the scenario has both outcomes: no GAUC there.
+    results = collect(Table(title="three", variants=VARIANTS), trained(tmp_path, AUCS, inside={"gauc": math.nan}))
+    auc, gauc, log_loss = (grid for grid in page.grids(results, {}) if "inside" in grid.title)
+    assert [grid.title.partition(" inside")[0] for grid in (auc, gauc, log_loss)] == ["AUC", "GAUC", "Log loss"]
+    assert auc.headers == ("model", "click, scenario 7")
+    assert auc.rows[0] == ("hemix", "0.7750 ± 0.0050")
+    assert log_loss.rows[1] == ("dlrm", "0.2900 ± 0.0100")
+    assert gauc.rows[2] == ("dcnv2", "-")
+    assert (auc.best, gauc.best, log_loss.best) == ({(0, 1)}, frozenset(), {(0, 1)})
 
 
 def test_judging_takes_the_main_scenarios_with_both_outcomes():
