@@ -21,7 +21,7 @@ help:  ## Print this list.
 install: $(UV)  ## Install the locked packages into .venv, compiled once: it halves the start of every command.
 	$(UV) sync --locked --python $(PYTHON) --compile-bytecode --quiet
 
-demo: install  ## Install and run the whole pipeline on MovieLens-100K (about 4 minutes).
+demo: install  ## Install and run the whole pipeline on MovieLens-100K (two to four minutes).
 	$(RUN)/mixrank run movielens
 
 kuairand: install  ## The same on KuaiRand-Pure: make kuairand DATA=/path/to/the/files
