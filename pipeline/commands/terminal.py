@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any
@@ -12,7 +14,8 @@ from rich.console import Console
 
 from schemas.naming import readable
 
-console = Console()
+# A file has no width; the 80 columns that are taken for it otherwise would break the numbers of most tables.
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 errors = Console(stderr=True)
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

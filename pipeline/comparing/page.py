@@ -135,19 +135,18 @@ def plots(results: Results) -> list[Any]:
 def _dots(frame: pd.DataFrame) -> Any:
     alt = altair()
     names = list(frame.groupby("model")["auc"].mean().sort_values(ascending=False).index)
-    scale = alt.Scale(zero=False, nice=True)
+    x = {"scale": alt.Scale(zero=False, nice=True), "axis": alt.Axis(tickCount=5, labelOverlap=True)}
     y = alt.Y("model:N", sort=names, title=None)
     base = alt.Chart(frame)
     dots = base.mark_point(size=40, opacity=0.7, color=RUN_COLOURS[0]).encode(
-        x=alt.X("auc:Q", scale=scale, title="AUC of each seed; the bar is the mean"), y=y
+        x=alt.X("auc:Q", title="AUC of each seed; the bar is the mean", **x), y=y
     )
-    means = base.mark_tick(thickness=2, size=14, color=RUN_COLOURS[1]).encode(x=alt.X("mean(auc):Q", scale=scale), y=y)
-    columns = alt.Facet("task:N", title=None)
-    chart = (dots + means).properties(width=380, height=alt.Step(18))
-    if frame["budget"].nunique() > 1:
-        frame["panel"] = frame["task"] + ", " + frame["budget"]
-        columns = alt.Facet("panel:N", title=None, columns=2)
-    return svg(chart.facet(columns).resolve_scale(x="independent"), "AUC of every training")
+    means = base.mark_tick(thickness=2, size=14, color=RUN_COLOURS[1]).encode(x=alt.X("mean(auc):Q", **x), y=y)
+    frame["panel"] = frame["task"] + (", " + frame["budget"] if frame["budget"].nunique() > 1 else "")
+    # In the order of the tables: a line of panels for every size.
+    panels = alt.Facet("panel:N", title=None, sort=list(dict.fromkeys(frame["panel"])))
+    chart = (dots + means).properties(width=380, height=alt.Step(18)).facet(panels, columns=frame["task"].nunique())
+    return svg(chart.resolve_scale(x="independent"), "AUC of every training")
 
 
 def _lines(frame: pd.DataFrame, metric: str) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -121,6 +123,16 @@ def test_slopes_over_sizes(tmp_path):
     assert results.slopes["hemix", "click", "log_loss"].value == pytest.approx(-0.01)
     assert len(page.plots(results)) == 2
     assert page.grids(results, {})[-1].rows[0][:3] == ("hemix", "click", "AUC")
+
+
+def test_every_size_of_a_table_has_its_part_of_the_page_and_its_panel(tmp_path):
+    table = Table(title="two sizes", variants=VARIANTS, budgets=("100K", "1M"))
+    results = collect(table, trained(tmp_path, AUCS, (10**5, 10**6)))
+    html, markdown = page.write_pages(tmp_path, {"mine": results}, {}, "about")
+    assert [f"**click, {at} dense parameters**" in markdown.read_text() for at in ("100K", "1M")] == [True, True]
+    (picture,) = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", html.read_text())
+    drawn = base64.b64decode(picture).decode()
+    assert [drawn.count(f">click, {at}<") for at in ("100K", "1M")] == [1, 1]
 
 
 def test_the_pages_hold_what_was_found(tmp_path):
