@@ -93,29 +93,25 @@ def as_yaml(chosen: Mapping[str, Draw]) -> str:
 
 def drawn_grid(found: Sequence[Draw]) -> Grid:
     """What was drawn: a row for every key, a column for every draw."""
-    names = [name for name in _names(found) if name != OWN]
-    points: dict[str, dict[str, Any]] = {name: {} for name in names}
+    points: dict[str, dict[str, Any]] = {}
     for draw in found:
-        if draw.name != OWN:
-            # A parameter that one model lacks is drawn for another.
-            points[draw.name] |= draw.values
+        # A parameter that one model lacks is drawn for another.
+        points.setdefault(draw.name, {}).update(draw.values)
+    points.pop(OWN, None)
     keys = dict.fromkeys(key for point in points.values() for key in point)
-    cells = [(_leaf(key), *(_short(points[name][key]) for name in names)) for key in keys]
-    return Grid("What is drawn for every model that has it", ("", *names), tuple(cells))
+    cells = [(_leaf(key), *(_short(point[key]) for point in points.values())) for key in keys]
+    return Grid("What is drawn for every model that has it", ("", *points), tuple(cells))
 
 
 def search_grid(found: Sequence[Draw]) -> Grid:
     """The validation losses, a row for every model; the best of each is marked."""
-    names, chosen = _names(found), best(found)
     models = list(dict.fromkeys(draw.model for draw in found))
+    names = list(dict.fromkeys(draw.name for draw in found))
+    chosen = best(found)
     losses = {(draw.model, draw.name): "-" if draw.loss is None else f"{draw.loss:.4f}" for draw in found}
     cells = [(model, *(losses[model, name] for name in names)) for model in models]
     marked = {(at, 1 + names.index(chosen[model].name)) for at, model in enumerate(models) if model in chosen}
     return Grid("Loss on the validation split", ("model", *names), tuple(cells), frozenset(marked))
-
-
-def _names(found: Sequence[Draw]) -> list[str]:
-    return list(dict.fromkeys(draw.name for draw in found))
 
 
 def _draw(
