@@ -19,7 +19,7 @@ help:  ## Print this list.
 	.uv/bin/pip install --quiet --disable-pip-version-check uv
 
 install: $(UV)  ## Install the locked packages into .venv, compiled once: it halves the start of every command.
-	$(UV) sync --locked --python $(PYTHON) --compile-bytecode --quiet
+	$(UV) sync --locked --extra pipeline --python $(PYTHON) --compile-bytecode --quiet
 
 demo: install  ## Install and run the whole pipeline on MovieLens-100K (two to four minutes).
 	$(RUN)/mixrank run movielens

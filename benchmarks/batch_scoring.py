@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import glob
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -23,15 +22,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 from tfx_bsl.coders import example_coder
 
-from serving.batch_scoring.job import score
-from serving.batch_scoring.model import find_model, load
+from mixrank.serving.batch_scoring import find_model, load, score
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

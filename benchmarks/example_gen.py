@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def replicate(name: str, data_dir: str, copies: int, folder: str) -> None:
@@ -27,8 +26,8 @@ def replicate(name: str, data_dir: str, copies: int, folder: str) -> None:
     import pandas as pd
     import pyarrow as pa
 
-    from components.raw_tables import find_tables, read_batches
-    from schemas import datasets
+    from mixrank.components.examples import find_tables, read_batches
+    from mixrank.schemas import datasets
 
     dataset = datasets.load(name)
     user = dataset.spec.user.name
@@ -45,8 +44,8 @@ def replicate(name: str, data_dir: str, copies: int, folder: str) -> None:
 
 def as_parquet(name: str) -> str:
     """The dataset with every table read from the file that `replicate` wrote, as JSON."""
-    from components.raw_tables import LOG, PRIOR, join_name
-    from schemas import datasets
+    from mixrank.components.examples import LOG, PRIOR, join_name
+    from mixrank.schemas import datasets
 
     dataset = datasets.load(name).model_dump(mode="json")
     source = datasets.load(name).source
@@ -63,10 +62,10 @@ def measure(dataset: str, data_dir: str, shards: int | None) -> dict[str, float]
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
     from tfx.types import standard_artifacts
 
-    from components.example_gen import Executor, example_gen
-    from schemas.tables import Dataset
+    from mixrank.components.examples import Executor, build_example_gen
+    from mixrank.schemas import Dataset
 
-    component = example_gen(Dataset.model_validate_json(dataset), data_dir, shards)
+    component = build_example_gen(Dataset.model_validate_json(dataset), data_dir, shards)
     context = BaseBeamExecutor.Context(make_beam_pipeline_fn=lambda: beam.Pipeline(argv=["--runner=FnApiRunner"]))
     with tempfile.TemporaryDirectory() as output:
         artifact = standard_artifacts.Examples()

@@ -30,10 +30,8 @@ def main() -> None:
     import tensorflow as tf
     import tensorflow_transform as tft
 
-    from components import building
-    from components.dataset import training_stream
-    from components.settings import ModelSettings, TrainSettings
-    from schemas.features import FeatureSpec
+    from mixrank.components.training import ModelSettings, TrainSettings, build_model, training_stream, transformed_rows
+    from mixrank.schemas import FeatureSpec
 
     about = json.loads((arguments.run / "run.json").read_text())
     spec = FeatureSpec.model_validate(about["spec"])
@@ -41,7 +39,7 @@ def main() -> None:
     model_settings = ModelSettings.model_validate(about["config"]["model"])
     transform_output = tft.TFTransformOutput(about["transform_graph"])
     pattern = str(Path(about["transformed_examples"], "Split-train", "*"))
-    rows = building.transformed_rows(spec, [pattern], transform_output)
+    rows = transformed_rows(spec, [pattern], transform_output)
     steps_per_pass = rows.count() // settings.batch_size
     needed = (arguments.turns + 2) * arguments.steps
     stream = training_stream(
@@ -52,7 +50,7 @@ def main() -> None:
         seed=settings.seed,
         shuffle_rows=settings.shuffle_rows,
     )
-    model = building.build_model(spec, model_settings, settings, transform_output)
+    model = build_model(spec, model_settings, settings, transform_output)
     model.compile(
         keras.optimizers.Adam(settings.optimizer.learning_rate),
         {task: keras.losses.BinaryCrossentropy(from_logits=True) for task in spec.tasks},

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.comparing.cost import median_seconds
+
+from mixrank.pipeline.comparing import median_seconds
 
 LATENCY_BATCHES = (1, 64, 1024)
 # Ids of a feature whose vocabulary is only known after Transform.
@@ -40,12 +40,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     import keras
     import numpy as np
 
-    from layers.budget import match
-    from layers.counts import counts
-    from layers.inputs import table_sizes, widths
-    from layers.ranker import build_ranker
-    from schemas import datasets
-    from schemas.features import Categorical, MultiCategorical
+    from mixrank.layers.base import counts
+    from mixrank.layers.ranking import build_ranker, match, table_sizes, widths
+    from mixrank.schemas import Categorical, MultiCategorical, datasets
 
     spec = datasets.load(options.dataset).spec
     params = match(name, options.params, widths(spec), spec.tasks, spec.scenario.values, preset="tiny")
@@ -250,9 +247,9 @@ def print_row(row: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    from components.settings import parse_count
-    from layers import registry
-    from schemas.files import write_atomically
+    from mixrank.components.training import parse_count
+    from mixrank.layers import registry
+    from mixrank.schemas.files import write_atomically
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=parse_count, default=10**6, help="dense parameters of every model, 1M or 20M")

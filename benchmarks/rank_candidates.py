@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -28,21 +27,21 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.building import vocabulary_sizes
-from layers import registry
-from layers.ranker import build_ranker, request_ranker
-from schemas.datasets.kuairand import SPEC
-from schemas.encode import columns
-from schemas.features import FeatureSpec, History
-from schemas.synthetic import toy_rows
-from serving.columns import request_and_item, to_columns, to_request_columns
-from serving.signatures import export
+from mixrank.components.training import vocabulary_sizes
+from mixrank.layers import registry
+from mixrank.layers.ranking import build_ranker, request_ranker
+from mixrank.schemas import FeatureSpec, History
+from mixrank.schemas.datasets.kuairand import SPEC
+from mixrank.schemas.encode import columns
+from mixrank.schemas.synthetic import toy_rows
+from mixrank.serving.client import request_and_item, to_columns, to_request_columns
+from mixrank.serving.export import export
 
 
 def with_histories(spec: FeatureSpec, length: int) -> FeatureSpec:
@@ -57,9 +56,9 @@ def toy_transform(spec: FeatureSpec, folder: str) -> tft.TFTransformOutput:
     import tensorflow_transform.beam as tft_beam
     from tfx_bsl.public import tfxio
 
-    from components.transform import transform
-    from schemas.encode import encode
-    from schemas.tfmd import schema
+    from mixrank.components.transform import transform
+    from mixrank.schemas.encode import encode
+    from mixrank.schemas.tfmd import schema
 
     with tf.io.TFRecordWriter(f"{folder}/rows") as writer:
         for row in toy_rows(spec, 500):

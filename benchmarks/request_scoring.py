@@ -16,25 +16,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 
 import numpy as np
 import tensorflow as tf
 import yaml
 
-from layers import registry
-from layers.backbone import Backbone, Widths
-from layers.budget import match
-from layers.inputs import widths
-from schemas.datasets.kuairand import SPEC
-from schemas.features import GROUPS
+from mixrank.layers import registry
+from mixrank.layers.backbone import Backbone, Widths
+from mixrank.layers.ranking import match, widths
+from mixrank.schemas import GROUPS
+from mixrank.schemas.datasets.kuairand import SPEC
 
 
 class Case(NamedTuple):

@@ -3,7 +3,7 @@
     python benchmarks/sparse_experts.py            # a table, a few minutes on two cores; --jit compiles with XLA
     KERAS_BACKEND=tensorflow python benchmarks/sparse_experts.py --batch 4096 --dim 756 --hidden 234 --tokens 27   # GPU
 
-Both forms are the same layer, `layers.experts.Experts`, with the same weights and choices; before a case is timed their
+Both forms are the same layer, `Experts`, with the same weights and choices; before a case is timed their
 outputs are compared. FLOPs are those of the matrix products in the traced graph, the grouped form's filled-up blocks
 included. Rounds time every case once, in turn; a case's time is its median. A ratio above 1 means grouped is ahead.
 The last column is what `dispatch` auto takes on CPU; on an accelerator it takes dense.
@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 
 import numpy as np
 import tensorflow as tf
 from token_matmul import median_seconds
 
-from layers.experts import Experts, choose_dispatch
+from mixrank.layers.experts import Experts, choose_dispatch
 
 FORMS = ("dense", "grouped")
 

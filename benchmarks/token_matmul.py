@@ -15,18 +15,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 
 import keras
 import tensorflow as tf
 from keras import ops
 
-from layers.ffn import PerTokenFFN, SharedFFN
-from layers.per_token import PerTokenDense
+from mixrank.layers.mixing import PerTokenDense, PerTokenFFN, SharedFFN
 
 GOAL = 0.8
 

@@ -8,8 +8,7 @@ from typing import Any
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import Channel, artifact_utils, component_spec, standard_artifacts
 
-from schemas import tfmd
-from schemas.features import FeatureSpec
+from mixrank.schemas import FeatureSpec, tfmd
 
 
 class Executor(base_executor.BaseExecutor):

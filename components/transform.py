@@ -1,7 +1,7 @@
 """Transform: raw columns -> the ids and numbers that the model reads, one branch per feature type.
 
-The layout it produces is written down in `layers/inputs.py`. The same graph is exported with the model, so that a
-served request and a training row go through the same code.
+The layout it produces is written down in `layers/ranking/inputs.py`. The same graph is exported with the model, so
+that a served request and a training row go through the same code.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from schemas.encode import PADDING
-from schemas.features import (
+from mixrank.schemas import (
     KEYS,
     Action,
     Categorical,
@@ -26,6 +25,7 @@ from schemas.features import (
     TimeGap,
     Vocab,
 )
+from mixrank.schemas.encode import PADDING
 
 
 def preprocessing_fn(inputs: Mapping[str, tf.RaggedTensor], custom_config: Mapping[str, Any]) -> dict[str, tf.Tensor]:

@@ -1,1 +1,1 @@
-"""How a row is scored: Keras layers, one idea per file, in `keras.ops` only."""
+"""How a row is scored."""

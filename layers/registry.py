@@ -1,9 +1,9 @@
 """Models by name: what exists, which parameters they take, which presets they have.
 
-A model is a file in `layers/models/` with one class under `@register(...)`, a literal `PRESETS` and a literal `SCALED`:
-the parameters that grow with the model, each with what it must be a multiple of (numbers, or names of parameters and
-properties). Names, parameters and presets are read from the source text, so that a typo in a configuration is answered
-at once and not after Keras has been imported; only `build` imports the model.
+A model is a file in `layers/models/`, alone or in a room of its name, with one class under `@register(...)`, a literal
+`PRESETS` and a literal `SCALED`: the parameters that grow with the model, each with what it must be a multiple of
+(numbers, or names of parameters and properties). Names, parameters and presets are read from the source text, so that a
+typo in a configuration is answered at once and not after Keras has been imported; only `build` imports the model.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import importlib.util
 import inspect
+import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from schemas.naming import nearest
+from mixrank.schemas.naming import nearest
 
 if TYPE_CHECKING:
-    from layers.backbone import Backbone
+    from mixrank.layers.backbone import Backbone
 
-_FOLDER = Path(__file__).parent / "models"
+_MODELS = "mixrank.layers.models"
 
 
 class Parameter(NamedTuple):
@@ -48,26 +50,9 @@ class Model(NamedTuple):
     scaled: dict[str, tuple[int | str, ...]]
 
 
-def register(*, title: str, arxiv: str) -> Callable[[type], type]:
-    """Marks the class of a model file; the file's name is the model's name.
-
-    Args:
-        title: the paper's title.
-        arxiv: the paper's arXiv number.
-    """
-
-    def decorate(cls: type) -> type:
-        import keras
-
-        cls.title, cls.arxiv = title, arxiv  # type: ignore[attr-defined]
-        return keras.saving.register_keras_serializable("mixrank")(cls)
-
-    return decorate
-
-
 def names() -> list[str]:
     """Names of all models."""
-    return sorted(path.stem for path in _FOLDER.glob("*.py") if path.stem != "__init__")
+    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(_MODELS).__path__))
 
 
 @functools.cache
@@ -79,11 +64,11 @@ def model(name: str) -> Model:
     """
     if name not in names():
         raise ValueError(f"there is no model `{name}`{nearest(name, names())}")
-    tree = ast.parse((_FOLDER / f"{name}.py").read_text())
+    tree = ast.parse(_source(name).read_text())
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and (paper := _paper(node)) is not None:
             return Model(name, paper["title"], paper["arxiv"], node.name, _parameters(node), *_tables(tree))
-    raise ValueError(f"layers/models/{name}.py has no class under @register(title=..., arxiv=...)")
+    raise ValueError(f"{_source(name)} has no class under @register(title=..., arxiv=...)")
 
 
 def parameters(name: str) -> tuple[Parameter, ...]:
@@ -145,14 +130,27 @@ def build(
         ValueError: as `check`, or a value that the model's constructor refuses.
     """
     values = check(name, params, preset)
-    backbone = getattr(importlib.import_module(f"layers.models.{name}"), model(name).class_name)
+    backbone = getattr(importlib.import_module(f"mixrank.layers.models.{name}"), model(name).class_name)
     return backbone(name=name, scenarios=scenarios, **values)
 
 
 def import_all() -> None:
     """Imports every model, so that Keras can load any of them from a file."""
     for name in names():
-        importlib.import_module(f"layers.models.{name}")
+        importlib.import_module(f"mixrank.layers.models.{name}")
+
+
+def _module(name: str) -> str:
+    """Dotted path of the file that tells a model's story: `NAME.py` inside its room, or alone."""
+    room = importlib.util.find_spec(f"{_MODELS}.{name}")
+    return f"{_MODELS}.{name}.{name}" if room and room.submodule_search_locations else f"{_MODELS}.{name}"
+
+
+def _source(name: str) -> Path:
+    spec = importlib.util.find_spec(_module(name))
+    if spec is None or spec.origin is None:
+        raise ValueError(f"layers/models/{name} has no file {name}.py")
+    return Path(spec.origin)
 
 
 def _tuples(value: Any) -> Any:

@@ -11,20 +11,19 @@ import warnings
 
 import typer
 
-from pipeline.commands import (
-    bench_serve,
+from mixrank.pipeline.commands import (
     compare,
-    compile,
     drift,
-    look,
+    inspect,
+    kubeflow,
     parity,
     predict,
     rollout,
+    run,
     score,
     serve,
     simulate,
     submit,
-    train,
 )
 
 app = typer.Typer(
@@ -35,11 +34,11 @@ app = typer.Typer(
 )
 
 PANELS = {
-    "Train and judge": (train.run, train.train, compare.compare, compare.tune, train.incumbent, train.report),
-    "Look": (look.features, look.schema, look.models, look.doctor, simulate.simulate),
-    "Serve": (serve.serve, predict.predict, bench_serve.bench_serve, parity.parity, rollout.deploy),
+    "Train and judge": (run.run, run.train, compare.compare, compare.tune, run.incumbent, run.report),
+    "Look": (inspect.features, inspect.schema, inspect.models, inspect.doctor, simulate.simulate),
+    "Serve": (serve.serve, predict.predict, parity.parity, rollout.deploy),
     "Score and watch": (score.score, drift.drift),
-    "Kubeflow": (compile.compile_, submit.submit),
+    "Kubeflow": (kubeflow.compile_, submit.submit),
 }
 for panel, commands in PANELS.items():
     for command in commands:

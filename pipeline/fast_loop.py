@@ -7,10 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RunConfig
-from pipeline.runners import BASELINE_FILE, LOG_FILE, RUN_FILE, quiet
-from schemas.files import write_atomically
-from schemas.tables import Dataset
+from mixrank.pipeline.config import RunConfig
+from mixrank.pipeline.runners import BASELINE_FILE, LOG_FILE, RUN_FILE, quiet
+from mixrank.schemas import Dataset
+from mixrank.schemas.files import write_atomically
 
 
 def train_only(config: RunConfig) -> Path:
@@ -29,8 +29,7 @@ def train_only(config: RunConfig) -> Path:
     # A wrong config is answered at once, before TensorFlow is imported.
     import tensorflow_transform as tft
 
-    from components.strategy import prepare_devices
-    from components.trainer import train_model
+    from mixrank.components.training import prepare_devices, train_model
 
     prepare_devices(config.train.replicas)
     started = datetime.now()

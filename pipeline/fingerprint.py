@@ -6,12 +6,14 @@ TFX knows a function by its dotted path only; without this a changed `preprocess
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.util
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-OURS = ("schemas", "layers", "serving", "components", "pipeline")
+OURS = "mixrank"
 
 
 def source(*modules: str) -> str:
@@ -23,7 +25,7 @@ def source(*modules: str) -> str:
     Raises:
         ValueError: if there is no such module.
 
-    >>> source("schemas.naming") == source("schemas.naming") != source("schemas.features")
+    >>> source("mixrank.schemas.naming") == source("mixrank.schemas.naming") != source("mixrank.schemas.features")
     True
     """
     files: dict[str, Path] = {}
@@ -52,11 +54,7 @@ def of_values(*values: str) -> str:
 
 def _find(name: str) -> tuple[Path, list[str]]:
     """File of a module, and the modules inside it if it is a package."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        # A parent of it is missing, or is no package.
-        spec = None
+    spec = _spec(name)
     if spec is None or spec.origin is None:
         raise ValueError(f"there is no module `{name}`")
     path = Path(spec.origin)
@@ -67,15 +65,45 @@ def _find(name: str) -> tuple[Path, list[str]]:
     return path, [module for module in inside if not module.endswith("__init__")]
 
 
+def _spec(name: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        # A parent of it is missing, or is no package.
+        return None
+
+
 def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] in OURS)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in OURS:
+            yield from (alias.name for alias in node.names if _ours(alias.name))
+        elif isinstance(node, ast.ImportFrom) and node.module and _ours(node.module):
             yield node.module
             for alias in node.names:
-                # `from components import metrics` names a module, `from components.metrics import auc` does not.
-                if importlib.util.find_spec(node.module).submodule_search_locations:  # type: ignore[union-attr]
-                    module = f"{node.module}.{alias.name}"
-                    if importlib.util.find_spec(module) is not None:
-                        yield module
+                yield from _behind(node.module, alias.name)
+
+
+def _ours(module: str) -> bool:
+    return module.partition(".")[0] == OURS
+
+
+def _behind(module: str, name: str) -> Iterator[str]:
+    """The module, if any, that an imported name stands in or is, by the face of the room that it was imported from."""
+    spec = _spec(module)
+    if spec is None or spec.origin is None or not spec.submodule_search_locations:
+        return
+    if _spec(f"{module}.{name}") is not None:
+        yield f"{module}.{name}"
+    else:
+        yield from (f"{module}.{file}" for file, names in _face(Path(spec.origin)).items() if name in names)
+
+
+@functools.cache
+def _face(init: Path) -> dict[str, set[str]]:
+    """What a room's face takes from which of its files: `from .file import name` in its stub."""
+    stub = init.with_suffix(".pyi")
+    found: dict[str, set[str]] = {}
+    for node in ast.walk(ast.parse(stub.read_text())) if stub.exists() else ():
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.setdefault(node.module, set()).update(alias.name for alias in node.names)
+    return found

@@ -12,17 +12,14 @@ from typing import Any
 
 from tfx import v1 as tfx
 
-from components.evaluator import evaluator
-from components.example_gen import example_gen
-from components.last_pushed import LastPushed, newest
-from components.model_check import ModelCheck
-from components.pusher import Pusher
-from components.schema_gen import SchemaGen
-from components.settings import PUSHED
-from components.trainer_component import Trainer
-from components.validation import ExampleValidator
-from pipeline import fingerprint
-from pipeline.config import RunConfig
+from mixrank.components.examples import build_example_gen
+from mixrank.components.judging import LastPushed, ModelCheck, build_evaluator, newest
+from mixrank.components.pushing import Pusher
+from mixrank.components.schema_gen import SchemaGen
+from mixrank.components.training import PUSHED, Trainer
+from mixrank.components.validation import ExampleValidator
+from mixrank.pipeline import fingerprint
+from mixrank.pipeline.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -84,12 +81,16 @@ def create_pipeline(config: RunConfig, place: Place) -> tfx.dsl.Pipeline:
     spec, splits, source = dataset.spec, dataset.split_names, place.source
 
     # Impressions joined with user and item features, both histories built point-in-time, split by time.
-    examples = example_gen(
-        dataset, place.data, config.shards, source_hash=source("components.example_gen"), split_days=place.split_days
+    examples = build_example_gen(
+        dataset,
+        place.data,
+        config.shards,
+        source_hash=source("mixrank.components.examples.example_gen"),
+        split_days=place.split_days,
     )
 
     # What the spec promises, as a TFMD schema.
-    schema = SchemaGen(spec=spec, source=source("components.schema_gen"))
+    schema = SchemaGen(spec=spec, source=source("mixrank.components.schema_gen"))
 
     # Counts and distributions of every column, per split. Without the schema ids would be counted as numbers, and
     # their drift would go unnoticed.
@@ -99,16 +100,16 @@ def create_pipeline(config: RunConfig, place: Place) -> tfx.dsl.Pipeline:
     validator = ExampleValidator(
         statistics=statistics.outputs["statistics"],
         schema=schema.outputs["schema"],
-        source=source("components.validation"),
+        source=source("mixrank.components.validation"),
     )
 
     # Vocabularies and moments from the training split only; ids and numbers for all splits.
     transform = tfx.components.Transform(
         examples=examples.outputs["examples"],
         schema=schema.outputs["schema"],
-        preprocessing_fn="components.transform.preprocessing_fn",
+        preprocessing_fn="mixrank.components.transform.preprocessing_fn",
         splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=list(splits)),
-        custom_config={"spec": spec.to_json(), "source": source("components.transform")},
+        custom_config={"spec": spec.to_json(), "source": source("mixrank.components.transform")},
         # StatisticsGen has counted the raw columns already; counting twice more doubles the time.
         disable_statistics=True,
     )
@@ -123,7 +124,9 @@ def create_pipeline(config: RunConfig, place: Place) -> tfx.dsl.Pipeline:
         # What a config leaves to the code is known to its fingerprint.
         "model": config.model.model_dump_json(exclude={"preset"}, exclude_defaults=True),
         "train": config.train.model_dump_json(exclude_defaults=True),
-        "source": source("components.trainer", "components.trainer_component", "layers.models"),
+        "source": source(
+            "mixrank.components.training.trainer", "mixrank.components.training.component", "mixrank.layers.models"
+        ),
     }
     trainer = Trainer(
         examples=transform.outputs["transformed_examples"],
@@ -136,14 +139,17 @@ def create_pipeline(config: RunConfig, place: Place) -> tfx.dsl.Pipeline:
     )
 
     # AUC, GAUC, log loss and calibration per task and scenario; blesses on the overall slice.
-    judge = evaluator(
+    judge = build_evaluator(
         examples=examples.outputs["examples"],
         model=trainer.outputs["model"],
         baseline_model=pushed.outputs["model"],
         spec=spec,
         thresholds=config.thresholds,
         source=source(
-            "components.evaluator_component", "components.evaluator", "components.metrics", "components.batches"
+            "mixrank.components.judging.component",
+            "mixrank.components.judging.evaluation",
+            "mixrank.components.judging.tfma_metrics",
+            "mixrank.components.judging.tfma_batches",
         ),
     )
 
@@ -154,7 +160,7 @@ def create_pipeline(config: RunConfig, place: Place) -> tfx.dsl.Pipeline:
         model=trainer.outputs["model"],
         model_run=trainer.outputs["model_run"],
         spec=spec,
-        source=source("components.model_check", "serving.loaders"),
+        source=source("mixrank.components.judging.model_check", "mixrank.serving.export.loaders"),
         rows=config.check_rows,
     )
 

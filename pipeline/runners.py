@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RunConfig
-from schemas.files import write_atomically
+from mixrank.pipeline.config import RunConfig
+from mixrank.schemas.files import write_atomically
 
 RUN_FILE, LOG_FILE, BASELINE_FILE = "run.json", "run.log", "baseline.parquet"
 
@@ -35,13 +35,13 @@ def run_local(config: RunConfig) -> dict[str, Any]:
     run_dir.mkdir(parents=True, exist_ok=True)
     started = datetime.now()
     with quiet(run_dir / LOG_FILE):
-        from components.strategy import prepare_devices
+        from mixrank.components.training import prepare_devices
 
         # Logical devices must exist before any component touches TensorFlow.
         prepare_devices(config.train.replicas)
         from tfx import v1 as tfx
 
-        from pipeline.pipeline import create_pipeline, this_machine
+        from mixrank.pipeline.pipeline import create_pipeline, this_machine
 
         pipeline = create_pipeline(config, this_machine(config))
         names = [component.id for component in pipeline.components]
@@ -56,8 +56,7 @@ def _describe(config: RunConfig, started: datetime, seconds: dict[str, float]) -
     """Collects the newest artifact of each kind from the metadata store."""
     from tfx.orchestration import metadata
 
-    from components.evaluator import why_not_blessed
-    from components.model_check import REASONS
+    from mixrank.components.judging import REASONS, why_not_blessed
 
     connection = metadata.sqlite_metadata_connection_config(str(config.run_dir / "metadata.db"))
     with metadata.Metadata(connection) as handle:

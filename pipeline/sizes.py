@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from layers import registry
-from layers.budget import dense_parts, match
-from layers.inputs import widths
-from schemas.features import FeatureSpec
+from mixrank.layers import registry
+from mixrank.layers.ranking import dense_parts, match, widths
+from mixrank.schemas import FeatureSpec
 
 
 class Size(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from schemas.features import (
+from mixrank.schemas.features import (
     Action,
     Categorical,
     FeatureSpec,

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from schemas.features import Categorical, FeatureSpec, History, MultiCategorical, Numeric
-from schemas.naming import nearest
-from schemas.wire import Kind, entry, example
+from mixrank.schemas.features import Categorical, FeatureSpec, History, MultiCategorical, Numeric
+from mixrank.schemas.naming import nearest
+from mixrank.schemas.wire import Kind, entry, example
 
 # Stands for a missing attribute of an event inside a history, and for a missing value in a JSON instance.
 PADDING: dict[str, Any] = {"int": -(2**63), "str": "", "float": math.nan}

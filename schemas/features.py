@@ -31,7 +31,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from schemas.naming import Declaration, nearest
+from mixrank.schemas.naming import Declaration, nearest
 
 Group = Literal["user", "item", "context"]
 Dtype = Literal["int", "str"]

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from schemas.features import Action, Categorical, FeatureSpec, History, MultiCategorical, Numeric, TimeGap
+from mixrank.schemas.features import Action, Categorical, FeatureSpec, History, MultiCategorical, Numeric, TimeGap
 
 POOL = 50
 START_MS = 1_650_000_000_000

@@ -13,8 +13,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from schemas.features import Categorical, FeatureSpec, MultiCategorical, Numeric
-from schemas.naming import Declaration, nearest
+from mixrank.schemas.features import Categorical, FeatureSpec, MultiCategorical, Numeric
+from mixrank.schemas.naming import Declaration, nearest
 
 Format = Literal["parquet", "csv", "tfrecord"]
 

@@ -9,14 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from schemas.features import (
-    Action,
-    Categorical,
-    FeatureSpec,
-    History,
-    MultiCategorical,
-    Numeric,
-)
+from mixrank.schemas.features import Action, Categorical, FeatureSpec, History, MultiCategorical, Numeric
 
 if TYPE_CHECKING:
     from tensorflow_metadata.proto.v0 import schema_pb2

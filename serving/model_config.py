@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from schemas.files import write_atomically
-from serving.versions import sync
+from mixrank.schemas.files import write_atomically
+from mixrank.serving.base import sync
 
 PLATFORM = "tensorflow"
 HEADER = "# Written by mixrank; comments are not kept.\n"

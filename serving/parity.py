@@ -16,14 +16,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from schemas.encode import decode
-from schemas.features import FeatureSpec
-from serving.batch_scoring.job import score as score_on_beam
-from serving.client import Client
-from serving.columns import request_and_item
-from serving.dev_server import running
-from serving.inputs import load_spec
-from serving.loaders import requests, score_everywhere
+from mixrank.schemas import FeatureSpec
+from mixrank.schemas.encode import decode
+from mixrank.serving.batch_scoring import score as score_on_beam
+from mixrank.serving.client import Client, load_spec, request_and_item
+from mixrank.serving.dev_server import running
+from mixrank.serving.export import requests, score_everywhere
 
 REFERENCE = "SavedModel, TF 2 loader, serving_default"
 # Task -> (rows,) scores, of all rows or of the first ones.
@@ -65,7 +63,7 @@ def parity(
         examples: serialized tf.Examples, at least one.
         in_memory: scores of the Keras model that was exported, in the order of `examples`; the reference if given,
             else the SavedModel is.
-        targets: servers to ask, as in `serving.client.Client`; none starts the development server for `version`.
+        targets: servers to ask, as in `Client`; none starts the development server for `version`.
         name: the model's name on the servers.
         say: told each step.
 

@@ -16,7 +16,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-from schemas.features import (
+from mixrank.schemas.features import (
     Action,
     Categorical,
     EventTime,
@@ -31,7 +31,7 @@ from schemas.features import (
     TimeGap,
     Vocab,
 )
-from schemas.synthetic import toy_rows
+from mixrank.schemas.synthetic import toy_rows
 
 # Draws are the same on every run under CI; a busy machine is no failure.
 hypothesis.settings.register_profile(
@@ -65,7 +65,7 @@ def two_cpu_devices(request: pytest.FixtureRequest) -> None:
     """Splits the CPU in two for mirrored training, before any other test makes TensorFlow take it whole."""
     mirrored = ("test_trainer.py", "test_micro_batches.py")
     if any(item.path.name in mirrored for item in request.session.items):
-        from components.strategy import prepare_devices
+        from mixrank.components.training.strategy import prepare_devices
 
         prepare_devices(2)
 
@@ -125,9 +125,9 @@ def toy_data(toy_spec: FeatureSpec, tmp_path_factory: pytest.TempPathFactory) ->
     import tensorflow_transform.beam as tft_beam
     from tfx_bsl.public import tfxio
 
-    from components.transform import transform
-    from schemas.encode import encode
-    from schemas.tfmd import schema
+    from mixrank.components.transform import transform
+    from mixrank.schemas.encode import encode
+    from mixrank.schemas.tfmd import schema
 
     root = tmp_path_factory.mktemp("toy")
     rows = {split: list(toy_rows(toy_spec, n, seed=number)) for number, (split, n) in enumerate(ROWS.items())}
@@ -190,9 +190,9 @@ def toy_export(toy_spec: Any, toy_transform: Any, tmp_path_factory: pytest.TempP
     """
     import tensorflow as tf
 
-    from components.building import vocabulary_sizes
-    from layers.ranker import build_ranker
-    from serving.signatures import export
+    from mixrank.components.training.model_factory import vocabulary_sizes
+    from mixrank.layers.ranking.ranker import build_ranker
+    from mixrank.serving.export.signatures import export
 
     sizes = vocabulary_sizes(toy_spec, toy_transform)
     model = build_ranker(toy_spec, sizes, preset="tiny", params=PARAMS, seed=3)
@@ -212,7 +212,7 @@ def toy_scores(toy_export: SimpleNamespace, toy_spec: Any, toy_data: Any, toy_tr
     """Task -> `(rows, 1)` probabilities of the evaluation rows, by the Keras model on rows that Beam transformed."""
     import tensorflow as tf
 
-    from components.transform import KEYS
+    from mixrank.components.transform import KEYS
 
     files = tf.io.gfile.glob(toy_data.patterns()["eval"])
     (records,) = tf.data.TFRecordDataset(files, "GZIP").batch(1000)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from layers.inputs import model_inputs, table_sizes
-from schemas.describe import describe
-from schemas.encode import columns, decode, encode, to_instance
-from schemas.features import (
+from mixrank.layers.ranking.inputs import model_inputs, table_sizes
+from mixrank.schemas.describe import describe
+from mixrank.schemas.encode import columns, decode, encode, to_instance
+from mixrank.schemas.features import (
     Action,
     Categorical,
     FeatureSpec,
@@ -24,8 +24,8 @@ from schemas.features import (
     TimeGap,
     Vocab,
 )
-from schemas.synthetic import toy_rows
-from schemas.tfmd import parsing_spec, schema
+from mixrank.schemas.synthetic import toy_rows
+from mixrank.schemas.tfmd import parsing_spec, schema
 
 NAME = "mood"
 HISTORIES = ("global", "realtime")
@@ -130,7 +130,7 @@ def test_the_table_for_people_names_it(before, after, case):
 
 
 def test_requests_by_column_carry_it(before, after, case):
-    from serving.signatures import row_columns
+    from mixrank.serving.export.signatures import row_columns
 
     assert set(row_columns(after)) - set(row_columns(before)) == case.columns
 
@@ -139,7 +139,7 @@ def test_the_model_reads_what_transform_writes(before, after, case):
     import tensorflow as tf
     import tensorflow_transform as tft
 
-    from components.transform import transform
+    from mixrank.components.transform import transform
 
     written = {}
 
@@ -173,7 +173,7 @@ def test_the_score_depends_on_it(after, case):
     import keras
     import numpy as np
 
-    from layers.ranker import build_ranker
+    from mixrank.layers.ranking.ranker import build_ranker
 
     small = {"dim": 8, "attention_heads": 2, "mixing_heads": 2, "rank": 2, "num_layers": 1}
     model = build_ranker(after, ids(after), preset="tiny", params=small)

@@ -1,1 +1,1 @@
-"""One file per paper; the file's name is the model's name in the registry."""
+"""One room, or one file, per paper."""

@@ -7,14 +7,10 @@ from typing import Literal
 import keras
 from keras import ops
 
-from layers.attention import attend, split_heads
-from layers.backbone import Widths
-from layers.checks import check_dropout, check_least, check_units
-from layers.counts import Part, dense_part
-from layers.fields import FieldBackbone
-from layers.mlp import MLP
-from layers.registry import register
-from layers.tokenizer import FieldTokens, count_field_tokens
+from mixrank.layers.backbone import FieldBackbone, Widths, register
+from mixrank.layers.base import Part, check_dropout, check_least, check_units, dense_part
+from mixrank.layers.mixing import MLP, attend, split_heads
+from mixrank.layers.tokens import FieldTokens, count_field_tokens
 
 PRESETS = {
     # For examples and one small log: trains in minutes on two CPU cores.

@@ -7,14 +7,9 @@ from typing import Literal
 import keras
 from keras import ops
 
-from layers.attention import SelfAttention
-from layers.backbone import Widths
-from layers.blocks import PostNormBlock, PreNormBlock
-from layers.checks import check_least
-from layers.counts import Part
-from layers.ffn import SharedFFN
-from layers.registry import register
-from layers.token_backbone import TokenBackbone
+from mixrank.layers.backbone import TokenBackbone, Widths, register
+from mixrank.layers.base import Part, check_least
+from mixrank.layers.mixing import PostNormBlock, PreNormBlock, SelfAttention, SharedFFN
 
 PRESETS = {
     # For examples and one small log: trains in minutes on two CPU cores.

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.terminal import console, errors, guarded
-from pipeline.commands.train import Config, Overrides
+from mixrank.pipeline.commands.run import Config, Overrides
+from mixrank.pipeline.commands.terminal import console, errors, guarded
 
 Jobs = Annotated[int | None, typer.Option(min=1, help="Trainings at once; one per core, or per GPU, if left out.")]
 
@@ -35,11 +35,10 @@ def compare(
 
     Give it again after an interruption: what is done is not done again.
     """
-    from pipeline.config import load_config
+    from mixrank.pipeline.config import load_config
 
     settings = load_config(config, overrides or [])
-    from pipeline.comparing.comparison import Comparison
-    from pipeline.comparing.scheduler import processes
+    from mixrank.pipeline.comparing import Comparison, processes
 
     comparison = Comparison.of(settings, tables or ["models"], budgets or [])
     failed: dict[str, str] = {}
@@ -72,26 +71,35 @@ def tune(
 
     Give it again after an interruption: what is done is not done again.
     """
-    from pipeline.config import load_config
+    from mixrank.pipeline.config import load_config
 
     settings = load_config(config, overrides or [])
-    from components.settings import parse_count
-    from layers import registry
-    from pipeline.comparing import tuning
-    from pipeline.comparing.plan import FOLDER
-    from pipeline.comparing.scheduler import alone, processes, run_jobs, training_jobs
-    from pipeline.fast_loop import last_run
-    from schemas.files import write_atomically
+    from mixrank.components.training import parse_count
+    from mixrank.layers import registry
+    from mixrank.pipeline.comparing import (
+        FOLDER,
+        alone,
+        as_yaml,
+        best,
+        drawn_grid,
+        processes,
+        run_jobs,
+        search_grid,
+        search_settings,
+        training_jobs,
+    )
+    from mixrank.pipeline.fast_loop import last_run
+    from mixrank.schemas.files import write_atomically
 
     earlier, _ = last_run(settings)
-    found = tuning.draws(settings, earlier, models or registry.names(), draws, parse_count(budget))
+    found = search_settings(settings, earlier, models or registry.names(), draws, parse_count(budget))
     folder = settings.run_dir / FOLDER
-    console.print(tuning.drawn_grid(found).table())
+    console.print(drawn_grid(found).table())
     say(f"{len(found)} trainings in {folder}, judged on the validation split")
     with alone(folder):
         failed = run_jobs(training_jobs([draw.trial for draw in found]), parallel=processes(jobs), say=say)
-    console.print(tuning.search_grid(found).table())
-    text = tuning.as_yaml(tuning.best(found))
+    console.print(search_grid(found).table())
+    text = as_yaml(best(found))
     file = folder / "tuned.yaml"
     write_atomically(file, lambda path: path.write_text(text))
     console.print(text, markup=False, highlight=False, soft_wrap=True)

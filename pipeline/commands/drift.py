@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded
 
 ALARM = 3
 
@@ -34,15 +34,15 @@ def drift(
     html: Annotated[Path | None, typer.Option(help="File for the report with plots.")] = None,
 ) -> None:
     """Compare served or logged rows with training. Exit code 0: no alarm, 3: alarms, 1: an error."""
-    from serving.drift import Limits
+    from mixrank.serving.drift import Limits
 
     limits = Limits.parse(limit or [])
-    from pipeline.reports.drift_sources import Days, known_model, read_baseline, read_new
+    from mixrank.pipeline.reports import Days, known_model, read_baseline, read_new
 
     chosen = None if days is None else Days.parse(days, timezone)
     known = known_model(baseline, model)
     errors.print("loading TensorFlow Data Validation ...", style="dim")
-    from pipeline.reports.drift_report import compare, drift_table, write_json, write_page
+    from mixrank.pipeline.reports import compare, drift_table, write_json, write_page
 
     with errors.status("reading") as status:
 

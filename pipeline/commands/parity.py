@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.reports.run_folder import RunFolder
+    from mixrank.pipeline.reports import RunFolder
 
 
 @guarded
@@ -35,7 +35,7 @@ def parity(
     ] = None,
 ) -> None:
     """Compare in-memory Keras, SavedModel, REST, gRPC and Beam, row by row."""
-    from serving.inputs import find_version, load_spec
+    from mixrank.serving.client import find_version, load_spec
 
     found_run = _run(run)
     if found_run is None:
@@ -47,7 +47,7 @@ def parity(
         pattern = examples or str(Path(found_run.about["examples"]) / "Split-eval" / "*")
     load_spec(version)
     errors.print("loading TensorFlow and Beam ...", style="dim")
-    from serving.parity import parity as compare
+    from mixrank.serving.parity import parity as compare
 
     taken, in_memory = _rows(version, pattern, rows, found_run)
     reference, found = compare(
@@ -77,7 +77,7 @@ def parity(
 def _run(folder: Path) -> RunFolder | None:
     if not (folder / "run.json").is_file():
         return None
-    from pipeline.reports.run_folder import RunFolder
+    from mixrank.pipeline.reports import RunFolder
 
     return RunFolder.load(folder)
 
@@ -88,8 +88,8 @@ def _rows(
     """Serialized rows, and the scores that the model in the Trainer's memory gave them."""
     import tensorflow as tf
 
-    from schemas.encode import decode
-    from serving.inputs import load_spec
+    from mixrank.schemas.encode import decode
+    from mixrank.serving.client import load_spec
 
     files = sorted(glob.glob(pattern))
     if not files:

@@ -14,12 +14,12 @@ import typer
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded
 
 if TYPE_CHECKING:
-    from pipeline.commands.request_files import Line
-    from serving.client import Client
-    from serving.local_model import LocalModel
+    from mixrank.pipeline.commands.request_files import Line
+    from mixrank.serving.client import Client
+    from mixrank.serving.export import LocalModel
 
 # Rows per request, and rows of the table that a terminal shows.
 BLOCK, SHOWN = 128, 20
@@ -55,7 +55,7 @@ def predict(
     ] = None,
 ) -> None:
     """Score rows, or rank candidates: JSON lines in, JSON lines out."""
-    from pipeline.commands.request_files import example_lines, read_lines
+    from mixrank.pipeline.commands.request_files import example_lines, read_lines
 
     if example is not None:
         for line in example_lines(example, rank):
@@ -111,8 +111,8 @@ def _client(
     deadline: float,
     drop: bool,
 ) -> Client:
-    from serving.client import Client
-    from serving.versions import is_version
+    from mixrank.serving.base import is_version
+    from mixrank.serving.client import Client
 
     if model is None and spec is None:
         raise ValueError("name the model: --model NAME, or --spec DIR, whose name it then has")
@@ -134,8 +134,8 @@ def _client(
 
 
 def _local(folder: Path, version: int | None, drop: bool) -> LocalModel:
-    from serving.inputs import load_spec
-    from serving.versions import versions
+    from mixrank.serving.base import versions
+    from mixrank.serving.client import load_spec
 
     if version is not None:
         found = versions(folder)
@@ -145,13 +145,13 @@ def _local(folder: Path, version: int | None, drop: bool) -> LocalModel:
         folder = found[version]
     load_spec(folder)
     errors.print("loading TensorFlow ...", style="dim")
-    from serving.local_model import LocalModel
+    from mixrank.serving.export import LocalModel
 
     return LocalModel(folder, "drop" if drop else "refuse")
 
 
 def _score(scorer: Client | LocalModel, lines: Iterator[Line]) -> Iterator[dict[str, float]]:
-    from serving.inputs import RowError
+    from mixrank.serving.client import RowError
 
     while block := list(islice(lines, BLOCK)):
         try:
@@ -177,7 +177,7 @@ def _rank(scorer: Client | LocalModel, lines: Iterator[Line]) -> Iterator[dict[s
 
 def _write(answers: Iterator[dict[str, Any]], output: Path | None, rank: bool) -> int:
     """Writes answers where they are wanted, and says how many there were."""
-    from schemas.files import write_atomically
+    from mixrank.schemas.files import write_atomically
 
     if output is not None:
         count = 0

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas.encode import columns
-from schemas.features import FeatureSpec
-from schemas.synthetic import toy_rows
-from serving import golden
-from serving.inputs import find_version, load_spec
+from mixrank.schemas import FeatureSpec
+from mixrank.schemas.encode import columns
+from mixrank.schemas.synthetic import toy_rows
+from mixrank.serving.client import find_version, load_spec
+from mixrank.serving.export import GOLDEN_FILE, read_golden
 
 # Rows of an example, and events of a history in one that is drawn.
 EXAMPLES, EVENTS = 3, 3
@@ -107,8 +107,8 @@ def example_lines(folder: Path, rank: bool, count: int = EXAMPLES) -> list[dict[
     """
     version = find_version(folder)
     spec = load_spec(version)
-    file = version / golden.FILE
-    rows = [each.row for each in golden.read_golden(file)][:count] if file.is_file() else _drawn(spec, count)
+    file = version / GOLDEN_FILE
+    rows = [each.row for each in read_golden(file)][:count] if file.is_file() else _drawn(spec, count)
     if not rank:
         return rows
     items = {column.name for column in columns(spec) if column.candidate}

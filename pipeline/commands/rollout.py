@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from pipeline.commands.terminal import console, guarded
+from mixrank.pipeline.commands.terminal import console, guarded
 
 if TYPE_CHECKING:
-    from serving.rollout import Golden, Rollout
+    from mixrank.serving.rollout import Golden, Rollout
 
 rollout = typer.Typer(
     help="Roll versions of a served model out: push, canary, promote, rollback, status.", no_args_is_help=True
@@ -55,7 +55,7 @@ def deploy(
     batch_timeout: Annotated[float, typer.Option(help="Milliseconds that a request waits for others.")] = 2.0,
 ) -> None:
     """Write what TensorFlow Serving needs to serve pushed models: configuration, flags, docker run, compose."""
-    from serving import deployment
+    from mixrank.serving import rollout as deployment
 
     if model_name and len(model_name) != len(folders):
         raise ValueError(f"--model-name is given {len(model_name)} times for {len(folders)} folders")
@@ -170,7 +170,7 @@ def rollback(
 @guarded
 def status(base: Base, url: Url = None, config: Config = None, name: Name = None) -> None:
     """Print every version: label, when it was pushed, model and metrics where known, whether it is served."""
-    from serving.versions import describe
+    from mixrank.serving.base import describe
 
     steps = _rollout(base, config, name, None, url)
     rows = steps.status()
@@ -212,8 +212,7 @@ def _rollout(
     url: str | None = None,
     wait: float = 120.0,
 ) -> Rollout:
-    from serving.model_server import RestServer
-    from serving.rollout import Rollout
+    from mixrank.serving.rollout import RestServer, Rollout
 
     server = None if url is None else RestServer(url, name or base.absolute().name)
     return Rollout(
@@ -228,7 +227,7 @@ def _rollout(
 
 
 def _golden(file: Path | None, tolerance: float, unchecked: bool) -> Golden | None:
-    from serving.rollout import Golden
+    from mixrank.serving.rollout import Golden
 
     return None if unchecked else Golden(file, tolerance)
 
@@ -246,8 +245,8 @@ def _metrics(version: Path) -> str:
     about = json.loads((run / "run.json").read_text())
     if Path(about.get("pushed") or "").name != version.name:
         return ""
-    from components.ranking_metrics import auc
-    from pipeline.reports.run_folder import RunFolder
+    from mixrank.components.metrics import auc
+    from mixrank.pipeline.reports import RunFolder
 
     try:
         found = RunFolder.load(run)

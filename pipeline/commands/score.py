@@ -11,10 +11,10 @@ from rich.progress import Progress as Bar
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded
 
 if TYPE_CHECKING:
-    from serving.batch_scoring.job import Progress
+    from mixrank.serving.batch_scoring import Progress
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -49,8 +49,8 @@ def score(
     ] = None,
 ) -> None:
     """Score Parquet, CSV or TFRecord files with a pushed model, on Beam; given again, go on where it stopped."""
-    from components.days import parse_days
-    from serving.batch_scoring.plan import FORMATS
+    from mixrank.components.examples import parse_days
+    from mixrank.serving.batch_scoring import FORMATS
 
     source, output = _places(source, output, dataset, data, days)
     window = None if days is None else parse_days(days)
@@ -61,7 +61,7 @@ def score(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if dataset is not None:
         source = _join_log(dataset, data, window, output, arguments)
-    from serving.batch_scoring.job import score as run
+    from mixrank.serving.batch_scoring import score as run
 
     assert source is not None
     with Bar(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=errors) as bar:
@@ -107,8 +107,8 @@ def _places(
 def _join_log(
     dataset: str, data: Path | None, window: tuple[str, str] | None, output: Path, arguments: list[str]
 ) -> Path:
-    from components.log_scoring import write_examples
-    from schemas import datasets
+    from mixrank.components.examples import write_examples
+    from mixrank.schemas import datasets
 
     assert data is not None
     found = datasets.load(dataset)

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded
 
 
 @guarded
@@ -45,7 +45,7 @@ def serve(
     console.print("mixrank development server; for production, see `mixrank deploy`")
     errors.print("loading TensorFlow ...", style="dim")
     began = time.monotonic()
-    from serving.dev_server import Batching, running
+    from mixrank.serving.dev_server import Batching, running
 
     errors.print(f"TensorFlow is loaded ({time.monotonic() - began:.0f} s); loading models ...", style="dim")
     batching = Batching(batch_size, batch_timeout) if batch_size else None
@@ -78,7 +78,8 @@ def _told_to_stop() -> Iterator[threading.Event]:
 
 
 def _models(folders: list[Path], names: list[str], config: Path | None) -> dict[str, Path] | Path:
-    from serving import deployment, model_config
+    from mixrank.serving import model_config
+    from mixrank.serving.rollout import served
 
     if config is not None:
         if folders or names:
@@ -93,7 +94,7 @@ def _models(folders: list[Path], names: list[str], config: Path | None) -> dict[
         raise ValueError(f"--model-name is given {len(names)} times for {len(folders)} folders")
     models: dict[str, Path] = {}
     for number, folder in enumerate(folders):
-        name = deployment.served(folder, names[number] if names else None).name
+        name = served(folder, names[number] if names else None).name
         if name in models:
             raise ValueError(f"{models[name]} and {folder} have the same name `{name}`; give each a --model-name")
         models[name] = folder

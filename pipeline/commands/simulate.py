@@ -10,10 +10,10 @@ import yaml
 from rich.progress import track
 from rich.table import Table
 
-from pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded
 
 if TYPE_CHECKING:
-    from schemas.simulation.world import Simulation
+    from mixrank.schemas.simulation import Simulation
 
 
 @guarded
@@ -32,9 +32,9 @@ def simulate(
     ] = None,
 ) -> None:
     """Write a simulated log, and print the best metrics that any model can reach on its last two days."""
-    from components.attainable import attainable
-    from schemas.datasets import load
-    from schemas.simulation.log import read_blocks, write_log
+    from mixrank.components.judging import attainable
+    from mixrank.schemas.datasets import load
+    from mixrank.schemas.simulation import read_blocks, write_log
 
     given = {"users": users, "items": items, "days": days, "impressions": impressions, "seed": seed}
     settings = _settings({key: value for key, value in given.items() if value is not None}, overrides or [])
@@ -56,7 +56,7 @@ def simulate(
 
 
 def _settings(values: dict[str, Any], overrides: list[str]) -> Simulation:
-    from schemas.simulation.world import Simulation
+    from mixrank.schemas.simulation import Simulation
 
     for override in overrides:
         key, separator, text = override.partition("=")

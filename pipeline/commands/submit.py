@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded
 
 if TYPE_CHECKING:
-    from pipeline.kubeflow.client import Kubeflow
-    from pipeline.kubeflow.run_progress import RunState
+    from mixrank.pipeline.kubeflow import Kubeflow, RunState
 
 TOKEN = "MIXRANK_KFP_TOKEN"
 
@@ -46,8 +45,8 @@ def submit(
     every: Annotated[float, typer.Option(help="Seconds between two looks at the run.", min=0.1)] = 10.0,
 ) -> None:
     """Upload a pipeline to Kubeflow Pipelines, start or schedule it, and follow the run."""
-    from pipeline.config import load_config
-    from pipeline.kubeflow.compiled_spec import CompiledSpec
+    from mixrank.pipeline.config import load_config
+    from mixrank.pipeline.kubeflow import CompiledSpec
 
     settings = load_config(config, overrides or [])
     if not re.match(r"https?://[^/]", host):
@@ -62,7 +61,7 @@ def submit(
             raise ValueError(f"{option} {file} does not exist")
     if spec is not None and overrides:
         raise ValueError("--set changes what is compiled; with --spec nothing is")
-    from pipeline.kubeflow.client import Kubeflow, WantedRun
+    from mixrank.pipeline.kubeflow import Kubeflow, WantedRun
 
     # Before compiling, which takes longer than to find out that nobody is there.
     service = Kubeflow(
@@ -75,7 +74,7 @@ def submit(
     with tempfile.TemporaryDirectory() as folder:
         if spec is None:
             errors.print("compiling; this loads TensorFlow and TFX ...", style="dim")
-            from pipeline.kubeflow.compiler import compile_pipeline
+            from mixrank.pipeline.kubeflow import compile_pipeline
 
             spec = compile_pipeline(settings, Path(folder) / f"{settings.name}.yaml")
         compiled = CompiledSpec.load(spec)
@@ -105,7 +104,7 @@ def submit(
 
 
 def _follow(service: Kubeflow, run: str, tasks: tuple[str, ...], every: float) -> RunState:
-    from pipeline.kubeflow.run_progress import KubeflowError, follow
+    from mixrank.pipeline.kubeflow import KubeflowError, follow
 
     try:
         return follow(service, run, tasks, console, every=every)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from schemas.naming import readable
+from mixrank.schemas.naming import readable
 
 # A file has no width; the 80 columns that are taken for it otherwise would break the numbers of most tables.
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)

@@ -1,1 +1,5 @@
-"""Models side by side: the same rows, budget and protocol for all, over several seeds."""
+"""Models, ablations and sizes side by side over several seeds."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

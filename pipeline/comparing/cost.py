@@ -1,4 +1,4 @@
-"""What one variant costs, measured while nothing else runs: `python -m pipeline.comparing.cost FOLDER`."""
+"""What one variant costs, measured while nothing else runs: `python -m mixrank.pipeline.comparing.cost FOLDER`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparing.trial import Given, run
+from mixrank.pipeline.comparing.trial import Given, run
 
 LATENCY_BATCHES = (1, 512)
 SECONDS = 5.0
@@ -23,11 +23,15 @@ def work(folder: Path) -> dict[str, Any]:
     """
     import tensorflow as tf
 
-    from components.building import build_model, trainee, transformed_rows
-    from components.dataset import training_stream
-    from components.predictions import inference
-    from components.strategy import build_strategy
-    from serving.untuned import untuned
+    from mixrank.components.training import (
+        build_model,
+        build_strategy,
+        inference,
+        trainee,
+        training_stream,
+        transformed_rows,
+    )
+    from mixrank.serving.base import untuned
 
     given = Given.of(folder)
     strategy = build_strategy(given.train.replicas)

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.reports.comparison import MIN_OF_CLASS, OVERALL, exact_metrics
-from schemas.features import FeatureSpec
+from mixrank.pipeline.reports import MIN_OF_CLASS, OVERALL, exact_metrics
+from mixrank.schemas import FeatureSpec
 
 # A scenario with a smaller share of the rows is not shown: its metrics move more with the seed than with the model.
 MAIN_SHARE = 0.05
 
 
 def judge(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """Metrics of predictions as `components.predictions.predict` gives them.
+    """Metrics of predictions as `mixrank.components.training.predictions.predict` gives them.
 
     Returns:
         task -> "overall" or the scenario as text -> metric -> value. A main scenario has at least `MAIN_SHARE` of the

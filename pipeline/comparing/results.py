@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from components.ranking_metrics import rela_impr_auc
-from pipeline.comparing.plan import Trial
-from pipeline.comparing.significance import Slope, holm, paired_t_test, slope, t_test
-from pipeline.comparing.tables import Budget, Table
-from pipeline.reports.comparison import OVERALL
+from mixrank.components.metrics import rela_impr_auc
+from mixrank.pipeline.comparing.significance import Slope, holm, paired_t_test, slope, t_test
+from mixrank.pipeline.comparing.trial_plan import Trial
+from mixrank.pipeline.config import Budget, Table
+from mixrank.pipeline.reports import OVERALL
 
 METRICS = ("auc", "gauc", "log_loss")
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparing.plan import RESULT_FILE, TRIAL_LOG, Trial
-from schemas.files import locked
+from mixrank.pipeline.comparing.trial_plan import RESULT_FILE, TRIAL_LOG, Trial
+from mixrank.schemas.files import locked
 
 POLL_S = 0.2
 
@@ -113,7 +113,7 @@ def training_jobs(trials: Sequence[Trial]) -> list[Job]:
     """A job for each training, its folder prepared."""
     for trial in trials:
         trial.prepare()
-    return [Job(t.title, f"{t.variant} {t.budget}", "pipeline.comparing.trial", t.folder) for t in trials]
+    return [Job(t.title, f"{t.variant} {t.budget}", "mixrank.pipeline.comparing.trial", t.folder) for t in trials]
 
 
 def _gpus() -> int:
@@ -123,14 +123,12 @@ def _gpus() -> int:
 
 def _start(job: Job, slot: int, parallel: int) -> _Running:
     threads = str(max(1, (os.cpu_count() or 1) // parallel))
-    root = str(Path(__file__).parents[2])
     environment = {
         **os.environ,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_NUM_INTRAOP_THREADS": threads,
         "TF_NUM_INTEROP_THREADS": threads,
         "OMP_NUM_THREADS": threads,
-        "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     if parallel > 1 and (devices := _gpus()):
         environment["CUDA_VISIBLE_DEVICES"] = str(slot % devices)

@@ -1,4 +1,4 @@
-"""One training of a comparison, as a process of its own: `python -m pipeline.comparing.trial FOLDER`.
+"""One training of a comparison, as a process of its own: `python -m mixrank.pipeline.comparing.trial FOLDER`.
 
 The folder holds `trial.json`; `result.json` is written last, so its presence means that the training is complete. The
 process ends with the one that holds the other end of its standard input.
@@ -17,14 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.comparing.plan import RESULT_FILE, TRIAL_FILE, split_patterns
-from schemas.files import write_atomically
+from mixrank.pipeline.comparing.trial_plan import RESULT_FILE, TRIAL_FILE, split_patterns
+from mixrank.schemas.files import write_atomically
 
 if TYPE_CHECKING:
     import tensorflow_transform as tft
 
-    from components.settings import ModelSettings, TrainSettings
-    from schemas.features import FeatureSpec
+    from mixrank.components.training import ModelSettings, TrainSettings
+    from mixrank.schemas import FeatureSpec
 
 
 class Given(NamedTuple):
@@ -41,9 +41,8 @@ class Given(NamedTuple):
         """Reads the folder's settings and prepares the devices they ask for."""
         import tensorflow_transform as tft
 
-        from components.settings import ModelSettings, TrainSettings
-        from components.strategy import prepare_devices
-        from schemas.features import FeatureSpec
+        from mixrank.components.training import ModelSettings, TrainSettings, prepare_devices
+        from mixrank.schemas import FeatureSpec
 
         about = json.loads((folder / TRIAL_FILE).read_text())
         train = TrainSettings(**about["train"])
@@ -68,9 +67,9 @@ def work(folder: Path) -> dict[str, Any]:
     """
     import pandas as pd
 
-    from components.trainer import MODEL_CARD, PREDICTIONS, TRAINING_LOG, train_model
-    from pipeline.comparing.judging import judge
-    from pipeline.fingerprint import source
+    from mixrank.components.training import MODEL_CARD, PREDICTIONS, TRAINING_LOG, train_model
+    from mixrank.pipeline.comparing.judging import judge
+    from mixrank.pipeline.fingerprint import source
 
     given = Given.of(folder)
     train_model(
@@ -91,7 +90,7 @@ def work(folder: Path) -> dict[str, Any]:
         "valid": log[-1]["valid"],
         "dense_parameters": sum(part["parameters"] for part in card["parts"] if part["name"] != "embeddings"),
         "flops": card["flops"],
-        "code": source("components.trainer", "layers.models"),
+        "code": source("mixrank.components.training.trainer", "mixrank.layers.models"),
     }
 
 

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from layers import registry
-from pipeline.comparing.page import Grid
-from pipeline.comparing.plan import Trial, settings, split_patterns, trial
-from pipeline.comparing.tables import Budget, Range, Tuned, Variant, merged
-from pipeline.config import RunConfig
-from schemas.naming import readable
+from mixrank.layers import registry
+from mixrank.pipeline.comparing.comparison_page import Grid
+from mixrank.pipeline.comparing.trial_plan import Trial, settings, split_patterns, trial
+from mixrank.pipeline.config import Budget, Range, RunConfig, Tuned, Variant, merged
+from mixrank.schemas.naming import readable
 
 OWN = "the config's"
 
@@ -44,7 +43,9 @@ class Draw:
         return _tuned(self.values)
 
 
-def draws(config: RunConfig, earlier: dict[str, Any], models: Sequence[str], number: int, budget: Budget) -> list[Draw]:
+def search_settings(
+    config: RunConfig, earlier: dict[str, Any], models: Sequence[str], number: int, budget: Budget
+) -> list[Draw]:
     """Every training of a search: per model the config's own settings and then the same number of random ones.
 
     Training uses the training split alone and validation judges it, whatever the config's `splits` are. All models see

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from schemas.naming import nearest
+from mixrank.schemas.naming import nearest
 
 # `parameterType` of schema 2.1 -> what a value must be in JSON.
 KINDS: dict[str, tuple[type, ...]] = {

@@ -12,11 +12,10 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import RunConfig
-from pipeline.kubeflow.image import image_name
-from pipeline.kubeflow.settings import KubeflowSettings, TrainerResources
-from schemas.files import write_atomically
-from schemas.tables import SplitByDay
+from mixrank.pipeline.config import KubeflowSettings, RunConfig, TrainerResources
+from mixrank.pipeline.kubeflow.image import image_name
+from mixrank.schemas import SplitByDay
+from mixrank.schemas.files import write_atomically
 
 # Steps whose result may differ between two runs with equal parameters.
 UNCACHED = {"ExampleGen", "LastPushed"}
@@ -122,7 +121,7 @@ def _compiled_by_tfx(config: RunConfig, image: str, parameters: dict[str, tuple[
     from tfx import v1 as tfx
     from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as kubeflow
 
-    from pipeline.pipeline import Place, create_pipeline
+    from mixrank.pipeline.pipeline import Place, create_pipeline
 
     def parameter(name: str) -> Any:
         return tfx.dsl.experimental.RuntimeParameter(name=name, ptype=str)
@@ -142,7 +141,9 @@ def _compiled_by_tfx(config: RunConfig, image: str, parameters: dict[str, tuple[
     )
     runner = kubeflow.KubeflowV2DagRunner(
         config=kubeflow.KubeflowV2DagRunnerConfig(
-            default_image=image, default_commands=["python", "-m", "pipeline.kubeflow.step"], use_pipeline_spec_2_1=True
+            default_image=image,
+            default_commands=["python", "-m", "mixrank.pipeline.kubeflow.step"],
+            use_pipeline_spec_2_1=True,
         )
     )
     job: dict[str, Any] = runner.run(create_pipeline(config, place), write_out=False)

@@ -1,4 +1,4 @@
-"""One step of a compiled pipeline, inside its container: `python -m pipeline.kubeflow.step ...`.
+"""One step of a compiled pipeline, inside its container: `python -m mixrank.pipeline.kubeflow.step ...`.
 
 TFX's own entry point was made for Vertex AI. Open-source Kubeflow Pipelines differs in two ways, which are mended here:
 it names no types of input artifacts, and it keeps artifacts in an object store, of which its launcher puts copies into
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from schemas.files import write_atomically
+from mixrank.schemas.files import write_atomically
 
 # Where the launcher of Kubeflow Pipelines stages an artifact.
 STAGED = {"minio://": "/minio/", "s3://": "/s3/", "gs://": "/gcs/"}
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
         arguments: --executor_class_path, --json_serialized_invocation_args (an `ExecutorInput`),
             --json_serialized_inputs_spec_args (a `ComponentInputsSpec`), then options of Beam.
     """
-    parser = argparse.ArgumentParser(prog="pipeline.kubeflow.step")
+    parser = argparse.ArgumentParser(prog="mixrank.pipeline.kubeflow.step")
     for name in ("executor_class_path", "json_serialized_invocation_args", "json_serialized_inputs_spec_args"):
         parser.add_argument(f"--{name}", required=True)
     parsed, beam = parser.parse_known_args(arguments)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from components.baseline import AdditiveLogOdds, read_columns
-from pipeline.runners import BASELINE_FILE, RUN_FILE
-from schemas.files import write_atomically
+from mixrank.components.baselines import AdditiveLogOdds, read_columns
+from mixrank.pipeline.runners import BASELINE_FILE, RUN_FILE
+from mixrank.schemas.files import write_atomically
 
 
 def write_baseline(run_dir: Path) -> Path:

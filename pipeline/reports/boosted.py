@@ -7,15 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from components.baseline import read_columns
-from components.boosted_trees import BoostedTrees
-from components.days import local_days
-from components.example_arrays import read_examples
-from pipeline.reports.run_folder import RunFolder
-from schemas import datasets
-from schemas.features import FeatureSpec
-from schemas.files import write_atomically
-from schemas.tables import CalendarDay
+from mixrank.components.baselines import BoostedTrees, read_columns, read_examples
+from mixrank.components.examples import local_days
+from mixrank.pipeline.reports.run_folder import RunFolder
+from mixrank.schemas import CalendarDay, FeatureSpec, datasets
+from mixrank.schemas.files import write_atomically
 
 
 def write_boosted_trees(run_dir: Path, target: Path) -> Path:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from pipeline.reports.plots import BASELINE_COLOUR, RUN_COLOURS, altair, svg
-from serving.feature_drift import by_name, common, value_shares
+from mixrank.pipeline.reports.plots import BASELINE_COLOUR, RUN_COLOURS, altair, svg
+from mixrank.serving.drift import by_name, common, value_shares
 
 SIDES = ("baseline", "new")
 VALUES, BINS = 8, 40

@@ -9,12 +9,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.reports.drift_sources import Known, Side
-from pipeline.reports.pages import fill
-from schemas.files import write_atomically
-from serving.drift import MISSING_COLUMN, SCHEMA, Finding, Limits, worst_first
-from serving.feature_drift import by_name, feature_findings, unseen_findings
-from serving.score_drift import label_findings, quality_findings, score_findings
+from mixrank.pipeline.reports.drift_sources import Known, Side
+from mixrank.pipeline.reports.pages import fill
+from mixrank.schemas.files import write_atomically
+from mixrank.serving.drift import (
+    MISSING_COLUMN,
+    SCHEMA,
+    Finding,
+    Limits,
+    by_name,
+    feature_findings,
+    label_findings,
+    quality_findings,
+    score_findings,
+    unseen_findings,
+    worst_first,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -153,7 +163,7 @@ def write_page(comparison: Comparison, known: Known, file: Path) -> None:
 
 def render(comparison: Comparison, known: Known) -> str:
     """The page as text; names from data are escaped by the template."""
-    from pipeline.reports import drift_plots
+    from mixrank.pipeline.reports import drift_plots
 
     before, after = comparison.baseline, comparison.new
     tasks = () if same_scores(before, after) else known.spec.tasks

@@ -10,11 +10,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from pipeline.reports.run_folder import RunFolder
-from schemas.features import FeatureSpec
-from serving.inputs import find_version, load_spec
-from serving.logged_rows import LoggedRows
-from serving.row_summary import RowSummary, between, day_bounds, read_vocabularies, summarize
+from mixrank.pipeline.reports.run_folder import RunFolder
+from mixrank.schemas import FeatureSpec
+from mixrank.serving.client import find_version, load_spec
+from mixrank.serving.drift import LoggedRows, RowSummary, between, day_bounds, read_vocabularies, summarize
 
 STATISTICS = (".pb", ".pbtxt")
 # Reports how many rows of what were read so far.
@@ -56,7 +55,7 @@ class Known:
 
     Args:
         spec: its columns.
-        vocabularies: feature -> values, as `serving.row_summary.read_vocabularies` gives them.
+        vocabularies: feature -> values, as `mixrank.serving.drift.row_summary.read_vocabularies` gives them.
     """
 
     spec: FeatureSpec

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.ranking_metrics import auc_by_group, log_losses
+from mixrank.components.metrics import auc_by_group, log_losses
 
 # Elements of the largest work array, 32 MB.
 BLOCK = 4_000_000

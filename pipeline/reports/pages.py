@@ -17,7 +17,7 @@ def fill(template: str, values: Mapping[str, Any], filters: Mapping[str, Callabl
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline.reports"),
+        loader=jinja2.PackageLoader("mixrank.pipeline.reports"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

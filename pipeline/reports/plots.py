@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from pipeline.reports.comparison import SliceScores
-from pipeline.reports.run_folder import RunFolder
+from mixrank.pipeline.reports.against_last_pushed import SliceScores
+from mixrank.pipeline.reports.run_folder import RunFolder
 
 BASELINE = "baseline"
 RUN_COLOURS = ("#2f6db3", "#d9772b", "#3f9a6b", "#8a5fb5", "#c4455a", "#7a6a4f")

@@ -143,7 +143,7 @@ class RunFolder:
         evaluation = self.about.get("evaluation")
         if not evaluation or not Path(evaluation).is_dir():
             return {}
-        from components.evaluator import load_metrics
+        from mixrank.components.judging import load_metrics
 
         return {(row.task, row.slice, row.metric): row.value for row in load_metrics(evaluation)}
 

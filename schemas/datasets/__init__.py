@@ -10,8 +10,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from schemas.naming import nearest, readable
-from schemas.tables import Dataset
+from mixrank.schemas import Dataset
+from mixrank.schemas.naming import nearest, readable
 
 
 def names() -> list[str]:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from schemas.features import (
+from mixrank.schemas import (
     Action,
+    CalendarDay,
     Categorical,
+    Dataset,
     EventTime,
     FeatureSpec,
     History,
+    Join,
     Key,
     Label,
+    LogSource,
     MultiCategorical,
     Numeric,
+    Popularity,
+    Prior,
     Scenario,
+    SplitByDay,
+    Table,
     TimeGap,
     Vocab,
 )
-from schemas.tables import CalendarDay, Dataset, Join, LogSource, Popularity, Prior, SplitByDay, Table
 
 # In the logs a day is a day in China.
 ZONE = "Asia/Shanghai"

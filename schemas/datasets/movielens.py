@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from schemas.features import (
+from mixrank.schemas import (
     Action,
     Categorical,
+    Cut,
+    Dataset,
     EventTime,
     FeatureSpec,
     History,
+    Join,
     Key,
     Label,
+    LogSource,
     MultiCategorical,
     Numeric,
     Scenario,
+    Sliding,
+    SplitByUserTail,
+    Table,
+    Threshold,
     TimeGap,
     Vocab,
 )
-from schemas.tables import Cut, Dataset, Join, LogSource, Sliding, SplitByUserTail, Table, Threshold
 
 FIELDS = ("item_id", "genre", "action", "gap")
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from schemas.features import (
+from mixrank.schemas import (
     Action,
     Categorical,
+    Dataset,
     EventTime,
     FeatureSpec,
     History,
+    Join,
     Key,
     Label,
+    LogSource,
     Numeric,
+    Popularity,
     Scenario,
+    SplitByDay,
+    Table,
     TimeGap,
     Vocab,
 )
-from schemas.simulation.world import SCENARIOS
-from schemas.tables import Dataset, Join, LogSource, Popularity, SplitByDay, Table
+from mixrank.schemas.simulation import SCENARIOS
 
 FIELDS = ("item_id", "topic", "action", "gap")
 

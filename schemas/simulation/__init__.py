@@ -1,1 +1,5 @@
 """A simulated log whose click probabilities are known, and what an ideal reader could make of it."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -22,7 +22,7 @@ import pyarrow.compute
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from schemas.simulation.world import AGE_SHARES, AGES, SCENARIO_SHARES, SCENARIOS, Simulation, World, make_world
+from mixrank.schemas.simulation.world import AGE_SHARES, AGES, SCENARIO_SHARES, SCENARIOS, Simulation, World, make_world
 
 # Whatever its length, a log ends with this day (UTC), so that one declaration fits all.
 LAST_DAY = datetime.date(2024, 6, 30)

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.simulation.log import Events
-from schemas.simulation.world import World
+from mixrank.schemas.simulation.log import Events
+from mixrank.schemas.simulation.world import World
 
 # Impressions whose posterior is in memory at a time.
 CHUNK = 50_000

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from schemas.naming import Declaration
+from mixrank.schemas.naming import Declaration
 
 SCENARIOS = ("home", "search", "following")
 AGES = ("young", "middle", "old")

@@ -8,3 +8,7 @@ tables.py     Arrow columns of the request layout -> checked inputs of `score_ro
 text.py       CSV -> such columns
 counters.py   what a run counts
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

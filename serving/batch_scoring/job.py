@@ -21,10 +21,9 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
-from schemas.files import write_atomically
-from serving.batch_scoring.counters import total
-from serving.batch_scoring.model import find_model
-from serving.batch_scoring.output import (
+from mixrank.schemas.files import write_atomically
+from mixrank.serving.batch_scoring.counters import total
+from mixrank.serving.batch_scoring.output import (
     SUMMARY,
     alone,
     claim,
@@ -35,9 +34,18 @@ from serving.batch_scoring.output import (
     stop_if_bad,
     sweep,
 )
-from serving.batch_scoring.plan import ROWS_PER_ITEM, Format, Item, find_files, input_identity, output_schema, plan
-from serving.batch_scoring.work import SCORES, WORK, Score, Settings
-from serving.inputs import load_spec
+from mixrank.serving.batch_scoring.scorer import find_model
+from mixrank.serving.batch_scoring.scoring_plan import (
+    ROWS_PER_ITEM,
+    Format,
+    Item,
+    find_files,
+    input_identity,
+    output_schema,
+    plan,
+)
+from mixrank.serving.batch_scoring.work import SCORES, WORK, Score, Settings
+from mixrank.serving.client import load_spec
 
 RUNNER = "--runner=FnApiRunner"
 

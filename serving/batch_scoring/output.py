@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from schemas.files import locked, write_atomically
-from serving.batch_scoring.plan import Item
-from serving.batch_scoring.work import SCORES, WORK
+from mixrank.schemas.files import locked, write_atomically
+from mixrank.serving.batch_scoring.scoring_plan import Item
+from mixrank.serving.batch_scoring.work import SCORES, WORK
 
 SUMMARY, DEAD_LETTER, MANIFEST, LOCK = "summary.json", "dead_letter.jsonl", "manifest.json", "lock"
 

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import pyarrow as pa
 
-from schemas.encode import Column
+from mixrank.schemas.encode import Column
 
 # A list column is one cell.
 csv.field_size_limit(2**30)

@@ -26,13 +26,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.encode import columns
-from schemas.features import FeatureSpec
-from schemas.files import write_atomically
-from serving.batch_scoring.counters import Counters
-from serving.batch_scoring.plan import Item, compression
-from serving.batch_scoring.tables import Rows, read_rows
-from serving.batch_scoring.text import read_cells, to_table
+from mixrank.schemas import FeatureSpec
+from mixrank.schemas.encode import columns
+from mixrank.schemas.files import write_atomically
+from mixrank.serving.batch_scoring.counters import Counters
+from mixrank.serving.batch_scoring.row_files import Rows, read_rows
+from mixrank.serving.batch_scoring.scoring_plan import Item, compression
+from mixrank.serving.batch_scoring.text import read_cells, to_table
 
 SCORES, WORK = "scores", "_work"
 # Rows per row group of the output.
@@ -81,7 +81,7 @@ class ScoreItem(beam.DoFn):
         self._settings = settings
 
     def setup(self) -> None:
-        from serving.batch_scoring.model import load
+        from mixrank.serving.batch_scoring.scorer import load
 
         self._model = load(self._settings.model, self._settings.threads)
 
@@ -183,7 +183,7 @@ def _read(item: Item, spec: FeatureSpec, settings: Settings) -> Iterator[Batch]:
 def _examples(item: Item, batch_size: int) -> Iterator[Batch]:
     import tensorflow as tf
 
-    from serving.untuned import untuned
+    from mixrank.serving.base import untuned
 
     before = 0
     records = untuned(tf.data.TFRecordDataset(item.file, compression(item.file))).batch(batch_size).prefetch(2)

@@ -3,7 +3,7 @@
 `running` serves folders of versions over REST and gRPC from a thread of this process.
 """
 
-from serving.dev_server.batching import Batching
-from serving.dev_server.server import DevelopmentServer, running
+from mixrank.serving.dev_server.batching import Batching
+from mixrank.serving.dev_server.server import DevelopmentServer, running
 
 __all__ = ["Batching", "DevelopmentServer", "running"]

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from serving.dev_server.errors import invalid
-from serving.dev_server.model import LoadedModel, Signature
+from mixrank.serving.dev_server.errors import invalid
+from mixrank.serving.dev_server.loaded_model import LoadedModel, Signature
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -16,12 +16,12 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.dev_server.batching import Runner
-from serving.dev_server.errors import Refused, invalid
-from serving.dev_server.metrics import Metrics
-from serving.dev_server.model import DEFAULT_SIGNATURE
-from serving.dev_server.protos import to_arrays, to_proto
-from serving.dev_server.repository import Repository
+from mixrank.serving.dev_server.batching import Runner
+from mixrank.serving.dev_server.errors import Refused, invalid
+from mixrank.serving.dev_server.loaded_model import DEFAULT_SIGNATURE
+from mixrank.serving.dev_server.message_types import to_arrays, to_proto
+from mixrank.serving.dev_server.prometheus import Metrics
+from mixrank.serving.dev_server.repository import Repository
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):

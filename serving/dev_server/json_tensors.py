@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from serving.dev_server.errors import Refused, invalid
-from serving.dev_server.json_values import Stack, is_object, short
-from serving.dev_server.model import Signature
+from mixrank.serving.dev_server.errors import Refused, invalid
+from mixrank.serving.dev_server.json_values import Stack, is_object, short
+from mixrank.serving.dev_server.loaded_model import Signature
 
 
 def parse_body(body: bytes) -> dict[str, Any]:

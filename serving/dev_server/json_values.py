@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from serving.dev_server.errors import Refused, invalid
+from mixrank.serving.dev_server.errors import Refused, invalid
 
 # As deep as NumPy goes, less the axis of rows.
 MAX_RANK = 31

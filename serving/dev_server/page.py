@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
-from serving.dev_server.metrics import Metrics
-from serving.dev_server.model import Signature
-from serving.dev_server.repository import Repository
-from serving.dev_server.served import AVAILABLE
+from mixrank.serving.dev_server.loaded_model import Signature
+from mixrank.serving.dev_server.prometheus import Metrics
+from mixrank.serving.dev_server.repository import Repository
+from mixrank.serving.dev_server.served import AVAILABLE
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #222 }

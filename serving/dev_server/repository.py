@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from serving import model_config
-from serving.deployment import served
-from serving.dev_server.errors import Refused, invalid
-from serving.dev_server.metrics import Metrics
-from serving.dev_server.model import LoadedModel
-from serving.dev_server.served import AVAILABLE, END, ServedModel, VersionState
-from serving.versions import versions
+from mixrank.serving import model_config
+from mixrank.serving.base import versions
+from mixrank.serving.dev_server.errors import Refused, invalid
+from mixrank.serving.dev_server.loaded_model import LoadedModel
+from mixrank.serving.dev_server.prometheus import Metrics
+from mixrank.serving.dev_server.served import AVAILABLE, END, ServedModel, VersionState
+from mixrank.serving.rollout import served
 
 
 class Repository:

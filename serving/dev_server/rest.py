@@ -15,13 +15,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from serving.dev_server.batching import Runner
-from serving.dev_server.errors import Refused, invalid
-from serving.dev_server.json_tensors import parse_body, parse_tensors, render
-from serving.dev_server.metrics import Metrics
-from serving.dev_server.model import DEFAULT_SIGNATURE, Signature
-from serving.dev_server.page import status_page
-from serving.dev_server.repository import Repository
+from mixrank.serving.dev_server.batching import Runner
+from mixrank.serving.dev_server.errors import Refused, invalid
+from mixrank.serving.dev_server.json_tensors import parse_body, parse_tensors, render
+from mixrank.serving.dev_server.loaded_model import DEFAULT_SIGNATURE, Signature
+from mixrank.serving.dev_server.page import status_page
+from mixrank.serving.dev_server.prometheus import Metrics
+from mixrank.serving.dev_server.repository import Repository
 
 _WHICH = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 PREDICT = re.compile(rf"/v1/models/(?P<name>[^/:]+){_WHICH}:(?P<verb>predict|classify|regress)", re.I | re.A)

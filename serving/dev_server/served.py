@@ -10,10 +10,10 @@ from threading import Condition
 
 import tensorflow as tf
 
-from serving.dev_server.errors import Refused, of_tensorflow
-from serving.dev_server.metrics import Metrics
-from serving.dev_server.model import LoadedModel
-from serving.dev_server.warmup import warm_up
+from mixrank.serving.dev_server.errors import Refused, of_tensorflow
+from mixrank.serving.dev_server.loaded_model import LoadedModel
+from mixrank.serving.dev_server.prometheus import Metrics
+from mixrank.serving.dev_server.replay_warmup import warm_up
 
 LOADING, AVAILABLE, UNLOADING, END = "LOADING", "AVAILABLE", "UNLOADING", "END"
 

@@ -16,12 +16,12 @@ import grpc
 import uvicorn
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from serving.dev_server.batching import Batching, Runner
-from serving.dev_server.grpc_service import ModelService, PredictionService, RefuseUnreadable
-from serving.dev_server.metrics import Metrics
-from serving.dev_server.repository import Repository
-from serving.dev_server.rest import RestApp
-from serving.dev_server.served import AVAILABLE, VersionState
+from mixrank.serving.dev_server.batching import Batching, Runner
+from mixrank.serving.dev_server.grpc_service import ModelService, PredictionService, RefuseUnreadable
+from mixrank.serving.dev_server.prometheus import Metrics
+from mixrank.serving.dev_server.repository import Repository
+from mixrank.serving.dev_server.rest import RestApp
+from mixrank.serving.dev_server.served import AVAILABLE, VersionState
 
 GRPC_OPTIONS = [
     ("grpc.max_receive_message_length", -1),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.transform import KEYS, history_ids
-from schemas.features import History, TimeGap
+from mixrank.components.transform import KEYS, history_ids
+from mixrank.schemas.features import History, TimeGap
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_keys_pass_through(transformed):
 
 
 def test_the_exported_graph_answers_padding_and_unknown_values(toy_spec, toy_transform):
-    from schemas.tfmd import parsing_spec
+    from mixrank.schemas.tfmd import parsing_spec
 
     nothing = tf.train.Example().SerializeToString()
     parsed = tf.io.parse_example([nothing], parsing_spec(toy_spec, labels=False))

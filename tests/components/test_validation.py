@@ -10,11 +10,11 @@ import tensorflow_data_validation as tfdv
 from tensorflow_data_validation.statistics import stats_impl
 from tfx.types import artifact_utils, standard_artifacts
 
-from components.validation import Executor
-from schemas.encode import columns
-from schemas.features import FeatureSpec
-from schemas.synthetic import toy_rows
-from schemas.tfmd import as_text, schema
+from mixrank.components.validation import Executor
+from mixrank.schemas.encode import columns
+from mixrank.schemas.features import FeatureSpec
+from mixrank.schemas.synthetic import toy_rows
+from mixrank.schemas.tfmd import as_text, schema
 
 COLUMNS = {"country": 0.2, "person": 0.3, "price": 0.3}
 

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from pipeline.cli import app
+from mixrank.pipeline.cli import app
 
 USERS = 80
 KILL_AFTER_S = 400
@@ -101,7 +101,7 @@ def killed(tmp_path_factory):
     config = write_config(root / "films.yaml", data=str(write_subset(root / "data")))
     log = root / "killed.txt"
     with log.open("w") as stderr:
-        process = subprocess.Popen([sys.executable, "-m", "pipeline.cli", "run", config], stderr=stderr)
+        process = subprocess.Popen([sys.executable, "-m", "mixrank.pipeline.cli", "run", config], stderr=stderr)
         end = time.monotonic() + KILL_AFTER_S
         while " round 1/" not in log.read_text():
             assert process.poll() is None, f"the run ended before it could be killed:\n{log.read_text()}"

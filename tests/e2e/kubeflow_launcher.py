@@ -102,9 +102,9 @@ class Launcher:
         return given["runtimeValue"]["constant"]
 
     def _start(self, name: str, command: list[str], arguments: list[str], folder: Path) -> None:
-        assert command == ["python", "-m", "pipeline.kubeflow.step"]
+        assert command == ["python", "-m", "mixrank.pipeline.kubeflow.step"]
         if name not in self.processes:
-            from pipeline.kubeflow import step
+            from mixrank.pipeline.kubeflow import step
 
             # TFX reads flags from the command line of the process.
             with mock.patch.object(sys, "argv", [*command[2:], *arguments]):

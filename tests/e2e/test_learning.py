@@ -12,17 +12,17 @@ import keras
 import numpy as np
 import pytest
 
-from components.attainable import IDEAL, PRIOR, evaluated, gain, observers
-from components.coded import Coded
-from components.histories import sequences, slices
-from components.optimizers import build_optimizer
-from components.popularity import count, daily_counts, popularity_of
-from components.ranking_metrics import auc
-from layers.ranker import build_ranker
-from pipeline.config import load_config
-from schemas.datasets.simulated import DATASET, SPEC
-from schemas.simulation.log import DAY_MS, Events, blocks, draw_block
-from schemas.simulation.world import Simulation, World, make_world
+from mixrank.components.examples.dictionary_column import Coded
+from mixrank.components.examples.histories import sequences, slices
+from mixrank.components.examples.popularity import count, daily_counts, popularity_of
+from mixrank.components.judging.attainable_metrics import IDEAL, PRIOR, evaluated, gain, observers
+from mixrank.components.metrics.ranking_metrics import auc
+from mixrank.components.training.optimizers import build_optimizer
+from mixrank.layers.ranking.ranker import build_ranker
+from mixrank.pipeline.config.run_config import load_config
+from mixrank.schemas.datasets.simulated import DATASET, SPEC
+from mixrank.schemas.simulation.log import DAY_MS, Events, blocks, draw_block
+from mixrank.schemas.simulation.world import Simulation, World, make_world
 
 pytestmark = pytest.mark.slow
 

@@ -105,9 +105,9 @@ def test_the_pushed_version_scores_like_the_trained_model(finished):
     import numpy as np
     import tensorflow as tf
 
-    from components.model_check import read_examples
-    from schemas.datasets import load
-    from schemas.encode import decode
+    from mixrank.components.judging.model_check import read_examples
+    from mixrank.schemas.datasets import load
+    from mixrank.schemas.encode import decode
 
     version = Path(finished.about["pushed"])
     assert version.parent == finished.run / "serving" / "films"
@@ -178,8 +178,8 @@ def test_training_alone_uses_the_rows_of_the_run(films, finished, refused):
 
 
 SHOP = """
-from schemas.features import Categorical, EventTime, FeatureSpec, Key, Label, Scenario
-from schemas.tables import Dataset, LogSource, Table
+from mixrank.schemas.features import Categorical, EventTime, FeatureSpec, Key, Label, Scenario
+from mixrank.schemas.tables import Dataset, LogSource, Table
 
 DATASET = Dataset(
     spec=FeatureSpec(

@@ -13,10 +13,11 @@ import pytest
 import typer
 import yaml
 
-from pipeline.commands import submit as submit_command
-from pipeline.config import load_config
-from pipeline.kubeflow.compiler import run_parameters
-from serving import deployment, model_config
+from mixrank.pipeline.commands import submit as submit_command
+from mixrank.pipeline.config.run_config import load_config
+from mixrank.pipeline.kubeflow.compiler import run_parameters
+from mixrank.serving import model_config
+from mixrank.serving.rollout import deployment
 
 KUBEFLOW = Path(__file__).parents[2] / "kubeflow"
 OVERLAYS = sorted(path.name for path in (KUBEFLOW / "overlays").iterdir())

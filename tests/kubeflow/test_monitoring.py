@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serving import deployment
+from mixrank.serving.rollout import deployment
 
 MONITORING = Path(__file__).parents[2] / "kubeflow" / "base" / "monitoring"
 METRICS = yaml.safe_load((MONITORING / "metrics.yaml").read_text())

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from schemas.features import (
+from mixrank.schemas.features import (
     Action,
     Categorical,
     EventTime,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from layers import registry
+from mixrank.layers import registry
 
 
 def test_a_typo_is_answered_without_importing_keras():
@@ -29,7 +29,7 @@ def test_a_typo_is_answered_without_importing_keras():
 
 @pytest.mark.parametrize("name", registry.names())
 def test_what_is_read_from_the_source_is_what_python_sees(name):
-    module = importlib.import_module(f"layers.models.{name}")
+    module = importlib.import_module(f"mixrank.layers.models.{name}")
     model = registry.model(name)
     cls = getattr(module, model.class_name)
     signature = inspect.signature(cls.__init__).parameters.values()

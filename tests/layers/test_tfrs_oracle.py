@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from layers.cross import Cross
-from layers.interaction import DotInteraction
+from mixrank.layers.models.dcnv2.cross import Cross
+from mixrank.layers.models.dlrm.interaction import DotInteraction
 
 pytestmark = pytest.mark.slow
 

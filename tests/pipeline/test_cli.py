@@ -9,13 +9,13 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from layers import budget as budget_of
-from layers import registry
-from layers.inputs import widths
-from pipeline import cli
-from pipeline.commands import terminal
-from schemas import tfmd
-from schemas.datasets import load
+from mixrank.layers import registry
+from mixrank.layers.backbone import budget as budget_of
+from mixrank.layers.ranking.inputs import widths
+from mixrank.pipeline import cli
+from mixrank.pipeline.commands import terminal
+from mixrank.schemas import tfmd
+from mixrank.schemas.datasets import load
 
 
 @pytest.fixture
@@ -32,7 +32,9 @@ def test_without_a_command_it_lists_them(mixrank):
         assert name in shown
 
 
-@pytest.mark.parametrize("reference", ["movielens", "schemas.datasets.movielens", "pipeline/configs/movielens.yaml"])
+@pytest.mark.parametrize(
+    "reference", ["movielens", "mixrank.schemas.datasets.movielens", "pipeline/configs/movielens.yaml"]
+)
 def test_features_are_found_by_dataset_and_by_config(mixrank, reference, request):
     if reference.endswith(".yaml"):
         reference = request.config.rootpath / reference
@@ -157,7 +159,7 @@ def test_a_folder_that_is_no_run_is_named(mixrank, tmp_path):
 
 
 def test_a_wrong_declaration_is_readable_and_debug_raises_it(mixrank, tmp_path):
-    (tmp_path / "shop.py").write_text("from schemas.features import Vocab\n\nVocab(oov=0)\n")
+    (tmp_path / "shop.py").write_text("from mixrank.schemas.features import Vocab\n\nVocab(oov=0)\n")
     result = mixrank("features", tmp_path / "shop.py")
     assert result.exit_code == 1
     assert result.output.splitlines() == [
@@ -169,7 +171,7 @@ def test_a_wrong_declaration_is_readable_and_debug_raises_it(mixrank, tmp_path):
 
 
 def test_an_error_of_another_kind_points_to_the_traceback(mixrank, monkeypatch):
-    from layers import registry
+    from mixrank.layers import registry
 
     def broken():
         raise OSError("disk [gone]")
@@ -184,7 +186,7 @@ def test_an_error_of_another_kind_points_to_the_traceback(mixrank, monkeypatch):
 
 
 def test_an_interrupt_says_how_to_go_on(mixrank, monkeypatch):
-    from layers import registry
+    from mixrank.layers import registry
 
     def interrupted():
         raise KeyboardInterrupt
@@ -206,7 +208,7 @@ def test_training_alone_needs_an_earlier_run(mixrank, tmp_path, command):
 def test_training_alone_needs_rows_of_the_same_spec(mixrank, tmp_path):
     import json
 
-    from schemas.datasets import load
+    from mixrank.schemas.datasets import load
 
     spec = load("movielens").spec.model_dump(mode="json")
     (tmp_path / "movielens").mkdir()
@@ -224,7 +226,7 @@ def test_training_alone_needs_rows_of_the_same_spec(mixrank, tmp_path):
 @pytest.mark.parametrize("arguments", ["features kuairand", "schema movielens --check", "models hemix"])
 def test_looking_something_up_does_not_import_tensorflow(arguments):
     code = (
-        "import sys; from pipeline.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "import sys; from mixrank.pipeline.cli import app; app(sys.argv[1:], standalone_mode=False); "
         "assert not {'tensorflow', 'keras', 'tfx'} & set(sys.modules), 'imported'"
     )
     subprocess.run([sys.executable, "-c", code, *arguments.split()], check=True, capture_output=True)

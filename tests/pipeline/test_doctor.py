@@ -10,8 +10,8 @@ import types
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import doctor
-from pipeline.cli import app
+from mixrank.pipeline import doctor
+from mixrank.pipeline.cli import app
 
 
 def finding(check):

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from pipeline import fingerprint
-from pipeline.fingerprint import of_values, source
+from mixrank.pipeline import fingerprint
+from mixrank.pipeline.fingerprint import of_values, source
 
 FILES = {
     "house/__init__.py": "",
@@ -94,8 +94,13 @@ def test_what_the_components_pass_on_covers_the_layers_and_the_schemas(monkeypat
     seen = set()
     find = fingerprint._find
     monkeypatch.setattr(fingerprint, "_find", lambda name: seen.add(name) or find(name))
-    source("components.trainer", "layers.models")
-    assert {"layers.models.hemix", "layers.token_mixing", "schemas.features", "serving.signatures"} <= seen
+    source("mixrank.components.training.trainer", "mixrank.layers.models")
+    assert {
+        "mixrank.layers.models.hemix.hemix",
+        "mixrank.layers.mixing.token_mixing",
+        "mixrank.schemas.features",
+        "mixrank.serving.export.signatures",
+    } <= seen
     assert not any(name.startswith("pipeline") for name in seen)
 
 

@@ -11,7 +11,7 @@ import warnings
 import absl.logging
 import pytest
 
-from pipeline.runners import _component_progress, quiet
+from mixrank.pipeline.runners import _component_progress, quiet
 
 NAMES = ["ExampleGen", "StatisticsGen", "Trainer"]
 
@@ -32,7 +32,7 @@ def test_each_component_has_a_line_as_it_begins_and_as_it_ends(capsys):
 
 def test_a_component_answered_by_the_cache_took_no_time(capsys, monkeypatch):
     clock = iter([10.0, 13.5, 20.0, 24.25])
-    monkeypatch.setattr("pipeline.runners.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("mixrank.pipeline.runners.time.monotonic", lambda: next(clock))
     with _component_progress(NAMES) as seconds:
         say("Component ExampleGen is running.")
         say("A cached execution 7 is used.")
@@ -88,7 +88,7 @@ def test_libraries_write_to_the_log_and_the_run_to_the_terminal(tmp_path):
     code = """
 import logging, os, sys, warnings
 from pathlib import Path
-from pipeline.runners import quiet
+from mixrank.pipeline.runners import quiet
 with quiet(Path(sys.argv[1])):
     import absl.logging
     absl.logging.info("said through absl")

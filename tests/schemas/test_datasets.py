@@ -6,15 +6,15 @@ import sys
 
 import pytest
 
-from schemas import datasets
-from schemas.tables import Dataset
+from mixrank.schemas import datasets
+from mixrank.schemas.tables import Dataset
 
 OWN = """
-from schemas.datasets.movielens import DATASET as FILMS
+from mixrank.schemas.datasets.movielens import DATASET as FILMS
 
 DATASET = FILMS.model_copy(update={"spec": FILMS.spec.model_copy(update={"name": "own"})})
 """
-WRONG = """from schemas.features import Categorical
+WRONG = """from mixrank.schemas.features import Categorical
 
 GOOD = Categorical("clip", group="item")
 BAD = Categorical(
@@ -33,7 +33,7 @@ def test_every_shipped_dataset_loads_under_its_file_name():
 
 
 def test_a_dotted_path_names_a_module_anywhere(tmp_path, monkeypatch):
-    assert datasets.load("schemas.datasets.kuairand") is datasets.load("kuairand")
+    assert datasets.load("mixrank.schemas.datasets.kuairand") is datasets.load("kuairand")
     (tmp_path / "my_logs").mkdir()
     (tmp_path / "my_logs" / "shop.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
@@ -55,7 +55,7 @@ def test_a_file_needs_no_package(tmp_path):
         ("./movielens", r"there is no dataset `./movielens`; did you mean `movielens`\?"),
         ("..", "there is no dataset"),
         ("/nowhere/shop.py", "dataset file /nowhere/shop.py does not exist"),
-        ("schemas.features", "schemas.features must define DATASET = .*, found NoneType"),
+        ("mixrank.schemas.features", "mixrank.schemas.features must define DATASET = .*, found NoneType"),
     ],
 )
 def test_a_reference_to_nothing_is_named(reference, message):

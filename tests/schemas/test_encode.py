@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.encode import PADDING, check_row, columns, decode, encode, to_instance, to_request
-from schemas.features import (
+from mixrank.schemas.encode import PADDING, check_row, columns, decode, encode, to_instance, to_request
+from mixrank.schemas.features import (
     Action,
     Categorical,
     EventTime,
@@ -21,8 +21,8 @@ from schemas.features import (
     Scenario,
     TimeGap,
 )
-from schemas.synthetic import toy_rows
-from schemas.wire import entry, example, varint
+from mixrank.schemas.synthetic import toy_rows
+from mixrank.schemas.wire import entry, example, varint
 
 SPEC = FeatureSpec(
     name="clips",
@@ -160,7 +160,7 @@ def test_a_missing_number_is_nan_in_an_instance():
 
 
 def test_columns_are_those_of_the_schema():
-    from schemas.tfmd import SERVING, schema
+    from mixrank.schemas.tfmd import SERVING, schema
 
     features = {feature.name: feature for feature in schema(SPEC).feature}
     assert {column.name for column in columns(SPEC)} == set(features)
@@ -177,7 +177,7 @@ def test_decode_names_a_column_of_another_type():
 
 def test_encoding_needs_no_tensorflow():
     code = (
-        "import sys; from schemas.encode import encode; from schemas.datasets import load; "
+        "import sys; from mixrank.schemas.encode import encode; from mixrank.schemas.datasets import load; "
         "spec = load('movielens').spec; encode(spec, {'user_id': 1, 'item_id': 2, 'age_band': 'under_25'}); "
         "assert 'tensorflow' not in sys.modules and 'numpy' not in sys.modules"
     )

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from schemas.features import (
+from mixrank.schemas.features import (
     Action,
     Categorical,
     EventTime,
@@ -172,5 +172,5 @@ def test_scenarios_have_names_for_people():
 
 
 def test_declarations_import_without_tensorflow_and_numpy():
-    code = "import sys, schemas.features, schemas.tables; assert not {'tensorflow', 'numpy'} & set(sys.modules)"
+    code = "import sys; from mixrank.schemas import Dataset; assert not {'tensorflow', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

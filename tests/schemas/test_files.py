@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.files import locked, write_atomically
+from mixrank.schemas.files import locked, write_atomically
 
 
 def test_a_file_is_written_and_replaced(tmp_path):

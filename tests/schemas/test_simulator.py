@@ -9,10 +9,19 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from schemas.simulation import log as simulated_log
-from schemas.simulation.log import DAY_MS, Events, blocks, draw_block, first_ms, read_blocks, read_settings, write_log
-from schemas.simulation.observer import Observer
-from schemas.simulation.world import AGE_SHARES, SCENARIO_SHARES, Simulation, World, contrasts, make_world
+from mixrank.schemas.simulation import log as simulated_log
+from mixrank.schemas.simulation.log import (
+    DAY_MS,
+    Events,
+    blocks,
+    draw_block,
+    first_ms,
+    read_blocks,
+    read_settings,
+    write_log,
+)
+from mixrank.schemas.simulation.observer import Observer
+from mixrank.schemas.simulation.world import AGE_SHARES, SCENARIO_SHARES, Simulation, World, contrasts, make_world
 
 TINY = Simulation(users=7, items=9, days=4, impressions=2.0, seed=3)
 KINDS = {"topics": 9, "tastes": 4, "intents": 4}
@@ -304,7 +313,7 @@ def test_the_ideal_reader_is_the_sum_over_all_that_is_hidden(observer):
 def test_chosen_rows_are_predicted_as_among_all(world, events, monkeypatch):
     observer, rows = Observer(before=20, within=5), np.array([7, 3, 50_000])
     expected = observer.predict(world, events)[rows]
-    monkeypatch.setattr("schemas.simulation.observer.CHUNK", 2)
+    monkeypatch.setattr("mixrank.schemas.simulation.observer.CHUNK", 2)
     np.testing.assert_allclose(observer.predict(world, events, rows), expected, rtol=1e-9)
 
 

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from schemas import datasets
-from schemas.encode import check_row, columns
-from schemas.features import Categorical, FeatureSpec, MultiCategorical, Numeric
-from schemas.synthetic import toy_rows
+from mixrank.schemas import datasets
+from mixrank.schemas.encode import check_row, columns
+from mixrank.schemas.features import Categorical, FeatureSpec, MultiCategorical, Numeric
+from mixrank.schemas.synthetic import toy_rows
 
 
 def test_a_seed_means_the_same_rows(toy_spec):
@@ -20,7 +20,7 @@ def test_a_seed_means_the_same_rows(toy_spec):
 
 def test_a_seed_means_the_same_rows_in_every_process():
     code = (
-        "import zlib; from schemas.datasets import load; from schemas.synthetic import toy_rows; "
+        "import zlib; from mixrank.schemas.datasets import load; from mixrank.schemas.synthetic import toy_rows; "
         "print(zlib.crc32(repr(list(toy_rows(load('movielens').spec, 9, seed=2))).encode()))"
     )
     seen = {

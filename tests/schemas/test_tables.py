@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from schemas import datasets
-from schemas.features import Categorical, EventTime, FeatureSpec, Key, Label, MultiCategorical, Numeric, Scenario
-from schemas.tables import (
+from mixrank.schemas import datasets
+from mixrank.schemas.features import (
+    Categorical,
+    EventTime,
+    FeatureSpec,
+    Key,
+    Label,
+    MultiCategorical,
+    Numeric,
+    Scenario,
+)
+from mixrank.schemas.tables import (
     CalendarDay,
     Cut,
     Dataset,

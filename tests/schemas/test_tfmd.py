@@ -6,9 +6,9 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from schemas import datasets
-from schemas.features import Categorical, FeatureSpec, MultiCategorical, Numeric
-from schemas.tfmd import GENERATED, SERVING, TRAINING, as_text, parsing_spec, schema
+from mixrank.schemas import datasets
+from mixrank.schemas.features import Categorical, FeatureSpec, MultiCategorical, Numeric
+from mixrank.schemas.tfmd import GENERATED, SERVING, TRAINING, as_text, parsing_spec, schema
 
 
 @pytest.fixture(scope="module")

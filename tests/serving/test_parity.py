@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from schemas.encode import encode
+from mixrank.schemas.encode import encode
 
 ROWS = 40
 
@@ -18,7 +18,7 @@ def examples(toy_spec, toy_data):
 @pytest.fixture(scope="module")
 def compared(toy_export, toy_scores, examples):
     """The reference, the differences by way and task, and what was said on the way."""
-    from serving.parity import parity
+    from mixrank.serving.parity import parity
 
     in_memory = {task: scores[:ROWS, 0].copy() for task, scores in toy_scores.items()}
     said = []
@@ -42,7 +42,7 @@ def test_keras_savedmodel_rest_grpc_and_beam_agree(compared):
 
 @pytest.mark.slow
 def test_the_savedmodel_is_the_reference_where_no_other_is_given(toy_export, toy_scores, examples):
-    from serving.parity import REFERENCE, parity
+    from mixrank.serving.parity import REFERENCE, parity
 
     reference, found = parity(toy_export.folder, examples[:3], name="toy")
     assert reference == REFERENCE
@@ -50,7 +50,7 @@ def test_the_savedmodel_is_the_reference_where_no_other_is_given(toy_export, toy
 
 
 def test_a_difference_names_the_row_it_is_largest_in():
-    from serving.parity import _difference
+    from mixrank.serving.parity import _difference
 
     found = _difference("Beam", "click", np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.1, 0.25, 0.31]))
     assert (found.rows, found.row) == (3, 1)
@@ -60,14 +60,14 @@ def test_a_difference_names_the_row_it_is_largest_in():
 
 @pytest.mark.parametrize("answer", [[], [0.1, 0.2, 0.3]])
 def test_a_way_that_answers_too_few_or_too_many_rows_is_refused(answer):
-    from serving.parity import _difference
+    from mixrank.serving.parity import _difference
 
     with pytest.raises(ValueError, match=f"Beam answered {len(answer)} scores of click for 2 rows"):
         _difference("Beam", "click", np.array([0.1, 0.2]), np.array(answer))
 
 
 def test_parity_needs_rows(toy_export):
-    from serving.parity import parity
+    from mixrank.serving.parity import parity
 
     with pytest.raises(ValueError, match="parity needs at least one row, received none"):
         parity(toy_export.folder, [])

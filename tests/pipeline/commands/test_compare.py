@@ -7,10 +7,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import cli
-from pipeline.comparing.plan import trials
-from pipeline.config import load_config
-from schemas import datasets
+from mixrank.pipeline import cli
+from mixrank.pipeline.comparing.trial_plan import trials
+from mixrank.pipeline.config.run_config import load_config
+from mixrank.schemas import datasets
 
 CONFIG = """
 name: mine
@@ -32,7 +32,7 @@ compare:
 
 @pytest.fixture
 def mixrank(tmp_path, monkeypatch):
-    from pipeline.commands import terminal
+    from mixrank.pipeline.commands import terminal
 
     monkeypatch.setattr(terminal.console, "width", 200)
     file = tmp_path / "mine.yaml"
@@ -102,7 +102,7 @@ def test_a_report_of_a_part(mixrank, after_a_run, tmp_path, monkeypatch):
         found |= {"dense_parameters": 100_000, "peak_mb": 1.0, "code": "c"}
         (trial.folder / "result.json").write_text(json.dumps(found))
     monkeypatch.setattr(
-        "pipeline.comparing.comparison.Comparison.baselines",
+        "mixrank.pipeline.comparing.run_comparison.Comparison.baselines",
         lambda self, say: {"additive log-odds": {"is_click": {"overall": numbers}}},
     )
     result = mixrank("compare", "two", "--report-only")

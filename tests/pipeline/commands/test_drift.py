@@ -11,10 +11,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipeline.commands.drift import drift
-from schemas.synthetic import START_MS, toy_rows
-from serving.logged_rows import LoggedRows
-from serving.row_summary import read_vocabularies, summarize
+from mixrank.pipeline.commands.drift import drift
+from mixrank.schemas.synthetic import START_MS, toy_rows
+from mixrank.serving.drift.logged_rows import LoggedRows
+from mixrank.serving.drift.row_summary import read_vocabularies, summarize
 
 app = typer.Typer()
 app.command()(drift)

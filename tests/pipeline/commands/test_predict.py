@@ -12,10 +12,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipeline.commands import predict as predict_command
-from pipeline.commands.predict import predict
-from serving.golden import write_golden
-from serving.inputs import Inputs, load_spec
+from mixrank.pipeline.commands import predict as predict_command
+from mixrank.pipeline.commands.predict import predict
+from mixrank.serving.client.request_rows import Inputs, load_spec
+from mixrank.serving.export.golden import write_golden
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def local(monkeypatch, folder):
         def rank(self, request, candidates):
             return [{"click": price, "buy": 0.0} for price in self.inputs.request(request, candidates)["price"]]
 
-    monkeypatch.setitem(sys.modules, "serving.local_model", SimpleNamespace(LocalModel=LocalModel))
+    monkeypatch.setitem(sys.modules, "mixrank.serving.export.local_model", SimpleNamespace(LocalModel=LocalModel))
     return folder
 
 

@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipeline.commands import score as score_command
-from schemas.encode import encode
+from mixrank.pipeline.commands import score as score_command
+from mixrank.schemas.encode import encode
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_histogram_is_one_line():
 
 def test_a_raw_log_is_joined_before_it_is_scored(mixrank_score, monkeypatch, toy_data, toy_export, tmp_path):
     """The days, the data folder and the Beam options reach ExampleGen, and its examples are what is scored."""
-    from components import log_scoring
+    from mixrank.components.examples import log_scoring
 
     asked = []
 

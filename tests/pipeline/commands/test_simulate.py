@@ -9,10 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipeline.commands.simulate import simulate
-from pipeline.config import load_config
-from schemas.simulation.log import read_settings
-from schemas.simulation.world import Simulation
+from mixrank.pipeline.commands.simulate import simulate
+from mixrank.pipeline.config.run_config import load_config
+from mixrank.schemas.simulation.log import read_settings
+from mixrank.schemas.simulation.world import Simulation
 
 
 def run(*arguments: str):

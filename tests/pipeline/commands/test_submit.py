@@ -16,9 +16,9 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipeline.commands import submit as submit_command
-from pipeline.kubeflow.compiled_spec import CompiledSpec
-from pipeline.kubeflow.run_progress import MOST_FAILURES, follow, read_run
+from mixrank.pipeline.commands import submit as submit_command
+from mixrank.pipeline.kubeflow.compiled_spec import CompiledSpec
+from mixrank.pipeline.kubeflow.run_progress import MOST_FAILURES, follow, read_run
 
 COMPILED = Path(__file__).parents[3] / "kubeflow" / "compiled"
 TASKS = ("CsvGen", "Trainer", "Pusher")
@@ -107,7 +107,7 @@ def test_without_a_compiled_pipeline_the_config_is_compiled_with_its_overrides(s
         output.write_text(spec.read_text())
         return output
 
-    monkeypatch.setattr("pipeline.kubeflow.compiler.compile_pipeline", compile_pipeline)
+    monkeypatch.setattr("mixrank.pipeline.kubeflow.compiler.compile_pipeline", compile_pipeline)
     result = submit("--set", "train.epochs=3", "--no-wait", spec=None)
     assert result.exit_code == 0, result.output
     (config,) = compiled
@@ -293,7 +293,7 @@ def test_an_interrupt_leaves_the_run_alone(submit, kubeflow, monkeypatch):
         raise KeyboardInterrupt
 
     kubeflow.script = [{}, {}]
-    monkeypatch.setattr("pipeline.kubeflow.run_progress.follow.__kwdefaults__", {"sleep": interrupted})
+    monkeypatch.setattr("mixrank.pipeline.kubeflow.run_progress.follow.__kwdefaults__", {"sleep": interrupted})
     result = submit()
     assert result.exit_code == 130
     assert f"interrupted; the run goes on: {kubeflow.host}/#/runs/details/run-1" in result.output

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.comparing import page
-from pipeline.comparing.judging import judge
-from pipeline.comparing.plan import Trial
-from pipeline.comparing.results import collect
-from pipeline.comparing.significance import paired_t_test, t_test
-from pipeline.comparing.tables import Table
-from pipeline.reports.comparison import exact_metrics
-from schemas import datasets
+from mixrank.pipeline.comparing import comparison_page
+from mixrank.pipeline.comparing.judging import judge
+from mixrank.pipeline.comparing.results import collect
+from mixrank.pipeline.comparing.significance import paired_t_test, t_test
+from mixrank.pipeline.comparing.trial_plan import Trial
+from mixrank.pipeline.config.comparison_tables import Table
+from mixrank.pipeline.reports.against_last_pushed import exact_metrics
+from mixrank.schemas import datasets
 
 VARIANTS = tuple({"name": name, "model": {"name": name}} for name in ("hemix", "dlrm", "dcnv2"))
 AUCS = {"hemix": (0.76, 0.77, 0.765), "dlrm": (0.70, 0.71, 0.72), "dcnv2": (0.75, 0.74, 0.76)}
@@ -79,7 +79,7 @@ def test_a_table_that_takes_a_model_apart_tests_against_the_whole_one(tmp_path):
     assert dlrm.paired["click"] == paired_t_test(*(dict(enumerate(AUCS[name])) for name in ("dlrm", "dcnv2")))
     assert dcnv2.p_value == dcnv2.paired == dcnv2.adjusted == {}
     assert dlrm.adjusted["click"] == pytest.approx(2 * min(hemix.p_value["click"], dlrm.p_value["click"]))
-    (grid, *_) = page.grids(results, {})
+    (grid, *_) = comparison_page.grids(results, {})
     assert "t-test of AUC against dcnv2 (2 tests at this size" in grid.notes[0]
     assert grid.rows[2][-3:] == ("-", "-", "-")
 
@@ -96,9 +96,9 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(tmp_path):
     assert hemix.trained == (0, 1)
     assert hemix.paired["click"] == paired_t_test({0: 0.76, 1: 0.77}, {0: 0.75, 1: 0.74})
     assert results.missing == ["hemix seed 2", "dlrm seed 0", "dlrm seed 1", "dlrm seed 2"]
-    (grid, *_) = page.grids(results, {})
+    (grid, *_) = comparison_page.grids(results, {})
     assert [row[0] for row in grid.rows] == ["hemix (2 of 3 seeds)", "dcnv2"]
-    page.write_pages(tmp_path, {"three": results}, {}, "about")
+    comparison_page.write_pages(tmp_path, {"three": results}, {}, "about")
     assert "Not trained yet: hemix seed 2, dlrm seed 0" in (tmp_path / "report.md").read_text()
 
 
@@ -111,7 +111,7 @@ def test_one_training_is_neither_best_nor_what_others_are_tested_against(tmp_pat
     hemix, dlrm, dcnv2 = results.parts[None]
     assert dlrm.p_value["click"] == dcnv2.p_value["click"] == t_test(AUCS["dlrm"], AUCS["dcnv2"])
     assert math.isnan(hemix.p_value["click"])
-    assert {line for line, _ in page.grids(results, {})[0].best} == {2}
+    assert {line for line, _ in comparison_page.grids(results, {})[0].best} == {2}
 
 
 def test_slopes_over_sizes(tmp_path):
@@ -121,14 +121,14 @@ def test_slopes_over_sizes(tmp_path):
     assert found.value == pytest.approx(0.01)
     assert found.low < 0.01 < found.high
     assert results.slopes["hemix", "click", "log_loss"].value == pytest.approx(-0.01)
-    assert len(page.plots(results)) == 2
-    assert page.grids(results, {})[-1].rows[0][:3] == ("hemix", "click", "AUC")
+    assert len(comparison_page.plots(results)) == 2
+    assert comparison_page.grids(results, {})[-1].rows[0][:3] == ("hemix", "click", "AUC")
 
 
 def test_every_size_of_a_table_has_its_part_of_the_page_and_its_panel(tmp_path):
     table = Table(title="two sizes", variants=VARIANTS, budgets=("100K", "1M"))
     results = collect(table, trained(tmp_path, AUCS, (10**5, 10**6)))
-    html, markdown = page.write_pages(tmp_path, {"mine": results}, {}, "about")
+    html, markdown = comparison_page.write_pages(tmp_path, {"mine": results}, {}, "about")
     assert [f"**click, {at} dense parameters**" in markdown.read_text() for at in ("100K", "1M")] == [True, True]
     (picture,) = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", html.read_text())
     drawn = base64.b64decode(picture).decode()
@@ -139,7 +139,7 @@ def test_the_pages_hold_what_was_found(tmp_path):
     table = Table(title="three <models>", reference="dlrm", variants=VARIANTS)
     results = collect(table, trained(tmp_path, AUCS))
     numbers = {"auc": 0.7, "gauc": 0.6, "log_loss": 0.5, "calibration": 1.0}
-    html, markdown = page.write_pages(
+    html, markdown = comparison_page.write_pages(
         tmp_path, {"mine": results}, {"additive": {"click": {"overall": numbers}}}, "kuairand, 3 seeds"
     )
     text = markdown.read_text()
@@ -161,14 +161,14 @@ def test_trainings_by_other_code_are_pointed_out(tmp_path):
     file = trials[0].folder / "result.json"
     file.write_text(file.read_text().replace('"abc"', '"def"'))
     results = collect(Table(title="three", variants=VARIANTS), trials)
-    _, markdown = page.write_pages(tmp_path, {"mine": results}, {}, "about")
+    _, markdown = comparison_page.write_pages(tmp_path, {"mine": results}, {}, "about")
     assert "Trained by 2 versions of the code" in markdown.read_text()
 
 
 def test_every_metric_is_shown_inside_the_scenarios(tmp_path):
     # No user of the scenario has both outcomes: no GAUC there.
     results = collect(Table(title="three", variants=VARIANTS), trained(tmp_path, AUCS, inside={"gauc": math.nan}))
-    auc, gauc, log_loss = (grid for grid in page.grids(results, {}) if "inside" in grid.title)
+    auc, gauc, log_loss = (grid for grid in comparison_page.grids(results, {}) if "inside" in grid.title)
     assert [grid.title.partition(" inside")[0] for grid in (auc, gauc, log_loss)] == ["AUC", "GAUC", "Log loss"]
     assert auc.headers == ("model", "click, scenario 7")
     assert auc.rows[0] == ("hemix", "0.7750 ± 0.0050")

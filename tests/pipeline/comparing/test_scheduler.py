@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.comparing.scheduler import Job, alone, run_jobs
+from mixrank.pipeline.comparing.scheduler import Job, alone, run_jobs
 
 WORKER = """
 import json, os, sys, time
 from pathlib import Path
-from pipeline.comparing.trial import run
+from mixrank.pipeline.comparing.trial import run
 
 def work(folder):
     about = json.loads((folder / "trial.json").read_text())
@@ -41,7 +41,7 @@ if __name__ == "__main__":
 LAUNCHER = """
 import sys
 from pathlib import Path
-from pipeline.comparing.scheduler import Job, run_jobs
+from mixrank.pipeline.comparing.scheduler import Job, run_jobs
 run_jobs([Job("sleeper", "s", "a_worker", Path(sys.argv[1]))], parallel=1, say=print)
 """
 

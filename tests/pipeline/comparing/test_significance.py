@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.comparing.significance import holm, paired_t_test, slope, t_test
+from mixrank.pipeline.comparing.significance import holm, paired_t_test, slope, t_test
 
 
 def test_welch_by_hand():

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import load_config
+from mixrank.pipeline.config.run_config import load_config
 
 COMPILED = Path(__file__).parents[3] / "kubeflow" / "compiled"
 NAMES = ("kuairand", "movielens")
 
 
 def compile_(name, *overrides):
-    from pipeline.kubeflow.compiler import compiled
+    from mixrank.pipeline.kubeflow.compiler import compiled
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -46,7 +46,7 @@ def kuairand():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_committed_file_is_what_the_config_compiles_to(name):
-    from pipeline.kubeflow.compiler import compiled, image_of
+    from mixrank.pipeline.kubeflow.compiler import compiled, image_of
 
     path = COMPILED / f"{name}.yaml"
     image = image_of(path)
@@ -218,14 +218,14 @@ def test_a_wrong_setting_is_refused_by_name(override, message):
 
 
 def test_the_api_takes_yaml_only(tmp_path):
-    from pipeline.kubeflow.compiler import compile_pipeline
+    from mixrank.pipeline.kubeflow.compiler import compile_pipeline
 
     with pytest.raises(ValueError, match=r"--output must end in \.yaml.*pipeline\.json"):
         compile_pipeline(load_config("movielens"), tmp_path / "pipeline.json")
 
 
 def test_a_file_that_is_no_compiled_pipeline_is_named(tmp_path):
-    from pipeline.kubeflow.compiler import image_of
+    from mixrank.pipeline.kubeflow.compiler import image_of
 
     for text, message in ((None, "does not exist"), ("a: 1", "is no compiled pipeline"), ("{", "is no compiled pip")):
         path = tmp_path / "pipeline.yaml"
@@ -246,7 +246,7 @@ def git(folder, *arguments):
 def test_the_image_is_named_by_version_and_commit(tmp_path, monkeypatch):
     from importlib.metadata import version
 
-    from pipeline.kubeflow import image
+    from mixrank.pipeline.kubeflow import image
 
     monkeypatch.setattr(image, "CHECKOUT", tmp_path)
     assert image.image_name() == f"mixrank:{version('mixrank')}"

@@ -137,7 +137,7 @@ def entry_points() -> set[str]:
         for executor in spec["deploymentSpec"]["executors"].values():
             arguments = executor["container"]["args"]
             found.add(arguments[arguments.index("--executor_class_path") + 1])
-            assert executor["container"]["command"] == ["python", "-m", "pipeline.kubeflow.step"]
+            assert executor["container"]["command"] == ["python", "-m", "mixrank.pipeline.kubeflow.step"]
         for task in spec["root"]["dag"]["tasks"].values():
             for name, value in task["inputs"]["parameters"].items():
                 if name in ("run_fn", "preprocessing_fn", "module_path"):
@@ -163,7 +163,11 @@ print(json.dumps(found))
 @pytest.mark.slow
 def test_every_entry_point_of_a_compiled_pipeline_imports_from_the_installed_wheel(installed):
     names = entry_points()
-    assert {"components.trainer.run_fn", "components.transform.preprocessing_fn", "components.evaluator"} < names
+    assert {
+        "mixrank.components.training.trainer.run_fn",
+        "mixrank.components.transform.preprocessing_fn",
+        "mixrank.components.judging.evaluation",
+    } < names
     files = json.loads(run(installed, "-W", "ignore", "-c", IMPORT_ALL, json.dumps(sorted(names))).splitlines()[-1])
     ours = {name: file for name, file in files.items() if not name.startswith("tfx.")}
     assert len(ours) >= 10
@@ -173,7 +177,7 @@ def test_every_entry_point_of_a_compiled_pipeline_imports_from_the_installed_whe
 
 @pytest.mark.slow
 def test_a_step_and_the_command_start_from_the_wheel(installed):
-    assert "--executor_class_path" in run(installed, "-m", "pipeline.kubeflow.step", "--help")
+    assert "--executor_class_path" in run(installed, "-m", "mixrank.pipeline.kubeflow.step", "--help")
     assert "from raw impression logs" in run(installed.with_name("mixrank"), "--help")
 
 

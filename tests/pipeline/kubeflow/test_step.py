@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from pipeline.kubeflow.step import localise, publish
+from mixrank.pipeline.kubeflow.step import localise, publish
 
 MODEL = {"instanceSchema": "title: tfx.Model\ntype: object\n"}
 INPUTS = {"artifacts": {"model": {"artifactType": MODEL}}, "parameters": {"preset": {"parameterType": "STRING"}}}

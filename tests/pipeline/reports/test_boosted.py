@@ -4,16 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.boosted_trees import BoostedTrees
-from components.example_arrays import read_examples
-from components.ranking_metrics import auc
-from pipeline.reports.boosted import write_boosted_trees
-from schemas.encode import encode
-from schemas.synthetic import toy_rows
+from mixrank.components.baselines.boosted_trees import BoostedTrees
+from mixrank.components.baselines.example_arrays import read_examples
+from mixrank.components.metrics.ranking_metrics import auc
+from mixrank.pipeline.reports.boosted import write_boosted_trees
+from mixrank.schemas.encode import encode
+from mixrank.schemas.synthetic import toy_rows
 
 DATASET = """
-from schemas.features import FeatureSpec
-from schemas.tables import CalendarDay, Dataset, LogSource, Table
+from mixrank.schemas.features import FeatureSpec
+from mixrank.schemas.tables import CalendarDay, Dataset, LogSource, Table
 
 SPEC = FeatureSpec.model_validate_json({spec!r})
 DATASET = Dataset(spec=SPEC, source=LogSource(log=Table(files=("log.csv",)), window=CalendarDay(timezone="Asia/Tokyo")))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from pipeline.reports.intervals import draw_users, percentile_interval, resampled_metrics
+from mixrank.pipeline.reports.intervals import draw_users, percentile_interval, resampled_metrics
 
 
 @pytest.fixture

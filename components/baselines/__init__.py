@@ -1,0 +1,5 @@
+"""What every model is compared with: additive log-odds and boosted trees."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

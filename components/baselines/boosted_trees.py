@@ -1,0 +1,221 @@
+"""The baseline that a deep model must beat: gradient-boosted trees on target statistics of earlier days."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from mixrank.components.baselines.example_arrays import ExampleArrays
+from mixrank.components.examples import TargetStatistics
+from mixrank.schemas import Action, Categorical, FeatureSpec, History, MultiCategorical, Numeric, TimeGap
+
+# Up to so many values the trees divide by themselves; scikit-learn takes 255 at most, and rare ones teach it little.
+CATEGORIES = 64
+
+
+class BoostedTrees:
+    """One `HistGradientBoostingClassifier` per task, on what a spec's columns say of a row.
+
+    * User, item, every `MultiCategorical` and every `Categorical` of more than `CATEGORIES` values, scenario x user,
+      scenario x item, and user x each other attribute of the item: `TargetStatistics` of all tasks.
+    * Scenario and the other `Categorical`s: the value, as a category. One that was not seen counts as missing.
+    * `Numeric`: the number.
+    * `History`: number of events, share of each flag and the flags of the newest event, seconds since the newest and
+      the oldest one; and of the events that share a value with the row, per field: number, share of each task among
+      them, seconds since the newest.
+
+    Args:
+        spec: the columns.
+        smoothing: float > 0. Of the target statistics.
+        trees: int >= 1. Trees per task; there is no early stopping.
+        learning_rate: float > 0.
+        leaves: int >= 2. Most leaves of a tree.
+        min_rows: int >= 1. Fewest training rows of a leaf.
+        l2: float >= 0. L2 regularisation of the leaves' values.
+
+    Raises:
+        ValueError: if an argument is out of bounds.
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        *,
+        smoothing: float = 10.0,
+        trees: int = 200,
+        learning_rate: float = 0.05,
+        leaves: int = 31,
+        min_rows: int = 100,
+        l2: float = 10.0,
+    ) -> None:
+        bounds: dict[str, tuple[float, float]] = {
+            "trees": (trees, 1), "leaves": (leaves, 2), "min_rows": (min_rows, 1), "l2": (l2, 0),
+        }  # fmt: skip
+        for name, (value, least) in bounds.items():
+            if not value >= least:
+                raise ValueError(f"`{name}` must be >= {least}, received {value}")
+        for name, value in (("smoothing", smoothing), ("learning_rate", learning_rate)):
+            if not value > 0:
+                raise ValueError(f"`{name}` must be > 0, received {value}")
+        self.spec = spec
+        self.smoothing = smoothing
+        self.settings: dict[str, Any] = {
+            "max_iter": trees,
+            "learning_rate": learning_rate,
+            "max_leaf_nodes": leaves,
+            "min_samples_leaf": min_rows,
+            "l2_regularization": l2,
+            "early_stopping": False,
+            "random_state": 0,
+        }
+        self.statistics: dict[str, TargetStatistics] = {}
+        self.categories: dict[str, NDArray[np.int32]] = {}
+        self.models: dict[str, HistGradientBoostingClassifier] = {}
+
+    def fit(self, rows: ExampleArrays, days: ArrayLike) -> BoostedTrees:
+        """Counts the training rows and grows the trees; a row's features know the days before its own.
+
+        Args:
+            rows: training rows.
+            days: integers, `(rows,)`, ascending with time.
+
+        Raises:
+            ValueError: if a task's labels are all equal, or `days` does not fit.
+        """
+        labels = np.stack([rows.columns[task] for task in self.spec.tasks], axis=1)
+        for task, column in zip(self.spec.tasks, labels.T, strict=True):
+            rate = column.mean() if len(column) else np.nan
+            if not 0 < rate < 1:
+                raise ValueError(f"task `{task}` must have both 0 and 1, received {len(column)} rows with mean {rate}")
+        self.categories = {}
+        keys = (self.spec.user.name, self.spec.item.name)
+        for feature in (self.spec.scenario, *self.spec.inputs):
+            if isinstance(feature, MultiCategorical | Numeric) or feature.name in keys:
+                continue
+            known = np.unique(rows.columns[feature.name])
+            if len(known := known[known > 0]) <= CATEGORIES:
+                self.categories[feature.name] = known
+        self.statistics = {
+            name: TargetStatistics(smoothing=self.smoothing).fit(values, days, labels)
+            for name, values in self._counted(rows)
+        }
+        table = self.features(rows, days)
+        self.models = {
+            task: HistGradientBoostingClassifier(**self.settings, categorical_features=list(self.categories)).fit(
+                table, column
+            )
+            for task, column in zip(self.spec.tasks, labels.T, strict=True)
+        }
+        return self
+
+    def predict(self, rows: ExampleArrays) -> dict[str, NDArray[np.float64]]:
+        """Task -> probability of every row, `(rows,)`; every training day counts as earlier.
+
+        Raises:
+            ValueError: before `fit`.
+        """
+        table = self.features(rows)
+        return {task: model.predict_proba(table)[:, 1] for task, model in self.models.items()}
+
+    def features(self, rows: ExampleArrays, days: ArrayLike | None = None) -> pd.DataFrame:
+        """What the trees read, float32, one named column per feature.
+
+        Args:
+            rows: any rows.
+            days: as in `fit`; None for rows after all training days.
+
+        Raises:
+            ValueError: before `fit`, or if `days` does not fit.
+        """
+        if not self.statistics:
+            raise ValueError("`fit` must be called first")
+        found: dict[str, Any] = {}
+        for name, values in self._counted(rows):
+            rates, counts = self.statistics[name].transform(values, days)
+            found |= {f"{name}.{task}": rate for task, rate in zip(self.spec.tasks, rates.T, strict=True)}
+            found[f"{name}.rows"] = counts
+        for name, known in self.categories.items():
+            place = np.searchsorted(known, rows.columns[name])
+            seen = np.isin(rows.columns[name], known)
+            found[name] = np.where(seen, place, np.nan)
+        found |= {f.name: rows.columns[f.name] for f in self.spec.inputs if isinstance(f, Numeric)}
+        for history in self.spec.histories:
+            found |= {f"{history.name}.{name}": column for name, column in _history(self.spec, history, rows)}
+        return pd.DataFrame({name: np.asarray(column, np.float32) for name, column in found.items()})
+
+    def _counted(self, rows: ExampleArrays) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Name and codes of everything that has target statistics."""
+        columns = rows.columns
+        user, item, scenario = self.spec.user.name, self.spec.item.name, self.spec.scenario.name
+        yield user, columns[user]
+        yield item, columns[item]
+        for key in (user, item):
+            yield f"{scenario}*{key}", _crossed(columns[scenario], columns[key])
+        for feature in self.spec.inputs:
+            if isinstance(feature, Numeric) or feature.name in (user, item):
+                continue
+            if feature.name not in self.categories:
+                yield feature.name, columns[feature.name]
+            if feature.group == "item":
+                yield f"{user}*{feature.name}", _crossed(columns[user], columns[feature.name])
+
+
+def _crossed(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.int64]:
+    """One number per pair of codes, 0 where one is missing; `right` may have several per row."""
+    left = left.reshape(-1, *[1] * (right.ndim - 1)).astype(np.int64)
+    return np.where((left > 0) & (right > 0), (left << 31) + right, 0)
+
+
+def _history(spec: FeatureSpec, history: History, rows: ExampleArrays) -> Iterator[tuple[str, Any]]:
+    """Name and column of each feature of a history."""
+    events = rows.events[history.name]
+    fields = list(spec.history_fields(history))
+    flags = {
+        flag: (rows.columns[name] >= 0) & (rows.columns[name] >> bit & 1 > 0)
+        for name, field in fields
+        if isinstance(field, Action)
+        for bit, flag in enumerate(field.flags)
+    }
+    gaps = next((rows.columns[name] for name, field in fields if isinstance(field, TimeGap)), None)
+    yield "events", events
+    for flag, set_ in flags.items():
+        yield flag, _share(set_.sum(axis=1), events)
+        yield f"newest.{flag}", np.where(events > 0, set_[:, 0], np.nan)
+    if gaps is not None:
+        yield "newest.seconds", _least(gaps)
+        yield "oldest.seconds", -_least(-gaps)
+    for name, field in fields:
+        if not isinstance(field, Categorical | MultiCategorical):
+            continue
+        same = _shares_a_value(rows.columns[name], rows.columns[field.name])
+        count = same.sum(axis=1)
+        yield f"same_{field.name}", count
+        for task in spec.tasks:
+            if task in flags:
+                yield f"same_{field.name}.{task}", _share((same & flags[task]).sum(axis=1), count)
+        if gaps is not None:
+            yield f"same_{field.name}.seconds", _least(np.where(same, gaps, np.nan))
+
+
+def _shares_a_value(events: NDArray[Any], own: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which events `(rows, events[, values])` have a value of the row `(rows[, values])`."""
+    found = np.zeros(events.shape[:2], bool)
+    for theirs in np.moveaxis(events.reshape(*events.shape[:2], -1), -1, 0):
+        for value in own.reshape(len(own), -1).T:
+            found |= (theirs == value[:, None]) & (theirs > 0)
+    return found
+
+
+def _share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[Any]:
+    return np.divide(part, whole, np.full(len(part), np.nan), where=whole > 0)
+
+
+def _least(numbers: NDArray[Any]) -> NDArray[Any]:
+    """The smallest number of each line, NaN if it has none."""
+    least = np.where(np.isnan(numbers), np.inf, numbers).min(axis=1, initial=np.inf)
+    return np.where(np.isinf(least), np.nan, least)

@@ -1,0 +1,153 @@
+"""All rows of `tf.Example` files as NumPy arrays, with numbers in place of texts and ids, and histories as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mixrank.schemas import Action, FeatureSpec, MultiCategorical, TimeGap
+from mixrank.schemas.encode import PADDING, UNKNOWN_GAP, Column, columns
+
+BATCH = 4096
+
+
+@dataclass(frozen=True)
+class ExampleArrays:
+    """Rows of some splits, one split after the other.
+
+    Args:
+        columns: column -> array. Keys, scenario and categorical columns: int32 codes, 0 for a missing value; the
+            columns of one feature, its own and those in histories, share their codes. `Numeric`: float32, NaN if
+            missing. `Action`: int16 bit masks, -1 behind the last event. `TimeGap`: float32 seconds, NaN where the
+            time is not known and behind the last event. Time and labels: int64. Shape `(rows,)`, of
+            `MultiCategorical` `(rows, values)`, in a history `(rows, events)` and `(rows, events, values)`.
+        events: history -> int64 `(rows,)`, the number of its events.
+        ends: number of rows up to the end of each split.
+    """
+
+    columns: dict[str, NDArray[Any]]
+    events: dict[str, NDArray[np.int64]]
+    ends: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def between(self, first: int, end: int) -> ExampleArrays:
+        """The rows first, ..., end - 1, as one split; shares the memory."""
+        return ExampleArrays(
+            {name: column[first:end] for name, column in self.columns.items()},
+            {name: count[first:end] for name, count in self.events.items()},
+            (end - first,),
+        )
+
+
+def read_examples(spec: FeatureSpec, patterns: Sequence[str]) -> ExampleArrays:
+    """Reads every column of a spec.
+
+    Args:
+        spec: the columns.
+        patterns: globs of gzipped TFRecord files as ExampleGen writes them, one per split, for instance
+            "examples/Split-train/*"; files are read in sorted order.
+
+    Raises:
+        ValueError: without patterns, if no file matches one, or if a row has no time or label, or several.
+    """
+    import tensorflow as tf
+
+    from mixrank.serving.base import untuned
+
+    if not patterns:
+        raise ValueError("`patterns` must name at least one split, received none")
+    kinds = {"int": tf.int64, "float": tf.float32, "str": tf.string}
+    known = columns(spec)
+    wanted = {column.name: tf.io.RaggedFeature(kinds[column.kind]) for column in known}
+    coders: dict[str, _Coder] = {}
+    collected = [_Collected(spec, column, coders) for column in known]
+    counts: dict[str, list[NDArray[np.int64]]] = {history.name: [] for history in spec.histories}
+    ends, rows = [], 0
+    for pattern in patterns:
+        files = sorted(tf.io.gfile.glob(pattern))
+        if not files:
+            raise ValueError(f"`patterns`: {pattern} matches no file")
+        records = untuned(tf.data.TFRecordDataset(files, compression_type="GZIP")).batch(BATCH)
+        for batch in records.map(lambda serialized: tf.io.parse_example(serialized, wanted)).prefetch(1):
+            events: dict[str, Any] = {}
+            for each in collected:
+                ragged = batch[each.column.name]
+                lengths = ragged.row_lengths().numpy()
+                each.add(ragged.values.numpy(), lengths, pattern)
+                if (history := each.column.history) is not None:
+                    found = np.minimum(lengths, each.length) // each.column.width
+                    events[history] = np.maximum(events.get(history, 0), found)
+            for history, count in events.items():
+                counts[history].append(count)
+            rows += len(lengths)
+        ends.append(rows)
+    # One column after the other gives up its pieces, so that no more than one is in memory twice.
+    joined = {each.column.name: each.joined() for each in collected}
+    return ExampleArrays(joined, {name: np.concatenate(parts) for name, parts in counts.items()}, tuple(ends))
+
+
+class _Collected:
+    """One column, batch by batch."""
+
+    def __init__(self, spec: FeatureSpec, column: Column, coders: dict[str, _Coder]) -> None:
+        fields: dict[str, Any] = {name: field for h in spec.histories for name, field in spec.history_fields(h)}
+        field = fields.get(column.name)
+        self.column, self.length = column, column.length or 1
+        self.has_one = column.name in (spec.time.name, *spec.tasks)
+        self.is_gap = isinstance(field, TimeGap)
+        self.coder: _Coder | None = None
+        self.fill: float = 0
+        dtype: Any = np.int32
+        if isinstance(field, Action):
+            self.fill, dtype = -1, np.int16
+        elif self.is_gap or column.kind == "float":
+            self.fill, dtype = np.nan, np.float32
+        elif self.has_one:
+            dtype = np.int64
+        else:
+            self.coder = coders.setdefault(column.name if field is None else field.name, _Coder(column.kind))
+        self.dtype = np.dtype(dtype)
+        self.shape: tuple[int, ...] = () if column.length is None else (self.length,)
+        if column.history is not None and isinstance(field, MultiCategorical):
+            self.shape = (self.length // column.width, column.width)
+        self.parts: list[NDArray[Any]] = []
+
+    def add(self, values: NDArray[Any], lengths: NDArray[np.int64], pattern: str) -> None:
+        if self.has_one and (lengths != 1).any():
+            found = int(lengths[lengths != 1][0])
+            raise ValueError(f"every row of {pattern} must have one `{self.column.name}`, one has {found}")
+        if self.coder is not None:
+            values = self.coder.codes(values)
+        elif self.is_gap:
+            values = np.where(values == UNKNOWN_GAP, np.nan, values)
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        place = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        kept = place < self.length
+        part = np.full((len(lengths), self.length), self.fill, self.dtype)
+        part[row[kept], place[kept]] = values[kept]
+        self.parts.append(part.reshape(len(part), *self.shape))
+
+    def joined(self) -> NDArray[Any]:
+        whole = np.concatenate(self.parts) if self.parts else np.zeros((0, *self.shape), self.dtype)
+        self.parts = []
+        return whole
+
+
+class _Coder:
+    """Numbers the values of a feature in the order in which they come; 0 is a missing value."""
+
+    def __init__(self, kind: str) -> None:
+        missing = PADDING[kind]
+        self.numbers: dict[Any, int] = {missing.encode() if kind == "str" else missing: 0}
+
+    def codes(self, values: NDArray[Any]) -> NDArray[np.int32]:
+        places, distinct = pd.factorize(values)
+        numbers = [self.numbers.setdefault(value, len(self.numbers)) for value in distinct.tolist()]
+        return np.array(numbers, np.int32)[places]

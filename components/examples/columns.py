@@ -1,0 +1,132 @@
+"""Columns of many rows as pieces of tf.Examples: each distinct value is encoded once, each history is one slice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from mixrank.components.examples.dictionary_column import Coded
+from mixrank.components.examples.histories import Sequences, Slices
+from mixrank.schemas.encode import PADDING, UNKNOWN_GAP
+from mixrank.schemas.wire import Kind, entry, example, header, payload
+
+
+class EntryColumn(Protocol):
+    """A column that can write the map entries of some rows."""
+
+    def entries(self, rows: np.ndarray) -> Iterable[bytes]:
+        """One map entry per row, in the order of `rows`."""
+
+
+class ValueColumn:
+    """Keys, labels, scenario and non-sequential features.
+
+    Args:
+        name: the column.
+        kind: "int", "float" or "str".
+        coded: scalars, or tuples of them.
+        length: int or None. Most values of a tuple.
+    """
+
+    def __init__(self, name: str, kind: Kind, coded: Coded, length: int | None = None):
+        self._codes = coded.codes
+        self._entries = [entry(name, kind, _as_list(value)[:length]) for value in coded.values]
+
+    def entries(self, rows: np.ndarray) -> Iterable[bytes]:
+        return map(self._entries.__getitem__, self._codes[rows].tolist())
+
+
+class HistoryColumn:
+    """An item attribute or the action of every event of a history.
+
+    Args:
+        name: the column.
+        kind: "int" or "str".
+        coded: the attribute of every event, rows of the log first, then prior events.
+        width: int >= 1. Values per event, filled up with padding.
+        sequence: events of all users.
+        slices: the history of every row.
+    """
+
+    def __init__(self, name: str, kind: Kind, coded: Coded, width: int, sequence: Sequences, slices: Slices):
+        fragments = [payload(kind, _padded(value, kind, width)) for value in coded.values]
+        codes = coded.codes[sequence.events]
+        sizes = np.array([len(fragment) for fragment in fragments])[codes]
+        self._buffer = b"".join(map(fragments.__getitem__, codes.tolist()))
+        self._offsets = np.concatenate([[0], np.cumsum(sizes)])
+        self._slices = slices
+        self._header = partial(header, name, kind)
+
+    def entries(self, rows: np.ndarray) -> Iterable[bytes]:
+        starts, counts = self._slices.starts[rows], self._slices.counts[rows]
+        return _cut(self._buffer, self._offsets[starts], self._offsets[starts + counts], self._header)
+
+
+class GapColumn:
+    """Whole seconds from every event of a history to the impression, -1 where the event's time is not known.
+
+    Args:
+        name: the column.
+        time: int array (rows,), milliseconds.
+        sequence: events of all users.
+        slices: the history of every row.
+    """
+
+    def __init__(self, name: str, time: np.ndarray, sequence: Sequences, slices: Slices):
+        self._time, self._events, self._slices = time, sequence.events, slices
+        self._header = partial(header, name, "int")
+
+    def entries(self, rows: np.ndarray) -> Iterable[bytes]:
+        starts, counts = self._slices.starts[rows], self._slices.counts[rows]
+        ends = np.cumsum(counts)
+        places = np.arange(counts.sum()) + np.repeat(starts - ends + counts, counts)
+        events = self._events[places]
+        known = events < len(self._time)
+        passed = np.repeat(self._time[rows], counts) - self._time[np.where(known, events, 0)]
+        buffer, offsets = varints(np.where(known, passed // 1000, UNKNOWN_GAP))
+        return _cut(buffer, offsets[ends - counts], offsets[ends], self._header)
+
+
+def varints(numbers: np.ndarray) -> tuple[bytes, np.ndarray]:
+    """Base-128 encodings of signed 64-bit integers, one after the other.
+
+    Returns:
+        The bytes, and the offsets (numbers + 1,) at which each begins.
+    """
+    rest = numbers.astype(np.int64).view(np.uint64)
+    sizes = np.ones(len(rest), dtype=np.int64)
+    for bits in range(7, 64, 7):
+        sizes += rest >= np.uint64(1) << np.uint64(bits)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    out = np.empty(offsets[-1], dtype=np.uint8)
+    # Byte b of every number that has one; all but the last carry the continuation bit.
+    for position in range(int(sizes.max(initial=0))):
+        has = np.flatnonzero(sizes > position)
+        septet = (rest[has] >> np.uint64(7 * position) & np.uint64(0x7F)).astype(np.uint8)
+        out[offsets[has] + position] = septet | np.where(sizes[has] > position + 1, 0x80, 0).astype(np.uint8)
+    return out.tobytes(), offsets
+
+
+def examples(columns: list[EntryColumn], rows: np.ndarray) -> Iterator[bytes]:
+    """Serialized tf.Examples of some rows."""
+    return map(example, zip(*(column.entries(rows) for column in columns), strict=True))
+
+
+def _cut(buffer: bytes, starts: np.ndarray, ends: np.ndarray, header_of: Any) -> Iterable[bytes]:
+    return [
+        header_of(end - start) + buffer[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+    ]
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, tuple) else [value]
+
+
+def _padded(value: Any, kind: Kind, width: int) -> list[Any]:
+    values = _as_list(value)[:width]
+    return values + [PADDING[kind]] * (width - len(values))

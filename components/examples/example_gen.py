@@ -1,0 +1,315 @@
+"""ExampleGen: raw tables -> point-in-time rows, split by time, as tf.Examples.
+
+    raw files --read--> Arrow files, one batch per user shard --write--> Split-train/, Split-valid/, Split-eval/
+
+Two Beam jobs. The first reads pieces of files, checks every value and sorts the rows by user shard. The second takes
+one user shard at a time through `user_shard.py`. If the source declares a `Popularity`, a job between them counts its
+values in the shards. Only file names travel through Beam, so memory grows with the largest piece and the largest shard,
+not with the log. Every worker reads the item tables whole.
+
+The artifact also holds `report.json` (counts), `dead_letter.jsonl` (rows that do not parse) and, with a `Popularity`,
+`popularity.parquet` (its counts per column, value and day, from which a server can fill the features).
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from typing import Any
+
+import apache_beam as beam
+import pandas as pd
+from absl import logging
+from apache_beam.io.filesystems import FileSystems
+from google.protobuf import wrappers_pb2
+from tfx import types
+from tfx.components.example_gen import write_split
+from tfx.components.example_gen.component import FileBasedExampleGen
+from tfx.components.util import examples_utils
+from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
+from tfx.proto import example_gen_pb2
+from tfx.types import artifact_utils, component_spec, standard_artifacts, standard_component_specs
+from tfx.utils import proto_utils
+
+from mixrank.components.examples import stages
+from mixrank.components.examples.popularity import merge
+from mixrank.components.examples.raw_tables import LOG, RawTable, default_shards, find_tables
+from mixrank.components.examples.splits import with_days
+from mixrank.schemas import SPLITS, Dataset, Table
+
+REPORT, DEAD_LETTER, POPULARITY = "report.json", "dead_letter.jsonl", "popularity.parquet"
+
+
+class ExampleGenSpec(component_spec.ComponentSpec):
+    """What TFX's own component takes, and the days of the splits."""
+
+    PARAMETERS = {
+        **standard_component_specs.FileBasedExampleGenSpec.PARAMETERS,
+        "split_days": component_spec.ExecutionParameter(type=str),
+    }
+    INPUTS: dict[str, Any] = {}
+    OUTPUTS = standard_component_specs.FileBasedExampleGenSpec.OUTPUTS
+
+
+class ExampleGen(FileBasedExampleGen):
+    """TFX component whose driver fingerprints the raw files; made by `example_gen`."""
+
+    SPEC_CLASS = ExampleGenSpec
+
+    def __init__(self, **values: Any) -> None:
+        # TFX's constructor knows its own parameters only.
+        base_beam_component.BaseBeamComponent.__init__(
+            self,
+            ExampleGenSpec(examples=types.Channel(type=standard_artifacts.Examples), **values),
+            custom_executor_spec=executor_spec.BeamExecutorSpec(Executor),
+        )
+
+
+def build_example_gen(
+    dataset: Dataset, data_dir: Any, num_shards: int | None = None, source_hash: str = "", split_days: Any = ""
+) -> ExampleGen:
+    """The ExampleGen component of a dataset.
+
+    Args:
+        dataset: the declaration.
+        data_dir: folder with the raw files.
+        num_shards: int >= 1 or None. Number of user shards, which is also the number of files per split; None takes
+            it from the size of the input.
+        source_hash: text that changes with the code, so that the cache notices an edit.
+        split_days: other days for the dataset's splits, as in `with_days`; empty leaves them.
+
+    Returns:
+        A component with output `examples`.
+
+    Raises:
+        ValueError: if `num_shards` is below 1.
+    """
+    if num_shards is not None and num_shards < 1:
+        raise ValueError(f"`num_shards` must be at least 1, received {num_shards}")
+    settings = {"dataset": dataset.model_dump(mode="json"), "num_shards": num_shards, "source_hash": source_hash}
+    custom_config = example_gen_pb2.CustomConfig()
+    custom_config.custom_config.Pack(wrappers_pb2.StringValue(value=json.dumps(settings)))
+    source = dataset.source
+    raw: list[Table] = [source.log, *(join.table for join in source.joins)]
+    raw += [source.prior.table] if source.prior is not None else []
+    # The driver fingerprints every pattern, also those of layouts that are not there; the executor picks the layout.
+    patterns = [pattern for table in raw for pattern in table.files]
+    return ExampleGen(
+        input_base=data_dir,
+        input_config=example_gen_pb2.Input(
+            splits=[
+                example_gen_pb2.Input.Split(name=f"raw_{number}", pattern=pattern)
+                for number, pattern in enumerate(patterns)
+            ]
+        ),
+        output_config=example_gen_pb2.Output(
+            split_config=example_gen_pb2.SplitConfig(
+                splits=[example_gen_pb2.SplitConfig.Split(name=name, hash_buckets=1) for name in dataset.split_names]
+            )
+        ),
+        output_data_format=example_gen_pb2.FORMAT_TF_EXAMPLE,
+        output_file_format=example_gen_pb2.FORMAT_TFRECORDS_GZIP,
+        custom_config=custom_config,
+        split_days=split_days,
+    )
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Runs the two Beam jobs and writes the report."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Writes the examples.
+
+        Args:
+            input_dict: empty.
+            output_dict: "examples": one Examples artifact.
+            exec_properties: "input_base": the data folder; "custom_config": the packed dataset; "split_days".
+
+        Raises:
+            ValueError: for a missing file, table or column, a doubled key, too many bad rows, or wrong days.
+        """
+        self._log_startup(input_dict, output_dict, exec_properties)
+        settings = _settings(exec_properties)
+        dataset = Dataset.model_validate(settings["dataset"])
+        if days := exec_properties["split_days"]:
+            dataset = with_days(dataset, days)
+        artifact = artifact_utils.get_single_instance(output_dict[standard_component_specs.EXAMPLES_KEY])
+        tables = find_tables(dataset, exec_properties[standard_component_specs.INPUT_BASE_KEY])
+        num_shards = settings["num_shards"] or default_shards(tables)
+
+        scratch = FileSystems.join(artifact.uri, "_scratch")
+        folders = {name: artifact_utils.get_split_uri([artifact], name) for name in _set_splits(artifact, dataset)}
+        for folder in (scratch, *folders.values()):
+            FileSystems.mkdirs(folder)
+        try:
+            reads = self._read(tables, num_shards, scratch)
+            _stop_if_bad(dataset, reads, artifact.uri)
+            shards = stages.ShardTables(tables, _batches(tables, reads))
+            popularity = None
+            if dataset.source.popularity:
+                popularity = FileSystems.join(artifact.uri, POPULARITY)
+                stages.write_parquet(popularity, self._count(dataset, shards, num_shards, scratch))
+            write = stages.WriteShard(dataset.model_dump_json(), shards, num_shards, scratch, folders, popularity)
+            self._each_shard("WriteShard", write, num_shards)
+            writes = _summaries(scratch, "write-*.json")
+            late = [{"table": LOG, "rows": 0, **write} for write in writes]
+            letters = _stop_if_bad(dataset, reads + late, artifact.uri)
+            report = _report(dataset, reads, writes)
+            self._check(report)
+        finally:
+            FileSystems.delete([scratch])
+        _write_lines(FileSystems.join(artifact.uri, DEAD_LETTER), letters)
+        stages.write_json(FileSystems.join(artifact.uri, REPORT), report)
+        logging.info("examples written to %s: %s", artifact.uri, report["rows"])
+
+    def _check(self, report: dict[str, Any]) -> None:
+        _stop_if_empty(report)
+
+    def _read(self, tables: dict[str, RawTable], num_shards: int, scratch: str) -> list[dict[str, Any]]:
+        pieces = [(name, *chunk) for name, table in tables.items() for chunk in table.chunks()]
+        logging.info("reading %d pieces of %s into %d user shards", len(pieces), sorted(tables), num_shards)
+        with self._make_beam_pipeline() as pipeline:
+            (
+                pipeline
+                | "Pieces" >> beam.Create(pieces)
+                | "SpreadPieces" >> beam.Reshuffle()
+                | "ReadPiece" >> beam.ParDo(stages.ReadPiece(tables, num_shards, scratch))
+            )
+        return _summaries(scratch, "read-*.json")
+
+    def _count(self, dataset: Dataset, shards: stages.ShardTables, num_shards: int, scratch: str) -> pd.DataFrame:
+        """The counts of every `Popularity`, over all shards."""
+        count = stages.CountShard(dataset.model_dump_json(), shards, scratch)
+        self._each_shard("CountShard", count, num_shards)
+        _summaries(scratch, "count-*.json")
+        files = [FileSystems.join(scratch, f"count-{number:06d}.parquet") for number in range(num_shards)]
+        return merge(map(stages.read_parquet, files))
+
+    def _each_shard(self, label: str, step: beam.DoFn, num_shards: int) -> None:
+        with self._make_beam_pipeline() as pipeline:
+            (
+                pipeline
+                | "Shards" >> beam.Create(range(num_shards))
+                | "SpreadShards" >> beam.Reshuffle()
+                | label >> beam.ParDo(step)
+            )
+
+
+def _batches(tables: dict[str, RawTable], reads: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Table -> the Arrow files that the reading job wrote of it."""
+    batches: dict[str, list[str]] = {name: [] for name in tables}
+    for read in reads:
+        batches[read["table"]] += read["batches"]
+    return batches
+
+
+def _settings(exec_properties: dict[str, Any]) -> dict[str, Any]:
+    config = example_gen_pb2.CustomConfig()
+    proto_utils.json_to_proto(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY], config)
+    packed = wrappers_pb2.StringValue()
+    config.custom_config.Unpack(packed)
+    return json.loads(packed.value)
+
+
+def _set_splits(artifact: types.Artifact, dataset: Dataset) -> tuple[str, ...]:
+    artifact.split_names = artifact_utils.encode_split_names(list(dataset.split_names))
+    examples_utils.set_payload_format(artifact, example_gen_pb2.FORMAT_TF_EXAMPLE)
+    examples_utils.set_file_format(artifact, write_split.to_file_format_str(example_gen_pb2.FORMAT_TFRECORDS_GZIP))
+    return dataset.split_names
+
+
+def _summaries(scratch: str, pattern: str) -> list[dict[str, Any]]:
+    """Summaries of a job, in the order of the raw files or shards.
+
+    Raises:
+        ValueError: the first error among them.
+    """
+    (match,) = FileSystems.match([FileSystems.join(scratch, pattern)])
+    result = []
+    for path in sorted(metadata.path for metadata in match.metadata_list):
+        with FileSystems.open(path) as source:
+            result.append(json.loads(source.read()))
+    for summary in result:
+        if "error" in summary:
+            raise ValueError(summary["error"])
+    return result
+
+
+def _stop_if_bad(dataset: Dataset, summaries: list[dict[str, Any]], uri: str) -> list[dict[str, Any]]:
+    """The dead letters of all tables.
+
+    Raises:
+        ValueError: if a table has more of them than `max_bad_rows` allows.
+    """
+    letters = [letter for summary in summaries for letter in summary["bad"]]
+    for table in dict.fromkeys(summary["table"] for summary in summaries):
+        own = [summary for summary in summaries if summary["table"] == table]
+        rows = sum(summary["rows"] for summary in own)
+        bad = [letter for summary in own for letter in summary["bad"]]
+        if len(bad) > dataset.source.max_bad_rows * rows:
+            # Beside the artifact: its own folder is removed when a run fails.
+            folder, name = os.path.split(uri.rstrip("/"))
+            path = FileSystems.join(folder, f"dead_letter_{name}.jsonl")
+            _write_lines(path, letters)
+            first = "; ".join(
+                f"{letter['file']} row {letter['row']}, {letter['column'] or 'whole row'}: "
+                f"{letter['value']!r} {letter['reason']}"
+                for letter in bad[:3]
+            )
+            raise ValueError(
+                f"{len(bad)} of {rows} rows of table `{table}` are bad, but `max_bad_rows` "
+                f"({dataset.source.max_bad_rows}) allows {int(dataset.source.max_bad_rows * rows)}: {first}. "
+                f"All of them are in {path}"
+            )
+    return letters
+
+
+def _stop_if_empty(report: dict[str, Any]) -> None:
+    """Refuses a split without rows, which every later step would stumble over."""
+    for name, rows in report["rows"].items():
+        if rows == 0:
+            days = [f"{datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC):%Y-%m-%d}" for ms in report["time_ms"]]
+            span = f"good rows of the log run from {days[0]} to {days[1]} (UTC)" if days else "the log has no good rows"
+            raise ValueError(f"split `{name}` got no rows; {span}: check `split` of the source")
+
+
+def _write_lines(path: str, values: list[dict[str, Any]]) -> None:
+    with FileSystems.create(path) as sink:
+        sink.write("".join(json.dumps(value, default=str) + "\n" for value in values).encode())
+
+
+def _report(dataset: Dataset, reads: list[dict[str, Any]], writes: list[dict[str, Any]]) -> dict[str, Any]:
+    """What went in, what came out and what was lost on the way."""
+    counts = {name: sum(write["counts"][name] for write in writes) for name in writes[0]["counts"]}
+    written = {name: counts.pop(f"rows_{name}") for name in SPLITS}
+    rows = max(1, sum(written.values()))
+    histories = {}
+    for history in dataset.spec.histories:
+        cuts = [write["histories"][history.name] for write in writes]
+        histories[history.name] = {
+            "mean_events": sum(cut["events"] for cut in cuts) / rows,
+            "empty_share": sum(cut["empty"] for cut in cuts) / rows,
+        }
+    names = dict.fromkeys(read["table"] for read in reads)
+    times = [time for write in writes for time in write["time_ms"]]
+    return {
+        "rows_read": {name: sum(read["rows"] for read in reads if read["table"] == name) for name in names},
+        "bad_rows": {
+            name: sum(len(read["bad"]) for read in reads if read["table"] == name)
+            + (sum(len(write["bad"]) for write in writes) if name == LOG else 0)
+            for name in names
+        },
+        "duplicates_dropped": counts.pop("duplicates_dropped"),
+        "rows": {name: written[name] for name in dataset.split_names},
+        "rows_in_no_split": counts.pop("rows_in_no_split"),
+        "unmatched_joins": {name.removeprefix("unmatched_"): count for name, count in counts.items()},
+        "time_ms": [min(times), max(times)] if times else [],
+        "histories": histories,
+        "num_shards": len(writes),
+    }

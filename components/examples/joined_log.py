@@ -1,0 +1,118 @@
+"""The log of some users with everything that its rows need: duplicates dropped, tables joined, columns derived."""
+
+from __future__ import annotations
+
+import bisect
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mixrank.components.examples.dictionary_column import Coded
+from mixrank.components.examples.raw_tables import LOG, join_name
+from mixrank.schemas import Cut, Dataset, Derived
+
+# Where a row of the log came from; not a column of the spec.
+FILE, ROW = "_file", "_row"
+Columns = dict[str, Coded]
+BadRow = tuple[int, int, str, Any, str]
+
+
+def joined_log(dataset: Dataset, tables: dict[str, Columns]) -> tuple[Columns, dict[str, int], list[BadRow]]:
+    """The good rows of the log, in the order of the files.
+
+    Args:
+        dataset: the declaration.
+        tables: table name -> its columns, as in `mixrank.components.examples.user_shard.build`.
+
+    Returns:
+        The columns; what happened to the rows; (file number, row, column, value, reason) of rows that turned out bad.
+
+    Raises:
+        ValueError: if two rows of a joined table differ but have the same key.
+    """
+    spec, source = dataset.spec, dataset.source
+    log, duplicates = drop_duplicates(tables[LOG])
+    counts = {"duplicates_dropped": duplicates}
+    for number, declared in enumerate(source.joins):
+        name, key = join_name(number, declared), (spec.user if declared.on == "user" else spec.item).name
+        counts[f"unmatched_{name}"] = join(log, unique_rows(tables[name], key, name), key)
+    for column, rule in source.derive.items():
+        log[column] = log[rule.column].map(partial(derived, rule))
+    bad = _bad_rows(dataset, log)
+    if not bad.any():
+        return log, counts, []
+    report = _report_bad(dataset, log, bad)
+    return take_all(log, np.flatnonzero(~bad)), counts, report
+
+
+def derived(rule: Derived, value: float) -> int | str:
+    """The derived value of a number.
+
+    >>> derived(Cut("age", edges=(25, 35), names=("young", "middle", "old")), 25)
+    'middle'
+    """
+    if isinstance(rule, Cut):
+        return rule.names[bisect.bisect_right(rule.edges, value)]
+    return int(value >= rule.at_least)
+
+
+def drop_duplicates(table: Columns) -> tuple[Columns, int]:
+    """The rows that differ in a column of the spec from every row before them, and how many others there were."""
+    names = [name for name in table if name not in (FILE, ROW)]
+    repeated = pd.DataFrame({name: table[name].codes for name in names}).duplicated().to_numpy()
+    if not repeated.any():
+        return dict(table), 0
+    return take_all(table, np.flatnonzero(~repeated)), int(repeated.sum())
+
+
+def unique_rows(table: Columns, key: str, name: str) -> Columns:
+    """The table without repeated rows.
+
+    Raises:
+        ValueError: if a key is left with two rows.
+    """
+    table, _ = drop_duplicates(table)
+    codes = table[key].codes
+    distinct, counts = np.unique(codes, return_counts=True)
+    if (counts > 1).any():
+        value = table[key].values[distinct[np.argmax(counts > 1)]]
+        raise ValueError(f"table `{name}` has {counts.max()} different rows with {key}={value!r}; at most one per key")
+    return table
+
+
+def join(log: Columns, table: Columns, key: str) -> int:
+    """Adds the table's columns to the log by key; returns how many rows found no match."""
+    match = log[key].find_in(table[key])
+    for name, column in table.items():
+        if name not in (key, FILE, ROW):
+            log[name] = column.take(match)
+    return int((match < 0).sum())
+
+
+def take_all(table: Columns, rows: np.ndarray) -> Columns:
+    return {name: column.take(rows) for name, column in table.items()}
+
+
+def _required(dataset: Dataset) -> list[str]:
+    derived_flags = [flag for flag in dataset.spec.flags if flag in dataset.source.derive]
+    return [dataset.spec.scenario.name, *derived_flags]
+
+
+def _bad_rows(dataset: Dataset, log: Columns) -> np.ndarray:
+    bad = np.zeros(len(log[ROW]), dtype=bool)
+    for name in _required(dataset):
+        bad |= log[name].missing()
+    return bad
+
+
+def _report_bad(dataset: Dataset, log: Columns, bad: np.ndarray) -> list[tuple[int, int, str, Any, str]]:
+    report = []
+    for row in np.flatnonzero(bad):
+        name = next(name for name in _required(dataset) if log[name].codes[row] == 0)
+        rule = dataset.source.derive.get(name)
+        reason = "is missing" if rule is None else f"is missing: it is derived from `{rule.column}`, which is missing"
+        origin = take_all({FILE: log[FILE], ROW: log[ROW]}, np.array([row]))
+        report.append((origin[FILE].tolist()[0], origin[ROW].tolist()[0], name, None, reason))
+    return report

@@ -1,0 +1,90 @@
+"""A raw log -> examples of some days, to be scored: joins and histories as in training, by ExampleGen itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+from tfx.types import artifact_utils, standard_artifacts
+
+from mixrank.components.examples.example_gen import REPORT, Executor, build_example_gen
+from mixrank.components.examples.raw_tables import find_tables
+from mixrank.schemas import CalendarDay, Dataset, Sliding, SplitByDay
+from mixrank.schemas.files import write_atomically
+
+RUNNER = "--runner=FnApiRunner"
+# ExampleGen fills splits of these names; days to score go to the first, the second holds no day of any log.
+SCORED, NEVER = "train", "eval"
+FIRST, LAST = "1970-01-01", "2200-12-31"
+AFTER_ALL = ("9999-12-30", "9999-12-31")
+
+
+def write_examples(
+    dataset: Dataset, data: Path, folder: Path, days: tuple[str, str] | None = None, beam_args: Sequence[str] = ()
+) -> Path:
+    """Joins a log and writes the examples of some days, with histories from all days before.
+
+    Args:
+        dataset: the declaration; its split is not used.
+        data: folder with the raw files.
+        folder: folder to write; one that holds the same log and days is taken as it is.
+        days: first and last local day, in the time zone of the dataset's split or window; None for all rows.
+        beam_args: options of the Beam pipelines.
+
+    Returns:
+        The folder of the examples.
+
+    Raises:
+        ValueError: as ExampleGen; if no row of the log is of these days; or if `folder` holds another log.
+    """
+    wanted = json.loads(json.dumps([dataset.model_dump(mode="json"), days, _files(dataset, data)]))
+    note, target = folder / "log.json", folder / f"Split-{SCORED}"
+    if note.is_file():
+        if json.loads(note.read_text()) != wanted:
+            raise ValueError(f"{folder} holds examples of another log or other days; give another folder or remove it")
+        return target
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    artifact = standard_artifacts.Examples()
+    artifact.uri = str(folder)
+    arguments = [*([] if any(a.startswith("--runner") for a in beam_args) else [RUNNER]), *beam_args]
+    context = BaseBeamExecutor.Context(
+        make_beam_pipeline_fn=lambda: beam.Pipeline(options=PipelineOptions(arguments)), tmp_dir=str(folder)
+    )
+    component = build_example_gen(_of_days(dataset, days), str(data))
+    _Executor(context).Do({}, {"examples": [artifact]}, dict(component.exec_properties))
+    if not json.loads((folder / REPORT).read_text())["rows"][SCORED]:
+        raise ValueError(f"the log in {data} has no rows from {' to '.join(days or (FIRST, LAST))}")
+    write_atomically(note, lambda path: path.write_text(json.dumps(wanted)))
+    return Path(artifact_utils.get_split_uri([artifact], SCORED))
+
+
+class _Executor(Executor):
+    """ExampleGen for whom a split may be empty."""
+
+    def _check(self, report: dict[str, Any]) -> None:
+        pass
+
+
+def _of_days(dataset: Dataset, days: tuple[str, str] | None) -> Dataset:
+    source = dataset.source
+    calendar = source.split if isinstance(source.split, SplitByDay) else source.window
+    zone = CalendarDay() if isinstance(calendar, Sliding) else calendar
+    split = SplitByDay(
+        splits={SCORED: days or (FIRST, LAST), NEVER: AFTER_ALL},
+        timezone=zone.timezone,
+        starts_at=zone.starts_at,
+    )
+    return dataset.model_copy(update={"source": source.model_copy(update={"split": split})})
+
+
+def _files(dataset: Dataset, data: Path) -> dict[str, list[int]]:
+    """Size and time of last change of every raw file."""
+    files = {file for table in find_tables(dataset, str(data)).values() for file in table.files}
+    return {file: [Path(file).stat().st_size, Path(file).stat().st_mtime_ns] for file in sorted(files)}

@@ -1,0 +1,84 @@
+"""Which split each row belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from mixrank.components.examples.calendar import local_days
+from mixrank.schemas import SPLITS, Dataset, Split, SplitByDay, SplitByUserTail
+
+NONE = -1
+
+
+def stable_hash(value: Any, salt: str) -> int:
+    """A 64-bit hash of a key that is the same in every process and, since it reads text, for 7 and "7"."""
+    return int.from_bytes(hashlib.blake2b(f"{salt}:{value}".encode(), digest_size=8).digest(), "little")
+
+
+def with_days(dataset: Dataset, split_days: str) -> Dataset:
+    """The dataset with other days per split.
+
+    Args:
+        dataset: split by day.
+        split_days: JSON such as {"train": ["2022-04-22", "2022-05-04"], "eval": ["2022-05-05", "2022-05-06"]}, with
+            the dataset's own splits; days as in `SplitByDay`.
+
+    Raises:
+        ValueError: if the text is no such JSON, names other splits, or the dataset is not split by day.
+    """
+    split = dataset.source.split
+    if not isinstance(split, SplitByDay):
+        raise ValueError(f"`split_days`: {dataset.spec.name} is not split by day, but {split.type}")
+    try:
+        days = json.loads(split_days)
+        named = set(days)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"`split_days` must be JSON, split to [first day, last day], received {split_days!r}"
+        ) from None
+    if not isinstance(days, dict) or named != set(split.splits):
+        raise ValueError(f"`split_days` must give days to {sorted(split.splits)}, received {split_days!r}")
+    values = dataset.model_dump(mode="json")
+    values["source"]["split"]["splits"] = days
+    return Dataset.model_validate(values)
+
+
+def assign(split: Split, user: np.ndarray, users: list[Any], time: np.ndarray) -> np.ndarray:
+    """Position in `SPLITS` of each row's split, or -1 for none.
+
+    Args:
+        split: the rule.
+        user: int array (rows,), ascending. Position of each row's user in `users`.
+        users: keys of the users.
+        time: int array (rows,), milliseconds, ascending within a user.
+    """
+    if isinstance(split, SplitByDay):
+        days = local_days(time, split.timezone, split.starts_at)
+        result = np.full(len(time), NONE)
+        for name, (first, last) in split.splits.items():
+            result[(days >= np.datetime64(first)) & (days <= np.datetime64(last))] = SPLITS.index(name)
+        return result
+    if isinstance(split, SplitByUserTail):
+        return _user_tail(user, time, split.valid, split.eval)
+    # 53 bits are what a float holds exactly.
+    share = np.array([(stable_hash(key, "split") >> 11) / 2**53 for key in users])
+    dealt = np.where(share < split.eval, 2, np.where(share < split.eval + split.valid, 1, 0))
+    return dealt[user] if len(user) else np.zeros(0, dtype=np.int64)
+
+
+def _user_tail(user: np.ndarray, time: np.ndarray, valid: float, evaluated: float) -> np.ndarray:
+    counts = np.bincount(user)
+    starts = np.cumsum(counts) - counts
+    rows = np.arange(len(user))
+    # Rows of one time go where the first of them goes.
+    first = np.ones(len(user), dtype=bool)
+    first[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+    position = np.maximum.accumulate(np.where(first, rows, 0)) - starts[user]
+    # Rounded to the nearest row; 1e-9 keeps 0.1 + 0.2 from moving a bound.
+    train_end = np.floor(counts * (1 - valid - evaluated) + 0.5 + 1e-9)[user]
+    valid_end = np.floor(counts * (1 - evaluated) + 0.5 + 1e-9)[user]
+    return np.where(position < train_end, 0, np.where(position < valid_end, 1, 2))

@@ -1,0 +1,274 @@
+"""The two Beam steps of ExampleGen: a piece of a file -> rows by user shard; a user shard -> example files.
+
+Both leave a summary as JSON in the scratch folder instead of emitting elements. What is wrong with the data is part of
+the summary, so that the caller can report it in one readable error after the job.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+from absl import logging
+from apache_beam.io.filesystems import FileSystems
+
+from mixrank.components.examples.columns import examples
+from mixrank.components.examples.dictionary_column import Coded
+from mixrank.components.examples.joined_log import FILE, ROW, Columns, joined_log
+from mixrank.components.examples.popularity import count, daily_counts
+from mixrank.components.examples.raw_tables import LOG, RawTable, read_batches
+from mixrank.components.examples.raw_values import convert
+from mixrank.components.examples.splits import stable_hash
+from mixrank.components.examples.user_shard import Shard, build
+from mixrank.schemas import SPLITS, Dataset
+
+SHUFFLE_SEED = 2022
+# Serialized rows held at a time.
+BLOCK_ROWS = 4096
+# Level 6 takes twice as long to write, for a sixth less.
+GZIP_LEVEL = 1
+Piece = tuple[str, str, int, int, int]
+
+
+class ReadPiece(beam.DoFn):
+    """Checks the rows of one piece of a raw file and writes them as Arrow, one record batch per user shard.
+
+    Args:
+        tables: name -> table.
+        num_shards: int >= 1. Number of user shards; a table without a partition key goes into one batch.
+        scratch: folder to write to.
+    """
+
+    def __init__(self, tables: dict[str, RawTable], num_shards: int, scratch: str):
+        self._tables, self._num_shards, self._scratch = tables, num_shards, scratch
+
+    def process(self, piece: Piece) -> Iterator[None]:
+        name, file, number, group, before = piece
+        table = self._tables[name]
+        stem = f"{name}-{number:06d}-{group + 1:06d}"
+        summary: dict[str, Any] = {"table": name, "file": file, "rows": 0, "bad": [], "batches": []}
+        try:
+            for count, batch in enumerate(read_batches(table, file, group, before)):
+                columns, bad = _typed(table, file, batch.table, batch.rows)
+                bad += [_letter(file, row, None, text, reason) for row, text, reason in batch.bad]
+                keep = ~np.isin(batch.rows, [letter["row"] for letter in bad])
+                if name == LOG:
+                    columns[FILE] = pa.array(np.full(len(batch.rows), number))
+                    columns[ROW] = pa.array(batch.rows)
+                path = FileSystems.join(self._scratch, f"{stem}-{count:06d}.arrow")
+                _write_batches(path, columns, np.flatnonzero(keep), table.key, self._num_shards)
+                summary["rows"] += len(batch.rows) + len(batch.bad)
+                summary["bad"] += bad
+                summary["batches"].append(path)
+        except ValueError as error:
+            logging.debug("reading %s", file, exc_info=True)
+            summary["error"] = str(error) if file in str(error) else f"{file}: {error}"
+        write_json(FileSystems.join(self._scratch, f"read-{stem}.json"), summary)
+        logging.info("read %s: %d rows, %d bad", file, summary["rows"], len(summary["bad"]))
+        yield from ()
+
+
+def _typed(table: RawTable, file: str, raw: pa.Table, rows: np.ndarray) -> tuple[dict[str, pa.Array], list[dict]]:
+    """Converted columns, and a dead letter for the first bad value of every bad row."""
+    columns: dict[str, pa.Array] = {}
+    letters: dict[int, dict[str, Any]] = {}
+    for column in table.columns:
+        array = raw[column.name].combine_chunks()
+        if isinstance(array, pa.ChunkedArray):
+            array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+        try:
+            columns[column.name], bad = convert(array, column)
+        except ValueError as error:
+            raise ValueError(f"{file}, column `{table.names[column.name]}`: {error}") from error
+        for position, reason in bad.items():
+            value = array[position].as_py()
+            letters.setdefault(position, _letter(file, int(rows[position]), table.names[column.name], value, reason))
+    return columns, [letters[position] for position in sorted(letters)]
+
+
+def _letter(file: str, row: int, column: str | None, value: Any, reason: str) -> dict[str, Any]:
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    return {"file": file, "row": row, "column": column, "value": value, "reason": reason}
+
+
+def _write_batches(path: str, columns: dict[str, pa.Array], rows: np.ndarray, key: str | None, num_shards: int) -> None:
+    if key is None:
+        shards, bounds = rows, np.array([0, len(rows)])
+    else:
+        keys = Coded.from_arrow(columns[key].take(pa.array(rows)))
+        shard = np.array([stable_hash(value, "shard") % num_shards for value in keys.values])[keys.codes]
+        shards = rows[np.argsort(shard, kind="stable")]
+        bounds = np.searchsorted(np.sort(shard), np.arange(num_shards + 1))
+    sorted_rows = pa.array(shards)
+    batch = pa.RecordBatch.from_arrays([array.take(sorted_rows) for array in columns.values()], list(columns))
+    with _whole_file(path) as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            writer.write_batch(batch.slice(start, stop - start))
+
+
+class ShardTables:
+    """What the reading job left, by user shard.
+
+    Args:
+        tables: name -> table.
+        batches: table name -> Arrow files in the order of the raw files.
+    """
+
+    def __init__(self, tables: dict[str, RawTable], batches: dict[str, list[str]]):
+        self.tables, self._batches = tables, batches
+        self._whole: dict[str, Columns] = {}
+
+    def load(self, number: int) -> dict[str, Columns]:
+        """Table name -> columns of a shard; of a table without a partition key all rows."""
+        return {name: self._load(name, number) for name in self.tables}
+
+    def _load(self, name: str, number: int) -> Columns:
+        partitioned = self.tables[name].key is not None
+        if not partitioned and name in self._whole:
+            return self._whole[name]
+        batches = []
+        for path in self._batches[name]:
+            with FileSystems.open(path) as source:
+                batches.append(pa.ipc.open_file(source).get_batch(number if partitioned else 0))
+        fields = [(column.name, column.arrow_type) for column in self.tables[name].columns]
+        fields += [(FILE, pa.int64()), (ROW, pa.int64())] if name == LOG else []
+        table = pa.Table.from_batches(batches, pa.schema(fields))
+        columns = {column: Coded.from_arrow(table[column]) for column in table.column_names}
+        if not partitioned:
+            self._whole[name] = columns
+        return columns
+
+
+class CountShard(beam.DoFn):
+    """Counts one user shard for every `Popularity` of the dataset.
+
+    Args:
+        dataset: the declaration, as JSON.
+        shards: the tables.
+        scratch: folder to write to.
+    """
+
+    def __init__(self, dataset: str, shards: ShardTables, scratch: str):
+        self._dataset, self._shards, self._scratch = dataset, shards, scratch
+
+    def process(self, number: int) -> Iterator[None]:
+        dataset = Dataset.model_validate_json(self._dataset)
+        summary: dict[str, Any] = {}
+        try:
+            log, _, _ = joined_log(dataset, self._shards.load(number))
+            counts = count(dataset.source.popularity, log, log[dataset.spec.time.name].numbers())
+            write_parquet(FileSystems.join(self._scratch, f"count-{number:06d}.parquet"), counts)
+        except ValueError as error:
+            summary["error"] = str(error)
+        write_json(FileSystems.join(self._scratch, f"count-{number:06d}.json"), summary)
+        yield from ()
+
+
+class WriteShard(beam.DoFn):
+    """Builds the rows of one user shard and writes one file per split.
+
+    Args:
+        dataset: the declaration, as JSON.
+        shards: the tables.
+        num_shards: int >= 1. Number of user shards.
+        scratch: folder for temporary files.
+        folders: split name -> folder of its files.
+        popularity: file with the counts of all shards, or None without a `Popularity`.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        shards: ShardTables,
+        num_shards: int,
+        scratch: str,
+        folders: dict[str, str],
+        popularity: str | None,
+    ):
+        self._dataset, self._shards, self._popularity = dataset, shards, popularity
+        self._num_shards, self._scratch, self._folders = num_shards, scratch, folders
+
+    def setup(self) -> None:
+        self._counts = daily_counts(read_parquet(self._popularity)) if self._popularity else {}
+
+    def process(self, number: int) -> Iterator[None]:
+        summary: dict[str, Any] = {"bad": []}
+        try:
+            dataset = Dataset.model_validate_json(self._dataset)
+            shard = build(dataset, self._shards.load(number), self._counts)
+            files = self._shards.tables[LOG].files
+            summary["bad"] = [_letter(files[file], row, *rest) for file, row, *rest in shard.bad]
+            summary["counts"] = shard.counts
+            summary["histories"] = _history_counts(dataset, shard)
+            summary["time_ms"] = shard.time_range
+            for position, split in enumerate(SPLITS):
+                if split in self._folders:
+                    self._write(shard, np.flatnonzero(shard.split == position), split, number)
+            logging.info("wrote shard %d of %d: %s", number + 1, self._num_shards, shard.counts)
+        except ValueError as error:
+            logging.debug("writing shard %d", number, exc_info=True)
+            summary["error"] = str(error)
+        write_json(FileSystems.join(self._scratch, f"write-{number:06d}.json"), summary)
+        yield from ()
+
+    def _write(self, shard: Shard, rows: np.ndarray, split: str, number: int) -> None:
+        import tensorflow as tf
+
+        rows = np.random.default_rng([SHUFFLE_SEED, number]).permutation(rows)
+        name = f"data_tfrecord-{number:05d}-of-{self._num_shards:05d}.gz"
+        temporary = FileSystems.join(self._scratch, f"{split}-{name}")
+        options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=GZIP_LEVEL)
+        with tf.io.TFRecordWriter(temporary, options) as writer:
+            for start in range(0, len(rows), BLOCK_ROWS):
+                for serialized in examples(shard.columns, rows[start : start + BLOCK_ROWS]):
+                    writer.write(serialized)
+        rename(temporary, FileSystems.join(self._folders[split], name))
+
+
+def _history_counts(dataset: Dataset, shard: Shard) -> dict[str, dict[str, int]]:
+    written = shard.split >= 0
+    return {
+        name: {"events": int(cut.counts[written].sum()), "empty": int((cut.counts[written] == 0).sum())}
+        for name, cut in shard.histories.items()
+    }
+
+
+def write_parquet(path: str, frame: pd.DataFrame) -> None:
+    """Writes a Parquet file that is either whole or absent."""
+    with _whole_file(path) as sink:
+        pa.parquet.write_table(pa.Table.from_pandas(frame, preserve_index=False), sink)
+
+
+def read_parquet(path: str) -> pd.DataFrame:
+    """Reads what `write_parquet` wrote."""
+    with FileSystems.open(path) as source:
+        return pa.parquet.read_table(source).to_pandas()
+
+
+def write_json(path: str, value: Any) -> None:
+    """Writes a JSON file that is either whole or absent."""
+    with _whole_file(path) as sink:
+        sink.write(json.dumps(value, indent=1).encode())
+
+
+@contextmanager
+def _whole_file(path: str) -> Iterator[Any]:
+    """A file to write, on any file system Beam knows, which gets its name when it is complete."""
+    with FileSystems.create(path + ".tmp") as sink:
+        yield sink
+    rename(path + ".tmp", path)
+
+
+def rename(source: str, destination: str) -> None:
+    """Renames a file over one that an earlier attempt may have left."""
+    if FileSystems.exists(destination):
+        FileSystems.delete([destination])
+    FileSystems.rename([source], [destination])

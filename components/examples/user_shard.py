@@ -1,0 +1,172 @@
+"""All impressions of some users -> point-in-time rows: sort, cut histories, split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mixrank.components.examples import splits
+from mixrank.components.examples.calendar import window_start
+from mixrank.components.examples.columns import EntryColumn, GapColumn, HistoryColumn, ValueColumn
+from mixrank.components.examples.dictionary_column import Coded
+from mixrank.components.examples.histories import Slices, sequences, slices
+from mixrank.components.examples.joined_log import BadRow, Columns, join, joined_log, take_all, unique_rows
+from mixrank.components.examples.popularity import DailyCounts, popularity_of
+from mixrank.components.examples.raw_tables import PRIOR, join_name
+from mixrank.schemas import SPLITS, Action, Categorical, Dataset, MultiCategorical, TimeGap
+
+
+@dataclass
+class Shard:
+    """The rows of some users, ready to be written.
+
+    Args:
+        columns: what can write each column of the example files.
+        split: int array (rows,). Position in `SPLITS`, -1 for none.
+        counts: what happened to the rows, for the report.
+        bad: (file number, row, column, value, reason) of rows that turned out bad after the joins.
+        time_range: earliest and latest time, milliseconds; empty without rows.
+        histories: history name -> its slices.
+    """
+
+    columns: list[EntryColumn]
+    split: np.ndarray
+    counts: dict[str, int]
+    bad: list[BadRow] = field(default_factory=list)
+    time_range: list[int] = field(default_factory=list)
+    histories: dict[str, Slices] = field(default_factory=dict)
+
+
+def build(
+    dataset: Dataset, tables: dict[str, Columns], popularity: Mapping[str, DailyCounts] = MappingProxyType({})
+) -> Shard:
+    """Builds the rows of one user shard.
+
+    Args:
+        dataset: the declaration.
+        tables: table name -> its columns; of the log and the user tables the shard's part, of item tables all rows.
+            The log also has `FILE` and `ROW`, in the order of the files.
+        popularity: column -> counts of all shards, for every column in `source.popularity`.
+
+    Returns:
+        The shard.
+
+    Raises:
+        ValueError: if two rows of a joined table differ but have the same key.
+    """
+    spec, source = dataset.spec, dataset.source
+    log, counts, bad = joined_log(dataset, tables)
+    for column, rule in source.popularity.items():
+        log[column] = popularity_of(rule, popularity[column], log[rule.of], log[spec.time.name].numbers())
+
+    users, user = np.unique(log[spec.user.name].codes, return_inverse=True)
+    time = log[spec.time.name].numbers()
+    # Stable, so that events of one time keep the order of the log.
+    order = np.lexsort((time, user))
+    log, user, time = take_all(log, order), user[order], time[order]
+    keys = [log[spec.user.name].values[code] for code in users]
+
+    shard = Shard(_row_columns(dataset, log), splits.assign(source.split, user, keys, time), counts, bad)
+    shard.time_range = [int(time.min()), int(time.max())] if len(time) else []
+    prior = _prior(dataset, tables, keys)
+    flags = {name: np.concatenate([log[name].numbers(bool), prior.flags[name]]) for name in spec.flags}
+    starts = window_start(time, source.window)
+    for history in spec.histories:
+        kept = flags[history.only] if history.only is not None else np.ones(len(time) + len(prior.user), dtype=bool)
+        keep, keep_prior = kept[: len(time)], kept[len(time) :]
+        sequence = sequences(user, prior.user, len(keys), keep, keep_prior)
+        cut = slices(sequence, user, time, keep, starts, history.window, history.length)
+        shard.histories[history.name] = cut
+        for name, feature in spec.history_fields(history):
+            if isinstance(feature, TimeGap):
+                shard.columns.append(GapColumn(name, time, sequence, cut))
+                continue
+            events = _actions(feature, flags) if isinstance(feature, Action) else _attribute(feature, log, prior)
+            kind = "int" if isinstance(feature, Action) else feature.dtype
+            width = feature.max_length if isinstance(feature, MultiCategorical) else 1
+            shard.columns.append(HistoryColumn(name, kind, events, width, sequence, cut))
+    for position, name in enumerate(SPLITS):
+        counts[f"rows_{name}"] = int((shard.split == position).sum())
+    counts["rows_in_no_split"] = int((shard.split == splits.NONE).sum())
+    return shard
+
+
+def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:
+    """The columns that do not belong to a history."""
+    spec = dataset.spec
+    result: list[EntryColumn] = [
+        ValueColumn(key.name, key.dtype, log[key.name]) for key in (spec.user, spec.item) if spec.get(key.name) is None
+    ]
+    result.append(ValueColumn(spec.time.name, "int", log[spec.time.name]))
+    result.append(ValueColumn(spec.scenario.name, spec.scenario.dtype, log[spec.scenario.name]))
+    result += [ValueColumn(label.name, "int", log[label.name]) for label in spec.labels]
+    for feature in spec.inputs:
+        length = feature.max_length if isinstance(feature, MultiCategorical) else None
+        kind = feature.dtype if isinstance(feature, Categorical | MultiCategorical) else "float"
+        result.append(ValueColumn(feature.name, kind, log[feature.name], length))
+    return result
+
+
+def _actions(feature: Action, flags: dict[str, np.ndarray]) -> Coded:
+    """The bit mask of every event, of the log and then prior."""
+    masks = sum(flags[flag].astype(np.int64) << bit for bit, flag in enumerate(feature.flags))
+    return Coded(np.asarray(masks), list(range(2 ** len(feature.flags))))
+
+
+def _attribute(feature: Categorical | MultiCategorical, log: Columns, prior: Prior) -> Coded:
+    """The item attribute of every event, of the log and then prior."""
+    missing = Coded(np.zeros(len(prior.user), dtype=np.int64), [None])
+    return log[feature.name].concat(prior.columns.get(feature.name, missing))
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Events from before the log, within a user newest first.
+
+    Args:
+        user: int array (events,). User code.
+        columns: item attributes, as far as the item tables have them.
+        flags: flag -> bool array (events,).
+    """
+
+    user: np.ndarray
+    columns: Columns
+    flags: dict[str, np.ndarray]
+
+
+def _prior(dataset: Dataset, tables: dict[str, Columns], users: list[Any]) -> Prior:
+    spec, declared = dataset.spec, dataset.source.prior
+    if declared is None or PRIOR not in tables:
+        return Prior(np.zeros(0, dtype=np.int64), {}, {flag: np.zeros(0, dtype=bool) for flag in spec.flags})
+    table = unique_rows(tables[PRIOR], spec.user.name, PRIOR)
+    codes = {key: code for code, key in enumerate(users)}
+    owners: list[int] = []
+    items: list[Any] = []
+    marks: dict[str, list[bool]] = {flag: [] for flag in declared.flags}
+    lists = {flag: table[column].tolist() for flag, column in declared.flags.items()}
+    for row, (key, seen) in enumerate(zip(table[spec.user.name].tolist(), table[declared.items].tolist(), strict=True)):
+        if key not in codes or seen is None:
+            continue
+        owners += [codes[key]] * len(seen)
+        items += seen if declared.order == "newest_first" else seen[::-1]
+        for flag, rows in lists.items():
+            marked = set(rows[row] or ())
+            marks[flag] += [item in marked for item in items[len(items) - len(seen) :]]
+
+    item_codes, distinct = pd.factorize(np.array(items, dtype=object))
+    item = Coded(item_codes + 1, [None, *distinct])
+    columns: Columns = {}
+    for number, declaration in enumerate(dataset.source.joins):
+        if declaration.on == "item":
+            columns[spec.item.name] = item
+            join(columns, tables[join_name(number, declaration)], spec.item.name)
+    columns[spec.item.name] = item
+    always = {flag: np.full(len(items), flag in declared.always) for flag in spec.flags}
+    return Prior(
+        np.array(owners, dtype=np.int64), columns, always | {flag: np.array(marks[flag], dtype=bool) for flag in marks}
+    )

@@ -1,0 +1,254 @@
+"""Judging a trained model with TFMA: what is measured, what blocks the blessing, and why it was blocked.
+
+TFX and TFMA are imported inside the functions, so that a configuration that holds `Thresholds` loads at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import Field
+
+from mixrank.schemas import FeatureSpec
+from mixrank.schemas.naming import Declaration, nearest
+
+if TYPE_CHECKING:
+    import tensorflow_model_analysis as tfma
+
+OVERALL = "overall"
+TITLES = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss", "example_count": "number of examples"}
+
+
+class Thresholds(Declaration):
+    """What a model must reach on all evaluation rows together to be blessed, per task.
+
+    Bounds hold for the overall slice only: one scenario with few rows never blocks a release.
+
+    Args:
+        min_auc: task -> lowest AUC, in [0, 1].
+        min_gauc: task -> lowest GAUC, in [0, 1].
+        max_log_loss: task -> highest log loss, > 0, in nats.
+        max_auc_drop: task -> how far AUC may fall below the last pushed model's, >= 0.
+        max_gauc_drop: task -> how far GAUC may fall below the last pushed model's, >= 0.
+    """
+
+    min_auc: dict[str, float] = Field(default_factory=dict)
+    min_gauc: dict[str, float] = Field(default_factory=dict)
+    max_log_loss: dict[str, float] = Field(default_factory=dict)
+    max_auc_drop: dict[str, float] = Field(default_factory=dict)
+    max_gauc_drop: dict[str, float] = Field(default_factory=dict)
+
+
+class MetricValue(NamedTuple):
+    """One number of an evaluation; `slice` is "overall" or the raw scenario value as text."""
+
+    task: str
+    slice: str
+    metric: str
+    value: float
+
+
+def eval_config(spec: FeatureSpec, thresholds: Thresholds, source: str = "") -> tfma.EvalConfig:
+    """AUC, GAUC, log loss, calibration and row count of every task, overall and per scenario.
+
+    The model's `serving_default` takes serialised `tf.Example`s and returns one probability per task under the
+    task's name; labels, user and scenario are raw columns of the examples.
+
+    Args:
+        spec: declaration of the log.
+        thresholds: bounds of the overall slice.
+        source: fingerprint of the code, so that the cache notices an edit.
+
+    Raises:
+        ValueError: if a threshold names a task that the spec does not have.
+    """
+    import tensorflow_model_analysis as tfma
+
+    check_thresholds(thresholds, spec)
+    ranking = tfma.MetricConfig(
+        class_name="Ranking",
+        module="mixrank.components.judging.tfma_metrics",
+        config=json.dumps({"group_key": spec.user.name, "source": source}),
+    )
+    overall = tfma.SlicingSpec()
+    metrics_specs = []
+    for task in spec.tasks:
+        metrics = tfma.MetricsSpec(output_names=[task], metrics=[ranking])
+        for name, bounds in _bounds(thresholds, task).items():
+            metrics.per_slice_thresholds[name].thresholds.extend(
+                tfma.PerSliceMetricThreshold(slicing_specs=[overall], threshold=bound) for bound in bounds
+            )
+        metrics_specs.append(metrics)
+    return tfma.EvalConfig(
+        model_specs=[
+            tfma.ModelSpec(
+                signature_name="serving_default",
+                model_type="tf_generic",
+                label_keys={task: task for task in spec.tasks},
+            )
+        ],
+        slicing_specs=[overall, tfma.SlicingSpec(feature_keys=[spec.scenario.name])],
+        metrics_specs=metrics_specs,
+    )
+
+
+def build_evaluator(
+    examples: Any,
+    model: Any,
+    baseline_model: Any | None,
+    spec: FeatureSpec,
+    thresholds: Thresholds,
+    example_split: str = "eval",
+    source: str = "",
+) -> Any:
+    """The TFX Evaluator that measures `model`, compares it with `baseline_model` and blesses it or not.
+
+    Args:
+        examples: channel of Examples.
+        model: channel of Model, the candidate.
+        baseline_model: channel of Model, the last pushed one; None, or an artifact without a SavedModel, before the
+            first push: bounds against it then do not apply.
+        spec: declaration of the log.
+        thresholds: bounds of the overall slice.
+        example_split: split that is measured.
+        source: as in `eval_config`.
+    """
+    from mixrank.components.judging.component import Evaluator
+
+    return Evaluator(
+        examples=examples,
+        model=model,
+        baseline_model=baseline_model,
+        eval_config=eval_config(spec, thresholds, source),
+        example_splits=[example_split],
+        module_path=__name__,
+    )
+
+
+def custom_extractors(eval_shared_model: Any, eval_config: Any, tensor_adapter_config: Any) -> list[Any]:
+    """Called by the Evaluator's executor in place of TFMA's default extractors."""
+    from mixrank.components.judging import tfma_batches
+
+    return tfma_batches.extractors(eval_shared_model, eval_config, tensor_adapter_config)
+
+
+def why_not_blessed(evaluation_uri: str) -> list[str]:
+    """What kept a model from being blessed, one sentence per failed bound; empty if nothing did.
+
+    Args:
+        evaluation_uri: folder of the Evaluator's `evaluation` output.
+
+    Raises:
+        ValueError: if the folder holds no validation result.
+    """
+    import tensorflow_model_analysis as tfma
+
+    try:
+        result = tfma.load_validation_result(evaluation_uri)
+    except AssertionError:
+        raise ValueError(f"`evaluation_uri` {evaluation_uri} holds no validation result") from None
+    if result.validation_ok:
+        return []
+    reasons = [_reason(failure) for sliced in result.metric_validations_per_slice for failure in sliced.failures]
+    # TFMA reports a slice that no example fell into apart from the failures.
+    if result.missing_slices:
+        reasons.append("no example was evaluated: the split is empty or holds no readable row")
+    return list(dict.fromkeys(reasons))
+
+
+def load_metrics(evaluation_uri: str, model: str = "candidate") -> list[MetricValue]:
+    """Every number of an evaluation.
+
+    Args:
+        evaluation_uri: folder of the Evaluator's `evaluation` output.
+        model: "candidate", or "baseline" for the last pushed model on the same rows.
+
+    Returns:
+        `MetricValue`s sorted by task, slice and metric; metrics are those of `NAMES`.
+
+    Raises:
+        ValueError: if the folder holds no metrics.
+    """
+    import tensorflow_model_analysis as tfma
+
+    if model not in ("candidate", "baseline"):
+        raise ValueError(f"`model` must be 'candidate' or 'baseline', received {model!r}")
+    if not (slices := list(tfma.load_metrics(evaluation_uri))):
+        raise ValueError(f"`evaluation_uri` {evaluation_uri} holds no metrics")
+    # A single model has no name.
+    names = ("", "candidate") if model == "candidate" else ("baseline",)
+    rows = []
+    for sliced in slices:
+        keys = sliced.slice_key.single_slice_keys
+        where = _text(getattr(keys[0], keys[0].WhichOneof("kind"))) if keys else OVERALL
+        for entry in sliced.metric_keys_and_values:
+            if entry.key.model_name in names and not entry.key.is_diff and entry.value.HasField("double_value"):
+                rows.append(MetricValue(entry.key.output_name, where, entry.key.name, entry.value.double_value.value))
+    return sorted(rows)
+
+
+def check_thresholds(thresholds: Thresholds, spec: FeatureSpec) -> None:
+    """Refuses bounds of a task that the spec does not have, and bounds that are no finite number >= 0.
+
+    Raises:
+        ValueError: naming the bound, the task and the nearest one there is.
+    """
+    for bound, by_task in thresholds:
+        for task, value in by_task.items():
+            if task not in spec.tasks:
+                raise ValueError(f"`{bound}` names task `{task}`{nearest(task, spec.tasks)}")
+            if not math.isfinite(value) or value < 0:
+                raise ValueError(f"`{bound}` of task `{task}` must be a finite number >= 0, received {value}")
+
+
+def _bounds(thresholds: Thresholds, task: str) -> dict[str, list[Any]]:
+    """TFMA's thresholds per metric of one task."""
+    import tensorflow_model_analysis as tfma
+
+    def value(**bound: float) -> Any:
+        return tfma.MetricThreshold(
+            value_threshold=tfma.GenericValueThreshold(**{k: {"value": v} for k, v in bound.items()})
+        )
+
+    def drop(allowed: float) -> Any:
+        return tfma.MetricThreshold(
+            change_threshold=tfma.GenericChangeThreshold(
+                absolute={"value": -allowed}, direction=tfma.MetricDirection.HIGHER_IS_BETTER
+            )
+        )
+
+    # Without a value bound TFX validates nothing and writes no blessing at all.
+    bounds = {"example_count": [value(lower_bound=1.0)]}
+    for metric, lowest, allowed in (
+        ("auc", thresholds.min_auc, thresholds.max_auc_drop),
+        ("gauc", thresholds.min_gauc, thresholds.max_gauc_drop),
+    ):
+        bounds[metric] = [value(lower_bound=lowest[task])] if task in lowest else []
+        bounds[metric] += [drop(allowed[task])] if task in allowed else []
+    highest = thresholds.max_log_loss
+    bounds["log_loss"] = [value(upper_bound=highest[task])] if task in highest else []
+    return {metric: listed for metric, listed in bounds.items() if listed}
+
+
+def _reason(failure: Any) -> str:
+    metric = TITLES.get(failure.metric_key.name, failure.metric_key.name)
+    subject = f"task {failure.metric_key.output_name}: {metric}"
+    if not failure.HasField("metric_value"):
+        return f"{subject} was not measured"
+    value = failure.metric_value.double_value.value
+    if math.isnan(value):
+        return f"{subject} has no value, because all labels of the evaluation rows are equal"
+    threshold = failure.metric_threshold
+    if threshold.HasField("change_threshold"):
+        allowed = -threshold.change_threshold.absolute.value
+        return f"{subject} is {-value:.4f} below the last pushed model's, more than the {allowed:g} allowed"
+    bound = threshold.value_threshold
+    if bound.HasField("lower_bound") and value < bound.lower_bound.value:
+        return f"{subject} is {value:.4f}, below the lower bound {bound.lower_bound.value:g}"
+    return f"{subject} is {value:.4f}, above the upper bound {bound.upper_bound.value:g}"
+
+
+def _text(value: bytes | float) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

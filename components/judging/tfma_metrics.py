@@ -1,0 +1,137 @@
+"""AUC, GAUC, log loss and calibration inside TFMA, exact and right in every slice."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.metrics import metric_util
+
+from mixrank.components import metrics
+
+NAMES = (
+    "auc",
+    "gauc",
+    "gauc_uniform",
+    "gauc_groups_used",
+    "gauc_groups_skipped",
+    "log_loss",
+    "calibration",
+    "example_count",
+)
+
+
+class Ranking(tfma.metrics.Metric):
+    """The metrics of `NAMES`, computed by `mixrank.components.metrics.ranking_metrics` on the rows of a slice.
+
+    TFMA's own grouping (`MetricsSpec.query_key`) hands a whole group to every slice in which it has any example, so
+    that GAUC of a scenario would rank examples of other scenarios. This metric therefore reads the group's key
+    itself, collects the columns of each slice, and groups them there: 17 bytes per example, slice and task are held
+    until the values are known. An element may be one example or many (see `mixrank.components.judging.tfma_batches`).
+
+    Args:
+        group_key: str. Feature with the group of GAUC, usually the user; integer or text.
+        source: str. Fingerprint of the code, so that a cached evaluation notices an edit.
+
+    Raises:
+        ValueError: if an example has no single value of `group_key`.
+    """
+
+    def __init__(self, group_key: str, source: str = "") -> None:
+        super().__init__(metric_util.merge_per_key_computations(_computations), group_key=group_key, source=source)
+
+
+def _computations(
+    group_key: str,
+    source: str = "",
+    eval_config: tfma.EvalConfig | None = None,
+    model_name: str = "",
+    output_name: str = "",
+) -> list[Any]:
+    del source
+    # TFMA looks up thresholds given by metric name under keys that say nothing about example weights.
+    keys = [
+        tfma.metrics.MetricKey(name=name, model_name=model_name, output_name=output_name, example_weighted=None)
+        for name in NAMES
+    ]
+    preprocessor = tfma.metrics.FeaturePreprocessor(feature_keys=[group_key])
+    return [tfma.metrics.MetricComputation(keys, [preprocessor], _Collect(keys, group_key, eval_config))]
+
+
+class _Columns(NamedTuple):
+    groups: array[int]
+    scores: array[float]
+    labels: array[int]
+
+
+class _Collect(beam.CombineFn):
+    """Gathers group, score and label of a slice's examples and computes the metrics at the end."""
+
+    def __init__(self, keys: list[tfma.metrics.MetricKey], group_key: str, eval_config: tfma.EvalConfig | None) -> None:
+        self._keys = keys
+        self._group_key = group_key
+        self._eval_config = eval_config
+
+    def create_accumulator(self) -> _Columns:
+        return _Columns(array("q"), array("d"), array("b"))
+
+    def add_input(self, accumulator: _Columns, element: Any) -> _Columns:
+        groups = np.ravel(element.get_by_key("features")[self._group_key])
+        model, output = self._keys[0].model_name, self._keys[0].output_name
+        ((labels, scores, _),) = metric_util.to_label_prediction_example_weight(
+            _named_predictions(element, model, output),
+            eval_config=self._eval_config,
+            model_name=model,
+            output_name=output,
+            flatten=False,
+        )
+        if not groups.size == labels.size == scores.size:
+            raise ValueError(
+                f"an example needs one `{self._group_key}`, one label and one score, "
+                f"received {groups.size}, {labels.size} and {scores.size} for {self._keys[0].output_name!r}"
+            )
+        accumulator.groups.frombytes(_integers(groups).tobytes())
+        accumulator.scores.frombytes(np.ravel(scores).astype(np.float64).tobytes())
+        accumulator.labels.frombytes(np.ravel(labels).astype(np.int8).tobytes())
+        return accumulator
+
+    def merge_accumulators(self, accumulators: Iterable[_Columns]) -> _Columns:
+        merged: Any = self.create_accumulator()
+        for accumulator in accumulators:
+            for column, more in zip(merged, accumulator, strict=True):
+                column.extend(more)
+        return merged
+
+    def extract_output(self, accumulator: _Columns) -> dict[tfma.metrics.MetricKey, float]:
+        groups, scores, labels = (np.asarray(column) for column in accumulator)
+        values = (
+            metrics.auc(labels, scores),
+            *metrics.gauc(labels, scores, groups),
+            metrics.log_loss(labels, scores),
+            metrics.calibration(labels, scores),
+            len(labels),
+        )
+        return dict(zip(self._keys, map(float, values), strict=True))
+
+
+def _named_predictions(element: Any, model: str, output: str) -> Any:
+    """The element with predictions by output; TFMA takes the name off the output of a model that has only one."""
+    predictions = element.get_predictions(model)
+    if isinstance(predictions, Mapping):
+        return element
+    by_output = {output: predictions}
+    return tfma.metrics.StandardMetricInputs({**element, "predictions": {model: by_output} if model else by_output})
+
+
+def _integers(groups: np.ndarray) -> np.ndarray:
+    """Keys as int64; text by a 64-bit hash, in which ten million users collide with probability 3e-6."""
+    if groups.dtype.kind in "iu":
+        return groups.astype(np.int64)
+    texts = (key if isinstance(key, bytes) else str(key).encode() for key in groups)
+    digests = (hashlib.blake2b(text, digest_size=8).digest() for text in texts)
+    return np.array([int.from_bytes(digest, "little", signed=True) for digest in digests], np.int64)

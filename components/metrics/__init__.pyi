@@ -1,0 +1,9 @@
+from .ranking_metrics import auc as auc
+from .ranking_metrics import auc_by_group as auc_by_group
+from .ranking_metrics import calibration as calibration
+from .ranking_metrics import gauc as gauc
+from .ranking_metrics import log_loss as log_loss
+from .ranking_metrics import log_losses as log_losses
+from .ranking_metrics import rela_impr_auc as rela_impr_auc
+from .ranking_metrics import rela_impr_log_loss as rela_impr_log_loss
+from .ranking_metrics import summarise as summarise

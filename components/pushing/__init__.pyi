@@ -1,0 +1,1 @@
+from .pusher import Pusher as Pusher

@@ -1,0 +1,66 @@
+"""Pusher that a model server may watch: a version appears whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tfx.components.pusher import executor
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import Channel, artifact_utils, component_spec, standard_artifacts, standard_component_specs
+from tfx.utils import io_utils
+
+from mixrank.components.judging import newest
+from mixrank.serving.base import find_copy, publish
+
+
+class Executor(executor.Executor):
+    """Copies a blessed model to a temporary name beside its destination and renames it, unless it is there already."""
+
+    def Do(self, input_dict: dict[str, list[Any]], output_dict: dict[str, list[Any]], exec_properties: Any) -> None:
+        pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
+        if not self.CheckBlessing(input_dict):
+            self._MarkNotPushed(pushed)
+            return
+        version = _push(Path(self.GetModelPath(input_dict)), exec_properties["push_to"])
+        io_utils.copy_dir(str(version), pushed.uri)
+        self._MarkPushed(pushed, pushed_destination=str(version), pushed_version=version.name)
+
+
+def _push(model: Path, push_to: str) -> Path:
+    """The new version's folder, or the newest one's if that is this model already: a step may be tried again."""
+    number, folder = newest(push_to)
+    if folder is not None and find_copy(model, folder.parent) == int(number):
+        return folder
+    return publish(model, Path(push_to))
+
+
+class PusherSpec(component_spec.ComponentSpec):
+    """TFX's, with the folder as plain text, which a run can choose."""
+
+    PARAMETERS = {"push_to": component_spec.ExecutionParameter(type=str)}
+    INPUTS = standard_component_specs.PusherSpec.INPUTS
+    OUTPUTS = standard_component_specs.PusherSpec.OUTPUTS
+
+
+class Pusher(base_component.BaseComponent):
+    """TFX component with the executor above.
+
+    Args:
+        model_blessing: the Evaluator's verdict.
+        infra_blessing: ModelCheck's verdict, and the model it hands on; without both verdicts nothing is pushed.
+        push_to: folder of the pushed versions.
+    """
+
+    SPEC_CLASS = PusherSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+
+    def __init__(self, *, model_blessing: Any, infra_blessing: Any, push_to: Any) -> None:
+        super().__init__(
+            PusherSpec(
+                model_blessing=model_blessing,
+                infra_blessing=infra_blessing,
+                push_to=push_to,
+                pushed_model=Channel(type=standard_artifacts.PushedModel),
+            )
+        )

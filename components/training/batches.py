@@ -1,0 +1,141 @@
+"""Transformed examples -> batches: an input stream whose position is a number of steps.
+
+Training can stop after any step and go on exactly there: `training_stream(first_step=s)` yields what an uninterrupted
+stream would yield from step `s` on, because the order of a pass depends only on the seed and the number of the pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mixrank.serving.base import untuned
+
+
+@dataclass(frozen=True)
+class TransformedRows:
+    """Transformed TFRecord files of some splits.
+
+    Args:
+        files: paths, GZIP-compressed TFRecords of tf.Examples.
+        columns: parsing specification; every column has a fixed length.
+        labels: columns that are labels, in the order of the tasks.
+        inputs: columns that the model reads.
+    """
+
+    files: tuple[str, ...]
+    columns: Mapping[str, Any]
+    labels: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+    @classmethod
+    def find(
+        cls, patterns: Sequence[str], columns: Mapping[str, Any], labels: Sequence[str], inputs: Sequence[str]
+    ) -> TransformedRows:
+        """Expands file patterns.
+
+        Raises:
+            ValueError: if a pattern matches no file.
+        """
+        files: list[str] = []
+        for pattern in patterns:
+            found = sorted(tf.io.gfile.glob(pattern))
+            if not found:
+                raise ValueError(f"no transformed examples match {pattern}")
+            files += found
+        return cls(tuple(files), dict(columns), tuple(labels), tuple(inputs))
+
+    def count(self) -> int:
+        """Number of rows; reads every file once."""
+        records = tf.data.TFRecordDataset(list(self.files), compression_type="GZIP", num_parallel_reads=2).batch(1024)
+        return int(untuned(records).reduce(tf.constant(0, tf.int64), lambda n, b: n + tf.size(b, tf.int64)))
+
+    def parse(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        """A batch of serialized tf.Examples -> column -> tensor."""
+        return tf.io.parse_example(serialized, self.columns)
+
+    def split(self, row: Mapping[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        """(model inputs, labels) of parsed columns; labels are `(batch, 1)`.
+
+        Keras 3 does not divide the loss of rank-1 labels by the number of replicas: two replicas would double every
+        gradient.
+        """
+        return {name: row[name] for name in self.inputs}, {name: row[name][:, None] for name in self.labels}
+
+
+def training_stream(
+    rows: TransformedRows,
+    *,
+    batch_size: int,
+    steps_per_pass: int,
+    steps: int,
+    seed: int,
+    shuffle_rows: int,
+    first_step: int = 0,
+    share: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Batches of (inputs, labels), shuffled anew in each pass.
+
+    Args:
+        rows: what to read.
+        batch_size: int >= 1. Global batch size.
+        steps_per_pass: int >= 1. Full batches in one pass; the remainder of a pass is dropped.
+        steps: int >= 1. Number of batches from the very first to the last.
+        seed: int. Decides the order.
+        shuffle_rows: int >= 1. Shuffle buffer in rows.
+        first_step: int >= 0. Number of batches already consumed.
+        share: of a worker among several, or None for whole batches. A worker gets its rows of each batch, as one
+            batch for each of its replicas, so that all workers together see what one would see.
+    """
+    if steps_per_pass < 1:
+        raise ValueError(f"there are fewer training rows than one batch of {batch_size}; lower `train.batch_size`")
+    first_pass = first_step // steps_per_pass
+    batches = _one_pass(rows, batch_size, steps_per_pass, seed + first_pass, shuffle_rows).skip(
+        first_step % steps_per_pass
+    )
+    for number in range(first_pass + 1, math.ceil(steps / steps_per_pass)):
+        batches = batches.concatenate(_one_pass(rows, batch_size, steps_per_pass, seed + number, shuffle_rows))
+    batches = batches.take(steps - first_step)
+    if share is not None:
+        batches = _share(batches, batch_size, share)
+    batches = batches.map(lambda b: rows.split(rows.parse(b)), num_parallel_calls=2, deterministic=True)
+    return _in_order(batches.prefetch(4))
+
+
+def _one_pass(rows: TransformedRows, batch_size: int, steps: int, seed: int, shuffle_rows: int) -> tf.data.Dataset:
+    order = np.random.default_rng(seed).permutation(len(rows.files))
+    records = tf.data.Dataset.from_tensor_slices([rows.files[i] for i in order]).interleave(
+        lambda path: tf.data.TFRecordDataset(path, compression_type="GZIP"),
+        cycle_length=min(8, len(rows.files)),
+        block_length=16,
+        num_parallel_calls=min(2, len(rows.files)),
+        deterministic=True,
+    )
+    records = records.shuffle(shuffle_rows, seed=seed, reshuffle_each_iteration=False)
+    return records.batch(batch_size, drop_remainder=True).take(steps)
+
+
+def _share(batches: tf.data.Dataset, batch_size: int, share: tf.distribute.InputContext) -> tf.data.Dataset:
+    workers, replicas = share.num_input_pipelines, share.num_replicas_in_sync
+    # (batch,) -> (workers, replicas of a worker, rows of a replica)
+    shape = (workers, replicas // workers, batch_size // replicas)
+    return batches.map(lambda batch: tf.reshape(batch, shape)[share.input_pipeline_id]).unbatch()
+
+
+def evaluation_batches(rows: TransformedRows, batch_size: int) -> tf.data.Dataset:
+    """Every row once, in file order, all columns; the last batch may be smaller."""
+    records = tf.data.TFRecordDataset(list(rows.files), compression_type="GZIP")
+    return _in_order(records.batch(batch_size).map(rows.parse, num_parallel_calls=2).prefetch(2))
+
+
+def _in_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    # Every worker reads all files, for the order of rows is that of one: nothing to shard, and no warning about it.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return untuned(dataset.with_options(options))

@@ -1,0 +1,79 @@
+"""TFX's Trainer with the model's preset as a parameter of its own, so that a run can choose it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tfx.components.trainer import executor
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.proto import trainer_pb2
+from tfx.types import Channel, component_spec, standard_artifacts, standard_component_specs
+
+from mixrank.components.training.workers import Workers
+
+
+class Executor(executor.GenericExecutor):
+    """Hands the preset to `run_fn` in its `custom_config`, which is one text and can hold no parameter of a run."""
+
+    def Do(self, input_dict: dict[str, list[Any]], output_dict: dict[str, list[Any]], exec_properties: Any) -> None:
+        config = {**json.loads(exec_properties["custom_config"]), "preset": exec_properties["preset"]}
+        properties = {**exec_properties, "custom_config": json.dumps(config)}
+        if Workers.of_environment().chief:
+            super().Do(input_dict, output_dict, properties)
+        else:
+            from mixrank.components.training.trainer import run_fn
+
+            # TFX would look for an export, which the chief alone writes.
+            run_fn(self._GetFnArgs(input_dict, output_dict, properties))
+
+
+class TrainerSpec(component_spec.ComponentSpec):
+    """What TFX's own component takes, and the preset."""
+
+    PARAMETERS = {
+        **standard_component_specs.TrainerSpec.PARAMETERS,
+        "preset": component_spec.ExecutionParameter(type=str),
+    }
+    INPUTS = standard_component_specs.TrainerSpec.INPUTS
+    OUTPUTS = standard_component_specs.TrainerSpec.OUTPUTS
+
+
+class Trainer(base_component.BaseComponent):
+    """TFX component around `mixrank.components.training.trainer.run_fn`.
+
+    Args:
+        examples, transform_graph: outputs of Transform.
+        splits: splits of the dataset.
+        custom_config: what `run_fn` reads, the preset excepted.
+        preset: the model's preset; empty for the model's defaults.
+        base_model: Model to begin from, or None.
+    """
+
+    SPEC_CLASS = TrainerSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+
+    def __init__(
+        self,
+        *,
+        examples: Any,
+        transform_graph: Any,
+        splits: tuple[str, ...],
+        custom_config: dict[str, str],
+        preset: Any,
+        base_model: Any | None = None,
+    ) -> None:
+        super().__init__(
+            TrainerSpec(
+                examples=examples,
+                transform_graph=transform_graph,
+                base_model=base_model,
+                train_args=trainer_pb2.TrainArgs(splits=[split for split in splits if split != "eval"]),
+                eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
+                run_fn="mixrank.components.training.trainer.run_fn",
+                custom_config=json.dumps(custom_config),
+                preset=preset,
+                model=Channel(type=standard_artifacts.Model),
+                model_run=Channel(type=standard_artifacts.ModelRun),
+            )
+        )

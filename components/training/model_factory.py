@@ -1,0 +1,137 @@
+"""The ranker that settings and a Transform describe, the rows it reads, and what it says about itself."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from mixrank.components.training.batches import TransformedRows, evaluation_batches
+from mixrank.components.training.micro_batches import MicroBatched
+from mixrank.components.training.optimizers import build_optimizer
+from mixrank.components.training.predictions import EVALUATION_BATCH
+from mixrank.components.training.settings import ModelSettings, TrainSettings
+from mixrank.components.training.strategy import use_jit
+from mixrank.layers.backbone import backbone_of, routing_report
+from mixrank.layers.base import counts
+from mixrank.layers.ranking import build_ranker, field_names, match, model_inputs, widths
+from mixrank.layers.tokens import Storage
+from mixrank.schemas import Categorical, FeatureSpec, MultiCategorical, Vocab
+
+# Batches of evaluation rows that the routing report looks at.
+ROUTED_BATCHES = 4
+
+
+def vocabulary_sizes(spec: FeatureSpec, transform_output: tft.TFTransformOutput) -> dict[str, int]:
+    """Feature -> number of ids, padding and out-of-vocabulary buckets included."""
+    sizes = {}
+    for feature in spec.inputs:
+        if isinstance(feature, Categorical | MultiCategorical):
+            if isinstance(feature.vocab, Vocab):
+                counted = transform_output.vocabulary_size_by_name(feature.name)
+                sizes[feature.name] = 1 + counted + feature.vocab.oov
+            else:
+                sizes[feature.name] = 1 + feature.vocab.size
+    return sizes
+
+
+def resolve(spec: FeatureSpec, model: ModelSettings) -> ModelSettings:
+    """The settings with `match_params` replaced by the `params` that give that size.
+
+    Raises:
+        ValueError: if the model cannot be scaled to that size.
+    """
+    if model.match_params is None:
+        return model
+    fed = widths(spec.widened(model.embedding_width))
+    params = match(model.name, model.match_params, fed, spec.tasks, spec.scenario.values, model.params, model.preset)
+    return model.model_copy(update={"params": params, "match_params": None})
+
+
+def transformed_rows(
+    spec: FeatureSpec, patterns: Sequence[str], transform_output: tft.TFTransformOutput
+) -> TransformedRows:
+    """What a ranker of `spec` reads in the files that match any of the patterns.
+
+    Raises:
+        ValueError: if a pattern matches no file.
+    """
+    return TransformedRows.find(
+        patterns,
+        transform_output.transformed_feature_spec(),
+        labels=spec.tasks,
+        inputs=tuple(model_inputs(spec)),
+    )
+
+
+def build_model(
+    spec: FeatureSpec,
+    model: ModelSettings,
+    settings: TrainSettings,
+    transform_output: tft.TFTransformOutput,
+    table_storage: Storage = "float32",
+) -> keras.Model:
+    """The ranker that settings describe, for rows of one Transform, with fresh weights."""
+    model = resolve(spec, model)
+    return build_ranker(
+        spec.widened(model.embedding_width),
+        vocabulary_sizes(spec, transform_output),
+        model=model.name,
+        preset=model.preset,
+        params=model.params,
+        seed=settings.seed,
+        table_storage=table_storage,
+    )
+
+
+def trainee(
+    model: keras.Model,
+    spec: FeatureSpec,
+    settings: TrainSettings,
+    strategy: tf.distribute.Strategy,
+    *,
+    steps: int,
+    several_workers: bool = False,
+) -> MicroBatched:
+    """The ranker, compiled for training: weighted sum of the tasks' cross entropies, optimizers as settings say.
+
+    Args:
+        model: built inside the scope of `strategy`, which must be entered here as well.
+        spec, settings: tasks, and how to train.
+        strategy: of the replicas.
+        steps: optimizer steps in all, for the learning rate's schedule.
+        several_workers: whether other processes train along.
+    """
+    optimizer = build_optimizer(settings.optimizer, settings.embedding_optimizer, steps=steps)
+    optimizer.build(model.trainable_variables)
+    trained = MicroBatched(model, settings.accumulate_steps, several_workers)
+    trained.compile(
+        optimizer=optimizer,
+        loss={label.name: keras.losses.BinaryCrossentropy(from_logits=True) for label in spec.labels},
+        loss_weights={label.name: label.weight for label in spec.labels},
+        jit_compile=use_jit(settings.jit_compile, strategy),
+    )
+    return trained
+
+
+def model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a model with its parameters and forward FLOPs per row, whole and by part."""
+    parts = counts(model)
+    return {
+        **settings,
+        "parts": [{"name": p.name, "parameters": p.parameters, "flops": p.flops} for p in parts],
+        "parameters": sum(p.parameters for p in parts),
+        "flops": sum(p.flops for p in parts),
+    }
+
+
+def insights(model: keras.Model, spec: FeatureSpec, rows: TransformedRows) -> dict[str, Any]:
+    """What the backbone tells about itself, and where its scenario experts send the first evaluation rows."""
+    batches = itertools.islice(evaluation_batches(rows, EVALUATION_BATCH), ROUTED_BATCHES)
+    found = backbone_of(model).insights(field_names(spec))
+    routing = routing_report(model, batches)
+    return {**found, **({"routing": routing} if routing else {})}

@@ -1,0 +1,205 @@
+"""What happens after every round of training: validate, log, decide whether to stop, save a state to resume from."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from mixrank.components.training.settings import EarlyStopping
+from mixrank.schemas.files import write_atomically
+
+REPORT_EVERY_S = 5.0
+
+
+class Rounds(keras.callbacks.Callback):
+    """Keras callback that turns `fit` epochs into resumable rounds.
+
+    The state of a round (weights, optimizer, best weights so far, history) is written under a temporary name and
+    renamed, so that a kill leaves either the old state or the new one. Of several workers, all go through the rounds
+    and resume, and the chief alone validates and writes.
+
+    Args:
+        directory: where states are kept; a later call with the same directory goes on from there.
+        log: file that gets one JSON line per round.
+        steps_per_round: int >= 1.
+        steps_per_pass: int >= 1. Steps in one pass over the rows, to log the epoch.
+        batch_size: int >= 1. Rows per step, to log samples per second; a state of other batches is not resumed.
+        validate: returns metric name -> value, or None where there is no validation split.
+        early_stopping: or None.
+        chief: whether this worker writes.
+        total: sum of a number over the workers; with early stopping it is asked after every round.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        log: Path,
+        steps_per_round: int,
+        steps_per_pass: int,
+        batch_size: int,
+        total_rounds: int,
+        validate: Callable[[], dict[str, float]] | None = None,
+        early_stopping: EarlyStopping | None = None,
+        chief: bool = True,
+        total: Callable[[float], float] = float,
+    ) -> None:
+        super().__init__()
+        self.directory = directory
+        self.log = log
+        self.steps_per_round = steps_per_round
+        self.steps_per_pass = steps_per_pass
+        self.batch_size = batch_size
+        self.total_rounds = total_rounds
+        self.validate = validate
+        self.early_stopping = early_stopping
+        self.chief = chief
+        self.total = total
+        self.history: list[dict[str, Any]] = []
+        self.best: float | None = None
+        self.best_round = 0
+        self.stopped = False
+        self._began = self._reported = time.monotonic()
+
+    # -- resume ----------------------------------------------------------------------------------------------------
+
+    def restore(self, model: keras.Model) -> int:
+        """Loads the newest state into a compiled model with a built optimizer.
+
+        Returns:
+            Number of rounds already done, 0 if there is no state.
+
+        Raises:
+            ValueError: if the state is of a training with another number of rows per step.
+        """
+        states = sorted(self.directory.glob("round-*[0-9]"))
+        if not states:
+            return 0
+        state = json.loads((states[-1] / "state.json").read_text())
+        if state["batch_size"] != self.batch_size:
+            raise ValueError(
+                f"{states[-1]} was trained with {state['batch_size']} rows per step, and now there would be "
+                f"{self.batch_size}: give it as many replicas as before, or remove {self.directory} to begin anew"
+            )
+        model.load_weights(states[-1] / "model.weights.h5")
+        self.history, self.best, self.best_round = state["history"], state["best"], state["best_round"]
+        self.stopped = state["stopped"]
+        if not self.chief:
+            return int(state["round"])
+        self._write_log()
+        print(f"  resuming after round {state['round']} of {self.total_rounds}", file=sys.stderr, flush=True)
+        return int(state["round"])
+
+    def restore_best(self, model: keras.Model) -> None:
+        """Puts the best weights back, where early stopping kept some."""
+        best = self.directory / f"best-{self.best_round}.weights.h5"
+        if self.early_stopping is not None and best.exists():
+            model.load_weights(best)
+
+    # -- Keras hooks -----------------------------------------------------------------------------------------------
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._began = self._reported = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        now = time.monotonic()
+        if now - self._reported < REPORT_EVERY_S:
+            return
+        self._reported = now
+        if not self.chief:
+            return
+        rate = (batch + 1) * self.batch_size / (now - self._began)
+        left = (self.steps_per_round - batch - 1) * self.batch_size / rate
+        loss = float((logs or {}).get("loss", math.nan))
+        print(
+            f"  step {batch + 1}/{self.steps_per_round}  loss {loss:.4f}  {rate:,.0f} samples/s  {left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        seconds = time.monotonic() - self._began
+        logs = dict(logs or {})
+        step = (epoch + 1) * self.steps_per_round
+        entry: dict[str, Any] = {
+            "round": epoch + 1,
+            "step": step,
+            "epoch": step / self.steps_per_pass,
+            "loss": logs.pop("loss"),
+            "metrics": logs,
+            "valid": self.validate() if self.validate else {},
+            "samples_per_second": self.steps_per_round * self.batch_size / seconds,
+            "seconds": seconds,
+        }
+        if not math.isfinite(entry["loss"]):
+            raise ValueError(f"training loss is {entry['loss']} in round {epoch + 1}; lower the learning rate")
+        if self.chief:
+            self._record(entry)
+        if self.early_stopping is not None:
+            self.stopped = self.model.stop_training = self.total(self.stopped) > 0
+
+    # -- details ---------------------------------------------------------------------------------------------------
+
+    def _record(self, entry: dict[str, Any]) -> None:
+        self.history.append(entry)
+        self._write_log()
+        self._judge(entry)
+        self._save(entry["round"])
+        valid = "".join(f"  {name} {value:.4f}" for name, value in entry["valid"].items())
+        print(
+            f"  round {entry['round']}/{self.total_rounds}  loss {entry['loss']:.4f}{valid}  "
+            f"{entry['samples_per_second']:,.0f} samples/s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _judge(self, entry: dict[str, Any]) -> None:
+        rule = self.early_stopping
+        if rule is None:
+            return
+        if rule.metric not in entry["valid"]:
+            raise ValueError(
+                f"`early_stopping.metric` is {rule.metric!r}, validation gives {', '.join(sorted(entry['valid']))}"
+            )
+        value = entry["valid"][rule.metric]
+        gain = math.inf if self.best is None else (value - self.best) * (1 if rule.higher_is_better else -1)
+        if gain > rule.min_delta:
+            self.best, self.best_round = value, entry["round"]
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.model.save_weights(self.directory / f"best-{self.best_round}.weights.h5")
+        elif entry["round"] - self.best_round >= rule.patience:
+            self.stopped = True
+            print(f"  stopping early: {rule.metric} was best in round {self.best_round}", file=sys.stderr, flush=True)
+
+    def _save(self, done: int) -> None:
+        temporary = self.directory / "round.partial"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        self.model.save_weights(temporary / "model.weights.h5")
+        state = {
+            "round": done,
+            "batch_size": self.batch_size,
+            "history": self.history,
+            "best": self.best,
+            "best_round": self.best_round,
+            "stopped": self.stopped,
+        }
+        (temporary / "state.json").write_text(json.dumps(state))
+        temporary.rename(self.directory / f"round-{done:06d}")
+        for old in sorted(self.directory.glob("round-*[0-9]"))[:-1]:
+            shutil.rmtree(old)
+        for old in self.directory.glob("best-*.weights.h5"):
+            if old.name != f"best-{self.best_round}.weights.h5":
+                old.unlink()
+
+    def _write_log(self) -> None:
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
+        write_atomically(self.log, lambda path: path.write_text(lines))

@@ -1,0 +1,234 @@
+"""What a run may choose about the model and its training; read by the Trainer, written in a config's YAML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from mixrank.schemas.naming import Declaration, nearest
+
+OPTIMIZERS = ("adam", "adamw", "adagrad", "rmsprop", "sgd", "lamb", "lion")
+# `warm_start` from whatever the push folder holds by then.
+PUSHED = "pushed"
+SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
+
+
+def parse_count(value: Any) -> Any:
+    """A number of parameters as people write it.
+
+    Args:
+        value: "1M", "1.5B", "300k", "1_000_000"; anything but text is returned as it is.
+
+    Raises:
+        ValueError: if the text is no number or ends in an unknown suffix.
+
+    >>> parse_count("1.5B")
+    1500000000
+    """
+    if not isinstance(value, str):
+        return value
+    number, suffix = re.fullmatch(r"([\d_.,]*)\s*(.*)", value.strip(), re.DOTALL).groups()  # type: ignore[union-attr]
+    if suffix.upper() not in SUFFIXES:
+        raise ValueError(f"a count ends in K, M or B, or in none of them, such as 1M, received {value!r}")
+    try:
+        return round(float(number.replace(",", "").replace("_", "")) * SUFFIXES[suffix.upper()])
+    except ValueError:
+        raise ValueError(f"a count is a number such as 1000000 or 1.5M, received {value!r}") from None
+
+
+class ModelSettings(Declaration):
+    """Which architecture.
+
+    Args:
+        name: a name in the registry of `layers`.
+        preset: a preset of that model, or None for its defaults.
+        params: constructor parameters that override the preset.
+        match_params: int >= 1, "1M" or None. Dense parameters wanted, embeddings not counted: the preset is scaled to
+            that size, so that models can be compared at one budget. None takes the preset as it is.
+        embedding_width: float > 0. Factor on the width of every embedding that the log's spec declares.
+    """
+
+    name: str = "hemix"
+    preset: str | None = "tiny"
+    params: dict[str, Any] = {}
+    match_params: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(parse_count)] = None
+    embedding_width: float = Field(1.0, gt=0)
+
+
+class Optimizer(Declaration):
+    """A Keras optimizer by name.
+
+    Args:
+        name: adam, adamw, adagrad, rmsprop, sgd, lamb or lion.
+        learning_rate: float > 0. The highest rate.
+        schedule: "constant", or "cosine": from the rate down to zero over the whole training.
+        warmup: float in [0, 1). Share of the steps over which the rate first rises from zero.
+        options: further constructor arguments of the Keras class.
+    """
+
+    name: str = "adam"
+    learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: float = Field(0.0, ge=0, lt=1)
+    options: dict[str, Any] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if name not in OPTIMIZERS:
+            raise ValueError(f"there is no optimizer `{name}`{nearest(name, OPTIMIZERS)}")
+        return name
+
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if "gradient_accumulation_steps" in options:
+            raise ValueError("`gradient_accumulation_steps` does not work on replicas: set `train.accumulate_steps`")
+        return options
+
+    def scaled(self, factor: float) -> Optimizer:
+        """The same optimizer with `factor` times the rate."""
+        return self.model_copy(update={"learning_rate": self.learning_rate * factor})
+
+    def decay(self, steps: int) -> dict[str, Any] | None:
+        """Arguments of Keras' `CosineDecay` for a training of so many steps; None where the rate never changes."""
+        rising = round(self.warmup * steps)
+        if self.schedule == "constant" and not rising:
+            return None
+        return {
+            "initial_learning_rate": 0.0 if rising else self.learning_rate,
+            "decay_steps": max(1, steps - rising),
+            "alpha": 1.0 if self.schedule == "constant" else 0.0,
+            "warmup_target": self.learning_rate if rising else None,
+            "warmup_steps": rising,
+        }
+
+
+class EarlyStopping(Declaration):
+    """Stop when a validation metric no longer improves, and keep the best weights.
+
+    Args:
+        metric: "loss", or "<task>.auc", "<task>.gauc", "<task>.log_loss".
+        patience: int >= 1. Rounds without improvement.
+        min_delta: float >= 0. Smallest change that counts.
+    """
+
+    metric: str = "loss"
+    patience: int = Field(2, ge=1)
+    min_delta: float = Field(0.0, ge=0)
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.metric.endswith("auc")
+
+    def check(self, tasks: Iterable[str]) -> None:
+        """Refuses a metric that validation does not give.
+
+        Args:
+            tasks: names of the tasks.
+
+        Raises:
+            ValueError: naming the metric and the nearest one there is.
+        """
+        known = ["loss", *(f"{task}.{metric}" for task in tasks for metric in ("auc", "gauc", "log_loss"))]
+        if self.metric not in known:
+            raise ValueError(f"`early_stopping.metric` is {self.metric!r}{nearest(self.metric, known)}")
+
+
+class TrainSettings(Declaration):
+    """How the model is trained.
+
+    A *round* is `steps_per_round` steps: after each one the model is validated and a checkpoint written.
+
+    Args:
+        splits: "train" or both "train" and "valid"; validation runs only on a split that is not trained on.
+        batch_size: int >= 1. Rows per step, which is one update of the weights.
+        batch_size_per: whose rows `batch_size` counts: "step" (those of all replicas of all workers) or "replica".
+        accumulate_steps: int >= 1. Parts in which a replica computes its rows one after another, for batches that do
+            not fit into its memory; their gradients are averaged.
+        learning_rate_scaling: "none", or how the rates of both optimizers grow with the rows per step over
+            `base_batch_size`: "linear" (Goyal et al. 2017) or "sqrt" (Krizhevsky 2014).
+        base_batch_size: int >= 1 or None. Rows per step that the rates were tuned for.
+        epochs: int >= 1. Passes over the training rows.
+        steps_per_round: int >= 1 or None for one pass. The number of rounds is the nearest to `epochs` passes.
+        optimizer: for all weights, or for the dense ones if `embedding_optimizer` is given.
+        embedding_optimizer: for the embedding tables, or None.
+        early_stopping: or None to run all epochs and keep the last weights.
+        precision: "float32" or "mixed_bfloat16".
+        jit_compile: "auto" (XLA on one replica, not on several: it cannot compile across CPU devices), "on" or "off".
+        replicas: "auto" (all GPUs of all workers, else one CPU each) or a number of GPUs or logical CPU devices.
+        shuffle_rows: int >= 1. Shuffle buffer.
+        seed: int.
+        warm_start: path of an earlier run, pushed model or export whose embedding rows are taken over token by token;
+            "pushed" for the version last pushed by this config, none before the first.
+        table_storage: how the export holds the embedding tables: float32, bfloat16 (half the size) or int8 (about a
+            quarter). Training is in float32; the evaluation split is scored with the stored tables.
+    """
+
+    splits: tuple[Literal["train", "valid"], ...] = ("train",)
+    batch_size: int = Field(256, ge=1)
+    batch_size_per: Literal["step", "replica"] = "step"
+    accumulate_steps: int = Field(1, ge=1)
+    learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"
+    base_batch_size: int | None = Field(None, ge=1)
+    epochs: int = Field(1, ge=1)
+    steps_per_round: int | None = Field(None, ge=1)
+    optimizer: Optimizer = Optimizer()
+    embedding_optimizer: Optimizer | None = None
+    early_stopping: EarlyStopping | None = None
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    jit_compile: Literal["auto", "on", "off"] = "auto"
+    replicas: Literal["auto"] | int = "auto"
+    shuffle_rows: int = Field(50_000, ge=1)
+    seed: int = 0
+    warm_start: str | None = None
+    table_storage: Literal["float32", "bfloat16", "int8"] = "float32"
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainSettings:
+        if "train" not in self.splits:
+            raise ValueError(f"`splits` must contain `train`, received {self.splits}")
+        if self.early_stopping is not None and "valid" in self.splits:
+            raise ValueError("`early_stopping` needs a split that is not trained on: leave `valid` out of `splits`")
+        if (self.learning_rate_scaling == "none") is not (self.base_batch_size is None):
+            raise ValueError(
+                "`learning_rate_scaling` and `base_batch_size` go together, "
+                f"received {self.learning_rate_scaling!r} and {self.base_batch_size}"
+            )
+        if isinstance(self.replicas, int):
+            if self.replicas < 1:
+                raise ValueError(f"`replicas` must be >= 1, received {self.replicas}")
+            self.on(self.replicas)
+        return self
+
+    def on(self, replicas: int) -> TrainSettings:
+        """The same training in numbers: `batch_size` per step, and the scaled rates.
+
+        Args:
+            replicas: int >= 1. Replicas over all workers.
+
+        Raises:
+            ValueError: if the rows of a step cannot be divided evenly.
+        """
+        rows = self.batch_size * (replicas if self.batch_size_per == "replica" else 1)
+        if rows % (replicas * self.accumulate_steps):
+            times = f" times `accumulate_steps` {self.accumulate_steps}" if self.accumulate_steps > 1 else ""
+            raise ValueError(
+                f"`batch_size` must be divisible by {replicas} replicas{times}: "
+                f"{rows} % {replicas * self.accumulate_steps} != 0"
+            )
+        ratio = rows / (self.base_batch_size or rows)
+        factor = {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[self.learning_rate_scaling]
+        return self.model_copy(
+            update={
+                "batch_size": rows,
+                "batch_size_per": "step",
+                "learning_rate_scaling": "none",
+                "base_batch_size": None,
+                "optimizer": self.optimizer.scaled(factor),
+                "embedding_optimizer": self.embedding_optimizer and self.embedding_optimizer.scaled(factor),
+            }
+        )

@@ -1,0 +1,5 @@
+"""What every model shares: base classes, registry, the whole model of a spec, sizes."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

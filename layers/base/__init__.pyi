@@ -1,0 +1,10 @@
+from .candidates import per_candidate as per_candidate
+from .candidates import shared_by_candidates as shared_by_candidates
+from .checks import check_dropout as check_dropout
+from .checks import check_least as check_least
+from .checks import check_units as check_units
+from .initializers import PerToken as PerToken
+from .initializers import seeded as seeded
+from .parts import Part as Part
+from .parts import counts as counts
+from .parts import dense_part as dense_part

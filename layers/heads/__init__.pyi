@@ -1,0 +1,1 @@
+from .task_heads import TaskHeads as TaskHeads

@@ -1,0 +1,17 @@
+from .attention import MixedQueryAttention as MixedQueryAttention
+from .attention import SelfAttention as SelfAttention
+from .attention import attend as attend
+from .attention import masked_softmax as masked_softmax
+from .attention import softmax as softmax
+from .attention import split_heads as split_heads
+from .blocks import PostNormBlock as PostNormBlock
+from .blocks import PreNormBlock as PreNormBlock
+from .ffn import PerTokenFFN as PerTokenFFN
+from .ffn import SharedFFN as SharedFFN
+from .mlp import MLP as MLP
+from .per_token import PerTokenDense as PerTokenDense
+from .swiglu import PerTokenSwiGLU as PerTokenSwiGLU
+from .swiglu import SwiGLU as SwiGLU
+from .token_mixing import HeteroMixing as HeteroMixing
+from .token_mixing import TokenMixing as TokenMixing
+from .token_mixing import block_transpose as block_transpose

@@ -1,0 +1,97 @@
+"""Gated feed-forward sub-layers: one for all positions, or one per token."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from mixrank.layers.base import check_least
+from mixrank.layers.mixing.per_token import PerTokenDense
+
+
+class _Gated(keras.Layer):
+    def __init__(self, *, units: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        check_least(1, units=units)
+        self.units = units
+
+    def _transform(self, x):
+        return self.down(self.up(x) * ops.silu(self.gate(x)))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable("mixrank")
+class SwiGLU(_Gated):
+    """`f(x) = ((x W_up) * SiLU(x W_gate)) W_down` with the same matrices everywhere and no biases; MixFormer (5).
+
+    Args:
+        units: int >= 1. Hidden width.
+
+    Call arguments:
+        x: Tensor (batch, ..., dim).
+
+    Returns:
+        Tensor (batch, ..., dim).
+
+    Raises:
+        ValueError: if `units` is below 1.
+
+    Source: arXiv 2002.05202 and 2602.14110.
+
+    >>> SwiGLU(units=5)(keras.ops.ones((2, 3, 4))).shape
+    TensorShape([2, 3, 4])
+    """
+
+    def build(self, input_shape) -> None:
+        options = {"use_bias": False, "dtype": self.dtype_policy}
+        self.up = keras.layers.Dense(self.units, name="up", **options)
+        self.gate = keras.layers.Dense(self.units, name="gate", **options)
+        self.down = keras.layers.Dense(input_shape[-1], name="down", **options)
+        self.up.build(input_shape)
+        self.gate.build(input_shape)
+        self.down.build((*input_shape[:-1], self.units))
+
+    def call(self, x):
+        return self._transform(x)
+
+
+@keras.saving.register_keras_serializable("mixrank")
+class PerTokenSwiGLU(_Gated):
+    """`f_i(x_i) = ((x_i W_up^i) * SiLU(x_i W_gate^i)) W_down^i`, matrices of token i alone; MixFormer (4) and (9).
+
+    Args:
+        units: int >= 1. Hidden width.
+
+    Call arguments:
+        x: Tensor (batch, tokens, dim).
+
+    Returns:
+        Tensor (batch, tokens, dim).
+
+    Raises:
+        ValueError: if `units` is below 1.
+
+    Source: arXiv 2002.05202 and 2602.14110.
+
+    >>> PerTokenSwiGLU(units=5)(keras.ops.ones((2, 3, 4))).shape
+    TensorShape([2, 3, 4])
+    """
+
+    def build(self, input_shape) -> None:
+        tokens, dim = input_shape[1:]
+        options = {"use_bias": False, "token_leading": True, "dtype": self.dtype_policy}
+        self.up = PerTokenDense(self.units, name="up", **options)
+        self.gate = PerTokenDense(self.units, name="gate", **options)
+        self.down = PerTokenDense(dim, name="down", **options)
+        self.up.build((tokens, None, dim))
+        self.gate.build((tokens, None, dim))
+        self.down.build((tokens, None, self.units))
+
+    def call(self, x):
+        # (batch, tokens, dim) -> (tokens, batch, dim), and back after the products
+        return ops.transpose(self._transform(ops.transpose(x, (1, 0, 2))), (1, 0, 2))

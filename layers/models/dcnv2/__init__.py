@@ -1,0 +1,1 @@
+"""DCN V2: the model and every part that only it uses."""

@@ -1,0 +1,1 @@
+"""DLRM: the model and every part that only it uses."""

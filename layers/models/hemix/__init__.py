@@ -1,0 +1,1 @@
+"""HeMix: the model and every part that only it uses."""

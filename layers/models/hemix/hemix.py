@@ -1,0 +1,301 @@
+"""HeMix: interest tokens by mixed queries, then low-rank mixing of heterogeneous tokens."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import keras
+from keras import ops
+
+from mixrank.layers.backbone import Backbone, Widths, all_vectors, register
+from mixrank.layers.base import Part, check_dropout, check_least, dense_part, per_candidate
+from mixrank.layers.mixing import (
+    HeteroMixing,
+    MixedQueryAttention,
+    PerTokenFFN,
+    PostNormBlock,
+    SelfAttention,
+    SharedFFN,
+    TokenMixing,
+)
+from mixrank.layers.tokens import InteractThenSplit, masked_mean
+
+PRESETS = {
+    # For examples and one small log: trains in minutes on two CPU cores.
+    "tiny": {
+        "dim": 32,
+        "num_global": 4,
+        "num_realtime": 2,
+        "num_layers": 2,
+        "mixing_heads": 8,
+        "rank": 8,
+        "expansion": 2,
+        "attention_heads": 2,
+        "head_units": (32,),
+    },
+    # Sizes derived from the published 101 M and 1484 M dense parameters, see docs/models/hemix.md.
+    "small": {"dim": 256, "num_layers": 3, "mixing_heads": 16, "rank": 16},
+    "large": {"dim": 768, "num_layers": 5, "mixing_heads": 16, "rank": 64},
+}
+SCALED = {"dim": ("pieces", "attention_heads")}
+
+
+@register(title="HeMix: Scaling Industrial Ranking Models with Heterogeneous Token Mixing", arxiv="2602.09387")
+class HeMix(Backbone):
+    """`X^0 = [X_ns; O_g; O_r]`, L mixing blocks, mean over tokens; equations (2) to (22).
+
+    X_ns are feature tokens (2); O_g and O_r are interest tokens (4)-(9), in which the first `num_global` feature tokens
+    and as many fixed queries read the long-term history, the last `num_realtime` and as many the real-time one. A block
+    is HeteroMixing (13)-(18) and HeteroFFN (19)-(21) with residual and norm after each.
+
+    Args:
+        dim: int >= 1. Token width D.
+        num_global: int >= 1. Feature tokens that query the long-term history, N_g.
+        num_realtime: int >= 1. Feature tokens that query the real-time history, N_r.
+        tokenizer_units: widths of the feature tokenizer's hidden layers.
+        attention_heads: int >= 1, a divisor of `dim`. Heads of interest extraction and of the transformer block.
+        fixed_queries: bool. Whether learned queries join the feature tokens; off is an ablation.
+        mixed_queries: bool. Whether queries read the histories; off is an ablation in which one tokenizer cuts
+            features and mean-pooled histories into the same number of tokens.
+        global_sequence: bool. Whether the long-term history is read; off is an ablation.
+        realtime_sequence: bool. Whether the real-time history is read; off is an ablation.
+        query_residual: bool. Whether a query is added to the interest it found.
+        position_embedding: bool. Whether a learned vector per position is added to history items.
+        null_key: bool. Whether a learned key and value join every history.
+        num_layers: int >= 0. Number of blocks, L.
+        block: heteromixer, or another block on the same tokens for comparison.
+        mixing_heads: int >= 1, a divisor of `dim`. Mixed tokens H of HeteroMixing.
+        rank: int >= 1, below tokens * dim / mixing_heads. Inner width r of HeteroMixing.
+        mixing_bias: bool. Whether HeteroMixing has biases.
+        expansion: int >= 1. Hidden width of the FFN over `dim`, k.
+        activation: relu or gelu in the FFN; None takes the block's own paper: relu for heteromixer, gelu otherwise.
+        dropout: float in [0, 1). Share of each sub-layer's output dropped in training.
+        head_units: widths of the hidden layers of every task's head; empty is logistic regression.
+
+    Call arguments:
+        features, histories, scenario, rows: as in `Backbone`; the scenario is read as a feature only.
+
+    Returns:
+        Tensor (batch, dim).
+
+    Raises:
+        ValueError: a value out of bounds, or a history that is read but not declared.
+
+    As in the paper, except:
+        item alignment is one linear map to `dim` per history, before W_k and W_v (the paper gives no widths);
+        `position_embedding`, `null_key`, `dropout` are additions, off by default.
+
+    Source: arXiv 2602.09387.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int = 256,
+        num_global: int = 16,
+        num_realtime: int = 4,
+        tokenizer_units: tuple[int, ...] = (),
+        attention_heads: int = 4,
+        fixed_queries: bool = True,
+        mixed_queries: bool = True,
+        global_sequence: bool = True,
+        realtime_sequence: bool = True,
+        query_residual: bool = False,
+        position_embedding: bool = False,
+        null_key: bool = False,
+        num_layers: int = 3,
+        block: Literal["heteromixer", "rankmixer", "transformer"] = "heteromixer",
+        mixing_heads: int = 16,
+        rank: int = 16,
+        mixing_bias: bool = True,
+        expansion: int = 4,
+        activation: Literal["relu", "gelu"] | None = None,
+        dropout: float = 0.0,
+        head_units: tuple[int, ...] = (128,),
+        **kwargs,
+    ) -> None:
+        super().__init__(head_units=head_units, **kwargs)
+        check_least(1, dim=dim, num_global=num_global, num_realtime=num_realtime)
+        check_least(0, num_layers=num_layers)
+        check_dropout(dropout)
+        self.dim = dim
+        self.num_global = num_global
+        self.num_realtime = num_realtime
+        self.tokenizer_units = tuple(tokenizer_units)
+        self.attention_heads = attention_heads
+        self.fixed_queries = fixed_queries
+        self.mixed_queries = mixed_queries
+        self.global_sequence = global_sequence
+        self.realtime_sequence = realtime_sequence
+        self.query_residual = query_residual
+        self.position_embedding = position_embedding
+        self.null_key = null_key
+        self.num_layers = num_layers
+        self.block = block
+        self.mixing_heads = mixing_heads
+        self.rank = rank
+        self.mixing_bias = mixing_bias
+        self.expansion = expansion
+        self.activation = activation or ("relu" if block == "heteromixer" else "gelu")
+        self.dropout = dropout
+
+    @property
+    def windows(self) -> tuple[str, ...]:
+        used = {"before": self.global_sequence, "within": self.realtime_sequence}
+        return tuple(window for window in used if used[window])
+
+    @property
+    def num_features(self) -> int:
+        """Feature tokens, N_ns."""
+        return self.num_global + self.num_realtime
+
+    def num_queries(self, window: str) -> tuple[int, int]:
+        """Dynamic and fixed queries that read a window's history."""
+        count = {"before": self.num_global, "within": self.num_realtime}[window]
+        return count, count if self.fixed_queries else 0
+
+    @property
+    def num_tokens(self) -> int:
+        """All tokens, N = N_ns + 2 N_g + 2 N_r; equation (10)."""
+        return self.num_features + sum(sum(self.num_queries(window)) for window in self.windows)
+
+    @property
+    def pieces(self) -> int:
+        """Equal parts that a block cuts a token into; a divisor of `dim`."""
+        return {"heteromixer": self.mixing_heads, "rankmixer": self.num_tokens, "transformer": 1}[self.block]
+
+    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+        super().build(features_shape, histories_shape, scenario_shape)
+        switches = {"before": "global_sequence", "within": "realtime_sequence"}
+        for window in self.windows:
+            if window not in self.widths.histories:
+                raise ValueError(
+                    f'hemix reads a history with window="{window}", which the spec does not declare; declare one or '
+                    f"set `{switches[window]}` to False"
+                )
+        policy = {"dtype": self.dtype_policy}
+        width, tokens = self._tokenizer_widths(self.widths)
+        self.tokenizer = InteractThenSplit(
+            tokens=tokens, dim=self.dim, units=self.tokenizer_units, name="tokenizer", **policy
+        )
+        self.tokenizer.build((None, width))
+        self.align, self.extract, self.positions = {}, {}, {}
+        for window in self.windows if self.mixed_queries else ():
+            length, item_width = self.widths.histories[window]
+            dynamic, fixed = self.num_queries(window)
+            self.align[window] = keras.layers.Dense(self.dim, use_bias=False, name=f"align_{window}", **policy)
+            self.align[window].build((None, length, item_width))
+            self.extract[window] = MixedQueryAttention(
+                num_fixed=fixed,
+                heads=self.attention_heads,
+                residual=self.query_residual,
+                null_key=self.null_key,
+                name=f"extract_{window}",
+                **policy,
+            )
+            self.extract[window].build((None, dynamic, self.dim), (None, length, self.dim), (None, length))
+            if self.position_embedding:
+                self.positions[window] = self.add_weight(
+                    shape=(length, self.dim),
+                    initializer=keras.initializers.RandomNormal(stddev=0.02),
+                    name=f"positions_{window}",
+                )
+        self.blocks = [self._new_block(index) for index in range(self.num_layers)]
+        for block in self.blocks:
+            block.build((None, self.num_tokens, self.dim))
+
+    def _tokenizer_widths(self, widths: Widths) -> tuple[int, int]:
+        """Width of the tokenizer's input, number of its tokens."""
+        if self.mixed_queries:
+            return widths.features, self.num_features
+        return widths.features + sum(widths.histories[window][1] for window in self.windows), self.num_tokens
+
+    def _new_block(self, index: int) -> PostNormBlock:
+        policy = {"dtype": self.dtype_policy}
+        mixing: keras.Layer
+        if self.block == "heteromixer":
+            mixing = HeteroMixing(
+                heads=self.mixing_heads, rank=self.rank, use_bias=self.mixing_bias, name="mixing", **policy
+            )
+        elif self.block == "rankmixer":
+            mixing = TokenMixing(name="mixing", **policy)
+        else:
+            mixing = SelfAttention(heads=self.attention_heads, name="mixing", **policy)
+        kind = SharedFFN if self.block == "transformer" else PerTokenFFN
+        ffn = kind(expansion=self.expansion, activation=self.activation, name="ffn", **policy)
+        return PostNormBlock(mixing=mixing, ffn=ffn, dropout=self.dropout, name=f"block_{index}", **policy)
+
+    def tokens(self, features, histories, rows=None):
+        """Feature and interest tokens X^0, equations (2) to (10).
+
+        Returns:
+            Tensor (batch, num_tokens, dim).
+        """
+        vectors = all_vectors(features, rows)
+        if not self.mixed_queries:
+            read = [histories[window] for window in self.windows]
+            pooled = [per_candidate(masked_mean(each["items"], each["mask"]), rows) for each in read]
+            return self.tokenizer(ops.concatenate(vectors + pooled, axis=-1))
+        feature_tokens = self.tokenizer(ops.concatenate(vectors, axis=-1))
+        queries = {
+            "before": feature_tokens[:, : self.num_global],
+            "within": feature_tokens[:, self.num_global :],
+        }
+        interests = []
+        for window in self.windows:
+            items = self.align[window](histories[window]["items"])
+            if self.position_embedding:
+                items = items + self.positions[window]
+            interests.append(self.extract[window](queries[window], items, histories[window]["mask"], rows=rows))
+        return ops.concatenate([feature_tokens, *interests], axis=1)
+
+    def call(self, features, histories, scenario, rows=None, training=False):
+        x = self.tokens(features, histories, rows)
+        for block in self.blocks:
+            x = block(x, training=training)
+        return ops.mean(x, axis=1)
+
+    def width(self, widths: Widths) -> int:
+        return self.dim
+
+    def count(self, widths: Widths) -> list[Part]:
+        windows = self.windows if self.mixed_queries else ()
+        width, tokens = self._tokenizer_widths(widths)
+        return [
+            dense_part("tokenizer", [width, *self.tokenizer_units, tokens * self.dim]),
+            *(self._count_extraction(window, *widths.histories[window]) for window in windows),
+            *self._count_blocks(),
+        ]
+
+    def _count_extraction(self, window: str, length: int, item_width: int) -> Part:
+        (dynamic, fixed), d = self.num_queries(window), self.dim
+        queries, keys = dynamic + fixed, length + self.null_key
+        parameters = item_width * d + (queries + 3) * d * d + fixed * d
+        parameters += self.null_key * 2 * d + self.position_embedding * length * d
+        # Alignment, keys and values; dynamic queries and output; scores and weighted sum. Fixed queries are projected
+        # once per batch, which is nothing per sample.
+        products = length * (item_width * d + 2 * d * d) + (dynamic + queries) * d * d + 2 * queries * keys * d
+        return Part("interest extraction", parameters, 2 * products)
+
+    def _count_blocks(self) -> list[Part]:
+        n, d, k, r = self.num_tokens, self.dim, self.expansion, self.rank
+        mixing, products = {
+            "heteromixer": (2 * n * d * r + self.mixing_bias * (self.mixing_heads * r + n * d), 2 * n * d * r),
+            "rankmixer": (0, 0),
+            "transformer": (4 * d * d, 4 * n * d * d + 2 * n * n * d),
+        }[self.block]
+        ffn = (1 if self.block == "transformer" else n) * (2 * k * d * d + k * d + d)
+        return [
+            Part("blocks: mixing", self.num_layers * mixing, self.num_layers * 2 * products),
+            Part("blocks: FFN", self.num_layers * ffn, self.num_layers * 4 * n * k * d * d),
+            Part("blocks: norms", self.num_layers * 4 * d, 0),
+        ]
+
+    def get_config(self) -> dict:
+        names = (
+            "dim num_global num_realtime attention_heads fixed_queries mixed_queries global_sequence realtime_sequence "
+            "query_residual position_embedding null_key num_layers block mixing_heads rank mixing_bias expansion "
+            "activation dropout"
+        )
+        values = {name: getattr(self, name) for name in names.split()}
+        return {**super().get_config(), **values, "tokenizer_units": list(self.tokenizer_units)}

@@ -1,0 +1,1 @@
+"""Hiformer: the model and every part that only it uses."""

@@ -1,0 +1,1 @@
+"""MixFormer: the model and every part that only it uses."""

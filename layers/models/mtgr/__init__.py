@@ -1,0 +1,1 @@
+"""MTGR: the model and every part that only it uses."""

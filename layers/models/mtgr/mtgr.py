@@ -1,0 +1,172 @@
+"""MTGR: one sequence of fields, histories and candidates, under a mask that lets a request be computed once."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from mixrank.layers.backbone import Backbone, Widths, register
+from mixrank.layers.base import Part, check_least, dense_part
+from mixrank.layers.mixing import MLP
+from mixrank.layers.models.mtgr.silu_attention import SiluAttentionBlock
+from mixrank.layers.tokens import FieldTokens
+
+PRESETS = {
+    # For examples and one small log: trains in minutes on two CPU cores.
+    "tiny": {"dim": 64, "num_layers": 3, "attention_heads": 2, "token_units": (64,), "head_units": (32,)},
+    # Layers, width and heads as published.
+    "small": {"dim": 512, "num_layers": 3, "attention_heads": 2, "token_units": (512,)},
+    "medium": {"dim": 768, "num_layers": 5, "attention_heads": 3, "token_units": (768,)},
+    "large": {"dim": 768, "num_layers": 15, "attention_heads": 3, "token_units": (768,)},
+}
+SCALED = {"dim": ("attention_heads", 8), "token_units": (8,)}
+
+
+@register(title="MTGR: Industrial-Scale Generative Recommendation Framework in Meituan", arxiv="2505.18654")
+class MTGR(Backbone):
+    """`X' = W_o GLN(A V * U) + X`, `A = SiLU(Q K^T) / n * mask`, L times; the candidate is the representation.
+
+    Tokens are the user's and context's fields, the items of the long-term and of the real-time history, and the
+    candidate, made of all its features. Fields and long-term items are visible to all tokens. A real-time item is
+    visible to newer ones and to candidates. Nothing but a candidate itself sees a candidate, so that with `rows`
+    everything else is computed once per request. GLN has gain and bias of each of the four groups.
+
+    Args:
+        dim: int >= 1. Token width d.
+        num_layers: int >= 1. Blocks.
+        attention_heads: int >= 1, a divisor of `dim`. Attention heads.
+        token_units: widths of the hidden ReLU layers that make a candidate's or a history item's token.
+        group_norm: bool. Whether GLN has parameters per group; off is an ablation.
+        dynamic_mask: bool. Whether the real-time history is masked by order; off is an ablation in which fields and
+            histories all see each other.
+        head_units: widths of the hidden layers of every task's head; empty is logistic regression.
+
+    Call arguments:
+        features, histories, scenario, rows: as in `Backbone`; the scenario is read as a feature only.
+
+    Returns:
+        Tensor (batch, dim).
+
+    Raises:
+        ValueError: a value out of bounds, or no features of the item.
+
+    As in the paper, except:
+        each sample is one candidate in training; a request with many candidates is scored in one pass;
+        candidates have no cross features beyond those that a spec declares in group "item";
+        the MLPs inside a block are one layer each, with SiLU before the attention and none after it, as in HSTU;
+        n counts padding, so that it is a constant;
+        in the last block only candidates are computed; a last norm is applied to them.
+
+    Source: arXiv 2505.18654.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int = 512,
+        num_layers: int = 3,
+        attention_heads: int = 2,
+        token_units: tuple[int, ...] = (512,),
+        group_norm: bool = True,
+        dynamic_mask: bool = True,
+        head_units: tuple[int, ...] = (128,),
+        **kwargs,
+    ) -> None:
+        super().__init__(head_units=head_units, **kwargs)
+        check_least(1, dim=dim, num_layers=num_layers)
+        if attention_heads < 1 or dim % attention_heads:
+            raise ValueError(f"`attention_heads` must divide `dim`={dim}, received {attention_heads}")
+        if any(width < 1 for width in token_units):
+            raise ValueError(f"`token_units` must all be at least 1, received {tuple(token_units)}")
+        self.dim = dim
+        self.num_layers = num_layers
+        self.attention_heads = attention_heads
+        self.token_units = tuple(token_units)
+        self.group_norm = group_norm
+        self.dynamic_mask = dynamic_mask
+
+    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+        super().build(features_shape, histories_shape, scenario_shape)
+        vectors = self.widths.vectors
+        if not vectors["item"]:
+            raise ValueError('mtgr makes the candidate of features of group "item"; declare at least one')
+        policy = {"dtype": self.dtype_policy}
+        fields = (*vectors["user"], *vectors["context"])
+        self.user_tokens = FieldTokens(dim=self.dim, name="user_tokens", **policy)
+        self.user_tokens.build([(None, width) for width in fields])
+        inputs = {window: width for window, (_, width) in self.widths.histories.items()}
+        self.hidden, self.align = {}, {}
+        for name, width in {**inputs, "candidate": sum(vectors["item"])}.items():
+            self.hidden[name] = MLP(units=self.token_units, name=f"hidden_{name}", **policy)
+            self.hidden[name].build((None, width))
+            self.align[name] = keras.layers.Dense(self.dim, name=f"align_{name}", **policy)
+            self.align[name].build(self.hidden[name].compute_output_shape((None, width)))
+        sizes = self._sizes(self.widths)
+        tokens = sum(sizes.values())
+        self.blocks = []
+        for index in range(self.num_layers):
+            block = SiluAttentionBlock(
+                heads=self.attention_heads,
+                sizes=tuple(sizes.values()),
+                ordered=tuple(self.dynamic_mask and group == "within" for group in sizes),
+                group_norm=self.group_norm,
+                last=index == self.num_layers - 1,
+                name=f"block_{index}",
+                **policy,
+            )
+            block.build((None, tokens, self.dim), (None, tokens), (None, self.dim))
+            self.blocks.append(block)
+        self.norm = keras.layers.LayerNormalization(epsilon=1e-5, name="norm", **policy)
+        self.norm.build((None, self.dim))
+
+    @staticmethod
+    def _sizes(widths: Widths) -> dict[str, int]:
+        """Context tokens of each group: fields, long-term history, real-time history."""
+        fields = len(widths.vectors["user"]) + len(widths.vectors["context"])
+        windows = (window for window in ("before", "within") if window in widths.histories)
+        return {"fields": fields, **{window: widths.histories[window][0] for window in windows}}
+
+    def _token(self, name: str, x):
+        return self.align[name](self.hidden[name](x))
+
+    def call(self, features, histories, scenario, rows=None, training=False):
+        fields = self.user_tokens([*features["user"], *features["context"]])
+        windows = [window for window in ("before", "within") if window in histories]
+        context = [fields, *(self._token(window, histories[window]["items"]) for window in windows)]
+        valid = [ops.ones(ops.shape(fields)[:2], "bool"), *(histories[window]["mask"] for window in windows)]
+        context, valid = ops.concatenate(context, axis=1), ops.concatenate(valid, axis=1)
+        candidates = self._token("candidate", ops.concatenate(features["item"], axis=-1))
+        for block in self.blocks:
+            context, candidates = block(context, valid, candidates, rows=rows)
+        return self.norm(candidates)
+
+    def width(self, widths: Widths) -> int:
+        return self.dim
+
+    def count(self, widths: Widths) -> list[Part]:
+        d, sizes = self.dim, self._sizes(widths)
+        n, fields = sum(sizes.values()), (*widths.vectors["user"], *widths.vectors["context"])
+        chain = [*self.token_units, d]
+        parts = [Part("tokens", (sum(fields) + len(fields)) * d, 2 * sum(fields) * d)]
+        parts += [
+            dense_part("tokens", [widths.histories[window][1], *chain], rows=sizes[window])
+            for window in sizes
+            if window != "fields"
+        ]
+        parts.append(dense_part("tokens", [sum(widths.vectors["item"]), *chain]))
+        # A candidate, in every block, and a context token, of which the last block reads keys and values only.
+        candidate = 5 * d * d + 2 * n * d
+        inner, last = n * (5 * d * d + 2 * n * d), n * 2 * d * d
+        products = self.num_layers * candidate + (self.num_layers - 1) * inner + last
+        groups = len(sizes) + 1 if self.group_norm else 1
+        norms = (2 * self.num_layers - 1) * groups + 1 + 1
+        return [
+            *parts,
+            Part("blocks: attention", self.num_layers * (5 * d * d + 5 * d), 2 * products),
+            Part("blocks: norms", norms * 2 * d, 0),
+        ]
+
+    def get_config(self) -> dict:
+        names = "dim num_layers attention_heads group_norm dynamic_mask"
+        values = {name: getattr(self, name) for name in names.split()}
+        return {**super().get_config(), **values, "token_units": list(self.token_units)}

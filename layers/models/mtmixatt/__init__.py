@@ -1,0 +1,1 @@
+"""MTmixAtt: the model and every part that only it uses."""

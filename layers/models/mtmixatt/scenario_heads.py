@@ -1,0 +1,193 @@
+"""Task heads with an adapter per scenario, and tasks that are predicted through another."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal
+
+import keras
+from keras import ops
+
+from mixrank.layers.base import Part, dense_part
+from mixrank.layers.models.mtmixatt.lora import ScenarioAdapter, adapter_rank
+from mixrank.schemas.naming import nearest
+
+Adapter = Literal["dense", "logit", "none"]
+
+
+@keras.saving.register_keras_serializable("mixrank")
+class ScenarioHeads(keras.Layer):
+    """A network per task whose dense layers have an adapter per scenario: `h = relu(x W + b + x A_c B_c + b_c)`.
+
+    A task of `esmm` is predicted through its parent, `p = p_parent sigmoid(y)`, in logits:
+    `logit p = -log(exp(-a) + exp(-y) + exp(-a - y))`, a the logit of the parent, which neither over- nor underflows.
+
+    Args:
+        tasks: names of the tasks.
+        units: widths of the hidden layers.
+        scenarios, main, ratio, min_rank, added: as in `ScenarioAdapter`; with `added` W and b are frozen.
+        adapter: dense adapts every layer; logit adds one adapter from x to the logit; none has none.
+        esmm: pairs (task, parent task).
+
+    Call arguments:
+        x: Tensor (batch, width).
+        scenario: int tensor (batch,), or (1,) for the rows of one request; ids as in `ScenarioAdapter`.
+
+    Returns:
+        task -> float32 tensor (batch,).
+
+    Raises:
+        ValueError: a value out of bounds, or `esmm` names no task, one twice, or goes in a circle.
+
+    Source: arXiv 2510.15286; the product of probabilities is that of arXiv 1804.07931.
+    """
+
+    def __init__(
+        self,
+        *,
+        tasks: tuple[str, ...],
+        units: tuple[int, ...] = (),
+        scenarios: int,
+        main: int = 0,
+        ratio: int = 16,
+        min_rank: int = 4,
+        adapter: Adapter = "dense",
+        esmm: tuple[tuple[str, str], ...] = (),
+        added: int = 0,
+        dtype="float32",
+        **kwargs,
+    ) -> None:
+        super().__init__(dtype=dtype, **kwargs)
+        if any(width < 1 for width in units):
+            raise ValueError(f"`units` must all be at least 1, received {tuple(units)}")
+        if adapter not in ("dense", "logit", "none"):
+            raise ValueError(f"`adapter` must be dense, logit or none, received {adapter!r}")
+        self.tasks = tuple(tasks)
+        self.units = tuple(units)
+        self.scenarios = scenarios
+        self.main = main
+        self.ratio = ratio
+        self.min_rank = min_rank
+        self.adapter = adapter
+        self.esmm = tuple((task, parent) for task, parent in esmm)
+        self.added = added
+        self.parents = check_parents(self.tasks, self.esmm)
+
+    def _adapter(self, units: int, width: int, name: str) -> ScenarioAdapter:
+        adapter = ScenarioAdapter(
+            units=units,
+            scenarios=self.scenarios,
+            main=self.main,
+            ratio=self.ratio,
+            min_rank=self.min_rank,
+            added=self.added,
+            name=name,
+            dtype=self.dtype_policy,
+        )
+        adapter.build((None, width))
+        return adapter
+
+    def build(self, x_shape, scenario_shape=None) -> None:
+        self.input_width = x_shape[-1]
+        self.dense, self.adapters = {}, {}
+        for task in self.tasks:
+            width = self.input_width
+            for index, units in enumerate((*self.units, 1)):
+                name = f"{task}_hidden_{index}" if index < len(self.units) else f"{task}_logit"
+                start = "he_normal" if index < len(self.units) else "glorot_uniform"
+                self.dense[name] = keras.layers.Dense(
+                    units, kernel_initializer=start, name=name, dtype=self.dtype_policy
+                )
+                self.dense[name].build((None, width))
+                self.dense[name].trainable = not self.added
+                if self.adapter == "dense" and self.scenarios > 1:
+                    self.adapters[name] = self._adapter(units, width, f"{name}_adapter")
+                width = units
+            if self.adapter == "logit" and self.scenarios > 1:
+                self.adapters[task] = self._adapter(1, self.input_width, f"{task}_adapter")
+
+    def _own_logit(self, task: str, x, scenario):
+        h = x
+        for name in (*(f"{task}_hidden_{index}" for index in range(len(self.units))), f"{task}_logit"):
+            y = self.dense[name](h)
+            if name in self.adapters:
+                y = y + self.adapters[name](h, scenario)
+            h = y if name == f"{task}_logit" else ops.relu(y)
+        if task in self.adapters:
+            h = h + self.adapters[task](x, scenario)
+        # (batch, 1) -> (batch,)
+        return ops.reshape(h, (-1,))
+
+    def call(self, x, scenario):
+        x = ops.cast(x, self.compute_dtype)
+        own = {task: self._own_logit(task, x, scenario) for task in self.tasks}
+        found: dict = {}
+
+        def logit(task: str):
+            if task not in found:
+                parent = self.parents.get(task)
+                found[task] = own[task] if parent is None else product_logit(logit(parent), own[task])
+            return found[task]
+
+        return {task: logit(task) for task in self.tasks}
+
+    def compute_output_shape(self, x_shape, scenario_shape=None):
+        return dict.fromkeys(self.tasks, (x_shape[0],))
+
+    def count(self, width: int) -> list[Part]:
+        """Parameters and FLOPs for a representation of `width`; works before `build`."""
+        number = max(0, self.scenarios - 1)
+        widths = [width, *self.units, 1]
+        one = dense_part("heads", widths)
+        pairs = {"dense": list(itertools.pairwise(widths)), "logit": [(width, 1)], "none": []}[self.adapter]
+        parameters, flops = 0, 0
+        for inputs, units in pairs if number else ():
+            rank = adapter_rank(inputs, self.ratio, self.min_rank)
+            parameters += number * (inputs * rank + rank * units + units)
+            flops += 2 * (inputs * rank + rank * units)
+        tasks = len(self.tasks)
+        adapters = [Part("heads: adapters", tasks * parameters, tasks * flops)] if parameters else []
+        return [Part("heads", tasks * one.parameters, tasks * one.flops), *adapters]
+
+    def parts(self) -> list[Part]:
+        """Parameters and FLOPs of the layer as it was built."""
+        return self.count(self.input_width)
+
+    def get_config(self) -> dict:
+        names = ("scenarios", "main", "ratio", "min_rank", "adapter", "added")
+        values = {name: getattr(self, name) for name in names}
+        lists = {"tasks": list(self.tasks), "units": list(self.units), "esmm": [list(pair) for pair in self.esmm]}
+        return {**super().get_config(), **values, **lists}
+
+
+def product_logit(a, b):
+    """The logit of `sigmoid(a) sigmoid(b)`: `-logsumexp(-a, -b, -a - b)`.
+
+    Args:
+        a, b: float32 tensors of one shape.
+    """
+    return -ops.logsumexp(ops.stack([-a, -b, -a - b], axis=-1), axis=-1)
+
+
+def check_parents(tasks: tuple[str, ...], esmm: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Task -> its parent.
+
+    Raises:
+        ValueError: `esmm` names no task, gives one two parents, or goes in a circle.
+    """
+    parents: dict[str, str] = {}
+    for task, parent in esmm:
+        for each in (task, parent):
+            if each not in tasks:
+                raise ValueError(f"`esmm` names {each!r}, which is no task{nearest(each, tasks)}")
+        if task in parents:
+            raise ValueError(f"`esmm` must give {task!r} one parent, received {parents[task]!r} and {parent!r}")
+        parents[task] = parent
+    for task in parents:
+        seen, each = {task}, parents[task]
+        while each in parents and each not in seen:
+            seen.add(each)
+            each = parents[each]
+        if each in seen:
+            raise ValueError(f"`esmm` must not go in a circle, received {esmm}")
+    return parents

@@ -1,0 +1,1 @@
+"""RankMixer: the model and every part that only it uses."""

@@ -1,0 +1,1 @@
+"""WuKong: the model and every part that only it uses."""

@@ -1,0 +1,124 @@
+"""What enters a model: one named input per transformed column, and how many ids each table needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mixrank.schemas import GROUPS, Action, Categorical, FeatureSpec, MultiCategorical, Numeric, TimeGap
+from mixrank.schemas.naming import nearest
+
+if TYPE_CHECKING:
+    import keras
+
+    from mixrank.layers.backbone import Widths
+
+
+def is_number(feature: Any) -> bool:
+    """Whether a feature enters the model as a number, without an embedding."""
+    return isinstance(feature, Numeric) and feature.transform != "bucketize"
+
+
+def model_inputs(spec: FeatureSpec, one_request: bool = False) -> dict[str, keras.KerasTensor]:
+    """One `keras.Input` per transformed column, under the column's name.
+
+    Args:
+        spec: the log's declaration.
+        one_request: bool. Whether the batch is the candidates of one request; columns that do not describe the item
+            then have a batch of exactly 1.
+
+    Returns:
+        name -> int64 (batch,) for a scenario, categorical or bucketized feature; int64 (batch, max_length) for a
+        multi-valued one; float32 (batch,) for a number; int64 (batch, length) for a history field, or
+        (batch, length * max_length) if that field is multi-valued.
+    """
+    import keras
+
+    shapes: dict[str, tuple[int, ...]] = {spec.scenario.name: ()}
+    for feature in spec.inputs:
+        shapes[feature.name] = (feature.max_length,) if isinstance(feature, MultiCategorical) else ()
+    for history in spec.histories:
+        for column, field in spec.history_fields(history):
+            values = field.max_length if isinstance(field, MultiCategorical) else 1
+            shapes[column] = (history.length * values,)
+    numbers = {feature.name for feature in spec.inputs if is_number(feature)}
+    items = {feature.name for feature in spec.inputs if feature.group == "item"}
+    return {
+        name: keras.Input(
+            batch_shape=(1 if one_request and name not in items else None, *shape),
+            dtype="float32" if name in numbers else "int64",
+            name=name,
+        )
+        for name, shape in shapes.items()
+    }
+
+
+def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Number of ids, 0 included, of every feature that is looked up.
+
+    Args:
+        spec: the log's declaration.
+        sizes: number of ids of each `Categorical` and `MultiCategorical`, known after Transform.
+
+    Returns:
+        feature name -> size: the scenario's values + 2 (missing, unknown), buckets + 1, 2 ** flags + 1 for an
+        `Action`, and what `sizes` says.
+
+    Raises:
+        ValueError: if `sizes` lacks a feature or names one that is none.
+    """
+    result = {spec.scenario.name: len(spec.scenario.values) + 2}
+    counted = [feature.name for feature in spec.features if isinstance(feature, Categorical | MultiCategorical)]
+    for name in sizes:
+        if name not in counted:
+            raise ValueError(
+                f"`sizes` names {name!r}, which is no categorical feature of {spec.name}{nearest(name, counted)}"
+            )
+    for feature in spec.features:
+        if isinstance(feature, Categorical | MultiCategorical):
+            if feature.name not in sizes:
+                raise ValueError(f"`sizes` lacks the categorical feature `{feature.name}` of {spec.name}")
+            result[feature.name] = int(sizes[feature.name])
+        elif isinstance(feature, Action):
+            result[feature.name] = 2 ** len(feature.flags) + 1
+        elif isinstance(feature, TimeGap) or (isinstance(feature, Numeric) and not is_number(feature)):
+            result[feature.name] = feature.buckets + 1
+    return result
+
+
+def widths(spec: FeatureSpec) -> Widths:
+    """Widths of the feature vectors and histories that a spec gives every model; nothing is built.
+
+    Args:
+        spec: the log's declaration.
+    """
+    from mixrank.layers.backbone import Widths
+
+    vectors: dict[str, list[int]] = {group: [] for group in GROUPS}
+    vectors["context"].append(spec.scenario.dim)
+    for feature in spec.inputs:
+        vectors[feature.group].append(1 if is_number(feature) else feature.dim)
+    histories: dict[str, tuple[int, int]] = {
+        history.window: (history.length, sum(field.dim for _, field in spec.history_fields(history)))
+        for history in spec.histories
+    }
+    return Widths({group: tuple(found) for group, found in vectors.items()}, histories)
+
+
+def field_names(spec: FeatureSpec) -> tuple[str, ...]:
+    """Name of every feature vector and history, in the order in which `FieldBackbone` sees them.
+
+    Args:
+        spec: the log's declaration.
+
+    Returns:
+        Features of the user, the item and the context, whose first is the scenario, then the long-term and the
+        real-time history.
+    """
+    names: dict[str, list[str]] = {group: [] for group in GROUPS}
+    names["context"].append(spec.scenario.name)
+    for feature in spec.inputs:
+        names[feature.group].append(feature.name)
+    order = {"before": 0, "within": 1}
+    histories = sorted(spec.histories, key=lambda history: order[history.window])
+    return (*(name for group in GROUPS for name in names[group]), *(history.name for history in histories))

@@ -1,0 +1,177 @@
+"""The whole model of a spec: inputs, embeddings, features and histories, backbone, task heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import ops
+
+from mixrank.layers import registry
+from mixrank.layers.backbone import backbone_of
+from mixrank.layers.base import seeded
+from mixrank.layers.ranking.inputs import field_names, is_number, model_inputs, table_sizes
+from mixrank.layers.tokens import HistoryMask, IdEmbedding, MaskedMean, Storage
+from mixrank.schemas import GROUPS, Action, FeatureSpec, History, MultiCategorical, TimeGap
+
+
+def build_ranker(
+    spec: FeatureSpec,
+    sizes: Mapping[str, int],
+    model: str = "hemix",
+    params: Mapping[str, Any] | None = None,
+    preset: str | None = None,
+    seed: int = 0,
+    table_storage: Storage = "float32",
+) -> keras.Model:
+    """A functional model from the transformed columns of a spec to one logit per task.
+
+    Args:
+        spec: the log's declaration.
+        sizes: number of ids, 0 included, of each `Categorical` and `MultiCategorical`.
+        model: name of a model of `mixrank.layers.registry`.
+        params: parameters of that model; they override the preset's.
+        preset: name of one of its presets; None takes the constructor's defaults.
+        seed: int. The same seed gives the same initial weights and dropout.
+        table_storage: how the embedding tables are held (`IdEmbedding`); float32 to be trained.
+
+    Returns:
+        Model {column: tensor} -> {task: float32 logits (batch,)}. Inputs are those of `model_inputs`;
+        the table of feature f is the layer `embedding_f`.
+
+    Raises:
+        ValueError: unknown model, preset or parameter; sizes that do not fit the spec; a value the model refuses.
+    """
+    params = registry.check(model, params, preset)
+    with seeded(seed):
+        inputs = model_inputs(spec)
+        layers = _Layers(table_sizes(spec, sizes), storage=table_storage)
+        backbone = registry.build(model, params, scenarios=spec.scenario.values)
+        backbone.name_fields(field_names(spec))
+
+        scenario = inputs[spec.scenario.name]
+        features, histories = _vectors(spec, inputs, backbone.windows, layers)
+        representation = backbone(features, histories, scenario)
+        logits = backbone.heads(spec.tasks)(representation, scenario)
+    return keras.Model(inputs, logits, name="ranker")
+
+
+def request_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
+    """A ranker's layers put together for one request with many candidates.
+
+    What depends on the request alone is computed once, whatever the number of candidates. All layers, and so all
+    weights, are those of `model`.
+
+    Args:
+        spec: the declaration that `model` was built from.
+        model: a model of `build_ranker` or `load_ranker`.
+
+    Returns:
+        Model {column: tensor} -> {task: float32 logits (candidates,)}. Columns of item features have one row per
+        candidate, all others exactly one row.
+
+    Raises:
+        ValueError: a spec without features of the item, in which all candidates of a request are the same.
+    """
+    candidates = [feature.name for feature in spec.inputs if feature.group == "item"]
+    if not candidates:
+        raise ValueError(f'spec `{spec.name}` has no feature of group "item" to tell candidates of a request apart')
+    inputs = model_inputs(spec, one_request=True)
+    backbone = backbone_of(model)
+    scenario = inputs[spec.scenario.name]
+    features, histories = _vectors(spec, inputs, backbone.windows, _Layers({}, model.layers))
+    # (candidates, ...) -> (candidates,)
+    column = inputs[candidates[0]]
+    rows = ops.zeros_like(column if len(column.shape) == 1 else column[:, 0], dtype="int32")
+    representation = backbone(features, histories, scenario, rows=rows)
+    return keras.Model(inputs, model.get_layer("heads")(representation, scenario), name="request_ranker")
+
+
+def take_weights(model: keras.Model, trained: keras.Model) -> None:
+    """Gives a ranker the weights of another that differs at most in `table_storage`.
+
+    Args:
+        model: changed in place.
+        trained: its tables are float32.
+    """
+    for layer, source in zip(model.layers, trained.layers, strict=True):
+        if isinstance(layer, IdEmbedding):
+            layer.store(source.embeddings)
+        else:
+            layer.set_weights(source.get_weights())
+
+
+def load_ranker(path: str | Path) -> keras.Model:
+    """Loads a ranker from a `.keras` file, whichever model of the registry it holds.
+
+    Args:
+        path: file written by `Model.save`.
+    """
+    registry.import_all()
+    return keras.models.load_model(path)
+
+
+class _Layers:
+    """Layers by their names: those of a built model, others made when first asked for; all shared from then on."""
+
+    def __init__(
+        self, sizes: Mapping[str, int], built: Iterable[keras.Layer] = (), storage: Storage = "float32"
+    ) -> None:
+        self._sizes = sizes
+        self._storage = storage
+        self._known = {layer.name: layer for layer in built}
+
+    def get(self, make: Callable[..., keras.Layer], name: str, **options: Any) -> keras.Layer:
+        if name not in self._known:
+            self._known[name] = make(**options, name=name)
+        return self._known[name]
+
+    def lookup(self, feature, ids):
+        name = feature.name
+        options = {"size": self._sizes.get(name), "dim": feature.dim, "storage": self._storage}
+        return self.get(IdEmbedding, f"embedding_{name}", **options)(ids)
+
+
+def _vectors(spec: FeatureSpec, inputs: Mapping[str, Any], windows: tuple[str, ...], layers: _Layers):
+    """What a backbone takes: group -> feature vectors, window -> history."""
+    features: dict[str, list] = {group: [] for group in GROUPS}
+    features["context"].append(layers.lookup(spec.scenario, inputs[spec.scenario.name]))
+    for feature in spec.inputs:
+        features[feature.group].append(_vector(feature, inputs[feature.name], layers))
+    histories = {
+        history.window: _items(spec, history, inputs, layers) for history in spec.histories if history.window in windows
+    }
+    return features, histories
+
+
+def _vector(feature, column, layers: _Layers):
+    if is_number(feature):
+        # (batch,) -> (batch, 1)
+        return layers.get(keras.layers.Reshape, f"number_{feature.name}", target_shape=(1,))(column)
+    vector = layers.lookup(feature, column)
+    if isinstance(feature, MultiCategorical):
+        vector = layers.get(MaskedMean, f"mean_{feature.name}")(vector, column)
+    return vector
+
+
+def _items(spec: FeatureSpec, history: History, inputs: Mapping[str, Any], layers: _Layers) -> dict[str, Any]:
+    vectors, ids, never_zero = [], [], []
+    for column, field in spec.history_fields(history):
+        values = inputs[column]
+        if isinstance(field, MultiCategorical):
+            # (batch, length * max_length) -> (batch, length, max_length)
+            shape = (history.length, field.max_length)
+            values = layers.get(keras.layers.Reshape, f"values_{column}", target_shape=shape, dtype="int64")(values)
+            vectors.append(layers.get(MaskedMean, f"mean_{column}")(layers.lookup(field, values), values))
+        else:
+            vectors.append(layers.lookup(field, values))
+        ids.append(values)
+        if isinstance(field, Action | TimeGap):
+            never_zero.append(values)
+    # An unknown item attribute may be 0 in a real event, an action or a time gap never is.
+    mask = layers.get(HistoryMask, f"mask_{history.name}")(never_zero[:1] or ids)
+    if len(vectors) == 1:
+        return {"items": vectors[0], "mask": mask}
+    return {"items": layers.get(keras.layers.Concatenate, f"items_{history.name}")(vectors), "mask": mask}

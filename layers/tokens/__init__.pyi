@@ -1,0 +1,12 @@
+from .embedding import HistoryMask as HistoryMask
+from .embedding import IdEmbedding as IdEmbedding
+from .embedding import MaskedMean as MaskedMean
+from .embedding import Storage as Storage
+from .pooling import Pooling as Pooling
+from .pooling import count_pooling as count_pooling
+from .pooling import history_pooling as history_pooling
+from .pooling import masked_mean as masked_mean
+from .tokenizers import EvenSplit as EvenSplit
+from .tokenizers import FieldTokens as FieldTokens
+from .tokenizers import InteractThenSplit as InteractThenSplit
+from .tokenizers import count_field_tokens as count_field_tokens

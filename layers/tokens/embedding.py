@@ -1,0 +1,141 @@
+"""Ids to vectors: one table per feature, a mean over several values, and the mask of a history."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import keras
+import numpy as np
+from keras import ops
+
+from mixrank.layers.base import Part
+
+Storage = Literal["float32", "bfloat16", "int8"]
+
+
+@keras.saving.register_keras_serializable("mixrank")
+class IdEmbedding(keras.Layer):
+    """`e = table[min(id, size - 1)]`: one vector per id.
+
+    Ids beyond the table would raise on CPU and give zeros on GPU, so they take the last row, an out-of-vocabulary
+    bucket. Row 0 is the vector of a missing value. Rows start as N(0, 0.05).
+
+    Args:
+        size: int >= 1. Number of ids, 0 included.
+        dim: int >= 1. Width of a vector.
+        storage: float32 to be trained; bfloat16 and int8 hold a trained table in a half and about a quarter of the
+            memory. int8 keeps `round(127 e / max|e|)` and the scale `max|e| / 127` of each row.
+
+    Call arguments:
+        ids: int tensor of any shape.
+
+    Returns:
+        Tensor (*ids.shape, dim).
+
+    Raises:
+        ValueError: if `size` or `dim` is below 1, or for an unknown `storage`.
+
+    >>> IdEmbedding(size=7, dim=4)(keras.ops.array([[1, 2, 9]])).shape
+    TensorShape([1, 3, 4])
+    """
+
+    def __init__(self, *, size: int, dim: int, storage: Storage = "float32", **kwargs) -> None:
+        super().__init__(**kwargs)
+        if size < 1 or dim < 1:
+            raise ValueError(f"`size` and `dim` of layer `{self.name}` must be at least 1, received {size} and {dim}")
+        if storage not in get_args(Storage):
+            raise ValueError(f"`storage` must be float32, bfloat16 or int8, received {storage!r}")
+        self.size = size
+        self.dim = dim
+        self.storage = storage
+
+    def build(self, input_shape) -> None:
+        # Without autocast, or mixed precision would copy the whole table in every step.
+        self.embeddings = self.add_weight(
+            shape=(self.size, self.dim),
+            initializer="zeros" if self.storage == "int8" else keras.initializers.RandomNormal(stddev=0.05),
+            dtype=self.storage,
+            trainable=self.storage == "float32",
+            name="embeddings",
+            autocast=False,
+        )
+        if self.storage == "int8":
+            self.scale = self.add_weight(
+                shape=(self.size, 1), initializer="ones", trainable=False, name="scale", autocast=False
+            )
+
+    def call(self, ids):
+        ids = ops.clip(ids, 0, self.size - 1)
+        rows = ops.cast(ops.take(self.embeddings, ids, axis=0), self.compute_dtype)
+        if self.storage == "int8":
+            rows = rows * ops.cast(ops.take(self.scale, ids, axis=0), self.compute_dtype)
+        return rows
+
+    def store(self, table) -> None:
+        """Takes a trained table over into this layer's storage.
+
+        Args:
+            table: float array (size, dim).
+        """
+        table = np.asarray(table, "float32")
+        if self.storage == "int8":
+            largest = np.abs(table).max(axis=1, keepdims=True)
+            # A row of zeros stays one, whatever its scale.
+            scale = np.where(largest > 0, largest / 127, 1.0)
+            self.scale.assign(scale)
+            table = np.round(table / scale)
+        self.embeddings.assign(table)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape, self.dim)
+
+    def parts(self) -> list[Part]:
+        """Parameters of the table, scales included; a lookup costs no multiply-add."""
+        return [Part("embeddings", self.size * (self.dim + (self.storage == "int8")), 0)]
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "size": self.size, "dim": self.dim, "storage": self.storage}
+
+
+@keras.saving.register_keras_serializable("mixrank")
+class MaskedMean(keras.Layer):
+    """`sum_t m_t x_t / max(1, sum_t m_t)` over the second to last axis, m_t = 1 where the id is not 0.
+
+    Call arguments:
+        x: Tensor (..., values, dim).
+        ids: int tensor (..., values); 0 marks padding.
+
+    Returns:
+        Tensor (..., dim); zeros where every id is 0.
+    """
+
+    def call(self, x, ids):
+        # (..., values) -> (..., values, 1)
+        mask = ops.cast(ops.expand_dims(ops.not_equal(ids, 0), axis=-1), x.dtype)
+        return ops.sum(x * mask, axis=-2) / ops.maximum(ops.sum(mask, axis=-2), 1)
+
+    def compute_output_shape(self, x_shape, ids_shape):
+        return (*x_shape[:-2], x_shape[-1])
+
+
+@keras.saving.register_keras_serializable("mixrank")
+class HistoryMask(keras.Layer):
+    """True where a history slot holds an event: any of its fields has an id other than 0.
+
+    Call arguments:
+        fields: list of int tensors (batch, length) or (batch, length, values).
+
+    Returns:
+        bool tensor (batch, length).
+    """
+
+    def call(self, fields):
+        present = [ops.not_equal(ids, 0) for ids in fields]
+        present = [ops.any(mask, axis=-1) if len(mask.shape) == 3 else mask for mask in present]
+        result = present[0]
+        for mask in present[1:]:
+            result = ops.logical_or(result, mask)
+        return result
+
+    def compute_output_spec(self, fields):
+        return keras.KerasTensor(fields[0].shape[:2], dtype="bool")

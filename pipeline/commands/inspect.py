@@ -1,0 +1,161 @@
+"""`mixrank features`, `schema`, `models` and `doctor`: what there is, without running anything."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from mixrank.pipeline.commands.terminal import console, errors, guarded
+
+
+@guarded
+def features(dataset: Annotated[str, typer.Argument(help="A dataset, or a config that names one.")]) -> None:
+    """Print every column of a log: type, group, encoding, width."""
+    from mixrank.schemas.describe import HEADER, describe
+
+    spec = _dataset(dataset).spec
+    table = Table(title=f"{spec.name}: {len(spec.features)} features")
+    for number, column in enumerate(HEADER):
+        table.add_column(column, no_wrap=number == 0, overflow="fold")
+    for row in describe(spec):
+        table.add_row(*row)
+    console.print(table)
+
+
+@guarded
+def schema(
+    dataset: Annotated[str, typer.Argument(help="A dataset, or a config that names one.")],
+    check: Annotated[bool, typer.Option("--check", help="Compare with the committed schema instead.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write the committed schema.")] = False,
+) -> None:
+    """Print the TFMD schema that a feature spec generates."""
+    from mixrank.schemas.tfmd import GENERATED, as_text
+
+    spec = _dataset(dataset).spec
+    text, path = as_text(spec), GENERATED / f"{spec.name}.pbtxt"
+    if check:
+        if not path.exists() or path.read_text() != text:
+            raise ValueError(f"{path} is not what the spec generates; refresh it: mixrank schema {dataset} --write")
+        console.print(f"{path} is up to date", soft_wrap=True)
+    elif write:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        console.print(f"wrote {path}", soft_wrap=True)
+    else:
+        sys.stdout.write(text)
+
+
+@guarded
+def models(
+    name: Annotated[str | None, typer.Argument(help="One model: its parameters and presets.")] = None,
+    dataset: Annotated[str, typer.Option(help="The log, or a config, whose widths decide the sizes.")] = "kuairand",
+    match_params: Annotated[
+        str | None, typer.Option(help="Scale to so many dense parameters: 1M, 20M, 1.5B, 1000000.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="The preset that --match-params scales.")] = "tiny",
+) -> None:
+    """List the architectures and their sizes, or the parameters and presets of one; scale them to one size."""
+    from mixrank.components.training import parse_count
+    from mixrank.layers import registry
+
+    if match_params is not None:
+        budget = parse_count(match_params)
+        if budget < 1:
+            raise ValueError(f"--match-params must be at least 1, received {match_params}")
+        names = registry.names() if name is None else [registry.model(name).name]
+        _print_matched(_dataset(dataset).spec, names, budget, preset)
+        return
+    if name is None:
+        spec = _dataset(dataset).spec
+        table = Table("model", "paper", "arXiv", "presets")
+        for each in registry.names():
+            found = registry.model(each)
+            table.add_row(each, found.title, found.arxiv, ", ".join(found.presets))
+        console.print(table)
+        _print_sizes(spec, registry.names())
+        console.print("next:\n  mixrank models NAME                # its parameters and presets")
+        console.print("  mixrank models --match-params 1M   # all of them at one size")
+        return
+    found = registry.model(name)
+    presets = list(found.presets)
+    table = Table("parameter", "type", "default", *presets, "meaning", title=f"{name}: {found.title} ({found.arxiv})")
+    for parameter in found.parameters:
+        values = [str(found.presets[preset].get(parameter.name, "")) for preset in presets]
+        cells = (parameter.name, parameter.type, str(parameter.default), *values, parameter.description)
+        table.add_row(*map(escape, cells))  # `tuple[int, ...]` is no markup.
+    console.print(table)
+
+
+@guarded
+def doctor() -> None:
+    """Check this machine: Python, packages, devices, memory, disk."""
+    from mixrank.pipeline.doctor import examine
+
+    findings = examine()
+    table = Table("check", "found", "")
+    for finding in findings:
+        table.add_row(finding.check, finding.found, "[green]ok[/]" if finding.ok else f"[red]{finding.advice}[/]")
+    console.print(table)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+    console.print("next:\n  mixrank run movielens   # about four minutes")
+
+
+def _print_sizes(spec: Any, names: list[str]) -> None:
+    _announce_keras()
+    from mixrank.pipeline.sizes import preset_sizes
+
+    table = Table("model", "preset", title=f"sizes on {spec.name}, without embeddings")
+    for column in ("parameters (M)", "MFLOP per row"):
+        table.add_column(column, justify="right")
+    sizes = list(preset_sizes(spec, names))
+    if any(size.why_not for size in sizes):
+        table.add_column("why not", overflow="fold")
+    for size in sizes:
+        table.add_row(size.model, size.preset, *_millions(size), *([escape(size.why_not)] if size.why_not else []))
+    console.print(table)
+
+
+def _print_matched(spec: Any, names: list[str], budget: int, preset: str) -> None:
+    _announce_keras()
+    from mixrank.pipeline.sizes import matched_sizes
+
+    sizes = list(matched_sizes(spec, names, budget, preset))
+    if len(sizes) == 1 and sizes[0].why_not:
+        raise ValueError(sizes[0].why_not)
+    title = f"{preset} at {budget / 1e6:,g} M parameters on {spec.name}, without embeddings"
+    table = Table("model", title=title)
+    for column in ("parameters (M)", "off by", "MFLOP per row"):
+        table.add_column(column, justify="right")
+    table.add_column("scaled parameters", overflow="fold")
+    for size in sizes:
+        parameters, flops = _millions(size)
+        off = "" if size.why_not else f"{100 * (size.parameters / budget - 1):+.1f} %"
+        values = ", ".join(f"{key}={value}" for key, value in size.scaled.items())
+        table.add_row(size.model, parameters, off, flops, escape(size.why_not or values))
+    console.print(table)
+    console.print(f"next:\n  mixrank run CONFIG --set model.name=... --set model.match_params={budget}", soft_wrap=True)
+
+
+def _announce_keras() -> None:
+    if "keras" not in sys.modules:
+        errors.print("loading Keras for the sizes ...", style="dim")
+
+
+def _millions(size: Any) -> tuple[str, str]:
+    if size.why_not:
+        return "-", "-"
+    return f"{size.parameters / 1e6:,.2f}", f"{size.flops / 1e6:,.2f}"
+
+
+def _dataset(reference: str) -> Any:
+    from mixrank.pipeline.config import SHIPPED, load_config
+    from mixrank.schemas import datasets
+
+    if reference.endswith((".yaml", ".yml")) or (SHIPPED / f"{reference}.yaml").exists():
+        return load_config(reference).load_dataset()
+    return datasets.load(reference)

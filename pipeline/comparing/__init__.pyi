@@ -1,0 +1,12 @@
+from .cost import median_seconds as median_seconds
+from .run_comparison import Comparison as Comparison
+from .scheduler import alone as alone
+from .scheduler import processes as processes
+from .scheduler import run_jobs as run_jobs
+from .scheduler import training_jobs as training_jobs
+from .trial_plan import FOLDER as FOLDER
+from .tuning import as_yaml as as_yaml
+from .tuning import best as best
+from .tuning import drawn_grid as drawn_grid
+from .tuning import search_grid as search_grid
+from .tuning import search_settings as search_settings

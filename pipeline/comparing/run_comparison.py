@@ -1,0 +1,154 @@
+"""A comparison from its tables to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mixrank.components.training import parse_count
+from mixrank.pipeline.comparing import comparison_page
+from mixrank.pipeline.comparing.judging import judge
+from mixrank.pipeline.comparing.results import collect
+from mixrank.pipeline.comparing.scheduler import Job, alone, run_jobs, training_jobs
+from mixrank.pipeline.comparing.trial_plan import FOLDER, Trial, size, trials
+from mixrank.pipeline.config import Budget, RunConfig, Table
+from mixrank.pipeline.fast_loop import last_run
+from mixrank.pipeline.reports import RunFolder
+from mixrank.schemas import FeatureSpec
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Some tables on the rows of a config's last run.
+
+    Attributes:
+        config: the run.
+        earlier: its `run.json`.
+        tables: name -> table, cut to the wanted budgets.
+        trials: name -> its trainings.
+    """
+
+    config: RunConfig
+    earlier: dict[str, Any]
+    tables: dict[str, Table]
+    trials: dict[str, list[Trial]]
+
+    @classmethod
+    def of(cls, config: RunConfig, tables: Sequence[str], budgets: Sequence[str]) -> Comparison:
+        """Plans a comparison.
+
+        Args:
+            config: the run; `mixrank run` must have been through Transform with the same dataset.
+            tables: names of tables.
+            budgets: the only sizes wanted, as people write them; empty for all.
+
+        Raises:
+            ValueError: an unknown table or size, no earlier run, or settings that do not fit together.
+        """
+        earlier, _ = last_run(config)
+        wanted: set[Budget] = {parse_count(budget) for budget in budgets}
+        found = {}
+        for name in tables:
+            table = config.compare.table(name)
+            if wanted:
+                left = tuple(budget for budget in table.budgets if budget in wanted)
+                if not left:
+                    known = ", ".join(size(budget) for budget in table.budgets)
+                    raise ValueError(f"table `{name}` has the sizes {known}, received --budget {', '.join(budgets)}")
+                # Fewer sizes than a line needs give no line.
+                table = table.model_copy(update={"budgets": left, "scaling": table.scaling and len(left) > 2})
+            found[name] = table
+        return cls(config, earlier, found, {name: trials(config, earlier, table) for name, table in found.items()})
+
+    @property
+    def folder(self) -> Path:
+        return self.config.run_dir / FOLDER
+
+    @property
+    def begun(self) -> bool:
+        """Whether any training is done."""
+        return any(trial.result for each in self.trials.values() for trial in each)
+
+    def outline(self, parallel: int) -> str:
+        """What is about to happen, in one line."""
+        all_of = {trial.folder: trial for each in self.trials.values() for trial in each}
+        left = sum(trial.result is None for trial in all_of.values())
+        return (
+            f"{len(all_of)} trainings ({left} to do), {parallel} at once, in {self.folder}; "
+            "interrupt it at any time and give the command again to go on"
+        )
+
+    def train(self, parallel: int, say: Say, *, speed: bool = True) -> dict[str, str]:
+        """Trains what is missing, then measures speed, one variant at a time.
+
+        Args:
+            parallel: int >= 1. Trainings at once.
+            say: takes a line whenever something ends.
+            speed: whether to measure it; without, a later call can.
+
+        Returns:
+            Title -> reason, of what failed.
+        """
+        every = [trial for each in self.trials.values() for trial in each]
+        with alone(self.folder):
+            failed = run_jobs(training_jobs(every), parallel=parallel, say=say)
+            if not speed:
+                return failed
+            done = [trial for trial in every if trial.result]
+            costs = [
+                Job(f"speed of {t.title.rpartition(' seed')[0]}", "speed", "mixrank.pipeline.comparing.cost", t.cost)
+                for t in done
+            ]
+            return failed | run_jobs(costs, parallel=1, say=say)
+
+    def report(self, say: Say) -> tuple[Path, Path, list[comparison_page.Grid]]:
+        """Writes the report of what is done.
+
+        Returns:
+            The HTML page, the Markdown file, and the metrics over all rows.
+
+        Raises:
+            ValueError: if nothing is done.
+        """
+        if not self.begun:
+            raise ValueError(f"no training in {self.folder} is done: nothing to report")
+        found = {name: collect(table, self.trials[name]) for name, table in self.tables.items()}
+        baselines = self.baselines(say)
+        pages = comparison_page.write_pages(self.folder, found, baselines, self.about())
+        tables = [(each, budget) for each in found.values() for budget, rows in each.parts.items() if rows]
+        return *pages, [grid for each, budget in tables for grid in comparison_page.qualities(each, budget, baselines)]
+
+    def about(self) -> str:
+        """One line on data and protocol."""
+        train = self.config.train
+        return (
+            f"{self.config.dataset}, trained on {' and '.join(train.splits)}, judged on eval; "
+            f"{len(self.config.compare.seeds)} seeds, {train.epochs} pass{'es' if train.epochs > 1 else ''} over the "
+            f"rows in batches of {train.batch_size}, unless a model's tuned settings say otherwise"
+        )
+
+    def baselines(self, say: Say) -> comparison_page.Baselines:
+        """Metrics of the additive baseline and of boosted trees, on the rows that the models are judged on."""
+        from mixrank.pipeline.reports import write_baseline, write_boosted_trees
+
+        run = RunFolder.load(self.config.run_dir)
+        fitted_on = "-".join([Path(self.earlier["examples"]).name, *self.earlier["config"]["train"]["splits"]])
+        trees = self.folder / f"boosted-{fitted_on}.parquet"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not trees.is_file():
+            say("fitting boosted trees (some minutes)")
+            write_boosted_trees(self.config.run_dir, trees)
+        additive = write_baseline(self.config.run_dir)
+        spec = FeatureSpec.model_validate(self.earlier["spec"])
+        found = {"additive log-odds": additive, "boosted trees": trees}
+        return {name: judge(spec, _scored(run.predictions, run.scores_beside(file))) for name, file in found.items()}
+
+
+def _scored(predictions: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    return predictions.assign(**{column: scores[column].to_numpy() for column in scores})

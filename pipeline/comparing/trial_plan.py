@@ -1,0 +1,178 @@
+"""From tables to trainings: every variant, budget and seed, each with a folder that its settings name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixrank.components.training import ModelSettings, TrainSettings
+from mixrank.pipeline.config import Budget, RunConfig, Table, Tuned, Variant, merged
+from mixrank.schemas import FeatureSpec, History
+from mixrank.schemas.files import write_atomically
+from mixrank.schemas.naming import nearest, readable
+
+FOLDER = "compare"
+TRIAL_FILE, RESULT_FILE, TRIAL_LOG = "trial.json", "result.json", "log.txt"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a variant.
+
+    Attributes:
+        variant: name of the variant in its table.
+        budget: dense parameters it is scaled to, or None.
+        seed: of weights and of the order of rows.
+        about: everything that decides the result; `folder` is named by it.
+        folder: where it is trained.
+        cost: where the speed of the variant is measured, the same for all of its seeds.
+    """
+
+    variant: str
+    budget: Budget
+    seed: int
+    about: dict[str, Any]
+    folder: Path
+    cost: Path
+
+    @property
+    def title(self) -> str:
+        return " ".join([self.variant, *([size(self.budget)] if self.budget else []), f"seed {self.seed}"])
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the training found, or None before it is done."""
+        return _read(self.folder)
+
+    @property
+    def costs(self) -> dict[str, Any] | None:
+        """Speed of the variant, or None before it is measured."""
+        return _read(self.cost)
+
+    def prepare(self) -> None:
+        """Writes the settings into both folders, for the processes that work there."""
+        for folder in (self.folder, self.cost):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / TRIAL_FILE, lambda path: path.write_text(json.dumps(self.about, indent=1)))
+
+
+def trials(config: RunConfig, earlier: dict[str, Any], table: Table) -> list[Trial]:
+    """Every training of a table: for each budget and seed all variants, so that a part of it is a comparison already.
+
+    Args:
+        config: the run; its `compare` names the seeds and what was found for each model.
+        earlier: `run.json` of the pipeline run whose transformed rows are trained on.
+        table: what to compare.
+
+    Raises:
+        ValueError: if a variant's settings do not fit together; names it.
+    """
+    found = []
+    for budget in table.budgets:
+        for seed in config.compare.seeds:
+            for variant in table.variants:
+                try:
+                    model, train = settings(config, variant, budget, seed)
+                except ValueError as error:
+                    raise ValueError(f"variant `{variant.name}`: {readable(error)}") from None
+                found.append(trial(config, earlier, model, train, name=variant.name, without=variant.without))
+    return found
+
+
+def trial(
+    config: RunConfig,
+    earlier: dict[str, Any],
+    model: ModelSettings,
+    train: TrainSettings,
+    *,
+    name: str,
+    without: Sequence[str] = (),
+) -> Trial:
+    """One training on the transformed rows of a run."""
+    spec = seen(FeatureSpec.model_validate(earlier["spec"]), without)
+    about = {
+        "model": model.model_dump(mode="json"),
+        "train": train.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json"),
+        "rows": earlier["transformed_examples"],
+        "graph": earlier["transform_graph"],
+    }
+    root = config.run_dir / FOLDER
+    unseeded = {**about, "train": {**about["train"], "seed": None}}
+    return Trial(
+        name, model.match_params, train.seed, about, root / "trials" / _key(about), root / "costs" / _key(unseeded)
+    )
+
+
+def settings(config: RunConfig, variant: Variant, budget: Budget, seed: int) -> tuple[ModelSettings, TrainSettings]:
+    """Settings of a variant: the config's, what was found for its model, and the variant's own, in this order."""
+    name = variant.model["name"]
+    tuned = config.compare.tuned.get(name, Tuned())
+    own = config.model.params if config.model.name == name else {}
+    model = ModelSettings(
+        name=name,
+        preset=variant.model.get("preset", config.model.preset),
+        params={**own, **tuned.params, **variant.model.get("params", {})},
+        match_params=budget,
+        embedding_width=variant.model.get("embedding_width", tuned.embedding_width or config.model.embedding_width),
+    )
+    train = merged(merged(config.train.model_dump(mode="json"), tuned.train), variant.train)
+    return model, TrainSettings(**{**train, "seed": seed})
+
+
+def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
+    """The spec of a model that does not see some features or histories.
+
+    Args:
+        spec: what there is.
+        without: names of features, which leave the histories as well, of histories, or `history.feature` for a feature
+            that leaves that history alone.
+
+    Raises:
+        ValueError: for a name that is none of these; the nearest is in the text.
+    """
+    inside = {f"{f.name}.{field}": (f.name, field) for f in spec.features if isinstance(f, History) for field in f.of}
+    names = [*(feature.name for feature in spec.features), *inside]
+    if unknown := [name for name in without if name not in names]:
+        raise ValueError(f"`without` names `{unknown[0]}`, which is no feature or history{nearest(unknown[0], names)}")
+    gone = {inside[name] for name in without if name in inside}
+    left = []
+    for feature in spec.features:
+        if isinstance(feature, History):
+            of = tuple(name for name in feature.of if name not in without and (feature.name, name) not in gone)
+            feature = feature.model_copy(update={"of": of})
+        if feature.name not in without:
+            left.append(feature)
+    return FeatureSpec.model_validate(spec.model_copy(update={"features": tuple(left)}).model_dump())
+
+
+def split_patterns(rows: str) -> dict[str, str]:
+    """Split -> files of transformed rows."""
+    return {path.name.removeprefix("Split-"): str(path / "*") for path in Path(rows).glob("Split-*")}
+
+
+def size(budget: int | None) -> str:
+    """A number of parameters as people write it.
+
+    >>> size(250_000), size(1_000_000)
+    ('250K', '1M')
+    """
+    if budget is None:
+        return "preset"
+    for unit, suffix in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if budget >= unit:
+            return f"{budget / unit:g}{suffix}"
+    return str(budget)
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    file = folder / RESULT_FILE
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def _key(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]

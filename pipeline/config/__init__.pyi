@@ -1,0 +1,11 @@
+from .comparison_tables import Budget as Budget
+from .comparison_tables import Range as Range
+from .comparison_tables import Table as Table
+from .comparison_tables import Tuned as Tuned
+from .comparison_tables import Variant as Variant
+from .comparison_tables import merged as merged
+from .kubeflow_settings import KubeflowSettings as KubeflowSettings
+from .kubeflow_settings import TrainerResources as TrainerResources
+from .run_config import SHIPPED as SHIPPED
+from .run_config import RunConfig as RunConfig
+from .run_config import load_config as load_config

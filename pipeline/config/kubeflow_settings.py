@@ -1,0 +1,64 @@
+"""What a config says about its runs on Kubeflow Pipelines; `mixrank compile` reads it, a local run does not."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from pydantic import Field, field_validator
+
+from mixrank.schemas.naming import Declaration
+
+
+class TrainerResources(Declaration):
+    """What the Trainer's pod asks for; the other steps ask for nothing.
+
+    Args:
+        gpus: int >= 0. GPUs of one pod; training runs under MirroredStrategy over all of them.
+        accelerator: the cluster's name for one GPU, such as nvidia.com/gpu or nvidia.com/mig-1g.10gb.
+        cpus: cores such as "4" or "500m", or None.
+        memory: such as "16Gi", or None.
+        node_selector: labels of the nodes it may run on, besides those for all steps.
+    """
+
+    gpus: int = Field(0, ge=0)
+    accelerator: str = "nvidia.com/gpu"
+    cpus: str | None = Field(None, pattern=r"^\d+(\.\d+)?$|^\d+m$")
+    memory: str | None = Field(None, pattern=r"^\d+(\.\d+)?([KMGTPE]i?)?$")
+    node_selector: dict[str, str] = {}
+
+
+class KubeflowSettings(Declaration):
+    """One pipeline on a cluster.
+
+    Args:
+        image: image of every step; `mixrank:VERSION-COMMIT` of the code that compiles if None.
+        pipeline_root: where the cluster keeps artifacts: minio://, s3:// or gs:// and a bucket.
+        volume: PersistentVolumeClaim that every step mounts: raw files, pushed versions, states of a training.
+        mount: absolute path at which it is mounted.
+        data: folder with the raw files, below `mount` if relative; `data/DATASET` if None.
+        trainer: what the Trainer's pod asks for.
+        node_selector: labels of the nodes that steps may run on.
+        retries: int >= 0. How often a failed step is tried again.
+        caching: whether a step with the same inputs is answered by an earlier run. The two steps that read what may
+            have changed under the same name, ExampleGen and LastPushed, always run.
+        frozen_data: whether the raw files never change under one path, so that ExampleGen may be answered too.
+    """
+
+    image: str | None = None
+    pipeline_root: str = Field("minio://mlpipeline/v2/artifacts", pattern=r"^(minio|s3|gs)://[^/]+")
+    volume: str = Field("mixrank", pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+    mount: str = "/mixrank"
+    data: str | None = None
+    trainer: TrainerResources = TrainerResources()
+    node_selector: dict[str, str] = {}
+    retries: int = Field(2, ge=0)
+    caching: bool = True
+    frozen_data: bool = False
+
+    @field_validator("mount")
+    @classmethod
+    def _check_mount(cls, mount: str) -> str:
+        path = PurePosixPath(mount)
+        if not path.is_absolute() or path == PurePosixPath("/"):
+            raise ValueError(f"`mount` must be an absolute path below /, received {mount!r}")
+        return mount

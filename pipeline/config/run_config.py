@@ -1,0 +1,182 @@
+"""RunConfig: everything a run may choose, from a YAML file and `--set` overrides."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, field_validator
+
+from mixrank.components.judging import Thresholds, check_thresholds
+from mixrank.components.training import PUSHED, ModelSettings, TrainSettings
+from mixrank.layers import registry
+from mixrank.pipeline.config.comparison_tables import CompareSettings
+from mixrank.pipeline.config.kubeflow_settings import KubeflowSettings
+from mixrank.schemas import Dataset, datasets
+from mixrank.schemas.naming import Declaration, nearest, readable
+from mixrank.serving.base import versions
+
+SHIPPED = Path(__file__).parent / "configs"
+
+
+class RunConfig(Declaration):
+    """One run of the pipeline.
+
+    Args:
+        name: name of the run; its folder is `output`/`name`, its pushed model goes by this name too.
+        dataset: a name under `mixrank.schemas.datasets`, a dotted module, or the path of a .py file with a `DATASET`.
+        data: folder with the raw files; `package:NAME/FOLDER` means a folder inside an installed package.
+        output: folder of all runs.
+        push_to: folder of the pushed versions; `output`/`name`/serving/`name` if None.
+        model: which architecture.
+        train: how it is trained.
+        thresholds: what it must reach to be pushed.
+        shards: int >= 1 or None. User shards of ExampleGen; None chooses by the size of the log.
+        check_rows: int >= 1. Evaluation rows that the model check sends through every signature.
+        beam: options of every Beam pipeline.
+        kubeflow: what `mixrank compile` needs besides; a local run does not read it.
+        compare: what `mixrank compare` and `mixrank tune` need besides; a run does not read it.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+    dataset: str
+    data: str
+    output: str = "runs"
+    push_to: str | None = None
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    thresholds: Thresholds = Thresholds()
+    shards: int | None = Field(None, ge=1)
+    check_rows: int = Field(512, ge=1)
+    beam: tuple[str, ...] = ("--runner=FnApiRunner",)
+    kubeflow: KubeflowSettings = KubeflowSettings()
+    compare: CompareSettings = CompareSettings()
+
+    @field_validator("beam")
+    @classmethod
+    def _check_beam(cls, options: tuple[str, ...]) -> tuple[str, ...]:
+        for option in options:
+            if not option.startswith("--"):
+                raise ValueError(
+                    f"every entry of `beam` is one option such as --runner=FnApiRunner, received {option!r}"
+                )
+        return options
+
+    @field_validator("model")
+    @classmethod
+    def _check_model(cls, model: ModelSettings) -> ModelSettings:
+        registry.check(model.name, model.params, model.preset)
+        if model.match_params is not None and not registry.model(model.name).scaled:
+            raise ValueError(f"`match_params`: {model.name} has no parameters that scale with its size; remove it")
+        return model
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.output).absolute() / self.name
+
+    @property
+    def push_dir(self) -> Path:
+        return Path(self.push_to).absolute() if self.push_to else self.run_dir / "serving" / self.name
+
+    def warm_start_folder(self) -> str | None:
+        """What `train.warm_start` means now: `pushed` is the push folder, or None while that is empty."""
+        if self.train.warm_start != PUSHED:
+            return self.train.warm_start
+        return str(self.push_dir) if versions(self.push_dir) else None
+
+    def load_dataset(self) -> Dataset:
+        """The dataset's declaration.
+
+        Raises:
+            ValueError: if there is none, or thresholds or early stopping name a task that it does not have.
+        """
+        dataset = datasets.load(self.dataset)
+        check_thresholds(self.thresholds, dataset.spec)
+        if self.train.early_stopping is not None:
+            self.train.early_stopping.check(dataset.spec.tasks)
+        return dataset
+
+    def data_dir(self) -> Path:
+        """Folder with the raw files.
+
+        Raises:
+            ValueError: if it does not exist, or the package is not installed.
+        """
+        if self.data.startswith("package:"):
+            package, _, inside = self.data.removeprefix("package:").partition("/")
+            found = importlib.util.find_spec(package) if package.isidentifier() else None
+            if found is None or not found.submodule_search_locations:
+                raise ValueError(f"`data` is {self.data}, but no package `{package}` is installed")
+            folder = Path(found.submodule_search_locations[0]) / inside
+        else:
+            folder = Path(self.data).expanduser().absolute()
+        if not folder.is_dir():
+            raise ValueError(f"`data` must be a folder with the raw files of {self.dataset}, {folder} is none")
+        return folder
+
+
+def load_config(reference: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a config.
+
+    Args:
+        reference: path of a YAML file, or the name of a shipped one.
+        overrides: `dotted.key=value`, the value read as YAML: `train.epochs=2`, `model.params.num_blocks=4`.
+
+    Raises:
+        ValueError: for a missing file, bad YAML, an unknown key or a wrong value; names the key and the nearest one.
+    """
+    path = Path(reference)
+    if not path.suffix:
+        path = SHIPPED / f"{reference}.yaml"
+    if not path.is_file():
+        shipped = [p.stem for p in SHIPPED.glob("*.yaml")]
+        hint = nearest(reference, shipped) if not Path(reference).suffix else ""
+        raise ValueError(f"config {reference} does not exist{hint}")
+    try:
+        values = yaml.load(path.read_text(), _OneValuePerKey)  # a safe loader
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold key: value pairs, found {type(values).__name__}")
+    for override in overrides:
+        _set(values, override)
+    try:
+        config = RunConfig(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {readable(error)}") from None
+    return config
+
+
+class _OneValuePerKey(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML keeps the last without a word."""
+
+    # Where a mapping is composed: when it is constructed, what it merges by `<<` may already be among its keys.
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise yaml.YAMLError(f"`{key.value}` is given in line {lines[key.value]} and again in line {line}")
+            lines[key.value] = line
+        return node
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ValueError(f"--set takes key=value, received {override!r}")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"--set {override}: `{parent}` is a value, not a section")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        values[last] = text

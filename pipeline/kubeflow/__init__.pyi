@@ -1,0 +1,9 @@
+from .api_client import Kubeflow as Kubeflow
+from .api_client import WantedRun as WantedRun
+from .compiled_spec import CompiledSpec as CompiledSpec
+from .compiler import compile_pipeline as compile_pipeline
+from .compiler import compiled as compiled
+from .compiler import image_of as image_of
+from .run_progress import KubeflowError as KubeflowError
+from .run_progress import RunState as RunState
+from .run_progress import follow as follow

@@ -1,0 +1,151 @@
+"""The numbers of a report: every metric per task and scenario, with intervals, beside the baseline and TFMA."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixrank.components.metrics import auc as auc_of
+from mixrank.components.metrics import auc_by_group, calibration, log_loss, rela_impr_auc, rela_impr_log_loss, summarise
+from mixrank.pipeline.reports.intervals import draw_users, percentile_interval, resampled_metrics
+from mixrank.pipeline.reports.run_folder import RunFolder
+
+OVERALL = "overall"
+METRICS = ("auc", "gauc", "log_loss", "calibration")
+# Below these an interval is wider than any difference between models.
+MIN_ROWS, MIN_OF_CLASS = 100, 10
+TFMA_TOLERANCE = 1e-3
+RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval; NaN where there is none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+@dataclass(frozen=True)
+class SliceScores:
+    """All numbers of one task in one slice of the evaluation rows.
+
+    Attributes:
+        task: task name.
+        slice: "overall" or the raw scenario value as text.
+        title: what to call the slice.
+        rows, positives, users: counts.
+        model: metric -> estimate; empty if the slice is not judged.
+        baseline: the same for the additive baseline; empty if there is none.
+        difference: metric -> model minus baseline, from paired resamples.
+        relative: "auc" and "log_loss" -> relative improvement over the baseline (HeMix, Eq. 25).
+        why: why the slice is not judged, or why it has no GAUC.
+    """
+
+    task: str
+    slice: str
+    title: str
+    rows: int
+    positives: int
+    users: int
+    model: dict[str, Estimate] = field(default_factory=dict)
+    baseline: dict[str, Estimate] = field(default_factory=dict)
+    difference: dict[str, Estimate] = field(default_factory=dict)
+    relative: dict[str, float] = field(default_factory=dict)
+    why: str = ""
+
+
+def compare(run: RunFolder, *, resamples: int = RESAMPLES, seed: int = 0) -> list[SliceScores]:
+    """Judges a run on its predictions: per task, all rows together and then every scenario by falling size.
+
+    Args:
+        run: the run.
+        resamples: int >= 0. Bootstrap resamples of users behind every interval; 0 for no intervals.
+        seed: of the bootstrap; equal seeds give equal reports.
+    """
+    frame = run.predictions
+    _, users = np.unique(frame[run.keys[0]].to_numpy(), return_inverse=True)
+    drawn = draw_users(int(users.max()) + 1, resamples=resamples, seed=seed)
+    scenario = frame[run.scenario].to_numpy()
+    sizes = frame[run.scenario].value_counts()
+    names = {**run.scenario_labels, **{value: value for value in sizes.index if value not in run.scenario_labels}}
+    found = []
+    for task in run.tasks:
+        labels = frame[f"label_{task}"].to_numpy(np.int64)
+        columns = [frame[f"score_{task}"].to_numpy(np.float64)]
+        if run.baseline is not None:
+            columns.append(run.baseline[f"score_{task}"].to_numpy(np.float64))
+        found.append(_judge(task, OVERALL, "all rows", labels, columns, users, drawn))
+        for value in sorted(names, key=lambda value: (-sizes.get(value, 0), value)):
+            rows = np.flatnonzero(scenario == value)
+            own = [column[rows] for column in columns]
+            found.append(_judge(task, value, names[value], labels[rows], own, users[rows], drawn))
+    return found
+
+
+def disagreements(run: RunFolder, scores: list[SliceScores]) -> list[tuple[SliceScores, str, float, float]]:
+    """(slice, metric, exact value, TFMA's value) wherever the two differ by more than `TFMA_TOLERANCE`.
+
+    A slice that TFMA does not have is left out: it keeps unknown scenarios apart, which predictions pool.
+    """
+    found = []
+    for row in scores:
+        for metric, estimate in row.model.items():
+            theirs = run.tfma.get((row.task, row.slice, metric), estimate.value)
+            if not math.isnan(estimate.value) and not abs(theirs - estimate.value) <= TFMA_TOLERANCE:
+                found.append((row, metric, estimate.value, theirs))
+    return found
+
+
+def _judge(
+    task: str,
+    value: str,
+    title: str,
+    labels: NDArray[np.int64],
+    columns: list[NDArray[np.float64]],
+    users: NDArray[np.int64],
+    drawn: NDArray[np.int32],
+) -> SliceScores:
+    rows, positives = len(labels), int(labels.sum())
+    counts = (task, value, title, rows, positives, len(np.unique(users)))
+    if rows < MIN_ROWS:
+        return SliceScores(*counts, why=f"only {rows} rows" if rows else "no rows")
+    if positives in (0, rows):
+        return SliceScores(*counts, why=f"every label is {int(positives > 0)}")
+    if min(positives, rows - positives) < MIN_OF_CLASS:
+        rare = int(positives < rows - positives)
+        return SliceScores(*counts, why=f"only {min(positives, rows - positives)} rows with label {rare}")
+    exact = [exact_metrics(labels, column, users) for column in columns]
+    samples = [resampled_metrics(labels, column, users, drawn) for column in columns]
+    estimates = [
+        {metric: Estimate(values[metric], *percentile_interval(sample[metric])) for metric in METRICS}
+        for values, sample in zip(exact, samples, strict=True)
+    ]
+    why = "" if not math.isnan(exact[0]["gauc"]) else "no GAUC: no user has both outcomes"
+    if len(columns) == 1:
+        return SliceScores(*counts, model=estimates[0], why=why)
+    difference = {
+        metric: Estimate(
+            exact[0][metric] - exact[1][metric], *percentile_interval(samples[0][metric] - samples[1][metric])
+        )
+        for metric in METRICS
+    }
+    relative = {
+        "auc": rela_impr_auc(exact[0]["auc"], exact[1]["auc"]),
+        "log_loss": rela_impr_log_loss(exact[0]["log_loss"], exact[1]["log_loss"]),
+    }
+    return SliceScores(*counts, estimates[0], estimates[1], difference, relative, why)
+
+
+def exact_metrics(labels: NDArray[np.int64], scores: NDArray[np.float64], users: NDArray[np.int64]) -> dict[str, float]:
+    """AUC, GAUC weighted by rows, log loss and calibration of rows; `users` are their group."""
+    return {
+        "auc": auc_of(labels, scores),
+        "gauc": summarise(auc_by_group(labels, scores, users)).impressions,
+        "log_loss": log_loss(labels, scores),
+        "calibration": calibration(labels, scores),
+    }

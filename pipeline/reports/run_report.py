@@ -1,0 +1,218 @@
+"""A run, or several side by side, as one HTML page that needs no network, and as a table in the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mixrank.pipeline.reports.against_last_pushed import (
+    METRICS,
+    MIN_OF_CLASS,
+    MIN_ROWS,
+    OVERALL,
+    RESAMPLES,
+    SliceScores,
+    compare,
+    disagreements,
+)
+from mixrank.pipeline.reports.pages import fill
+from mixrank.pipeline.reports.run_folder import RunFolder
+from mixrank.schemas.files import write_atomically
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+TITLES = {"auc": "AUC", "gauc": "GAUC", "log_loss": "Log loss", "calibration": "Calibration"}
+
+
+def write_report(run_dirs: Sequence[Path], output: Path) -> dict[str, Any]:
+    """Writes the HTML report of some runs.
+
+    Every metric is computed exactly from the runs' `predictions.parquet`; intervals come from resampling users.
+
+    Args:
+        run_dirs: run folders, at least one; the baseline is that of the first.
+        output: HTML file to write.
+
+    Returns:
+        {"output": path, "runs": [{"name", "tasks": task -> slice -> metric -> value, "disagreements": count}]}.
+
+    Raises:
+        ValueError: if there is no run, two runs have one name, or a run folder is incomplete.
+    """
+    runs = _load(run_dirs)
+    scores = [compare(run) for run in runs]
+    page = render(runs, scores)
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(output, lambda path: path.write_text(page, encoding="utf-8"))
+    return {
+        "output": str(output),
+        "runs": [
+            {
+                "name": run.name,
+                "tasks": {
+                    task: {
+                        row.slice: {metric: estimate.value for metric, estimate in row.model.items()}
+                        for row in rows
+                        if row.task == task and row.model
+                    }
+                    for task in run.tasks
+                },
+                "disagreements": len(disagreements(run, rows)),
+            }
+            for run, rows in zip(runs, scores, strict=True)
+        ],
+    }
+
+
+def metrics_table(run_dirs: Sequence[Path]) -> Table:
+    """The same metrics, without intervals, as a table for the terminal.
+
+    Raises:
+        ValueError: as in `write_report`.
+    """
+    from rich import box
+    from rich.table import Table
+
+    runs = _load(run_dirs)
+    several = len(runs) > 1
+    # Names of runs are long; numbers keep the table within 80 columns.
+    numbers = {run.name: str(position) for position, run in enumerate(runs, start=1)}
+    scores = [compare(run, resamples=0) for run in runs]
+    based = any(row.baseline for rows in scores for row in rows)
+    table = Table(
+        title=runs[0].about.get("dataset"),
+        box=box.SIMPLE_HEAD,
+        caption_justify="left",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for name in ("task", runs[0].scenario, *(("run",) if several else ())):
+        table.add_column(name, no_wrap=True)
+    # Short enough for 80 columns.
+    titles = [TITLES[metric].replace("Calibration", "Calib.") for metric in METRICS]
+    for name in ("rows", *titles, *(("Base", "RelaImp") if based else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    skipped: dict[str, set[str]] = {}
+    for group in side_by_side(scores):
+        for run, row in zip(runs, group, strict=True):
+            if row is None:
+                continue
+            if not row.model:
+                skipped.setdefault(f"{row.title}: {row.why}", set()).add(row.task)
+                continue
+            cells = [row.task, row.title, *([numbers[run.name]] if several else []), f"{row.rows:,}"]
+            cells += [number(row.model[metric].value) for metric in METRICS]
+            if based:
+                cells += (
+                    [number(row.baseline["auc"].value), percent(row.relative["auc"])] if row.baseline else ["-"] * 2
+                )
+            table.add_row(*(_plain(cell) for cell in cells), style="bold" if row.slice == OVERALL else None)
+    notes = [f"run {position}: {name}" for name, position in numbers.items()] if several else []
+    notes += ["Base: AUC of the additive log-odds baseline"] if based else []
+    if skipped:
+        every = {task for run in runs for task in run.tasks}
+        named = (why if tasks == every else f"{why} ({', '.join(sorted(tasks))})" for why, tasks in skipped.items())
+        notes.append("not judged: " + "; ".join(named))
+    table.caption = _plain("\n".join(notes))
+    return table
+
+
+def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> str:
+    """The page as text; names from data are escaped by the template."""
+    from mixrank.pipeline.reports import plots
+
+    judged = any(row.model for rows in scores for row in rows)
+    values = {
+        "runs": runs,
+        "tasks": list(dict.fromkeys(task for run in runs for task in run.tasks)),
+        "groups": side_by_side(scores),
+        "metrics": TITLES,
+        "overall": OVERALL,
+        "resamples": RESAMPLES,
+        "min_rows": MIN_ROWS,
+        "min_of_class": MIN_OF_CLASS,
+        "agreement": [_agreement(run, rows) for run, rows in zip(runs, scores, strict=True)],
+        "configs": [json.dumps(run.about.get("config", {}), indent=2, ensure_ascii=False) for run in runs],
+        "scenario_plot": plots.auc_by_scenario(runs, scores) if judged else None,
+        "calibration_plot": plots.calibration_curve(runs),
+        "roc_plot": plots.roc(runs),
+        "score_plot": plots.score_distribution(runs),
+        "training_plot": plots.training_curves(runs),
+        "insights": [run.model.get("insights", {}) for run in runs],
+        "grouping_plot": plots.grouping,
+        "nan": math.isnan,
+        "alike": _unjudged_for_one_reason,
+    }
+    filters = {each.__name__: each for each in (number, signed, percent, count, seconds)}
+    return fill("report.html", values, filters)
+
+
+def side_by_side(scores: Sequence[list[SliceScores]]) -> list[list[SliceScores | None]]:
+    """One list per (task, slice), in the order of the first run that has it, with one entry per run."""
+    tables = [{(row.task, row.slice): row for row in rows} for rows in scores]
+    return [[table.get(key) for table in tables] for key in dict.fromkeys(key for table in tables for key in table)]
+
+
+def number(value: float) -> str:
+    """Four digits, "-" for NaN."""
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def signed(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:+.4f}"
+
+
+def percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:+.1f} %"
+
+
+def count(value: float) -> str:
+    """Thousands, millions and billions shortened from a million on."""
+    for size, unit in ((1e9, "G"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:.2f} {unit}"
+    return f"{value:,.0f}"
+
+
+def seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 60 else f"{int(value // 60)} min {value % 60:.0f} s"
+
+
+def _unjudged_for_one_reason(group: list[SliceScores | None]) -> bool:
+    return all(row and not row.model for row in group) and len({row.why for row in group if row}) == 1
+
+
+def _agreement(run: RunFolder, rows: list[SliceScores]) -> dict[str, Any]:
+    pairs = [
+        (row, metric, estimate.value, run.tfma[row.task, row.slice, metric])
+        for row in rows
+        for metric, estimate in row.model.items()
+        if (row.task, row.slice, metric) in run.tfma and not math.isnan(estimate.value)
+    ]
+    return {
+        "compared": len(pairs),
+        "largest": max((abs(ours - theirs) for _, _, ours, theirs in pairs), default=math.nan),
+        "overall": [pair for pair in pairs if pair[0].slice == OVERALL],
+        "differ": disagreements(run, rows),
+    }
+
+
+def _load(run_dirs: Sequence[Path]) -> list[RunFolder]:
+    runs = [RunFolder.load(Path(path)) for path in run_dirs]
+    if not runs:
+        raise ValueError("`run_dirs` must name at least one run folder")
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"`run_dirs` must have distinct run names, received {names}")
+    return runs
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

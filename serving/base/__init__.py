@@ -1,0 +1,5 @@
+"""The ground of serving: numbered model versions, datasets that do not tune themselves."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""Served or logged rows against the rows of training."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,127 @@
+"""What a comparison of two sets of rows says: findings, each with a value and the limit it is held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from mixrank.schemas.naming import nearest
+
+MISSING_COLUMN, MISSING, UNSEEN = "missing column", "missing values", "unseen values"
+SCHEMA, LENGTH, LABEL_RATE = "schema", "length", "label rate"
+L_INFINITY, JENSEN_SHANNON = "L-infinity", "Jensen-Shannon"
+PSI, SCORE_JS, KS = "PSI", "score Jensen-Shannon", "Kolmogorov-Smirnov"
+CALIBRATION, AUC = "calibration", "AUC"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a measure may reach before it is an alarm.
+
+    Args:
+        category: float > 0. L-infinity distance of a categorical column for which the spec sets no limit.
+        number: float > 0. Jensen-Shannon divergence, in bits, of a number for which the spec sets no limit.
+        missing: float > 0. Rise of the share of rows without a value.
+        unseen: float > 0. Rise of the share of values outside the vocabulary.
+        length: float > 0. Kolmogorov-Smirnov distance of the lengths of lists and histories.
+        label: float > 0. Relative change of the share of positive labels.
+        psi: float > 0. Population stability index of a task's scores.
+        js: float > 0. Jensen-Shannon divergence of a task's scores, in bits.
+        ks: float > 0. Kolmogorov-Smirnov distance of a task's scores.
+        calibration: float > 0. Relative change of mean score over mean label.
+        auc: float > 0. Fall of the area under the ROC curve.
+    """
+
+    category: float = 0.1
+    number: float = 0.25
+    missing: float = 0.1
+    unseen: float = 0.1
+    length: float = 0.25
+    label: float = 0.25
+    psi: float = 0.2
+    js: float = 0.035
+    ks: float = 0.18
+    calibration: float = 0.25
+    auc: float = 0.02
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not getattr(self, field.name) > 0:
+                raise ValueError(f"limit `{field.name}` must be > 0, received {getattr(self, field.name)}")
+
+    @classmethod
+    def parse(cls, settings: list[str]) -> Limits:
+        """Limits from texts such as "psi=0.3".
+
+        Raises:
+            ValueError: for a name that is no limit, naming the nearest, or a value that is no positive number.
+        """
+        values = {}
+        for setting in settings:
+            name, _, value = setting.partition("=")
+            if name not in (names := [field.name for field in fields(cls)]):
+                raise ValueError(f"there is no limit `{name}`{nearest(name, names)}")
+            try:
+                values[name] = float(value)
+            except ValueError:
+                raise ValueError(f"limit `{name}` takes a number, received {value!r}") from None
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One measure of one feature or task.
+
+    Args:
+        feature: column, history or task.
+        measure: what was measured.
+        value: float. What came out.
+        limit: float. More than this is an alarm.
+        rows: int. Rows of the smaller side.
+        enough: bool. Whether these are enough to trust the value.
+        baseline, new: what each side looks like, for people.
+        note: what else is known.
+        scenario: scenario that a task was measured in, or "" for all rows.
+    """
+
+    feature: str
+    measure: str
+    value: float
+    limit: float
+    rows: int
+    enough: bool = True
+    baseline: str = ""
+    new: str = ""
+    note: str = ""
+    scenario: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.feature}, {self.scenario}" if self.scenario else self.feature
+
+    @property
+    def over(self) -> bool:
+        return self.value > self.limit
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the limit is passed on enough rows."""
+        return self.over and self.enough
+
+    @property
+    def severity(self) -> float:
+        """Value over limit."""
+        return self.value / self.limit if self.limit else float("inf") * self.over
+
+
+def worst_first(findings: list[Finding]) -> list[Finding]:
+    """Alarms, then what is over its limit on too few rows, then the rest; inside each the farthest first.
+
+    Of those over a limit, causes stand before consequences: missing columns, a broken schema, features, tasks, tasks
+    inside a scenario.
+    """
+    return sorted(findings, key=lambda f: (not f.alarm, not f.over, _depth(f) if f.over else 0, -f.severity))
+
+
+def _depth(finding: Finding) -> int:
+    tasks = (PSI, SCORE_JS, KS, CALIBRATION, AUC, LABEL_RATE)
+    return {MISSING_COLUMN: 0, SCHEMA: 1}.get(finding.measure, 2 + (finding.measure in tasks) + bool(finding.scenario))

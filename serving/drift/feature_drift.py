@@ -1,0 +1,256 @@
+"""Drift of features: statistics of some rows against those of training.
+
+What TFDV compares is left to it: L-infinity distance of categories, Jensen-Shannon divergence of numbers, the schema.
+Limits are those of the feature spec; features without one take a default. Beside that stand the shares of missing and
+of unseen values, the lengths of lists and histories, and columns that are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from mixrank.schemas import Action, FeatureSpec, TimeGap, tfmd
+from mixrank.schemas.encode import Column, columns
+from mixrank.serving.drift.alarms import (
+    JENSEN_SHANNON,
+    L_INFINITY,
+    LENGTH,
+    MISSING,
+    MISSING_COLUMN,
+    SCHEMA,
+    UNSEEN,
+    Finding,
+    Limits,
+)
+
+TOP = 3
+
+
+def feature_findings(spec: FeatureSpec, baseline: Any, new: Any, limits: Limits, min_rows: int) -> list[Finding]:
+    """Everything that two sets of statistics tell.
+
+    Args:
+        spec: the columns.
+        baseline, new: TFDV `DatasetFeatureStatisticsList` of training and of the rows to judge, with raw columns.
+        limits: the limits.
+        min_rows: int >= 0. Distances on fewer rows raise no alarm; missing columns and broken schemas always do.
+
+    Returns:
+        One finding per measure, in the order of the columns.
+    """
+    old, now = by_name(baseline), by_name(new)
+    rows_before, rows_after = _rows(baseline), _rows(new)
+    rows = min(rows_before, rows_after)
+    found: list[Finding] = []
+    gone = set()
+    for column in columns(spec):
+        if not column.serving or column.name not in old or not _values(old[column.name]):
+            continue
+        if column.name not in now or not _values(now[column.name]):
+            gone.add(column.name)
+            there = f"{_mean_length(old[column.name]):.2f} values per row"
+            found.append(Finding(column.name, MISSING_COLUMN, 1.0, 0.0, rows, True, there, "no value in any row"))
+            continue
+        before, after = old[column.name], now[column.name]
+        if column.length is None:
+            shares = missing_share(before, rows_before), missing_share(after, rows_after)
+            found.append(
+                Finding(column.name, MISSING, shares[1] - shares[0], limits.missing, rows, rows >= min_rows,
+                        f"{100 * shares[0]:.1f} % missing", f"{100 * shares[1]:.1f} % missing")
+            )  # fmt: skip
+        elif column.history is None or column.name == _clock(spec, column.history):
+            found.append(_lengths(column, before, after, limits, rows, min_rows))
+    return found + _by_tfdv(spec, baseline, new, gone, limits, rows, min_rows)
+
+
+def comparison_schema(spec: FeatureSpec, limits: Limits) -> Any:
+    """The spec's schema without keys, time and labels, with a drift limit for every column.
+
+    Args:
+        spec: the columns; where a feature sets `drift`, that stays.
+        limits: the limits of all others.
+    """
+    schema = tfmd.schema(spec)
+    kept = [feature for feature in schema.feature if tfmd.SERVING not in feature.not_in_environment]
+    numbers = {name for history in spec.histories for name, field in spec.history_fields(history)
+               if isinstance(field, Action | TimeGap)}  # fmt: skip
+    numbers |= {column.name for column in columns(spec) if column.kind == "float"}
+    for feature in kept:
+        if feature.HasField("drift_comparator"):
+            continue
+        if feature.name in numbers:
+            feature.drift_comparator.jensen_shannon_divergence.threshold = limits.number
+        else:
+            feature.drift_comparator.infinity_norm.threshold = limits.category
+    result = type(schema)(represent_variable_length_as_ragged=True)
+    result.feature.extend(kept)
+    return result
+
+
+def unseen_findings(
+    baseline: Mapping[str, tuple[int, int]], new: Mapping[str, tuple[int, int]], limits: Limits, min_rows: int
+) -> list[Finding]:
+    """Rise of the share of values that the model has no row of its own for.
+
+    Args:
+        baseline, new: column -> (values outside the vocabulary, values); a column of one side only is left out.
+        limits: the limits.
+        min_rows: int >= 0. Values needed on both sides for an alarm.
+    """
+    found = []
+    for column in new:
+        (before, all_before), (after, all_after) = baseline.get(column, (0, 0)), new[column]
+        if not all_before or not all_after:
+            continue
+        shares, rows = (before / all_before, after / all_after), min(all_before, all_after)
+        found.append(
+            Finding(column, UNSEEN, shares[1] - shares[0], limits.unseen, rows, rows >= min_rows,
+                    f"{100 * shares[0]:.1f} % unseen", f"{100 * shares[1]:.1f} % unseen")
+        )  # fmt: skip
+    return found
+
+
+def by_name(statistics: Any) -> dict[str, Any]:
+    """Column -> its `FeatureNameStatistics`."""
+    return {".".join(f.path.step) or f.name: f for f in statistics.datasets[0].features}
+
+
+def common(feature: Any) -> Any:
+    """The counts that every kind of column has."""
+    return getattr(feature, feature.WhichOneof("stats")).common_stats
+
+
+def missing_share(feature: Any, rows: int) -> float:
+    """Share of rows without a value, for a column of at most one value per row; NaN is none."""
+    histograms = feature.num_stats.histograms if feature.WhichOneof("stats") == "num_stats" else []
+    nan = histograms[0].num_nan if histograms else 0
+    return 1 - (common(feature).tot_num_values - nan) / rows if rows else 0.0
+
+
+def top_values(feature: Any, others: Any = None) -> str:
+    """The most frequent values with their shares, or mean and median of a number.
+
+    Args:
+        feature: statistics of a column.
+        others: statistics whose most frequent values are meant instead, so that two sides read alike.
+    """
+    if feature.WhichOneof("stats") == "num_stats":
+        return f"mean {feature.num_stats.mean:.4g}, median {feature.num_stats.median:.4g}"
+    own = value_shares(feature)
+    names = list(value_shares(others) if others is not None else own)[:TOP]
+    return ", ".join(f"{name or '(empty)'} {100 * own.get(name, 0.0):.1f} %" for name in names)
+
+
+def value_shares(feature: Any) -> dict[str, float]:
+    """Value -> share of all values, most frequent first, as far as the statistics list them."""
+    total = common(feature).tot_num_values or 1
+    return {bucket.label: bucket.sample_count / total for bucket in feature.string_stats.rank_histogram.buckets}
+
+
+def length_distance(baseline: Any, new: Any) -> float:
+    """Kolmogorov-Smirnov distance of two quantile histograms of lengths, interpolated inside a bucket.
+
+    The histograms have ten buckets, which resolves about a tenth.
+    """
+    edges = sorted({edge for buckets in (baseline, new) for b in buckets for edge in (b.low_value, b.high_value)})
+    return max(
+        (abs(_below(baseline, edge, own) - _below(new, edge, own)) for edge in edges for own in (False, True)),
+        default=0.0,
+    )
+
+
+def _below(buckets: Any, edge: float, with_edge: bool) -> float:
+    """Share of lengths below an edge, with or without those that equal it."""
+    total, below = sum(b.sample_count for b in buckets), 0.0
+    for b in buckets:
+        if b.high_value < edge or (with_edge and b.high_value == edge):
+            below += b.sample_count
+        elif b.low_value < edge:
+            below += b.sample_count * (edge - b.low_value) / (b.high_value - b.low_value)
+    return below / total if total else 0.0
+
+
+def _lengths(column: Column, before: Any, after: Any, limits: Limits, rows: int, min_rows: int) -> Finding:
+    unit = "events" if column.history else "values"
+    said = [f"{_mean_length(f) / column.width:.2f} {unit} per row" for f in (before, after)]
+    value = length_distance(_length_histogram(before), _length_histogram(after))
+    return Finding(column.history or column.name, LENGTH, value, limits.length, rows, rows >= min_rows, *said)
+
+
+def _mean_length(feature: Any) -> float:
+    counts = common(feature)
+    return counts.tot_num_values / (counts.num_missing + counts.num_non_missing)
+
+
+def _length_histogram(feature: Any) -> list[Any]:
+    absent = common(feature).num_missing
+    buckets = list(common(feature).num_values_histogram.buckets)
+    return [SimpleNamespace(low_value=0.0, high_value=0.0, sample_count=absent), *buckets] if absent else buckets
+
+
+def _clock(spec: FeatureSpec, history: str) -> str:
+    """The column whose values count the events of a history: one that every event has, if there is one."""
+    (found,) = (h for h in spec.histories if h.name == history)
+    fields = list(spec.history_fields(found))
+    return next((name for name, field in fields if isinstance(field, Action | TimeGap)), fields[0][0])
+
+
+def _by_tfdv(
+    spec: FeatureSpec, baseline: Any, new: Any, gone: set[str], limits: Limits, rows: int, min_rows: int
+) -> list[Finding]:
+    import tensorflow_data_validation as tfdv
+    from tensorflow_metadata.proto.v0 import anomalies_pb2
+
+    schema = comparison_schema(spec, limits)
+    names = {feature.name for feature in schema.feature} - gone
+    before, after = by_name(baseline), by_name(new)
+    anomalies = tfdv.validate_statistics(_only(new, names), schema, previous_statistics=_only(baseline, names))
+    measures = {
+        anomalies_pb2.DriftSkewInfo.Measurement.L_INFTY: L_INFINITY,
+        anomalies_pb2.DriftSkewInfo.Measurement.JENSEN_SHANNON_DIVERGENCE: JENSEN_SHANNON,
+    }
+    found = []
+    for compared in anomalies.drift_skew_info:
+        name = compared.path.step[0]
+        if name not in before or name not in after or name in gone:
+            continue
+        for measured in compared.drift_measurements:
+            found.append(
+                Finding(name, measures[measured.type], measured.value, measured.threshold, rows, rows >= min_rows,
+                        top_values(before[name]), top_values(after[name], before[name]),
+                        newcomers(before[name], after[name]))
+            )  # fmt: skip
+    for name, anomaly in sorted(anomalies.anomaly_info.items()):
+        for reason in anomaly.reason:
+            kind = anomalies_pb2.AnomalyInfo.Type.Name(reason.type)
+            if name not in gone and not kind.startswith("COMPARATOR_"):
+                found.append(Finding(name, SCHEMA, 1.0, 0.0, rows, note=f"{reason.short_description}: "
+                                     f"{reason.description}"))  # fmt: skip
+    return found
+
+
+def newcomers(baseline: Any, new: Any) -> str:
+    """The most frequent values of the new rows, if they are not those of the baseline."""
+    if new.WhichOneof("stats") == "num_stats":
+        return ""
+    known, now = list(value_shares(baseline))[:TOP], value_shares(new)
+    other = [f"{name or '(empty)'} {100 * share:.1f} %" for name, share in list(now.items())[:TOP] if name not in known]
+    return f"now frequent: {', '.join(other)}" if other else ""
+
+
+def _only(statistics: Any, names: set[str]) -> Any:
+    kept = type(statistics)()
+    (dataset,) = statistics.datasets
+    kept.datasets.add(num_examples=dataset.num_examples)
+    kept.datasets[0].features.extend(f for name, f in by_name(statistics).items() if name in names)
+    return kept
+
+
+def _rows(statistics: Any) -> int:
+    return int(statistics.datasets[0].num_examples)
+
+
+def _values(feature: Any) -> float:
+    return float(common(feature).tot_num_values)

@@ -1,0 +1,162 @@
+"""What is kept of rows to compare them with others: statistics, unseen values, scores and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mixrank.schemas import Categorical, FeatureSpec, MultiCategorical, Vocab, tfmd
+from mixrank.schemas.encode import columns
+from mixrank.serving.drift.logged_rows import TYPES
+
+NO_VALUE = ""
+
+
+@dataclass(frozen=True)
+class RowSummary:
+    """Some rows in short.
+
+    Args:
+        rows: int >= 0. Rows that were read.
+        statistics: TFDV statistics of the spec's columns, or None if there are no features.
+        unseen: column -> (values outside the vocabulary, values), for columns that have a vocabulary.
+        judged: one row per row: scenario as text, `score_<task>` and `label_<task>` where they are there.
+    """
+
+    rows: int
+    statistics: Any
+    unseen: dict[str, tuple[int, int]]
+    judged: pd.DataFrame
+
+
+def summarize(batches: Iterable[pa.RecordBatch], spec: FeatureSpec, vocabularies: Mapping[str, pa.Array]) -> RowSummary:
+    """Goes through rows once, batch by batch.
+
+    Args:
+        batches: as `LoggedRows` gives them.
+        spec: the columns.
+        vocabularies: feature -> its values, as `read_vocabularies` gives them.
+    """
+    import tensorflow_data_validation as tfdv
+    from tensorflow_data_validation.statistics import stats_impl
+
+    known = {column.name for column in columns(spec)}
+    identity = {spec.user.name, spec.item.name, spec.scenario.name}
+    features = {column.name for column in columns(spec) if column.serving} - identity
+    owners = {
+        column: feature.name for feature in spec.inputs if feature.name in vocabularies
+        and isinstance(feature, Categorical | MultiCategorical) for column in spec.vocab_columns(feature)
+    }  # fmt: skip
+    generators = stats_impl.get_generators(tfdv.StatsOptions(schema=tfmd.schema(spec)), in_memory=True)
+    counted = [generator.create_accumulator() for generator in generators]
+    unseen: dict[str, tuple[int, int]] = {}
+    judged, has_features = [], False
+    for batch in batches:
+        arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
+        own = pa.RecordBatch.from_arrays(*_split({name: a for name, a in arrays.items() if name in known}))
+        counted = [generator.add_input(state, own) for generator, state in zip(generators, counted, strict=True)]
+        has_features = has_features or bool(features & arrays.keys())
+        for column in (name for name in owners if name in arrays):
+            count, total = unseen.get(column, (0, 0))
+            new, values = _outside(arrays[column].flatten(), vocabularies[owners[column]])
+            unseen[column] = (count + new, total + values)
+        judged.append(_judged(arrays, spec))
+    frame = pd.concat(judged, ignore_index=True) if judged else pd.DataFrame()
+    statistics = stats_impl.extract_statistics_output(counted, generators) if has_features else None
+    return RowSummary(len(frame), statistics, unseen, frame)
+
+
+def read_vocabularies(spec: FeatureSpec, assets: Path) -> dict[str, pa.Array]:
+    """Feature -> the values in its vocabulary, of a served version's or a transform graph's `assets` folder.
+
+    Raises:
+        ValueError: if a file is missing.
+    """
+    found = {}
+    for feature in spec.inputs:
+        if isinstance(feature, Categorical | MultiCategorical) and isinstance(feature.vocab, Vocab):
+            file = assets / feature.name
+            if not file.is_file():
+                raise ValueError(f"{assets} holds no vocabulary of `{feature.name}`")
+            values = pa.array(file.read_bytes().splitlines(), pa.large_binary())
+            found[feature.name] = values.cast(pa.large_string()).cast(pa.int64()) if feature.dtype == "int" else values
+    return found
+
+
+def between(batch: pa.RecordBatch, spec: FeatureSpec, first: str, last: str, zone: str) -> pa.RecordBatch:
+    """The rows of a batch whose time lies in some days.
+
+    Args:
+        batch: rows.
+        spec: the columns.
+        first, last: days, such as "2022-05-05", both included.
+        zone: IANA name of the zone whose calendar counts.
+
+    Raises:
+        ValueError: if the batch has no time.
+    """
+    name = spec.time.name
+    place = batch.schema.get_field_index(name)
+    if place < 0 or not len(times := batch.column(place).flatten()) == batch.num_rows:
+        raise ValueError(f"rows can be chosen by day only if each has its time, column `{name}`")
+    begin, end = day_bounds(first, last, zone)
+    inside = pc.and_(pc.greater_equal(times, begin), pc.less(times, end))
+    return pa.RecordBatch.from_arrays([array.filter(inside) for array in batch.columns], batch.schema.names)
+
+
+def day_bounds(first: str, last: str, zone: str) -> tuple[int, int]:
+    """Where the first day begins and the last one ends, milliseconds.
+
+    Raises:
+        ValueError: if one is no day or the last lies before the first.
+    """
+    days = [pd.Timestamp(day, tz=ZoneInfo(zone)).normalize() for day in (first, last)]
+    if days[1] < days[0]:
+        raise ValueError(f"the first day must not lie after the last, received {first} and {last}")
+    begin, end = days[0], days[1] + pd.DateOffset(days=1)
+    return begin.value // 1_000_000, end.value // 1_000_000
+
+
+def _outside(values: pa.Array, vocabulary: pa.Array) -> tuple[int, int]:
+    """How many values there are, and how many of them outside the vocabulary; padding is none."""
+    counts = pc.value_counts(values)
+    distinct, number = counts.field(0), counts.field(1).to_numpy()
+    padding = pa.scalar(b"" if values.type == TYPES["str"] else -(2**63), values.type)
+    there = ~pc.equal(distinct, padding).to_numpy(zero_copy_only=False)
+    known = pc.is_in(distinct, value_set=vocabulary).to_numpy(zero_copy_only=False)
+    return int(number[there & ~known].sum()), int(number[there].sum())
+
+
+def _judged(arrays: Mapping[str, pa.Array], spec: FeatureSpec) -> pd.DataFrame:
+    size = len(next(iter(arrays.values()))) if arrays else 0
+    frame = pd.DataFrame(index=range(size))
+    if spec.scenario.name in arrays:
+        frame["scenario"] = [_text(value) for value in _firsts(arrays[spec.scenario.name])]
+    for task in spec.tasks:
+        if f"score_{task}" in arrays:
+            frame[f"score_{task}"] = arrays[f"score_{task}"].to_numpy(zero_copy_only=False)
+        if task in arrays and len(arrays[task].flatten()):
+            frame[f"label_{task}"] = [np.nan if value is None else value for value in _firsts(arrays[task])]
+    return frame
+
+
+def _firsts(lists: pa.Array) -> list[Any]:
+    return [value[0] if value else None for value in lists.to_pylist()]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return NO_VALUE
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _split(arrays: Mapping[str, pa.Array]) -> tuple[list[pa.Array], list[str]]:
+    return list(arrays.values()), list(arrays)

@@ -1,0 +1,12 @@
+from .golden import GOLDEN_FILE as GOLDEN_FILE
+from .golden import Scorer as Scorer
+from .golden import check_golden as check_golden
+from .golden import read_golden as read_golden
+from .golden import write_golden as write_golden
+from .loaders import requests as requests
+from .loaders import score_everywhere as score_everywhere
+from .local_model import LocalModel as LocalModel
+from .signatures import METADATA as METADATA
+from .signatures import export as export
+from .warmup import WARMUP_FILE as WARMUP_FILE
+from .warmup import write_warmup as write_warmup

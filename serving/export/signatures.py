@@ -1,0 +1,228 @@
+"""Export: a SavedModel that takes raw columns, in a form that every loader accepts.
+
+Three signatures share Transform, tables and layers:
+
+* `serving_default`: serialized tf.Examples under `examples`; for evaluation, batch scoring and gRPC.
+* `score_rows`: named columns with a batch axis; for REST clients without TensorFlow or protobuf.
+* `rank_candidates`: the columns of one request and, with an axis of candidates, those of its items; what does not
+  depend on the candidate is done once.
+
+All answer one probability per task, `(batch, 1)` or `(candidates, 1)`. None of them answers NaN: the request fails.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_transform as tft
+from tensorflow_transform.saved.saved_transform_io_v2 import SavedModelLoader
+
+from mixrank.layers.ranking import request_ranker
+from mixrank.schemas import FeatureSpec, Numeric
+from mixrank.schemas.encode import PADDING, Column, columns
+from mixrank.schemas.tfmd import parsing_spec
+
+METADATA = "assets.extra/mixrank.json"
+_TYPES = {"int": tf.int64, "str": tf.string, "float": tf.float32}
+
+
+class Scorer(tf.Module):
+    """Raw columns -> probabilities: `answer(ranker, raw, checks)`, checks being operations that must run before.
+
+    Session-style loaders find a variable only if it hangs on the exported object itself. So this module tracks the raw
+    variables and the Transform graph, while the Keras model lives in a closure.
+
+    Args:
+        spec: columns of a row.
+        model: functional model of `build_ranker`, transformed inputs -> logit per task; built outside any
+            distribution strategy. `answer` takes it or another that shares its weights.
+        transform_output: result of the Transform component.
+    """
+
+    def __init__(self, spec: FeatureSpec, model: keras.Model, transform_output: tft.TFTransformOutput) -> None:
+        super().__init__()
+        self.weights = [variable.value for variable in model.variables]
+        # What `transform_features_layer()` does, without its being a legacy Keras model: every save traces one anew.
+        transform = SavedModelLoader(transform_output.transform_savedmodel_dir)
+        self.transform = vars(transform)
+
+        def answer(
+            ranker: keras.Model, raw: Mapping[str, tf.RaggedTensor], checks: Sequence[tf.Operation]
+        ) -> dict[str, tf.Tensor]:
+            # Every column is transformed by itself, so those of a request may have one row beside many items.
+            transformed = transform.apply_transform_model(dict(raw))
+            with tf.control_dependencies(checks):
+                # Bound to the checks by what they compute, or a product of two shapes that do not fit may fail first.
+                row = {name: tf.identity(transformed[name]) for name in ranker.input}
+            for name, tensor in ranker.input.items():
+                row[name].set_shape(tensor.shape)
+            logits = ranker(row, training=False)
+            return {task: _probability(task, logits[task]) for task in spec.tasks}
+
+        self.answer: Callable[..., dict[str, tf.Tensor]] = answer
+
+
+def export(
+    directory: str | Path,
+    *,
+    spec: FeatureSpec,
+    model: keras.Model,
+    transform_output: tft.TFTransformOutput,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes the SavedModel under a temporary name and renames it.
+
+    Beside it, `assets.extra/mixrank.json` holds the spec, `metadata` and where each embedding table and its vocabulary
+    lie, so that a later training can take rows over by token.
+
+    Args:
+        directory: must not exist, or be empty.
+        spec, model, transform_output: as in `Scorer`.
+        metadata: JSON-serializable, for instance the model's name and parameters.
+
+    Raises:
+        ValueError: if `directory` holds something already.
+    """
+    directory = Path(directory)
+    if directory.exists() and any(directory.iterdir()):
+        raise ValueError(f"`directory` must be empty, {directory} is not")
+    scorer = Scorer(spec, model, transform_output)
+    signatures = {
+        "serving_default": _examples_signature(spec, scorer, model),
+        "score_rows": _rows_signature(spec, scorer, model),
+    }
+    if any(column.candidate for column in columns(spec)):
+        signatures["rank_candidates"] = _request_signature(spec, scorer, request_ranker(spec, model))
+    temporary = directory.with_name(directory.name + ".partial")
+    described = {**(metadata or {}), "spec": spec.model_dump(mode="json"), "embeddings": _embeddings(spec, model)}
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        tf.saved_model.save(scorer, str(temporary), signatures=signatures)
+        extra = temporary / METADATA
+        extra.parent.mkdir()
+        extra.write_text(json.dumps(described, indent=1))
+        if directory.exists():
+            directory.rmdir()
+        temporary.rename(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def row_columns(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
+    """Inputs of `score_rows`: column -> shape and type.
+
+    Scalars are `(batch,)`, multi-valued columns `(batch, max_length)`, histories `(batch, length)`, filled up behind
+    the newest events with `PADDING`. A missing scalar is that padding too, a missing number NaN.
+    """
+    return {
+        c.name: tf.TensorSpec([None] if c.length is None else [None, c.length], _TYPES[c.kind], name=c.name)
+        for c in columns(spec)
+        if c.serving
+    }
+
+
+def request_columns(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
+    """Inputs of `rank_candidates`: column -> shape and type.
+
+    Columns of the item are `(candidates,)`, multi-valued ones `(candidates, max_length)`. Those of the request have no
+    batch axis: `()` for a single value, `(values,)` for multi-valued columns and histories, newest event first and of
+    any length: what is beyond the length of the history is not read. Missing values are those of `row_columns`.
+    """
+
+    def shape(column: Column) -> list[int | None]:
+        if column.candidate:
+            return [None] if column.length is None else [None, column.length]
+        return [] if column.length is None else [None]
+
+    return {c.name: tf.TensorSpec(shape(c), _TYPES[c.kind], name=c.name) for c in columns(spec) if c.serving}
+
+
+def _examples_signature(spec: FeatureSpec, scorer: Scorer, model: keras.Model) -> Any:
+    parsing = parsing_spec(spec, labels=False)
+
+    # There is no Python control flow to convert, and converting every layer takes longer than tracing them.
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False)
+    def serving_default(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        raw = tf.io.parse_example(examples, parsing)
+        return scorer.answer(model, raw, _require(spec, raw))
+
+    return serving_default
+
+
+def _rows_signature(spec: FeatureSpec, scorer: Scorer, model: keras.Model) -> Any:
+    def score_rows(**row: tf.Tensor) -> dict[str, tf.Tensor]:
+        raw = {c.name: _ragged(c, row[c.name]) for c in columns(spec) if c.serving}
+        return scorer.answer(model, raw, _require(spec, raw))
+
+    return tf.function(score_rows, autograph=False).get_concrete_function(**row_columns(spec))
+
+
+def _request_signature(spec: FeatureSpec, scorer: Scorer, ranker: keras.Model) -> Any:
+    def rank_candidates(**given: tf.Tensor) -> dict[str, tf.Tensor]:
+        served = [c for c in columns(spec) if c.serving]
+        raw = {c.name: _ragged(c, given[c.name] if c.candidate else given[c.name][None]) for c in served}
+        return scorer.answer(ranker, raw, [*_require(spec, raw), *_one_per_candidate(spec, raw)])
+
+    return tf.function(rank_candidates, autograph=False).get_concrete_function(**request_columns(spec))
+
+
+def _ragged(column: Column, values: tf.Tensor) -> tf.RaggedTensor:
+    """Values `(rows,)` or `(rows, length)` as Transform takes them."""
+    if column.history is not None:
+        # Padding inside a history marks an event without this attribute: it must keep its place.
+        return tf.RaggedTensor.from_tensor(values)
+    if column.length is None:
+        values = values[:, None]
+    if column.kind == "float":
+        return tf.ragged.boolean_mask(values, tf.math.is_finite(values))
+    return tf.ragged.boolean_mask(values, tf.not_equal(values, tf.constant(PADDING[column.kind], values.dtype)))
+
+
+def _require(spec: FeatureSpec, raw: Mapping[str, tf.RaggedTensor]) -> list[tf.Operation]:
+    return [
+        tf.debugging.assert_positive(
+            raw[column.name].row_lengths(), message=f"required column `{column.name}` is missing in at least one row"
+        )
+        for column in columns(spec)
+        if column.serving and column.required
+    ]
+
+
+def _one_per_candidate(spec: FeatureSpec, raw: Mapping[str, tf.RaggedTensor]) -> list[tf.Operation]:
+    first, *others = [column.name for column in columns(spec) if column.candidate]
+    return [
+        tf.debugging.assert_equal(
+            raw[name].nrows(),
+            raw[first].nrows(),
+            message=f"column `{name}` must have one value per candidate, as `{first}`",
+        )
+        for name in others
+    ]
+
+
+def _probability(task: str, logits: tf.Tensor) -> tf.Tensor:
+    finite = tf.debugging.check_numerics(logits, f"the model has no finite score for task `{task}`")
+    return tf.sigmoid(tf.reshape(finite, [-1, 1]))
+
+
+def _embeddings(spec: FeatureSpec, model: keras.Model) -> dict[str, dict[str, Any]]:
+    # A variable is saved under its position among all of them.
+    places = {id(v): f"weights/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number, v in enumerate(model.variables)}
+    found = {}
+    for feature in spec.inputs:
+        if isinstance(feature, Numeric):
+            continue
+        table = model.get_layer(f"embedding_{feature.name}")
+        found[feature.name] = {
+            "variable": places[id(table.embeddings)],
+            "vocabulary": f"assets/{feature.name}" if feature.vocab.type == "vocab" else None,
+            "shape": list(table.embeddings.shape),
+            **({"scale": places[id(table.scale)]} if table.storage == "int8" else {}),
+        }
+    return found

@@ -1,0 +1,274 @@
+"""Everything that the real TensorFlow Serving image needs to serve some pushed models, as one folder.
+
+models.config      which models, versions and labels
+batching.config    how requests are put together
+monitoring.config  Prometheus metrics on the REST port
+flags.txt          flags of the server, one a line
+docker-run.sh      one `docker run` with those flags
+compose.yaml       the same as a compose service
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixrank.serving import model_config
+from mixrank.serving.base import check_saved_model, is_version, versions
+
+# The release line of TensorFlow 2.16.
+IMAGE = "tensorflow/serving:2.16.1"
+GRPC_PORT, REST_PORT = 8500, 8501
+METRICS_PATH = "/monitoring/prometheus/metrics"
+MODELS, CONFIG = "/models", "/config"
+POLL_SECONDS = 5
+DEFAULT_BATCH_SIZE = 128
+LABELS = ("stable", "canary")
+RANKING_SIGNATURE = b"rank_candidates"
+
+
+@dataclass(frozen=True)
+class Served:
+    """One model of a deployment.
+
+    Args:
+        name: under which requests ask for it.
+        base: its folder of versions.
+        version: the only version to serve, or None for the latest.
+    """
+
+    name: str
+    base: Path
+    version: int | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a server runs.
+
+    Args:
+        grpc_port: int, 1 to 65535. On the host.
+        rest_port: int, 1 to 65535, another than `grpc_port`. On the host.
+        batch_size: int >= 0. Most rows per batch; 0 turns batching off.
+        batch_timeout_ms: float >= 0. How long a request waits for others, in milliseconds.
+        image: str. Image and tag.
+    """
+
+    grpc_port: int = GRPC_PORT
+    rest_port: int = REST_PORT
+    batch_size: int = DEFAULT_BATCH_SIZE
+    batch_timeout_ms: float = 2.0
+    image: str = IMAGE
+
+    def __post_init__(self) -> None:
+        for name in ("grpc_port", "rest_port"):
+            if not 1 <= getattr(self, name) <= 65535:
+                raise ValueError(f"`{name}` must be 1 to 65535, received {getattr(self, name)}")
+        if self.grpc_port == self.rest_port:
+            raise ValueError(f"`grpc_port` and `rest_port` must differ, both are {self.grpc_port}")
+        if self.batch_size < 0:
+            raise ValueError(f"`batch_size` must be at least 0, received {self.batch_size}")
+        if self.batch_timeout_ms < 0:
+            raise ValueError(f"`batch_timeout_ms` must be at least 0, received {self.batch_timeout_ms}")
+
+
+def served(folder: Path, name: str | None = None) -> Served:
+    """What a folder given by a user means: a folder of versions, or one version of it.
+
+    Raises:
+        ValueError: if it does not exist, holds no version, or the version is no complete SavedModel.
+    """
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise ValueError(f"{folder} does not exist, or is no folder")
+    if is_version(folder):
+        check_saved_model(folder)
+        return Served(name or folder.parent.name, folder.parent, int(folder.name))
+    if (folder / "saved_model.pb").exists():
+        raise ValueError(
+            f"{folder} is a SavedModel but its name is no version number; TensorFlow Serving wants "
+            f"MODEL/NUMBER/saved_model.pb (`mixrank rollout push BASE {folder}` makes that)"
+        )
+    found = versions(folder)
+    if not found:
+        raise ValueError(
+            f"{folder} holds no version folder (a number, such as 1700000000); a pushed model lies in "
+            f"runs/NAME/serving/MODEL"
+        )
+    check_saved_model(found[max(found)])
+    return Served(name or folder.name, folder)
+
+
+def ranks_candidates(models: Sequence[Served]) -> list[str]:
+    """Names of the models whose newest or only version has the signature `rank_candidates`.
+
+    A signature's name stands in the graph file as it is, so the file is searched and not parsed.
+    """
+    found = []
+    for model in models:
+        version = max(versions(model.base)) if model.version is None else model.version
+        graphs = versions(model.base)[version].glob("saved_model.pb*")
+        if any(RANKING_SIGNATURE in graph.read_bytes() for graph in graphs):
+            found.append(model.name)
+    return found
+
+
+def write_deployment(output: Path, models: Sequence[Served], options: Options) -> None:
+    """Writes the folder under a temporary name, reads every file back, and renames it.
+
+    Args:
+        output: must not exist. A running server has the folder open, and labels of a roll-out may lie in it.
+        models: at least one, of different names.
+        options: ports, batching, image.
+
+    Raises:
+        ValueError: if `output` exists, or two models have one name.
+    """
+    output = Path(os.path.abspath(output))
+    if output.exists():
+        raise ValueError(f"{output} exists; a running server may be using it. Remove it or choose another --output")
+    if not models:
+        raise ValueError("`models` must name at least one model")
+    files = {
+        "models.config": _models_config(models),
+        "monitoring.config": f'prometheus_config {{\n  enable: true\n  path: "{METRICS_PATH}"\n}}\n',
+        **({"batching.config": _batching_config(options)} if options.batch_size else {}),
+    }
+    flags = _flags(options)
+    files["flags.txt"] = "".join(f"{flag}\n" for flag in flags)
+    files["docker-run.sh"] = _docker_run(output, models, options, flags)
+    files["compose.yaml"] = _compose(output, models, options, flags)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        for name, text in files.items():
+            (temporary / name).write_text(text)
+        (temporary / "docker-run.sh").chmod(0o755)
+        validate(temporary)
+        temporary.rename(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def validate(folder: Path) -> None:
+    """Reads every file of a deployment back: text protos as their messages, flags against each other, YAML as YAML.
+
+    Raises:
+        ValueError: naming the file and what is wrong.
+    """
+    import yaml
+
+    model_config.parse((folder / "models.config").read_text(), "models.config")
+    model_config.parse_text(
+        (folder / "monitoring.config").read_text(), model_config.monitoring_message(), "monitoring.config"
+    )
+    flags = dict(flag.removeprefix("--").split("=", 1) for flag in (folder / "flags.txt").read_text().split())
+    for name, value in flags.items():
+        if name.endswith("_file") and not (folder / Path(value).name).is_file():
+            raise ValueError(f"flags.txt: --{name} names {value}, which is not in the folder")
+    if "batching_parameters_file" in flags:
+        text = (folder / "batching.config").read_text()
+        _check_batching(model_config.parse_text(text, model_config.batching_message(), "batching.config"))
+    service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["tensorflow-serving"]
+    run = shlex.split((folder / "docker-run.sh").read_text().replace("\\\n", ""), comments=True)
+    for name, command in (("compose.yaml", service["command"]), ("docker-run.sh", run)):
+        if missing := [flag for flag in (folder / "flags.txt").read_text().split() if flag not in command]:
+            raise ValueError(f"{name} lacks {missing}")
+
+
+def _models_config(models: Sequence[Served]) -> str:
+    config = model_config.new()
+    for model in models:
+        entry = model_config.add(config, model.name, f"{MODELS}/{model.name}")
+        if model.version is not None:
+            model_config.pin(entry, {model.version}, dict.fromkeys(LABELS, model.version))
+        elif (rolled := model_config.find(model_config.read(model.base / "models.config"), model.name)) is not None:
+            entry.model_version_policy.CopyFrom(rolled.model_version_policy)
+            entry.version_labels.update(rolled.version_labels)
+    return model_config.render(config)
+
+
+def _batching_config(options: Options) -> str:
+    sizes, size = [], 1
+    while size < options.batch_size:
+        sizes.append(size)
+        size *= 2
+    sizes.append(options.batch_size)
+    return (
+        f"max_batch_size {{ value: {options.batch_size} }}\n"
+        f"batch_timeout_micros {{ value: {round(1000 * options.batch_timeout_ms)} }}\n"
+        "max_enqueued_batches { value: 100 }\n" + "".join(f"allowed_batch_sizes: {size}\n" for size in sizes)
+    )
+
+
+def _check_batching(parameters: Any) -> None:
+    sizes = list(parameters.allowed_batch_sizes)
+    if sizes != sorted(set(sizes)) or sizes[-1:] != [parameters.max_batch_size.value]:
+        raise ValueError(
+            f"batching.config: allowed_batch_sizes must grow and end with max_batch_size "
+            f"{parameters.max_batch_size.value}, received {sizes}"
+        )
+
+
+def _flags(options: Options) -> list[str]:
+    flags = [
+        f"--model_config_file={CONFIG}/models.config",
+        f"--model_config_file_poll_wait_seconds={POLL_SECONDS}",
+        # Else a server could not start with labels: nothing is loaded yet.
+        "--allow_version_labels_for_unavailable_models=true",
+        # Else a broken version stays in LOADING for minutes, and removing it changes nothing.
+        "--max_num_load_retries=0",
+        f"--monitoring_config_file={CONFIG}/monitoring.config",
+    ]
+    if options.batch_size:
+        flags += ["--enable_batching=true", f"--batching_parameters_file={CONFIG}/batching.config"]
+    return flags
+
+
+def _mounts(output: Path, models: Sequence[Served]) -> dict[str, str]:
+    """Folder on the host -> folder in the container.
+
+    Folders, not files: a roll-out renames a new models.config into place, which a mounted file would not show.
+    """
+    mounts = {str(output): CONFIG, **{str(model.base): f"{MODELS}/{model.name}" for model in models}}
+    if odd := [path for path in mounts if set(path) & set(',$"\n')]:
+        raise ValueError(f"docker cannot mount a folder with a comma, quote or dollar in its name: {odd[0]}")
+    return mounts
+
+
+def _docker_run(output: Path, models: Sequence[Served], options: Options, flags: Sequence[str]) -> str:
+    parts = [
+        "docker run --detach --name tensorflow-serving --restart unless-stopped",
+        f"--publish {options.grpc_port}:{GRPC_PORT} --publish {options.rest_port}:{REST_PORT}",
+        *(
+            f"--mount {shlex.quote(f'type=bind,source={source},target={target},readonly')}"
+            for source, target in _mounts(output, models).items()
+        ),
+        shlex.quote(options.image),
+        *flags,
+    ]
+    return "#!/bin/sh\n# Written by mixrank; gRPC and REST of TensorFlow Serving.\n" + " \\\n  ".join(parts) + "\n"
+
+
+def _compose(output: Path, models: Sequence[Served], options: Options, flags: Sequence[str]) -> str:
+    import yaml
+
+    service = {
+        "image": options.image,
+        "restart": "unless-stopped",
+        "ports": [f"{options.grpc_port}:{GRPC_PORT}", f"{options.rest_port}:{REST_PORT}"],
+        "volumes": [
+            {"type": "bind", "source": source, "target": target, "read_only": True}
+            for source, target in _mounts(output, models).items()
+        ],
+        "command": list(flags),
+    }
+    text: str = yaml.safe_dump({"services": {"tensorflow-serving": service}}, sort_keys=False)
+    return "# Written by mixrank: docker compose up --detach\n" + text

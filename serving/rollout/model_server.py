@@ -1,0 +1,138 @@
+"""A running TensorFlow Serving, asked over REST."""
+
+from __future__ import annotations
+
+import math
+import time
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Any, Protocol
+
+from mixrank.serving.client import Address, Client, Metadata, ServingError, State, Status
+
+AVAILABLE, END = "AVAILABLE", "END"
+
+
+class Server(Protocol):
+    """What a roll-out needs to know from a server of one model."""
+
+    def state(self, version: int) -> State:
+        """Whether a version is loaded."""
+
+    def resolve(self, label: str) -> int | None:
+        """The version that requests for a label get, or None."""
+
+    def score(self, version: int, instances: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+        """One mapping task -> score per instance."""
+
+
+def wait_available(server: Server, version: int, *, seconds: float, poll: float = 0.2, stale: float = 10.0) -> None:
+    """Waits until a version is loaded.
+
+    Args:
+        server: the server.
+        version: the version.
+        seconds: how long to wait.
+        poll: seconds between two questions.
+        stale: seconds for which a failure that is there from the beginning may be that of an earlier attempt.
+
+    Raises:
+        ValueError: if it fails to load or takes longer.
+    """
+    began, waited_for = time.monotonic(), False
+    while (state := server.state(version)).name != AVAILABLE:
+        passed = time.monotonic() - began
+        if state.name == END and state.message and (waited_for or passed > stale):
+            raise ValueError(f"the server could not load version {version}: {state.message}")
+        waited_for = waited_for or state.name != END
+        if passed > seconds:
+            raise ValueError(
+                f"version {version} is {state.name} after {seconds:g} s"
+                f"{f' ({state.message})' if state.message else ''}; was the server started with --model_config_file "
+                f"for this models.config, and --model_config_file_poll_wait_seconds?"
+            )
+        time.sleep(poll)
+
+
+def wait_label(server: Server, label: str, version: int, *, seconds: float, poll: float = 0.2) -> None:
+    """Waits until requests for a label get a version.
+
+    Raises:
+        ValueError: if that takes longer than `seconds`.
+    """
+    began = time.monotonic()
+    while (found := server.resolve(label)) != version:
+        if time.monotonic() - began > seconds:
+            raise ValueError(
+                f"models.config gives `{label}` to version {version}, but after {seconds:g} s the server answers with "
+                f"{found or 'none'}; its log says why. The same command goes on from here"
+            )
+        time.sleep(poll)
+
+
+class RestServer:
+    """A model of a TensorFlow Serving at an address such as `http://localhost:8501`.
+
+    Args:
+        url: scheme, host and REST port.
+        name: the model.
+        timeout: seconds per request.
+        chunk: most rows per predict request; at most the `max_batch_size` of the server, which may be 1.
+
+    Raises:
+        ValueError: if `url` is no http address.
+    """
+
+    def __init__(self, url: str, name: str, *, timeout: float = 30.0, chunk: int = 1) -> None:
+        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+            raise ValueError(f"`url` must be like http://localhost:8501, received {url!r}")
+        self.url, self.name, self.timeout, self.chunk = url, name, timeout, chunk
+
+    def state(self, version: int) -> State:
+        """As `Server.state`; an unknown model or version is UNKNOWN.
+
+        Raises:
+            ServingError: if the server cannot be reached or answers with another error.
+        """
+        try:
+            states = self._ask(Address(self.url, self.name, version=version), Status())
+        except ServingError as error:
+            if error.status != "NOT_FOUND":
+                raise
+            return State("UNKNOWN", error.message)
+        return dict(states).get(version, State("UNKNOWN"))
+
+    def resolve(self, label: str) -> int | None:
+        """As `Server.resolve`. A label in a status request is ignored, so its metadata are asked for.
+
+        Raises:
+            ServingError: as `state`.
+        """
+        try:
+            return int(self._ask(Address(self.url, self.name, label=label), Metadata())["version"])
+        except ServingError as error:
+            # No such label; or its version, or the model, is not there.
+            if error.status not in ("INVALID_ARGUMENT", "NOT_FOUND"):
+                raise
+            return None
+
+    def score(self, version: int, instances: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+        """As `Server.score`, through the signature `score_rows`.
+
+        Raises:
+            ServingError: as `state`, or if the answer is not one number per row and task.
+        """
+        deadline = self.timeout * math.ceil(max(1, len(instances)) / self.chunk)
+        settings: dict[str, Any] = {"version": version, "deadline": deadline, "retries": 0, "max_rows": self.chunk}
+        with Client(self.url, self.name, **settings) as client:
+            return client.score(instances)
+
+    def _ask(self, address: Address, request: Status | Metadata) -> Any:
+        from mixrank.serving.client import RestTransport
+
+        with closing(RestTransport(address)) as transport:
+            try:
+                return transport.ask(request, self.timeout)
+            except ServingError as error:
+                raise ServingError(error.status, error.message, address) from None

@@ -1,0 +1,403 @@
+"""Rolls versions of a served model out, step by step, so that a kill at any point leaves the old or the new state.
+
+The truth is the model's entry in models.config, which TensorFlow Serving polls: the versions to load and the labels
+
+* `stable`, the version that clients get,
+* `canary`, the version on trial; the stable one while there is none,
+* `previous`, the version that `rollback` returns to; it stays loaded.
+
+models.config changes by one rename, a version folder appears by one rename, and nothing else decides what is served.
+The server takes a label only for a version that is loaded. So a label moves in three writes: load the version beside
+the others and wait, move the label and wait, unload what has no label left.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mixrank.serving import model_config
+from mixrank.serving.base import PARTIAL, check_saved_model, find_copy, next_version, publish, sync, versions
+from mixrank.serving.export import GOLDEN_FILE, Scorer, check_golden, read_golden
+from mixrank.serving.rollout.log import Journal, locked
+from mixrank.serving.rollout.model_server import AVAILABLE, Server, wait_available, wait_label
+
+STABLE, CANARY, PREVIOUS = "stable", "canary", "previous"
+LABELS = (STABLE, CANARY, PREVIOUS)
+CONFIG = "models.config"
+FOLDER = ".rollout"
+MARK = "rollout"
+REMOVED = ".removed"
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """A line of `Rollout.status`.
+
+    Args:
+        version: its number.
+        folder: its SavedModel.
+        labels: its labels.
+        pushed: when it appeared, if that is known.
+        loaded: whether models.config lets servers load it.
+        served: what the server says of it; None without a server.
+    """
+
+    version: int
+    folder: Path
+    labels: tuple[str, ...]
+    pushed: datetime | None
+    loaded: bool
+    served: str | None
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What a version must answer before it serves anybody.
+
+    Args:
+        file: golden rows; those inside the version if None.
+        tolerance: most that a score may be off.
+        scorer: asks the version; None for the server.
+    """
+
+    file: Path | None = None
+    tolerance: float = 1e-4
+    scorer: Scorer | None = None
+
+
+class Rollout:
+    """Commands on one model of one models.config.
+
+    Args:
+        base: the model's folder of versions.
+        config: models.config; the one in `base` if left out. Several models may share one.
+        name: the model's name; that of `base` if left out.
+        base_path: `base` as the server sees it, for a models.config that lacks the model; `base` if left out.
+        server: asked whether versions are loaded and labels taken; None writes files only.
+        wait: seconds to wait for the server at each step.
+        say: receives one line per thing done.
+    """
+
+    def __init__(
+        self,
+        base: Path,
+        *,
+        config: Path | None = None,
+        name: str | None = None,
+        base_path: str | None = None,
+        server: Server | None = None,
+        wait: float = 120.0,
+        say: Callable[[str], object] = print,
+    ) -> None:
+        self.base = Path(os.path.abspath(base))
+        config = Path(os.path.abspath(config)) if config else self.base / CONFIG
+        self.entry = model_config.Entry(config, name or self.base.name, base_path or str(self.base))
+        self.journal = Journal(config.parent / FOLDER / f"{self.entry.name}.jsonl")
+        self.lock = config.parent / FOLDER / "lock"
+        self.server, self.wait, self.say = server, wait, say
+
+    def status(self) -> list[VersionStatus]:
+        """Every version, newest first. Takes no lock.
+
+        Raises:
+            ValueError: if `base` does not exist, or the server gives no answer.
+        """
+        if not self.base.is_dir():
+            raise ValueError(f"{self.base} does not exist")
+        found, labels, loaded = versions(self.base), self.entry.labels, self.entry.loaded
+        if self.entry.serves_latest and found:
+            loaded = {max(found)}
+        records = (each for each in self.journal.records() if each["command"] == "push" and each["event"] == "begun")
+        pushed = {each["version"]: datetime.fromisoformat(each["at"]) for each in records}
+        return [
+            VersionStatus(
+                version=version,
+                folder=found[version],
+                labels=tuple(label for label in LABELS if labels.get(label) == version),
+                pushed=pushed.get(version) or _time_of(version),
+                loaded=version in loaded,
+                served=None if self.server is None else self.server.state(version).name,
+            )
+            for version in sorted(found, reverse=True)
+        ]
+
+    def push(self, model: Path, *, golden: Path | None = None, keep: int | None = None) -> int:
+        """Copies a SavedModel in as the next version. Nothing serves it yet.
+
+        Args:
+            model: a SavedModel folder, or a folder of versions, of which the newest is taken.
+            golden: golden rows to put into the version.
+            keep: int >= 1. How many versions to keep; labelled and loaded ones stay in any case.
+
+        Returns:
+            The version; an earlier one if the same files are there already.
+
+        Raises:
+            ValueError: if `model` is no complete SavedModel, `golden` no golden file, or the lock is taken.
+        """
+        _check_keep(keep)
+        model, extra = Path(model), {}
+        if not (model / "saved_model.pb").exists() and (found := versions(model)):
+            model = found[max(found)]
+        check_saved_model(model)
+        if golden is not None:
+            read_golden(golden)
+            extra[GOLDEN_FILE] = golden
+        with self._command("push"):
+            version = find_copy(model, self.base, extra)
+            if version is not None:
+                self.say(f"version {version} is that model already")
+            else:
+                self._adopt()
+                version = next_version(self.base)
+                with self.journal.step("push", version=version, source=str(model)):
+                    publish(model, self.base, version=version, extra=extra, mark=MARK)
+                self.say(f"pushed version {version}; nothing serves it yet")
+            self._prune(keep, version)
+        return version
+
+    def canary(self, version: int | None = None, *, golden: Golden | None = Golden()) -> int:
+        """Puts a version on trial: loads it beside the stable one and gives it the label `canary`.
+
+        If it has golden rows and there is someone to score them, it must do that before it gets the label.
+
+        Args:
+            version: the newest if left out.
+            golden: what it must answer; None checks nothing.
+
+        Returns:
+            The version.
+
+        Raises:
+            ValueError: if there is no such version, it is stable already, the server does not load it in time, or
+                golden rows differ. models.config is as before then.
+        """
+        with self._command("canary"):
+            version, folder = self._version(version)
+            if version != max(versions(self.base)):
+                self._adopt()
+            labels = self.entry.labels
+            if labels.get(STABLE) == version:
+                raise ValueError(f"version {version} is stable already; push another one to try it")
+            wanted = {**labels, CANARY: version}
+            with self.journal.step("canary", version=version, labels=wanted):
+                with self._loaded(version):
+                    if golden and _golden_file(folder, golden) and (golden.scorer or self.server):
+                        self._check(version, folder, golden)
+                self._move(wanted)
+            self.say(f"version {version} is the canary" + self._unasked())
+        return version
+
+    def promote(self, version: int | None = None, *, golden: Golden | None = Golden(), keep: int | None = None) -> int:
+        """Makes the canary stable; the version that was stable becomes `previous` and stays loaded.
+
+        Args:
+            version: must be the canary's if given.
+            golden: what it must answer; None promotes without golden rows.
+            keep: as in `push`.
+
+        Returns:
+            The version.
+
+        Raises:
+            ValueError: if there is no canary, the server has not loaded it, or golden rows are missing or differ.
+                Nothing is changed then.
+        """
+        _check_keep(keep)
+        with self._command("promote"):
+            labels = self.entry.labels
+            found = labels.get(CANARY)
+            if found is None:
+                raise ValueError("there is no canary to promote; begin with: mixrank rollout canary")
+            if version not in (None, found):
+                raise ValueError(f"version {version} is not the canary, {found} is")
+            if labels.get(STABLE) == found:
+                self._move(labels)
+                self.say(f"version {found} is stable already")
+            else:
+                before = {PREVIOUS: labels[STABLE]} if STABLE in labels else {}
+                wanted = {STABLE: found, CANARY: found, **before}
+                with self.journal.step("promote", version=found, labels=wanted):
+                    folder = self._version(found)[1]
+                    if self.server and (state := self.server.state(found)).name != AVAILABLE:
+                        raise ValueError(f"the server is not ready: version {found} is {state.name} {state.message}")
+                    if golden is not None:
+                        self._check(found, folder, golden)
+                    self._move(wanted)
+                self.say(f"version {found} is stable" + self._unasked())
+            self._prune(keep, found)
+        return found
+
+    def rollback(self, to: int | None = None, *, trial: bool = False) -> int:
+        """Gives all labels back to the previous stable version, and unloads the others.
+
+        Args:
+            to: a version to return to; the one labelled `previous` if left out.
+            trial: bool. Only end the trial: `canary` returns to the stable version, which stays.
+
+        Returns:
+            The version that is stable now.
+
+        Raises:
+            ValueError: if there is nothing to return to, or the server does not load it in time.
+        """
+        if trial and to is not None:
+            raise ValueError("`to` and `trial` exclude each other")
+        with self._command("rollback") as repeated:
+            labels = self.entry.labels
+            if repeated and not trial and to is None and PREVIOUS not in labels:
+                # A second step back is not what was asked: the last one may have died before it said so.
+                self._move(labels)
+                self.say(
+                    f"version {labels[STABLE]} is stable already, by the last rollback; to go further back, "
+                    f"name a version: --to"
+                )
+                return labels[STABLE]
+            if trial:
+                target, wanted = _without_canary(labels)
+            else:
+                target = _previous(labels) if to is None else to
+                wanted = {STABLE: target, CANARY: target}
+            if wanted == labels:
+                self._move(labels)
+            else:
+                self._version(target)
+                with self.journal.step("rollback", version=target, labels=wanted):
+                    with self._loaded(target):
+                        pass
+                    self._move(wanted)
+            self.say(f"version {target} is stable" + self._unasked())
+        return target
+
+    @contextmanager
+    def _command(self, command: str) -> Iterator[bool]:
+        """Takes the lock and cleans up after a killed command; yields whether the last one was this, and came through.
+
+        A command that the server did not follow in time has come through as well: models.config says what it wanted.
+        """
+        with locked(self.lock, f"mixrank rollout {command}, model {self.entry.name}"):
+            for leftover in self.base.iterdir() if self.base.is_dir() else ():
+                if leftover.name.endswith((f".{MARK}{PARTIAL}", REMOVED)):
+                    shutil.rmtree(leftover)
+            if (last := self.journal.last()) is None:
+                yield False
+                return
+            pushed = last["command"] == "push" and last["version"] in versions(self.base)
+            took = pushed or last.get("labels") == self.entry.labels
+            if last["event"] == "begun":
+                about = {key: last[key] for key in ("version", "labels") if key in last}
+                self.journal.append(last["command"], "done" if took else "interrupted", **about)
+            yield took and last["command"] == command
+
+    @contextmanager
+    def _loaded(self, version: int) -> Iterator[None]:
+        """Loads a version beside all that are loaded; if the body fails, models.config is as before."""
+        if self.server is None:
+            yield
+            return
+        before = model_config.read(self.entry.path)
+        try:
+            self.entry.pin(self.entry.labels, {*self.entry.loaded, version})
+            wait_available(self.server, version, seconds=self.wait)
+            yield
+        except BaseException:
+            model_config.write(self.entry.path, before)
+            raise
+
+    def _move(self, labels: Mapping[str, int]) -> None:
+        """Moves the labels; what has none left is unloaded once the server no longer sends requests there."""
+        wanted = set(labels.values())
+        if self.server is not None:
+            self.entry.pin(labels, self.entry.loaded | wanted)
+            for label, version in labels.items():
+                wait_label(self.server, label, version, seconds=self.wait)
+        self.entry.pin(labels, wanted)
+
+    def _check(self, version: int, folder: Path, golden: Golden) -> None:
+        file = _golden_file(folder, golden)
+        if file is None:
+            raise ValueError(
+                f"version {version} has no golden rows to check: give some with --golden FILE, or say --unchecked"
+            )
+        scorer = golden.scorer
+        if scorer is None:
+            if self.server is None:
+                raise ValueError("golden rows are scored by the server: give its --url, or say --unchecked")
+            scorer = self.server.score
+        rows = read_golden(file)
+        worst = check_golden(rows, scorer, version=version, folder=folder, tolerance=golden.tolerance)
+        self.say(f"version {version} scores {len(rows)} golden rows as expected, off by at most {worst:.1g}")
+
+    def _adopt(self) -> None:
+        """Pins a model that has served the latest version so far, so that a new one is not served by itself."""
+        if self.entry.serves_latest and (found := versions(self.base)):
+            newest = max(found)
+            labels = {STABLE: newest, CANARY: newest}
+            with self.journal.step("adopt", version=newest, labels=labels):
+                self.entry.pin(labels, {newest})
+            self.say(f"{self.entry.path} served the latest version; it is pinned to {newest}, which is stable")
+
+    def _version(self, version: int | None) -> tuple[int, Path]:
+        found = versions(self.base)
+        if not found:
+            raise ValueError(f"{self.base} holds no version; begin with: mixrank rollout push")
+        version = max(found) if version is None else version
+        if version not in found:
+            raise ValueError(f"there is no version {version}; there are {', '.join(map(str, found))}")
+        check_saved_model(found[version])
+        return version, found[version]
+
+    def _prune(self, keep: int | None, *spared: int) -> None:
+        """Removes all but the newest versions; never one that has a label, is loaded, or is `spared`."""
+        if keep is None:
+            return
+        if not self.entry.loaded:
+            self.say(f"nothing is removed: {self.entry.path} does not say which versions are in use")
+            return
+        found = versions(self.base)
+        stays = {*sorted(found)[-keep:], *self.entry.labels.values(), *self.entry.loaded, *spared}
+        for version in sorted(set(found) - stays):
+            hidden = self.base / f".{version}{REMOVED}"
+            found[version].rename(hidden)
+            sync(self.base)
+            shutil.rmtree(hidden)
+            self.say(f"removed version {version}")
+
+    def _unasked(self) -> str:
+        return "" if self.server else " in models.config; no server was asked whether it follows"
+
+
+def _golden_file(folder: Path, golden: Golden) -> Path | None:
+    if golden.file is not None:
+        return golden.file
+    return folder / GOLDEN_FILE if (folder / GOLDEN_FILE).is_file() else None
+
+
+def _previous(labels: Mapping[str, int]) -> int:
+    if PREVIOUS in labels:
+        return labels[PREVIOUS]
+    on_trial = STABLE in labels and labels.get(CANARY, labels[STABLE]) != labels[STABLE]
+    hint = "to end the canary's trial: --canary" if on_trial else "name a version: --to VERSION"
+    raise ValueError(f"there is no previous stable version to return to; {hint}")
+
+
+def _without_canary(labels: Mapping[str, int]) -> tuple[int, dict[str, int]]:
+    if STABLE not in labels:
+        raise ValueError("no version is stable yet, so the canary has nothing to return to")
+    return labels[STABLE], {**labels, CANARY: labels[STABLE]}
+
+
+def _time_of(version: int) -> datetime | None:
+    """The Unix time that a version's number stands for, if it looks like one."""
+    return datetime.fromtimestamp(version, UTC) if 1e9 < version < 4e9 else None
+
+
+def _check_keep(keep: int | None) -> None:
+    if keep is not None and keep < 1:
+        raise ValueError(f"`keep` must be at least 1, received {keep}")

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from mixrank.components.baselines.example_arrays import read_examples
+from mixrank.schemas.encode import UNKNOWN_GAP, columns, encode
+from mixrank.schemas.features import Action, FeatureSpec, History, Numeric, TimeGap
+from mixrank.schemas.synthetic import toy_rows
+
+
+def write(folder, spec, rows, split="train"):
+    import tensorflow as tf
+
+    with tf.io.TFRecordWriter(str(folder / f"{split}.gz"), "GZIP") as writer:
+        for row in rows:
+            writer.write(encode(spec, row))
+    return str(folder / f"{split}*")
+
+
+def test_every_value_of_every_row_is_read(toy_spec, tmp_path, monkeypatch):
+    # Several batches per file.
+    monkeypatch.setattr("mixrank.components.baselines.example_arrays.BATCH", 64)
+    splits = {"valid": list(toy_rows(toy_spec, 130, seed=1)), "eval": list(toy_rows(toy_spec, 150, seed=2))}
+    got = read_examples(toy_spec, [write(tmp_path, toy_spec, part, split) for split, part in splits.items()])
+    rows = splits["valid"] + splits["eval"]
+    assert (got.ends, len(got)) == ((130, 280), 280)
+    owners = {name: field for h in toy_spec.histories for name, field in toy_spec.history_fields(h)}
+    values: dict[str, dict[int, object]] = {}
+    for column in columns(toy_spec):
+        field, array = owners.get(column.name), got.columns[column.name]
+        for number, row in enumerate(rows):
+            own = row[column.name]
+            listed = own if isinstance(own, list) else [own]
+            found = array[number].reshape(-1)
+            assert len(found) == (column.length or 1)
+            if isinstance(field, Action):
+                assert found.tolist() == listed + [-1] * (len(found) - len(listed))
+            elif isinstance(field, TimeGap) or isinstance(toy_spec.get(column.name), Numeric):
+                numbers = [np.nan if value is None else np.float32(value) for value in listed]
+                np.testing.assert_array_equal(found, numbers + [np.nan] * (len(found) - len(numbers)))
+            elif column.name in (toy_spec.time.name, *toy_spec.tasks):
+                assert found.tolist() == listed
+            else:
+                assert not found[len(listed) :].any()
+                # A code stands for one value in all columns of a feature.
+                known = values.setdefault(column.name if field is None else field.name, {0: None})
+                for code, value in zip(found, listed, strict=False):
+                    assert known.setdefault(int(code), value) == value
+    for known in values.values():
+        assert len(set(known.values())) == len(known)
+    for history in toy_spec.histories:
+        sizes = [len(row[history.column("action")]) for row in rows]
+        assert got.events[history.name].tolist() == sizes
+    part = got.between(130, 133)
+    assert len(part) == 3 and part.columns["at"].tolist() == [row["at"] for row in rows[130:133]]
+    assert part.events["global"].tolist() == got.events["global"][130:133].tolist()
+
+
+def test_unknown_times_missing_attributes_and_long_histories(tmp_path, toy_spec):
+    one = {"person": 1, "clip": "a", "at": 5, "page": "home", "click": 1, "buy": 0}
+    history = {"clip": ["b", "", "a"], "tag": ["x", "", "", "y", "x", ""] + [""] * 3, "action": [1, 0, 3]}
+    rows = [one | {f"realtime_{name}": value for name, value in history.items()}]
+    rows[0]["realtime_gap"] = [4, UNKNOWN_GAP, 9]
+    short = toy_spec.model_copy(
+        update={
+            "features": tuple(
+                f.model_copy(update={"length": 2}) if isinstance(f, History) else f for f in toy_spec.features
+            )
+        }
+    )
+    got = read_examples(FeatureSpec.model_validate(short.model_dump()), [write(tmp_path, toy_spec, rows)])
+    assert got.events["realtime"].tolist() == [2] and got.events["global"].tolist() == [0]
+    a = got.columns["clip"][0]
+    clips = got.columns["realtime_clip"][0]
+    assert clips[0] not in (0, a) and clips[1] == 0 and a > 0
+    np.testing.assert_array_equal(got.columns["realtime_gap"][0], [4, np.nan])
+    tags = got.columns["realtime_tag"][0]
+    assert tags.shape == (2, 3)
+    assert tags[0, 0] == tags[1, 1] > 0 and tags[1, 0] > 0 and tags[0, 1] == tags[0, 2] == tags[1, 2] == 0
+    assert got.columns["country"].tolist() == [0] and np.isnan(got.columns["price"]).all()
+
+
+def test_what_is_missing_is_named(tmp_path, toy_spec):
+    with pytest.raises(ValueError, match="`patterns` must name at least one split"):
+        read_examples(toy_spec, [])
+    with pytest.raises(ValueError, match="none-\\* matches no file"):
+        read_examples(toy_spec, [str(tmp_path / "none-*")])
+    pattern = write(tmp_path, toy_spec, [{"person": 1, "clip": "a", "at": 5, "page": "home", "click": 1}])
+    with pytest.raises(ValueError, match="must have one `buy`, one has 0"):
+        read_examples(toy_spec, [pattern])

@@ -1,0 +1,444 @@
+"""The ExampleGen executor on small logs in every layout."""
+
+import csv
+import gzip
+import json
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import tensorflow as tf
+from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+from tfx.types import artifact_utils, standard_artifacts
+
+from mixrank.components.examples import example_gen as module
+from mixrank.components.examples.example_gen import Executor, build_example_gen
+from mixrank.schemas import datasets
+from mixrank.schemas.encode import decode
+from mixrank.schemas.features import (
+    Action,
+    Categorical,
+    EventTime,
+    FeatureSpec,
+    History,
+    Key,
+    Label,
+    MultiCategorical,
+    Numeric,
+    Scenario,
+    TimeGap,
+)
+from mixrank.schemas.tables import Cut, Dataset, Join, LogSource, Popularity, Sliding, SplitByUserTail, Table, Threshold
+
+SPEC = FeatureSpec(
+    name="films",
+    user=Key("user"),
+    item=Key("film"),
+    time=EventTime("when", unit="s"),
+    scenario=Scenario("band", values=("young", "old")),
+    labels=(Label("click"),),
+    features=(
+        Categorical("film", group="item"),
+        Categorical("studio", group="item"),
+        MultiCategorical("genre", group="item", separator="|", max_length=2),
+        Numeric("age", group="user"),
+        Categorical("device", group="context", dtype="str"),
+        Action("action", flags=("click", "shared")),
+        TimeGap("gap"),
+        History("long", of=("film", "genre", "action", "gap"), length=3, window="before"),
+    ),
+)
+# Every user has rows in each split; user 4 and film 9 are in no joined table.
+LOG = [
+    {
+        "user": user,
+        "film": (3 * user + step) % 5,
+        "when": 1000 + 100 * step + user,
+        "stars": (user + step) % 6,
+        "shared": step % 2,
+        "device": ["phone", None, "tv"][step % 3],
+        "unread": step,
+    }
+    for user in range(4)
+    for step in range(6)
+]
+USERS = [{"user": user, "age": [10.0, 30.0, 24.5, 25.0][user]} for user in range(4)]
+FILMS = [
+    {"film": film, "studio": [70, None, 72, 73, 74][film], "genre": ["a|b|c", "", None, "b", "a"][film]}
+    for film in range(5)
+]
+
+
+def dataset(log=("log*.parquet", "log*.csv", "log*.tfrecord.gz"), **changes):
+    source = {
+        "log": Table(files=log),
+        "joins": (
+            Join(on="user", table=Table(files=("users.parquet", "users.csv", "users.tfrecord.gz"))),
+            Join(on="item", table=Table(files=("films.parquet", "films.csv", "films.tfrecord.gz"))),
+        ),
+        "derive": {
+            "click": Threshold("stars", at_least=3),
+            "band": Cut("age", edges=(25,), names=("young", "old")),
+        },
+        "window": Sliding(seconds=50),
+        "split": SplitByUserTail(valid=0.2, eval=0.2),
+    }
+    return Dataset(spec=SPEC, source=LogSource(**{**source, **changes}))
+
+
+def write_parquet(folder, name, rows, row_group_size=5):
+    table = pa.table({key: [row[key] for row in rows] for key in rows[0]})
+    pa.parquet.write_table(table, folder / f"{name}.parquet", row_group_size=row_group_size)
+
+
+def write_csv(folder, name, rows, suffix="csv"):
+    with open(folder / f"{name}.{suffix}", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_tfrecord(folder, name, rows):
+    options = tf.io.TFRecordOptions(compression_type="GZIP")
+    with tf.io.TFRecordWriter(str(folder / f"{name}.tfrecord.gz"), options) as writer:
+        for row in rows:
+            features = tf.train.Features()
+            for key, value in row.items():
+                if isinstance(value, int):
+                    features.feature[key].int64_list.value.append(value)
+                elif isinstance(value, float):
+                    features.feature[key].float_list.value.append(value)
+                elif value is not None:
+                    features.feature[key].bytes_list.value.append(value.encode())
+            writer.write(tf.train.Example(features=features).SerializeToString())
+
+
+WRITERS = {"parquet": write_parquet, "csv": write_csv, "tfrecord": write_tfrecord}
+
+
+def write_all(folder, form="parquet", log=LOG):
+    for name, rows in (("log", log), ("users", USERS), ("films", FILMS)):
+        WRITERS[form](folder, name, rows)
+
+
+def execute(data, folder, output, num_shards=3):
+    """The artifact that the executor wrote."""
+    output.mkdir(parents=True)
+    artifact = standard_artifacts.Examples()
+    artifact.uri = str(output)
+    component = build_example_gen(data, str(folder), num_shards)
+    context = BaseBeamExecutor.Context(make_beam_pipeline_fn=lambda: beam.Pipeline(argv=["--runner=FnApiRunner"]))
+    Executor(context).Do({}, {"examples": [artifact]}, dict(component.exec_properties))
+    return artifact
+
+
+def records(artifact, split):
+    files = sorted(tf.io.gfile.glob(f"{artifact_utils.get_split_uri([artifact], split)}/*"))
+    return list(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator())
+
+
+def rows_of(artifact, spec):
+    """split -> its rows, by user and time."""
+    splits = artifact_utils.decode_split_names(artifact.split_names)
+    found = {split: [decode(spec, record) for record in records(artifact, split)] for split in splits}
+    return {s: sorted(rows, key=lambda r: (r[spec.user.name], r[spec.time.name])) for s, rows in found.items()}
+
+
+def report_of(artifact):
+    with open(f"{artifact.uri}/report.json") as file:
+        return json.load(file)
+
+
+def dead_letters(path):
+    with open(path) as file:
+        return [json.loads(line) for line in file]
+
+
+def test_a_row_is_joined_derived_and_given_its_history(tmp_path):
+    write_all(tmp_path)
+    artifact = execute(dataset(), tmp_path, tmp_path / "out")
+    rows = rows_of(artifact, SPEC)
+    assert {split: len(found) for split, found in rows.items()} == {"train": 16, "valid": 4, "eval": 4}
+    # User 2 in step 4: film 0, four stars-of-six events before it, the last 100 s ago.
+    assert next(row for row in rows["valid"] if row["user"] == 2) == {
+        "user": 2,
+        "film": 0,
+        "when": 1_402_000,
+        "band": "young",
+        "click": 0,
+        "studio": 70,
+        "genre": ["a", "b"],
+        "age": 24.5,
+        "device": None,
+        "long_film": [4, 3, 2],
+        "long_genre": ["a", "", "b", "", "", ""],
+        "long_action": [1 + 2, 1, 1 + 2],
+        "long_gap": [100, 200, 300],
+    }
+    report = report_of(artifact)
+    assert report["rows_read"] == {"log": 24, "user_0": 4, "item_1": 5}
+    assert report["rows"] == {"train": 16, "valid": 4, "eval": 4}
+    assert report["unmatched_joins"] == {"user_0": 0, "item_1": 0}
+    assert report["histories"] == {"long": {"mean_events": (0 + 1 + 2 + 3 * 3) / 6, "empty_share": 1 / 6}}
+    assert report["time_ms"] == [1_000_000, 1_503_000]
+    assert dead_letters(f"{artifact.uri}/dead_letter.jsonl") == []
+
+
+@pytest.mark.parametrize("form", ["csv", "tfrecord"])
+def test_every_format_gives_the_same_files_as_parquet(tmp_path, form):
+    found = {}
+    for name in ("parquet", form):
+        (tmp_path / name).mkdir()
+        write_all(tmp_path / name, name)
+        artifact = execute(dataset(), tmp_path / name, tmp_path / name / "out")
+        found[name] = [records(artifact, split) for split in ("train", "valid", "eval")]
+    assert found["parquet"] == found[form]
+
+
+def test_number_of_shards_and_files_does_not_change_the_rows(tmp_path):
+    write_all(tmp_path)
+    one = execute(dataset(), tmp_path, tmp_path / "one", num_shards=1)
+    (tmp_path / "parts").mkdir()
+    write_all(tmp_path / "parts")
+    (tmp_path / "parts" / "log.parquet").unlink()
+    write_parquet(tmp_path / "parts", "log_0", LOG[:11])
+    write_parquet(tmp_path / "parts", "log_1", LOG[11:], row_group_size=2)
+    many = execute(dataset(), tmp_path / "parts", tmp_path / "many", num_shards=9)
+    assert rows_of(one, SPEC) == rows_of(many, SPEC)
+    assert len(tf.io.gfile.glob(f"{many.uri}/Split-train/data_tfrecord-*-of-00009.gz")) == 9
+    assert sorted(tf.io.gfile.listdir(many.uri)) == [
+        "Split-eval", "Split-train", "Split-valid", "dead_letter.jsonl", "report.json",
+    ]  # fmt: skip
+
+
+def test_two_runs_write_the_same_bytes_and_rows_are_shuffled(tmp_path):
+    write_all(tmp_path)
+    first, second = (execute(dataset(), tmp_path, tmp_path / name, num_shards=1) for name in ("a", "b"))
+    assert records(first, "train") == records(second, "train")
+    order = [decode(SPEC, record)["user"] for record in records(first, "train")]
+    assert order != sorted(order)
+
+
+def test_duplicates_are_dropped_and_counted(tmp_path):
+    write_all(tmp_path, log=[*LOG, LOG[3], LOG[3] | {"unread": -1}, LOG[8]])
+    artifact = execute(dataset(), tmp_path, tmp_path / "out")
+    assert report_of(artifact)["duplicates_dropped"] == 3
+    write_all(tmp_path)
+    assert rows_of(artifact, SPEC) == rows_of(execute(dataset(), tmp_path, tmp_path / "clean"), SPEC)
+
+
+def test_what_no_table_has_is_missing_and_counted(tmp_path):
+    strangers = [row | {"film": 9} for row in LOG[:6]] + LOG[6:]
+    write_all(tmp_path, log=strangers)
+    artifact = execute(dataset(), tmp_path, tmp_path / "out")
+    assert report_of(artifact)["unmatched_joins"] == {"user_0": 0, "item_1": 6}
+    first = rows_of(artifact, SPEC)["train"][1]
+    assert (first["film"], first["studio"], first["genre"]) == (9, None, [])
+    assert (first["long_film"], first["long_genre"]) == ([9], ["", ""])
+
+
+def test_bad_rows_go_to_the_dead_letter_file_with_their_reason(tmp_path):
+    write_all(tmp_path, "csv", log=[*LOG, LOG[0] | {"shared": 2}, LOG[1] | {"when": "noon"}, LOG[2] | {"stars": ""}])
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    lines.insert(3, "1,2,3")
+    (tmp_path / "log.csv").write_text("\n".join([*lines, "1,2,3,4,5,6,7,8", ""]))
+    artifact = execute(dataset(max_bad_rows=0.2), tmp_path, tmp_path / "out")
+    found = dead_letters(f"{artifact.uri}/dead_letter.jsonl")
+    assert {letter.pop("file") for letter in found} == {str(tmp_path / "log.csv")}
+    columns = "has {} columns instead of 7"
+    assert sorted(found, key=lambda letter: letter["row"]) == [
+        {"row": 3, "column": None, "value": "1,2,3", "reason": columns.format(3)},
+        {"row": 26, "column": "shared", "value": "2", "reason": "must be 0 or 1"},
+        {"row": 27, "column": "when", "value": "noon", "reason": "is not a number"},
+        {
+            "row": 28,
+            "column": "click",
+            "value": None,
+            "reason": "is missing: it is derived from `stars`, which is missing",
+        },
+        {"row": 29, "column": None, "value": "1,2,3,4,5,6,7,8", "reason": columns.format(8)},
+    ]
+    report = report_of(artifact)
+    assert report["rows_read"]["log"] == 29 and report["bad_rows"] == {"log": 5, "user_0": 0, "item_1": 0}
+    assert sum(report["rows"].values()) == 24
+
+
+def test_too_many_bad_rows_stop_the_run_and_survive_it(tmp_path):
+    write_all(tmp_path, log=[*LOG, *(row | {"shared": 7} for row in LOG[:4])])
+    with pytest.raises(
+        ValueError, match=r"4 of 28 rows of table `log` are bad.* \(0.1\) allows 2: .*row 25, shared: 7"
+    ):
+        execute(dataset(max_bad_rows=0.1), tmp_path, tmp_path / "examples" / "12")
+    letters = dead_letters(tmp_path / "examples" / "dead_letter_12.jsonl")
+    assert [letter["row"] for letter in letters] == [25, 26, 27, 28]
+
+
+def test_a_user_without_a_scenario_makes_bad_rows(tmp_path):
+    write_all(tmp_path)
+    write_parquet(tmp_path, "users", USERS[1:])
+    with pytest.raises(ValueError, match=r"6 of 24 rows of table `log` .*derived from `age`, which is missing"):
+        execute(dataset(), tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda folder: (folder / "users.parquet").unlink(), r"no file matches 'users.parquet' or .* in "),
+        (
+            lambda folder: write_parquet(
+                folder, "log", [{k: v for k, v in row.items() if k != "shared"} | {"share": 0} for row in LOG]
+            ),
+            r"log.parquet has no column `shared`; did you mean `share`\?",
+        ),
+        (
+            lambda folder: write_parquet(folder, "films", [{"film": 1, "genres": "a", "studio": 1}]),
+            r"no table has column `genre` \(.*films.parquet\); did you mean `genres`\?",
+        ),
+        (
+            lambda folder: write_parquet(folder, "users", [*USERS, {"user": 2, "age": 99.0}]),
+            "table `user_0` has 2 different rows with user=2; at most one per key",
+        ),
+        (
+            lambda folder: write_parquet(folder, "log", [row | {"film": {"id": 1}} for row in LOG]),
+            "log.parquet, column `film`: cannot read type struct",
+        ),
+        (
+            lambda folder: (folder / "log.parquet").write_bytes(b"no parquet"),
+            "log.parquet cannot be read as parquet",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_files_is_said_in_one_line(tmp_path, break_it, message):
+    write_all(tmp_path)
+    break_it(tmp_path)
+    with pytest.raises(ValueError, match=message) as caught:
+        execute(dataset(), tmp_path, tmp_path / "out")
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_split_without_rows_names_the_days_there_are(tmp_path):
+    write_all(tmp_path)
+    split = {"type": "by_day", "splits": {"train": ("1970-01-01", "1970-01-01"), "eval": ("1971-01-01", "1971-01-02")}}
+    with pytest.raises(ValueError, match=r"split `eval` got no rows; .* from 1970-01-01 to 1970-01-01"):
+        execute(dataset(split=split), tmp_path, tmp_path / "out")
+
+
+def test_one_user_shard_is_held_at_a_time(tmp_path, monkeypatch):
+    write_all(tmp_path)
+    seen = []
+    build = module.stages.build
+
+    def watched(data, tables, popularity):
+        seen.append((set(tables["log"]["user"].tolist()), set(tables["user_0"]["user"].tolist())))
+        return build(data, tables, popularity)
+
+    monkeypatch.setattr(module.stages, "build", watched)
+    execute(dataset(), tmp_path, tmp_path / "out", num_shards=4)
+    assert len(seen) == 4
+    assert sorted(user for users, _ in seen for user in users) == [0, 1, 2, 3]
+    assert all(joined == users for users, joined in seen)
+
+
+def test_popularity_is_over_all_users_and_stands_in_the_artifact(tmp_path):
+    # One day per step: the rows of earlier steps are those of earlier days. More shards than users.
+    log = [{**row, "when": row["when"] + 86_400 * ((row["when"] - 1000) // 100)} for row in LOG]
+    write_all(tmp_path, log=log)
+    features = (*SPEC.features, Numeric("film_rows", group="item", transform="none"))
+    spec = FeatureSpec(**{**dict(SPEC), "features": features})
+    source = LogSource(**{**dict(dataset().source), "popularity": {"film_rows": Popularity(of="film")}})
+    artifact = execute(Dataset(spec=spec, source=source), tmp_path, tmp_path / "out", num_shards=7)
+    rows = [row for split in rows_of(artifact, spec).values() for row in split]
+    assert len(rows) == len(log)
+    day = {(row["user"], row["when"] * 1000): row["when"] // 86_400 for row in log}
+    for row in rows:
+        today = day[row["user"], row["when"]]
+        expected = sum(other["film"] == row["film"] and other["when"] // 86_400 < today for other in log)
+        assert row["film_rows"] == expected
+    assert max(row["film_rows"] for row in rows) > 0
+    counts = pa.parquet.read_table(f"{artifact.uri}/popularity.parquet").to_pandas()
+    assert counts[counts.value != ""]["rows"].sum() == counts[counts.value == ""]["rows"].sum() == len(log)
+
+
+def test_the_component_lists_every_raw_pattern_and_the_splits():
+    component = build_example_gen(datasets.load("kuairand"), "/data", 5, source_hash="abc")
+    text = component.exec_properties["input_config"]
+    for pattern in ("log_standard_*_pure.csv", "user_features.parquet", "history_until_0424.parquet"):
+        assert pattern in text
+    assert all(f'"{split}"' in component.exec_properties["output_config"] for split in ("train", "valid", "eval"))
+    assert "abc" in component.exec_properties["custom_config"]
+    with pytest.raises(ValueError, match="`num_shards` must be at least 1, received 0"):
+        build_example_gen(datasets.load("kuairand"), "/data", 0)
+
+
+KUAIRAND = datasets.load("kuairand")
+
+
+def kuairand_tables():
+    """Rows with the columns of the official files."""
+    flags = ("is_click", "long_view", "is_like", "is_follow", "is_comment", "is_forward", "is_hate")
+    log = [
+        {"user_id": user, "video_id": 10 + (user + day) % 3, "date": 20220425 + day, "hourmin": 1200,
+         "time_ms": 1650859200000 + day * 86_400_000 + 1000 * user, "tab": 1, "play_time_ms": 5}
+        | {flag: int((user + day + number) % 3 == 0) for number, flag in enumerate(flags)}
+        for day in range(-1, 12)
+        for user in range(3)
+    ]  # fmt: skip
+    texts = ("user_active_degree", "follow_user_num_range", "fans_user_num_range", "friend_user_num_range",
+             "register_days_range")  # fmt: skip
+    users = [
+        {"user_id": user, "is_live_streamer": -124, "is_video_author": 1, **dict.fromkeys(texts, "(0,10]")}
+        | {f"onehot_feat{i}": (None if i in (4, 12) and user == 1 else float(i)) for i in range(18)}
+        for user in range(3)
+    ]
+    videos = [
+        {"video_id": video, "author_id": 7349781, "video_type": "NORMAL", "upload_type": "LongImport",
+         "video_duration": [87433.0, None, 9233.0][video - 10], "music_id": 9155697141,
+         "music_type": [9.0, 4.0, None][video - 10], "tag": ["39", "2,1", None][video - 10]}
+        for video in (10, 11, 12)
+    ]  # fmt: skip
+    return log, users, videos
+
+
+def test_kuairand_official_csv_files_give_the_rows_of_the_parquet_files(tmp_path):
+    log, users, videos = kuairand_tables()
+    layouts = {
+        "parquet": [("log_standard_0425_0506", log), ("user_features", users), ("video_features_basic", videos)],
+        "csv": [
+            ("log_standard_4_08_to_4_21_pure", log[:9]),
+            ("log_standard_4_22_to_5_08_pure", log[9:]),
+            ("user_features_pure", users),
+            ("video_features_basic_pure", videos),
+        ],
+    }
+    found = {}
+    for form, tables in layouts.items():
+        (tmp_path / form).mkdir()
+        for name, rows in tables:
+            WRITERS[form](tmp_path / form, name, rows)
+        artifact = execute(KUAIRAND, tmp_path / form, tmp_path / form / "out", num_shards=2)
+        found[form] = [records(artifact, split) for split in ("train", "valid", "eval")]
+        assert report_of(artifact)["rows"] == {"train": 27, "valid": 3, "eval": 6}
+    assert found["parquet"] == found["csv"]
+    row = decode(KUAIRAND.spec, found["csv"][2][0])
+    assert row["author_id"] == 7349781 and row["onehot_feat3"] == 3 and len(row["global_video_id"]) >= 11
+
+
+def test_gzipped_text_is_read(tmp_path):
+    write_all(tmp_path, "csv")
+    (tmp_path / "log.csv.gz").write_bytes(gzip.compress((tmp_path / "log.csv").read_bytes()))
+    plain = execute(dataset(), tmp_path, tmp_path / "plain")
+    zipped = execute(dataset(log=("log.csv.gz",)), tmp_path, tmp_path / "zipped")
+    assert records(plain, "train") == records(zipped, "train")
+
+
+def test_a_record_that_is_no_example_is_a_dead_letter(tmp_path):
+    write_all(tmp_path, "tfrecord")
+    serialized = list(tf.data.TFRecordDataset(str(tmp_path / "log.tfrecord.gz"), "GZIP").as_numpy_iterator())
+    with tf.io.TFRecordWriter(str(tmp_path / "log.tfrecord.gz"), tf.io.TFRecordOptions("GZIP")) as writer:
+        for record in [*serialized[:5], b"\x0a\xff", *serialized[5:]]:
+            writer.write(record)
+    artifact = execute(dataset(max_bad_rows=0.1), tmp_path, tmp_path / "out")
+    (letter,) = dead_letters(f"{artifact.uri}/dead_letter.jsonl")
+    assert (letter["row"], letter["reason"]) == (6, "is no tf.Example")
+    assert sum(report_of(artifact)["rows"].values()) == 24

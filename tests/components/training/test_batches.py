@@ -1,0 +1,87 @@
+"""The input stream: a position in it is a number of steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mixrank.components.training.batches import TransformedRows, evaluation_batches, training_stream
+from mixrank.components.transform import KEYS
+
+BATCH = 64
+
+
+@pytest.fixture(scope="module")
+def rows(toy_data, toy_transform):
+    return TransformedRows.find(
+        [toy_data.patterns()["valid"], toy_data.patterns()["train"]],
+        toy_transform.transformed_feature_spec(),
+        labels=("click", "buy"),
+        inputs=(KEYS["time"], KEYS["user"]),
+    )
+
+
+def order(rows, **options):
+    steps = rows.count() // BATCH
+    stream = training_stream(rows, batch_size=BATCH, steps_per_pass=steps, steps=3 * steps, shuffle_rows=200, **options)
+    return [identity(inputs) for inputs, _ in stream]
+
+
+def identity(row):
+    """A number per row: the splits share times, but hardly a time and a user."""
+    return row[KEYS["time"]].numpy() * 100 + row[KEYS["user"]].numpy()
+
+
+def test_every_row_is_counted(rows, toy_data):
+    assert rows.count() == len(toy_data.rows["train"]) + len(toy_data.rows["valid"])
+
+
+def test_a_pass_holds_no_row_twice_and_passes_differ(rows):
+    batches = order(rows, seed=3)
+    per_pass = len(batches) // 3
+    first, second = (np.concatenate(batches[p * per_pass : (p + 1) * per_pass]) for p in (0, 1))
+    assert len(first) == per_pass * BATCH
+    assert len(np.unique(first)) >= len(first) - 5
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, np.sort(first))
+
+
+@pytest.mark.parametrize("first_step", [1, 24, 25, 60])
+def test_a_resumed_stream_goes_on_where_it_stopped(rows, first_step):
+    whole, rest = order(rows, seed=3), order(rows, seed=3, first_step=first_step)
+    assert len(rest) == len(whole) - first_step
+    for expected, got in zip(whole[first_step:], rest, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_another_seed_gives_another_order(rows):
+    assert not np.array_equal(order(rows, seed=3)[0], order(rows, seed=4)[0])
+
+
+def test_evaluation_reads_every_row_once_in_order(rows, toy_data):
+    seen = np.concatenate([identity(batch) for batch in evaluation_batches(rows, 37)])
+    written = [row for split in ("valid", "train") for row in toy_data.rows[split]]
+    assert list(seen) == [row["at"] * 100 + row["person"] for row in written]
+
+
+def test_nothing_tunes_itself_and_so_ends_late(rows):
+    trained = training_stream(rows, batch_size=4, steps_per_pass=3, steps=9, seed=0, shuffle_rows=8)
+    for dataset in (trained, evaluation_batches(rows, 5)):
+        assert dataset.options().autotune.enabled is False
+        assert dataset.options().deterministic is True
+
+
+def test_labels_and_inputs_are_apart(rows):
+    inputs, labels = next(iter(training_stream(rows, batch_size=2, steps_per_pass=1, steps=1, seed=0, shuffle_rows=1)))
+    assert set(inputs) == {KEYS["time"], KEYS["user"]}
+    assert set(labels) == {"click", "buy"}
+
+
+def test_too_few_rows_for_a_batch_says_what_to_lower(rows):
+    with pytest.raises(ValueError, match="fewer training rows than one batch of 4096"):
+        training_stream(rows, batch_size=4096, steps_per_pass=0, steps=1, seed=0, shuffle_rows=1)
+
+
+def test_a_pattern_without_files_is_named():
+    with pytest.raises(ValueError, match="no transformed examples match /nowhere"):
+        TransformedRows.find(["/nowhere/*"], {}, (), ())

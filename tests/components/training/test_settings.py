@@ -1,0 +1,97 @@
+"""Training settings refuse what cannot work."""
+
+from __future__ import annotations
+
+import pytest
+
+from mixrank.components.training.settings import EarlyStopping, ModelSettings, Optimizer, TrainSettings, parse_count
+
+
+def test_the_defaults_are_the_papers():
+    settings = TrainSettings()
+    assert (settings.batch_size, settings.optimizer.name, settings.optimizer.learning_rate) == (256, "adam", 1e-4)
+
+
+def test_early_stopping_needs_an_untouched_split():
+    with pytest.raises(ValueError, match="needs a split that is not trained on"):
+        TrainSettings(splits=("train", "valid"), early_stopping=EarlyStopping())
+
+
+def test_a_batch_divides_among_replicas():
+    with pytest.raises(ValueError, match="7 % 2 != 0"):
+        TrainSettings(batch_size=7, replicas=2)
+    with pytest.raises(ValueError, match="`replicas` must be >= 1, received 0"):
+        TrainSettings(replicas=0)
+    with pytest.raises(ValueError, match=r"2 replicas times `accumulate_steps` 3: 256 % 6 != 0"):
+        TrainSettings(replicas=2, accumulate_steps=3)
+    with pytest.raises(ValueError, match=r"3 replicas: 256 % 3 != 0"):
+        TrainSettings().on(3)
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "rate"),
+    [
+        ({}, 64, 0.01),
+        ({"batch_size_per": "replica"}, 256, 0.01),
+        ({"batch_size_per": "replica", "learning_rate_scaling": "linear", "base_batch_size": 64}, 256, 0.04),
+        ({"batch_size_per": "replica", "learning_rate_scaling": "sqrt", "base_batch_size": 64}, 256, 0.02),
+        ({"learning_rate_scaling": "linear", "base_batch_size": 128}, 64, 0.005),
+    ],
+)
+def test_rows_per_step_and_rates_follow_the_replicas(options, rows, rate):
+    optimizer = Optimizer(learning_rate=0.01, warmup=0.1)
+    embedding = Optimizer(name="adagrad", learning_rate=0.5)
+    settings = TrainSettings(batch_size=64, optimizer=optimizer, embedding_optimizer=embedding, **options).on(4)
+    assert settings.batch_size == rows
+    assert (settings.optimizer.learning_rate, settings.optimizer.warmup) == (pytest.approx(rate), 0.1)
+    assert settings.embedding_optimizer.learning_rate == pytest.approx(0.5 * rate / 0.01)
+    # In numbers, nothing depends on the replicas any more.
+    assert settings.on(4) == settings
+    assert TrainSettings(optimizer=optimizer).on(2).embedding_optimizer is None
+
+
+def test_scaling_of_rates_needs_what_they_were_tuned_for():
+    for options in ({"learning_rate_scaling": "linear"}, {"base_batch_size": 64}):
+        with pytest.raises(ValueError, match="`learning_rate_scaling` and `base_batch_size` go together, received"):
+            TrainSettings(**options)
+
+
+def test_accumulation_is_no_option_of_an_optimizer():
+    with pytest.raises(ValueError, match=r"set `train.accumulate_steps`"):
+        Optimizer(options={"gradient_accumulation_steps": 4})
+
+
+def test_training_needs_the_training_split():
+    with pytest.raises(ValueError, match="must contain `train`"):
+        TrainSettings(splits=("valid",))
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("1M", 10**6), ("1.5b", 1_500_000_000), ("300k", 300_000), ("1_000", 1000), ("1,000", 1000), (7, 7)],
+)
+def test_counts_are_read_as_people_write_them(text, count):
+    assert parse_count(text) == count
+    assert ModelSettings(match_params=text).match_params == count
+
+
+@pytest.mark.parametrize("text", ["1X", "M", "", "1.2.3", "-1M", "many"])
+def test_other_counts_are_refused(text):
+    with pytest.raises(ValueError, match=f"a count .*received '{text}'"):
+        parse_count(text)
+
+
+def test_a_budget_is_at_least_one_parameter():
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        ModelSettings(match_params=0)
+    assert ModelSettings().match_params is None
+
+
+@pytest.mark.parametrize(("metric", "higher"), [("loss", False), ("click.log_loss", False), ("click.gauc", True)])
+def test_the_direction_of_a_metric_is_known(metric, higher):
+    assert EarlyStopping(metric=metric).higher_is_better is higher
+
+
+@pytest.mark.parametrize("settings", [ModelSettings(), ModelSettings(match_params="2M"), TrainSettings()])
+def test_settings_survive_the_way_to_the_trainer(settings):
+    assert type(settings).model_validate_json(settings.model_dump_json()) == settings

@@ -1,0 +1,226 @@
+"""Training: replicas agree, a killed run resumes exactly, early stopping keeps the best weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+from mixrank.components.training.model_factory import build_model, resolve
+from mixrank.components.training.predictions import validation_metrics
+from mixrank.components.training.settings import EarlyStopping, ModelSettings, Optimizer, TrainSettings
+from mixrank.components.training.strategy import build_strategy
+from mixrank.components.training.trainer import train_model
+
+PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3}
+MODEL = ModelSettings(name="hemix", preset="tiny", params=PARAMS)
+BASE = {"batch_size": 150, "epochs": 3, "optimizer": Optimizer(learning_rate=0.01), "replicas": 1, "shuffle_rows": 300}
+
+
+def train(spec, data, transform, folder, **changes):
+    settings = TrainSettings(**{**BASE, **changes})
+    train_model(
+        spec=spec,
+        model_settings=MODEL,
+        settings=settings,
+        patterns=data.patterns(),
+        transform_output=transform,
+        checkpoints=folder / "checkpoints",
+        run_dir=folder / "run",
+        export_dir=folder / "export",
+    )
+    log = [json.loads(line) for line in (folder / "run" / "training.jsonl").read_text().splitlines()]
+    return log, pd.read_parquet(folder / "run" / "predictions.parquet")
+
+
+@pytest.fixture(scope="module")
+def trained(toy_spec, toy_data, toy_transform, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one_replica")
+    return folder, *train(toy_spec, toy_data, toy_transform, folder, jit_compile="off")
+
+
+def test_loss_falls_and_labels_are_learned(trained):
+    _, log, _ = trained
+    assert [entry["round"] for entry in log] == [1, 2, 3]
+    assert [entry["step"] for entry in log] == [10, 20, 30]
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert max(entry["valid"]["click.auc"] for entry in log) > 0.55
+
+
+def test_predictions_hold_every_evaluation_row(trained, toy_data):
+    _, _, predictions = trained
+    raw = pd.DataFrame(toy_data.rows["eval"])
+    merged = predictions.merge(raw, on=["person", "clip", "at"], suffixes=("", "_raw"))
+    assert len(merged) == len(predictions) == len(raw)
+    assert (merged["label_click"] == merged["click"]).all()
+    assert (merged["page"] == merged["page_raw"]).all()
+    assert predictions["score_buy"].between(0, 1).all()
+
+
+def test_the_model_card_counts_what_was_built(trained):
+    folder, _, _ = trained
+    card = json.loads((folder / "run" / "model.json").read_text())
+    assert card["name"] == "hemix"
+    assert card["parameters"] == sum(part["parameters"] for part in card["parts"]) > 1000
+    assert not (folder / "checkpoints").exists()
+
+
+def test_a_budget_is_resolved_into_parameters_before_building(toy_spec, toy_transform):
+    asked = MODEL.model_copy(update={"match_params": 100_000})
+    resolved = resolve(toy_spec, asked)
+    assert resolved.match_params is None
+    assert {key: value for key, value in resolved.params.items() if value != asked.params.get(key)}
+    built = build_model(toy_spec, asked, TrainSettings(), toy_transform)
+    dense = sum(layer.count_params() for layer in built.layers if not layer.name.startswith("embedding_"))
+    assert dense == pytest.approx(100_000, rel=0.1)
+    assert resolve(toy_spec, MODEL) is MODEL
+
+
+def test_embeddings_are_as_wide_as_the_settings_say(toy_spec, toy_transform):
+    asked = MODEL.model_copy(update={"embedding_width": 2.0, "match_params": 400_000})
+    built = build_model(toy_spec, asked, TrainSettings(), toy_transform)
+    assert built.get_layer("embedding_person").embeddings.shape[-1] == 2 * toy_spec.get("person").dim
+    dense = sum(layer.count_params() for layer in built.layers if not layer.name.startswith("embedding_"))
+    assert dense == pytest.approx(400_000, rel=0.05)
+
+
+@pytest.mark.slow
+def test_the_model_card_names_the_budget_and_what_it_came_to(toy_spec, toy_data, toy_transform, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "MODEL", MODEL.model_copy(update={"match_params": 100_000}))
+    train(toy_spec, toy_data, toy_transform, tmp_path, epochs=1, jit_compile="off")
+    card = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert card["match_params"] == 100_000
+    assert card["params"]["dim"] != PARAMS["dim"]
+    dense = sum(part["parameters"] for part in card["parts"] if part["name"] != "embeddings")
+    assert dense == pytest.approx(100_000, rel=0.1)
+
+
+@pytest.mark.slow
+def test_two_replicas_and_one_have_the_same_loss_curve(toy_spec, toy_data, toy_transform, tmp_path):
+    # Plain gradient descent: Adam divides tiny gradients by their own size and so blows up the last bit of a sum.
+    # Small steps: at 0.1 a last bit grows a thousandfold within 30 of them, at 0.02 it stays one.
+    plain = {"optimizer": Optimizer(name="sgd", learning_rate=0.02), "jit_compile": "off"}
+    one, scores_of_one = train(toy_spec, toy_data, toy_transform, tmp_path / "one", replicas=1, **plain)
+    two, scores_of_two = train(toy_spec, toy_data, toy_transform, tmp_path / "two", replicas=2, **plain)
+    assert one[-1]["loss"] < one[0]["loss"]
+    np.testing.assert_allclose([e["loss"] for e in two], [e["loss"] for e in one], rtol=1e-5)
+    np.testing.assert_allclose(scores_of_two["score_click"], scores_of_one["score_click"], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_exactly(trained, toy_spec, toy_data, toy_transform, tmp_path, monkeypatch):
+    _, whole, scores = trained
+    from mixrank.components.training import resumable_training
+
+    save = resumable_training.Rounds._save
+
+    def save_then_die(self, done):
+        save(self, done)
+        if done == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(resumable_training.Rounds, "_save", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(toy_spec, toy_data, toy_transform, tmp_path, jit_compile="off")
+    monkeypatch.undo()
+    assert (tmp_path / "checkpoints" / "round-000002").is_dir()
+    resumed, resumed_scores = train(toy_spec, toy_data, toy_transform, tmp_path, jit_compile="off")
+    assert [e["loss"] for e in resumed] == pytest.approx([e["loss"] for e in whole], abs=1e-6)
+    np.testing.assert_allclose(resumed_scores["score_click"], scores["score_click"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_rounds_may_be_shorter_than_a_pass(toy_spec, toy_data, toy_transform, tmp_path):
+    log, _ = train(toy_spec, toy_data, toy_transform, tmp_path, epochs=1, steps_per_round=5, jit_compile="off")
+    assert [(e["step"], e["epoch"]) for e in log] == [(5, 0.5), (10, 1.0)]
+
+
+@pytest.mark.slow
+def test_early_stopping_keeps_the_best_round(toy_spec, toy_data, toy_transform, tmp_path):
+    log, predictions = train(
+        toy_spec,
+        toy_data,
+        toy_transform,
+        tmp_path,
+        epochs=12,
+        optimizer=Optimizer(learning_rate=0.05),
+        early_stopping=EarlyStopping(metric="click.log_loss", patience=2),
+        jit_compile="off",
+    )
+    losses = [entry["valid"]["click.log_loss"] for entry in log]
+    assert len(log) < 12
+    assert np.argmin(losses) == len(log) - 3
+    assert predictions["score_click"].std() > 0
+
+
+def test_an_unknown_metric_to_stop_by_is_named(toy_spec, toy_data, toy_transform, tmp_path):
+    with pytest.raises(ValueError, match=r"`early_stopping.metric` is 'clik.auc', validation gives buy.auc"):
+        train(
+            toy_spec,
+            toy_data,
+            toy_transform,
+            tmp_path,
+            early_stopping=EarlyStopping(metric="clik.auc"),
+            jit_compile="off",
+        )
+
+
+@pytest.mark.slow
+def test_embedding_tables_may_have_their_own_optimizer(toy_spec, toy_data, toy_transform, tmp_path):
+    log, _ = train(
+        toy_spec,
+        toy_data,
+        toy_transform,
+        tmp_path,
+        embedding_optimizer=Optimizer(name="adagrad", learning_rate=0.05),
+        jit_compile="off",
+    )
+    assert log[-1]["loss"] < log[0]["loss"]
+
+
+@pytest.mark.slow
+def test_mixed_precision_trains_and_answers_float32(toy_spec, toy_data, toy_transform, tmp_path):
+    import keras
+
+    try:
+        log, predictions = train(
+            toy_spec, toy_data, toy_transform, tmp_path, precision="mixed_bfloat16", epochs=1, jit_compile="off"
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.isfinite(log[0]["loss"])
+    assert predictions["score_click"].dtype == np.float32
+
+
+def test_validation_metrics_are_those_of_scikit_learn(toy_spec):
+    from sklearn import metrics
+
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({"person": rng.integers(0, 5, 90)})
+    for task in ("click", "buy"):
+        frame[f"label_{task}"] = rng.integers(0, 2, 90)
+        frame[f"score_{task}"] = rng.random(90)
+    found = validation_metrics(toy_spec, frame)
+    losses = {t: metrics.log_loss(frame[f"label_{t}"], frame[f"score_{t}"]) for t in ("click", "buy")}
+    assert found["click.auc"] == pytest.approx(metrics.roc_auc_score(frame["label_click"], frame["score_click"]))
+    assert found["buy.log_loss"] == pytest.approx(losses["buy"])
+    assert found["loss"] == pytest.approx(losses["click"] + 0.5 * losses["buy"])
+
+
+def test_one_cpu_device_takes_no_strategy_and_two_take_mirrored():
+    assert build_strategy("auto") is build_strategy(1) is tf.distribute.get_strategy()
+    assert isinstance(build_strategy(2), tf.distribute.MirroredStrategy)
+
+
+@pytest.mark.slow
+def test_more_replicas_than_devices_is_refused_in_a_fresh_process():
+    code = "from mixrank.components.training.strategy import build_strategy; build_strategy(3)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode
+    assert "`replicas`=3, but there are only 1 logical CPU devices" in done.stderr
+    assert tf.config.list_logical_devices("CPU")

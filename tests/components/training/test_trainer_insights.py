@@ -1,0 +1,42 @@
+"""What the Trainer writes down about a model that explains itself."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+from mixrank.components.training.settings import ModelSettings, Optimizer, TrainSettings
+from mixrank.components.training.trainer import train_model
+
+
+@pytest.mark.slow
+def test_a_trained_mtmixatt_tells_its_grouping_and_routing_and_is_exported_frozen(
+    toy_spec, toy_data, toy_transform, tmp_path
+):
+    params = {"num_layers": 1, "num_tokens": 4, "mixing_heads": 4, "dim": 16, "esmm": [["buy", "click"]]}
+    train_model(
+        spec=toy_spec,
+        model_settings=ModelSettings(name="mtmixatt", preset="tiny", params=params),
+        settings=TrainSettings(batch_size=150, optimizer=Optimizer(learning_rate=0.01), replicas=1, jit_compile="off"),
+        patterns=toy_data.patterns(),
+        transform_output=toy_transform,
+        checkpoints=tmp_path / "checkpoints",
+        run_dir=tmp_path / "run",
+        export_dir=tmp_path / "export",
+    )
+    insights = json.loads((tmp_path / "run" / "model.json").read_text())["insights"]
+    fields = insights["grouping"]["fields"]
+    assert {"person", "clip", "page", "global", "realtime"} <= set(fields)
+    assert np.shape(insights["grouping"]["weights"]) == (4, len(fields))
+    predictions = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    assert sum(insights["routing"]["rows"]) == len(predictions)
+    assert insights["routing"]["experts"] == ["home", "search", "cart"]
+    assert (predictions["score_buy"] <= predictions["score_click"]).all()
+    # The exported graph has no top k over the grouping: what is left are the routers of the one block.
+    graph = tf.saved_model.load(str(tmp_path / "export")).signatures["score_rows"].graph
+    nested = [op for f in graph._functions.values() for op in f.graph.get_operations()] if graph._functions else []
+    assert sum(op.type == "TopKV2" for op in [*graph.get_operations(), *nested]) <= 1

@@ -1,0 +1,182 @@
+"""Embedding rows follow their tokens from an old model into a new one."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mixrank.components.training.warm_start import find_export, warm_start
+from mixrank.layers.ranking.ranker import build_ranker
+from mixrank.schemas.features import Vocab
+from mixrank.serving.export.signatures import METADATA
+
+PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3, "num_layers": 1}
+OLD = {"person": [b"7", b"3", b"9"], "clip": [b"a", b"b"], "tag": [b"red", b"blue", b"green", b"pink"]}
+NEW = {"person": [b"9", b"1", b"7", b"4"], "clip": [b"a", b"b", b"c"], "tag": [b"pink", b"red"]}
+OOV = {"person": 3, "clip": 2, "tag": 1}
+HASHED = 7
+
+
+def write_export(folder, tables, vocabularies):
+    """What `warm_start` reads of an export: variables, vocabularies and where they lie."""
+
+    class Model(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = [tf.Variable(tables[name]) for name in tables]
+
+    tf.saved_model.save(Model(), str(folder))
+    (folder / METADATA).parent.mkdir()
+    described = {
+        name: {
+            "variable": f"weights/{number}/.ATTRIBUTES/VARIABLE_VALUE",
+            "vocabulary": f"assets/{name}" if name in vocabularies else None,
+            "shape": list(tables[name].shape),
+        }
+        for number, name in enumerate(tables)
+    }
+    (folder / METADATA).write_text(json.dumps({"embeddings": described}))
+    for name, tokens in vocabularies.items():
+        (folder / "assets" / name).write_bytes(b"".join(token + b"\n" for token in tokens))
+
+
+def old_tables(spec, **changes):
+    """Row r of an old table holds the numbers r, r + 0.1, ..."""
+    rows = {name: 1 + len(tokens) + OOV[name] for name, tokens in OLD.items()} | {"country": 1 + HASHED}
+    return {
+        name: (np.arange(rows[name])[:, None] + 0.1 * np.arange(spec.get(name).dim)).astype("float32") for name in rows
+    } | changes
+
+
+@pytest.fixture
+def new(toy_spec):
+    """A fresh model and the vocabularies it was built for."""
+    sizes = {name: 1 + len(tokens) + OOV[name] for name, tokens in NEW.items()} | {"country": 1 + HASHED}
+    model = build_ranker(toy_spec, sizes, preset="tiny", params=PARAMS, seed=1)
+    fresh = {name: table_of(model, name) for name in sizes}
+    return SimpleNamespace(model=model, transform=SimpleNamespace(vocabulary_by_name=NEW.__getitem__), fresh=fresh)
+
+
+def table_of(model, name):
+    return np.array(model.get_layer(f"embedding_{name}").get_weights()[0])
+
+
+def test_rows_follow_their_tokens_through_another_order_and_size(toy_spec, new, tmp_path):
+    old = old_tables(toy_spec)
+    write_export(tmp_path / "model", old, OLD)
+    copied = warm_start(new.model, toy_spec, new.transform, str(tmp_path / "model"))
+    assert copied == {"person": 2, "clip": 2, "tag": 2, "country": HASHED}
+    person = table_of(new.model, "person")
+    np.testing.assert_array_equal(person[1], old["person"][3])  # 9
+    np.testing.assert_array_equal(person[3], old["person"][1])  # 7
+    np.testing.assert_array_equal(table_of(new.model, "tag")[1:3], old["tag"][[4, 1]])  # pink, red
+    np.testing.assert_array_equal(table_of(new.model, "country")[1:], old["country"][1:])
+
+
+def test_new_tokens_padding_and_buckets_keep_their_fresh_rows(toy_spec, new, tmp_path):
+    write_export(tmp_path / "model", old_tables(toy_spec), OLD)
+    warm_start(new.model, toy_spec, new.transform, str(tmp_path / "model"))
+    np.testing.assert_array_equal(
+        table_of(new.model, "person")[[0, 2, 4, 5, 6, 7]], new.fresh["person"][[0, 2, 4, 5, 6, 7]]
+    )
+    np.testing.assert_array_equal(table_of(new.model, "country")[0], new.fresh["country"][0])
+    assert (new.fresh["person"][[2, 4]] != 0).all()
+
+
+def test_only_embeddings_are_taken_over(toy_spec, new, tmp_path):
+    write_export(tmp_path / "model", old_tables(toy_spec), OLD)
+    names = [v.path for v in new.model.variables]
+    before = new.model.get_weights()
+    warm_start(new.model, toy_spec, new.transform, str(tmp_path / "model"))
+    changed = {
+        name.split("/")[0]
+        for name, a, b in zip(names, before, new.model.get_weights(), strict=True)
+        if not np.array_equal(a, b)
+    }
+    assert changed == {"embedding_person", "embedding_clip", "embedding_tag", "embedding_country"}
+
+
+def test_a_table_of_another_width_is_left_alone(toy_spec, new, tmp_path):
+    narrow = np.ones((6, toy_spec.get("person").dim - 1), "float32")
+    write_export(tmp_path / "model", old_tables(toy_spec, person=narrow), OLD)
+    assert warm_start(new.model, toy_spec, new.transform, str(tmp_path / "model"))["person"] == 0
+    np.testing.assert_array_equal(table_of(new.model, "person"), new.fresh["person"])
+
+
+def test_hashed_rows_need_the_same_number_of_buckets(toy_spec, new, tmp_path):
+    more = np.ones((9, toy_spec.get("country").dim), "float32")
+    write_export(tmp_path / "model", old_tables(toy_spec, country=more), OLD)
+    assert warm_start(new.model, toy_spec, new.transform, str(tmp_path / "model"))["country"] == 0
+    np.testing.assert_array_equal(table_of(new.model, "country"), new.fresh["country"])
+
+
+def test_a_feature_that_changed_its_encoding_starts_afresh(toy_spec, new, tmp_path):
+    # The old model counted countries and hashed people.
+    tables = old_tables(toy_spec)
+    write_export(
+        tmp_path / "model", tables, {**{k: v for k, v in OLD.items() if k != "person"}, "country": [b"DE"] * 7}
+    )
+    copied = warm_start(new.model, toy_spec, new.transform, str(tmp_path / "model"))
+    assert (copied["person"], copied["country"]) == (0, 0)
+    np.testing.assert_array_equal(table_of(new.model, "person"), new.fresh["person"])
+
+
+def test_a_feature_the_old_model_did_not_have_starts_afresh(toy_spec, new, tmp_path):
+    tables = {name: table for name, table in old_tables(toy_spec).items() if name != "tag"}
+    write_export(tmp_path / "model", tables, {name: tokens for name, tokens in OLD.items() if name != "tag"})
+    assert "tag" not in warm_start(new.model, toy_spec, new.transform, str(tmp_path / "model"))
+    np.testing.assert_array_equal(table_of(new.model, "tag"), new.fresh["tag"])
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A function that makes a folder look like an export."""
+
+    def make(name):
+        (tmp_path / name / METADATA).parent.mkdir(parents=True)
+        (tmp_path / name / METADATA).write_text("{}")
+        return tmp_path / name
+
+    return make
+
+
+def test_a_reference_may_be_an_export_a_folder_of_versions_or_a_run(model, tmp_path):
+    export = model("artifacts/9/export")
+    assert find_export(str(export)) == export
+    # 9 < 10 as numbers, not as text.
+    _, newest = model("serving/9"), model("serving/10")
+    (tmp_path / "serving" / ".11.partial").mkdir()
+    assert find_export(str(tmp_path / "serving")) == newest
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"export": str(export)}))
+    assert find_export(str(tmp_path / "run")) == export
+
+
+@pytest.mark.parametrize("reference", ["nowhere", "empty", "other"])
+def test_a_reference_to_no_model_says_where_it_looked(tmp_path, reference):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other" / "3").mkdir(parents=True)
+    (tmp_path / "other" / "3" / "saved_model.pb").write_bytes(b"no mixrank model")
+    with pytest.raises(
+        ValueError, match=f"`warm_start`={tmp_path}/{reference} holds no model: expected {METADATA} in it"
+    ):
+        find_export(str(tmp_path / reference))
+
+
+@pytest.mark.slow
+def test_a_real_export_is_taken_over_whole(toy_spec, toy_transform, tmp_path):
+    from mixrank.components.training.model_factory import vocabulary_sizes
+    from mixrank.serving.export.signatures import export
+
+    sizes = vocabulary_sizes(toy_spec, toy_transform)
+    old, new = (build_ranker(toy_spec, sizes, preset="tiny", params=PARAMS, seed=seed) for seed in (1, 2))
+    export(tmp_path / "model", spec=toy_spec, model=old, transform_output=toy_transform)
+    copied = warm_start(new, toy_spec, toy_transform, str(tmp_path / "model"))
+    for name, rows in copied.items():
+        vocab = toy_spec.get(name).vocab
+        assert rows == sizes[name] - 1 - (vocab.oov if isinstance(vocab, Vocab) else 0)
+        np.testing.assert_array_equal(table_of(new, name)[1 : 1 + rows], table_of(old, name)[1 : 1 + rows])

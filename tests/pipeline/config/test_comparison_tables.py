@@ -1,0 +1,178 @@
+"""Tables and variants: the shipped ones are sound, wrong ones are refused by name."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from mixrank.components.training.settings import ModelSettings
+from mixrank.layers import registry
+from mixrank.pipeline.comparing.trial_plan import seen, settings, size, trials
+from mixrank.pipeline.config.comparison_tables import CompareSettings, Range, Table, Tuned, Variant, shipped_tables
+from mixrank.pipeline.config.run_config import RunConfig, load_config
+from mixrank.schemas import datasets
+from mixrank.schemas.features import Categorical, History, MultiCategorical
+
+TWO = ({"name": "hemix", "model": {"name": "hemix"}}, {"name": "dlrm", "model": {"name": "dlrm"}})
+
+
+def config(**changes):
+    return RunConfig(**{"name": "a", "dataset": "kuairand", "data": ".", "output": "/nowhere", **changes})
+
+
+EARLIER = {
+    "spec": datasets.load("kuairand").spec.model_dump(mode="json"),
+    "transformed_examples": "/rows",
+    "transform_graph": "/graph",
+}
+
+
+def test_the_shipped_tables_plan_trainings_that_differ_in_their_variant_only():
+    tables = shipped_tables()
+    assert {variant.name for variant in tables["models"].variants} == set(registry.names())
+    for name, table in tables.items():
+        planned = trials(config(), EARLIER, table)
+        assert len({trial.folder for trial in planned}) == len(planned), name
+        assert len(planned) == len(table.budgets) * len(table.variants) * 4
+        assert len({str(trial.about["rows"]) + str(trial.about["spec"]) for trial in planned}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", shipped_tables())
+def test_every_training_of_a_shipped_table_has_a_model_that_can_be_built(table):
+    from mixrank.components.training.model_factory import resolve
+    from mixrank.layers.ranking.ranker import build_ranker
+
+    spec = datasets.load("kuairand").spec
+    sizes = {each.name: 10 for each in spec.inputs if isinstance(each, Categorical | MultiCategorical)}
+    models = {
+        trial.title.partition(" seed")[0]: trial.about for trial in trials(config(), EARLIER, shipped_tables()[table])
+    }
+    for about in models.values():
+        model = resolve(spec, ModelSettings(**about["model"]))
+        build_ranker(spec, sizes, model=model.name, preset=model.preset, params=model.params, seed=0)
+
+
+def test_a_training_is_named_by_everything_that_decides_it_and_by_nothing_else():
+    table = Table(title="two", variants=TWO)
+    first = {trial.title: trial for trial in trials(config(), EARLIER, table)}
+    again = {trial.title: trial for trial in trials(config(), EARLIER, table.model_copy(update={"title": "other"}))}
+    assert {trial.folder for trial in first.values()} == {trial.folder for trial in again.values()}
+    for changed in (
+        trials(config(train={"batch_size": 64}), EARLIER, table),
+        trials(config(), {**EARLIER, "transformed_examples": "/other"}, table),
+        trials(config(compare={"seeds": [10, 11]}), EARLIER, table),
+    ):
+        assert not {trial.folder for trial in changed} & {trial.folder for trial in first.values()}
+    # Speed does not depend on the seed.
+    assert len({trial.cost for trial in first.values()}) == 2
+
+
+def test_a_variant_lies_over_what_was_found_for_its_model_and_that_over_the_config():
+    run = config(
+        model={"name": "hemix", "params": {"rank": 4, "dim": 16}},
+        train={"epochs": 3, "optimizer": {"learning_rate": 0.5}},
+        compare={
+            "tuned": {
+                "hemix": {"params": {"dim": 24}, "train": {"optimizer": {"schedule": "cosine"}}},
+                "dlrm": {"train": {"epochs": 2}, "embedding_width": 2},
+            }
+        },
+    )
+    variant = Variant(
+        name="v", model={"name": "hemix", "params": {"fixed_queries": False}}, train={"optimizer": {"name": "sgd"}}
+    )
+    model, train = settings(run, variant, 5000, 7)
+    assert model.params == {"rank": 4, "dim": 24, "fixed_queries": False}
+    assert (model.match_params, train.seed, train.epochs) == (5000, 7, 3)
+    assert train.optimizer.model_dump(include={"name", "learning_rate", "schedule"}) == {
+        "name": "sgd",
+        "learning_rate": 0.5,
+        "schedule": "cosine",
+    }
+    model, train = settings(run, Variant(name="d", model={"name": "dlrm"}), None, 0)
+    assert (model.params, model.embedding_width, train.epochs) == ({}, 2.0, 2)
+    model, _ = settings(run, Variant(name="d", model={"name": "dlrm", "embedding_width": 0.5}), None, 0)
+    assert model.embedding_width == 0.5
+
+
+def test_a_model_without_a_feature_does_not_see_it_in_histories_either():
+    spec = datasets.load("kuairand").spec
+    less = seen(spec, ("realtime", "author_id"))
+    assert [history.name for history in less.histories] == ["global"]
+    assert "author_id" not in {feature.name for feature in less.features}
+    (history,) = (feature for feature in less.features if isinstance(feature, History))
+    assert history.of == ("video_id", "tag", "action", "gap")
+    blind = {history.name: history.of for history in seen(spec, ("realtime.action",)).histories}
+    assert blind["realtime"] == ("video_id", "author_id", "tag", "gap")
+    assert blind["global"] == ("video_id", "author_id", "tag", "action", "gap")
+    assert seen(spec, ()) == spec
+    with pytest.raises(ValueError, match="`real_time`, which is no feature or history; did you mean `realtime`"):
+        seen(spec, ("real_time",))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"variants": TWO[:1]}, "at least 2 items"),
+        ({"variants": (TWO[0], TWO[0])}, "two variants are named `hemix`"),
+        ({"variants": TWO, "reference": "dlmr"}, "no variant of the table; did you mean `dlrm`"),
+        ({"variants": TWO, "scaling": True}, "`scaling` needs three `budgets`"),
+        ({"variants": ({"name": "a", "model": {"name": "hemmix"}}, TWO[0])}, "no model `hemmix`; did you mean `hemix`"),
+        (
+            {"variants": ({"name": "a", "model": {"name": "hemix", "params": {"dims": 3}}}, TWO[0])},
+            "no parameter `dims`",
+        ),
+        (
+            {"variants": ({"name": "a", "model": {"name": "hemix", "match_params": 5}}, TWO[0])},
+            "takes name, preset",
+        ),
+        ({"variants": ({"name": "a", "model": {}}, TWO[0])}, "needs a `name`"),
+    ],
+)
+def test_a_wrong_table_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Table(title="a table", **values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seeds": (1, 1)}, "`seeds` must differ"),
+        ({"seeds": (1,)}, "at least 2 items"),
+        ({"tuned": {"hemix": {"params": {"dims": 3}}}}, "no parameter `dims`"),
+        ({"search": {"epochs": (1, 2)}}, "begins with train. or params., or is embedding_width; received 'epochs'"),
+        ({"search": {"train.epochs": ()}}, "nothing to choose from for train.epochs"),
+    ],
+)
+def test_wrong_settings_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        CompareSettings(**values)
+
+
+def test_other_mistakes_are_named():
+    with pytest.raises(ValueError, match="there is no table `model`; did you mean `models`"):
+        CompareSettings().table("model")
+    with pytest.raises(ValueError, match="`high` must be above `low`"):
+        Range(low=2, high=1)
+    table = Table(title="two", variants=({**TWO[0], "train": {"epochs": 0}}, TWO[1]))
+    with pytest.raises(ValueError, match=re.escape("variant `hemix`: epochs: Input should be greater than")):
+        trials(config(), EARLIER, table)
+
+
+def test_tables_of_a_config_join_the_shipped_ones_and_sizes_read_well(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "name: a\ndataset: kuairand\ndata: .\ncompare:\n  tables:\n    mine:\n      title: Mine\n"
+        "      variants:\n        - {name: one, model: {name: hemix}}\n"
+        "        - {name: two, model: {name: dlrm}, without: [realtime]}\n"
+        "    scaling: {budgets: [75K, 150K, 1M]}\n"
+    )
+    run = load_config(str(file))
+    assert run.compare.table("mine").variants[1].without == ("realtime",)
+    assert run.compare.table("hemix").reference == "hemix"
+    scaling, shipped = run.compare.table("scaling"), shipped_tables()["scaling"]
+    assert scaling == shipped.model_copy(update={"budgets": (75_000, 150_000, 1_000_000)}) != shipped
+    assert run.compare.tuned == {} == Tuned().train
+    assert [size(n) for n in (None, 999, 250_000, 1_500_000, 2_000_000_000)] == ["preset", "999", "250K", "1.5M", "2B"]

@@ -1,0 +1,194 @@
+"""A run's choices are checked before anything runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mixrank.pipeline.config import SHIPPED, RunConfig, load_config
+
+SHIPPED_NAMES = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A function that writes a config and returns its path."""
+
+    def write(text):
+        (tmp_path / "run.yaml").write_text(text)
+        return str(tmp_path / "run.yaml")
+
+    return write
+
+
+@pytest.mark.parametrize("name", SHIPPED_NAMES)
+def test_a_shipped_config_names_a_dataset_and_a_model_that_exist(name):
+    config = load_config(name)
+    assert config.name == name
+    assert config.load_dataset().spec.name == name
+    text = (SHIPPED / f"{name}.yaml").read_text()
+    assert text.startswith(f"# mixrank run {name}"), "a config begins with its command"
+
+
+@pytest.mark.parametrize("name", SHIPPED_NAMES)
+def test_the_model_of_a_shipped_config_can_be_built(name):
+    from mixrank.layers.ranking.ranker import build_ranker
+    from mixrank.schemas.features import Categorical, MultiCategorical
+
+    config = load_config(name)
+    spec = config.load_dataset().spec
+    sizes = {f.name: 9 for f in spec.inputs if isinstance(f, Categorical | MultiCategorical)}
+    model = build_ranker(spec, sizes, config.model.name, config.model.params, config.model.preset)
+    assert set(model.output) == set(spec.tasks)
+
+
+def test_overrides_reach_any_depth():
+    config = load_config(
+        "movielens",
+        [
+            "train.epochs=7",
+            "train.optimizer.options={weight_decay: 0.5}",
+            "model.params.dim=16",
+            "train.early_stopping.metric=like.auc",
+            "thresholds.min_auc.click=0.6",
+            "output=/somewhere/else",
+            "push_to=models",
+        ],
+    )
+    assert config.train.epochs == 7
+    assert config.train.optimizer.options == {"weight_decay": 0.5}
+    assert config.train.optimizer.name == "adam", "what is not overridden stays"
+    assert config.model.params == {"dim": 16}
+    assert config.train.early_stopping.higher_is_better
+    assert config.thresholds.min_auc["click"] == 0.6
+    assert config.run_dir == Path("/somewhere/else/movielens")
+    assert config.push_dir == Path.cwd() / "models"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epoch=2", r"train: TrainSettings has no field `epoch`; did you mean `epochs`\?"),
+        ("trian.epochs=2", r"RunConfig has no field `trian`; did you mean `train`\?"),
+        ("train.epochs=0", "train.epochs: Input should be greater than or equal to 1, received 0"),
+        ("train.epochs=many", "train.epochs: Input should be a valid integer.*, received 'many'"),
+        ("train.optimizer.name=adm", r"train.optimizer.name: there is no optimizer `adm`; did you mean `adam`\?$"),
+        ("train.splits=[train, vaild]", "train.splits.1: Input should be 'train' or 'valid', received 'vaild'"),
+        ("model.name=hemx", r"there is no model `hemx`; did you mean `hemix`\?"),
+        ("model.preset=tinny", r"hemix has no preset `tinny`; did you mean `tiny`\?"),
+        ("model.params.num_layer=3", r"hemix has no parameter `num_layer`; did you mean `num_layers`\?"),
+        ("model.params.dim=wide", "`dim` of hemix must be int, received 'wide'"),
+        ("thresholds.min_acu.click=0.5", r"Thresholds has no field `min_acu`; did you mean `min_auc`\?"),
+        ("name=my run", "name: String should match pattern .*, received 'my run'"),
+        ("beam=[runner=FnApiRunner]", "one option such as --runner=FnApiRunner, received 'runner=FnApiRunner'"),
+        ("epochs", "--set takes key=value, received 'epochs'"),
+        ("=3", "--set takes key=value, received '=3'"),
+        ("name.first=x", "--set name.first=x: `name` is a value, not a section"),
+    ],
+)
+def test_a_wrong_override_is_refused_by_name(override, message):
+    with pytest.raises(ValueError, match=message):
+        load_config("movielens", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dataset=movielns", r"there is no dataset `movielns`; did you mean `movielens`\?"),
+        ("thresholds.max_log_loss.clik=1", r"`max_log_loss` names task `clik`; did you mean `click`\?"),
+        ("thresholds.min_auc.click=.nan", "`min_auc` of task `click` must be a finite number"),
+        (
+            "train.early_stopping.metric=clik.auc",
+            r"`early_stopping.metric` is 'clik.auc'; did you mean `click.auc`\?",
+        ),
+    ],
+)
+def test_what_only_the_dataset_can_judge_is_refused_before_the_run(override, message):
+    with pytest.raises(ValueError, match=message):
+        load_config("movielens", [override]).load_dataset()
+
+
+def test_a_key_may_be_given_again_over_what_is_merged(written):
+    text = """
+name: films
+dataset: movielens
+data: data
+compare:
+  tuned:
+    dlrm: {train: {optimizer: &slow {<<: &fast {name: adam, learning_rate: 0.1}, learning_rate: 0.01}}}
+train:
+  optimizer: {<<: *slow, schedule: cosine}
+"""
+    config = load_config(written(text))
+    assert config.compare.tuned["dlrm"].train["optimizer"] == {"name": "adam", "learning_rate": 0.01}
+    assert (config.train.optimizer.learning_rate, config.train.optimizer.schedule) == (0.01, "cosine")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [1", "run.yaml is not valid YAML"),
+        ("name: films\ntrain:\n  epochs: 1\n  epochs: 2\n", "run.yaml .*`epochs` is given in line 3 and again"),
+        ("- name", "run.yaml must hold key: value pairs, found list"),
+        ("", "run.yaml must hold key: value pairs, found NoneType"),
+        ("name: films", r"run.yaml: dataset: Field required\ndata: Field required"),
+        ("name: films\nfolder: x", r"RunConfig has no field `folder`; expected one of `beam`"),
+    ],
+)
+def test_a_broken_file_is_named(written, text, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(written(text))
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("movielns", r"config movielns does not exist; did you mean `movielens`\?"),
+        ("/nowhere/films.yaml", "config /nowhere/films.yaml does not exist$"),
+    ],
+)
+def test_a_missing_file_is_named(reference, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(reference)
+
+
+def test_data_may_lie_inside_an_installed_package(tmp_path, monkeypatch):
+    (tmp_path / "films_package" / "files").mkdir(parents=True)
+    (tmp_path / "films_package" / "__init__.py").write_text("raise RuntimeError('must not be imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = load_config("movielens", ["data='package:films_package/files'"])
+    assert config.data_dir() == tmp_path / "films_package" / "files"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("package:no_such_package/files", "no package `no_such_package` is installed"),
+        ("package:no.such/files", "no package `no.such` is installed"),
+        ("package:json.tool/files", "no package `json.tool` is installed"),
+        ("package:/files", "no package `` is installed"),
+        ("package:pytest/nowhere", "must be a folder with the raw files of movielens, .*pytest/nowhere is none"),
+        ("/nowhere", "must be a folder with the raw files of movielens, /nowhere is none"),
+    ],
+)
+def test_data_that_is_not_there_is_named(data, message):
+    with pytest.raises(ValueError, match=message):
+        load_config("movielens", [f"data='{data}'"]).data_dir()
+
+
+def test_a_config_cannot_be_changed_and_survives_json():
+    config = load_config("movielens", ["train.early_stopping.patience=3"])
+    with pytest.raises(ValueError, match="frozen"):
+        config.name = "other"
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_loading_a_config_needs_no_tensorflow():
+    code = (
+        "import sys; from mixrank.pipeline.config import load_config; load_config('kuairand').load_dataset(); "
+        "assert not {'tensorflow', 'keras', 'tfx'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

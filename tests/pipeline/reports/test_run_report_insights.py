@@ -1,0 +1,49 @@
+"""What a report shows of a model's own insights."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+from mixrank.pipeline.reports.run_report import write_report
+
+# Test modules cannot import each other.
+neighbour = runpy.run_path(str(Path(__file__).with_name("test_report.py")))
+Text, fake_run = neighbour["Text"], neighbour["fake_run"]
+
+GROUPING = {
+    "fields": ["member", "<b>tag</b>", "page", "price"],
+    "weights": [[0.75, 0.25, 0.0, 0.0], [0.0, 0.5, 0.5, 0.0]],
+    "never_selected": ["price"],
+}
+ROUTING = {
+    "scenarios": ["0", "other"],
+    "rows": [900, 40],
+    "experts": ["0", "1"],
+    "blocks": [{"own": [0.975, None], "load": [[0.6, 0.4], [0.2, 0.8]]}],
+}
+
+
+def test_grouping_and_routing_are_shown_with_a_warning(tmp_path):
+    folder = fake_run(tmp_path / "run")
+    card = json.loads((folder / "model/model.json").read_text())
+    card["insights"] = {"grouping": GROUPING, "routing": ROUTING}
+    (folder / "model/model.json").write_text(json.dumps(card))
+    write_report([folder], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    text = Text()
+    text.feed(page)
+    assert text.open == []
+    assert "Features of every token" in [attributes["alt"] for tag, attributes in text.tags if tag == "img"]
+    assert "No token reads:</strong> price." in page
+    rows = [[cell.strip() for cell in row] for row in text.rows]
+    assert ["home", "900", "97.5 %", "home 60 %"] in rows
+    assert ["other", "40", "-", "search 80 %"] in rows
+
+
+def test_a_model_without_insights_has_neither(tmp_path):
+    folder = fake_run(tmp_path / "run")
+    write_report([folder], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "features of every token" not in page and "experts of the scenarios" not in page

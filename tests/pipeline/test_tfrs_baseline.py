@@ -1,0 +1,170 @@
+"""TensorFlow Recommenders' models train on the same rows and are judged on the same ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mixrank.components.metrics.ranking_metrics import auc, log_loss
+from mixrank.components.training.settings import EarlyStopping, Optimizer, TrainSettings
+
+TRAIN = """
+import json, sys
+from pathlib import Path
+import tensorflow_transform as tft
+from mixrank.components.training.settings import TrainSettings
+from mixrank.pipeline.tfrs_baseline import train
+from mixrank.schemas.features import FeatureSpec
+
+spec, settings, patterns, graph, models = map(json.loads, sys.argv[1:])
+for name, folder in models.items():
+    train(
+        spec=FeatureSpec.model_validate(spec),
+        name=name,
+        settings=TrainSettings.model_validate(settings),
+        patterns=patterns,
+        transform_output=tft.TFTransformOutput(graph),
+        run_dir=Path(folder),
+    )
+"""
+SETTINGS = TrainSettings(
+    batch_size=50,
+    epochs=2,
+    optimizer=Optimizer(learning_rate=0.001, schedule="cosine"),
+    embedding_optimizer=Optimizer(learning_rate=0.01),
+    shuffle_rows=300,
+)
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "TF_USE_LEGACY_KERAS": "1", **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def folders(toy_spec, toy_data, tmp_path_factory):
+    root = tmp_path_factory.mktemp("incumbent")
+    models = {name: str(root / name) for name in ("dlrm", "dcn")}
+    given = (toy_spec.model_dump(mode="json"), SETTINGS.model_dump(mode="json"), toy_data.patterns())
+    arguments = [json.dumps(value) for value in (*given, str(toy_data.graph), models)]
+    done = run("-c", TRAIN, *arguments)
+    assert done.returncode == 0, done.stderr
+    return {name: root / name for name in models}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dlrm", "dcn"])
+def test_its_predictions_cover_the_evaluation_rows(folders, toy_data, name):
+    predictions = pd.read_parquet(folders[name] / "predictions.parquet")
+    raw = pd.DataFrame(toy_data.rows["eval"])
+    merged = predictions.merge(raw, on=["person", "clip", "at"], suffixes=("", "_raw"))
+    assert len(merged) == len(predictions) == len(raw)
+    assert (merged["label_click"] == merged["click"]).all() and (merged["page"] == merged["page_raw"]).all()
+    assert predictions[["score_click", "score_buy"]].apply(lambda scores: scores.between(0, 1).all()).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dlrm", "dcn"])
+def test_it_beats_the_base_rate(folders, name):
+    predictions = pd.read_parquet(folders[name] / "predictions.parquet")
+    truth, score = predictions["label_click"], predictions["score_click"]
+    assert log_loss(truth, score) < log_loss(truth, np.full(len(truth), truth.mean()))
+    assert auc(truth, score) > 0.55
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dlrm", "dcn"])
+def test_it_leaves_the_files_of_a_run(folders, toy_spec, name):
+    log = [json.loads(line) for line in (folders[name] / "training.jsonl").read_text().splitlines()]
+    assert [(entry["round"], entry["step"], entry["epoch"]) for entry in log] == [(1, 30, 1.0), (2, 60, 2.0)]
+    assert log[1]["loss"] < log[0]["loss"]
+    assert log[0]["loss"] == pytest.approx(log[0]["metrics"]["click_loss"] + 0.5 * log[0]["metrics"]["buy_loss"])
+    assert 0 < log[1]["valid"]["buy.log_loss"] < 1
+    card = json.loads((folders[name] / "model.json").read_text())
+    assert card["name"] == f"tfrs-{name}"
+    parts = {part["name"]: part for part in card["parts"]}
+    assert card["parameters"] == sum(part["parameters"] for part in card["parts"])
+    # By hand: scenario, 5 looked-up features, 2 histories of 4 fields and the numbers, each a vector of 16; two tasks.
+    vectors = 1 + 5 + 2 * 4 + 1
+    if name == "dlrm":
+        interaction, width, products = 0, vectors * (vectors - 1) // 2, vectors**2 * 16
+    else:
+        width = vectors * 16
+        interaction, products = 3 * (width**2 + width), 3 * width**2
+    width += 16
+    assert parts["interaction"] == {"name": "interaction", "parameters": 2 * interaction, "flops": 2 * 2 * products}
+    top = width * 512 + 512 + 512 * 256 + 256 + 256 + 1
+    assert parts["top tower"]["parameters"] == 2 * top
+    assert parts["bottom tower"]["parameters"] == 2 * (256 + 256 + 256 * 64 + 64 + 64 * 16 + 16)
+
+
+@pytest.mark.slow
+def test_one_row_alone_gets_the_score_it_gets_among_others(toy_spec):
+    code = """
+import json, sys
+import numpy as np, tensorflow as tf
+from mixrank.components.training.settings import TrainSettings
+from mixrank.layers.ranking.inputs import model_inputs, table_sizes
+from mixrank.pipeline.tfrs_baseline import Columns, build
+from mixrank.schemas.features import FeatureSpec
+
+spec = FeatureSpec.model_validate(json.loads(sys.argv[1]))
+columns = Columns(spec)
+sizes = table_sizes(spec, {"person": 9, "country": 8, "clip": 7, "tag": 6})
+rng = np.random.default_rng(0)
+rows = {
+    name: tf.constant(rng.normal(size=(3, *x.shape[1:])).astype("float32") if x.dtype == "float32"
+                      else rng.integers(0, 6, (3, *x.shape[1:])))
+    for name, x in model_inputs(spec).items()
+}
+for name in ("dlrm", "dcn"):
+    infer = columns.infer({"click": build(name, columns, sizes, TrainSettings(), 10)})
+    whole = infer(rows)["click"].numpy()
+    alone = [infer({key: values[i : i + 1] for key, values in rows.items()})["click"].numpy() for i in range(3)]
+    assert whole.shape == (3,) and np.ptp(whole) > 0, whole
+    np.testing.assert_allclose(np.concatenate(alone), whole, rtol=1e-5, atol=1e-6)
+"""
+    done = run("-c", code, toy_spec.to_json())
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_settings_it_would_ignore_are_refused(tmp_path):
+    code = """
+import sys
+from mixrank.components.training.settings import TrainSettings
+from mixrank.pipeline.tfrs_baseline import check
+
+try:
+    check(sys.argv[1], TrainSettings.model_validate_json(sys.argv[2]))
+except ValueError as error:
+    sys.exit(str(error))
+"""
+    stopping = TrainSettings(early_stopping=EarlyStopping())
+    for name, settings, message in (
+        ("dlrm", stopping, "the incumbent has no `train.early_stopping`: add  --set train.early_stopping=null"),
+        (
+            "dcn",
+            TrainSettings(precision="mixed_bfloat16"),
+            "has no `train.precision`: add  --set train.precision=float32",
+        ),
+    ):
+        done = run("-c", code, name, settings.model_dump_json())
+        assert done.returncode == 1
+        assert message in done.stderr
+
+
+def test_it_needs_a_process_of_its_own():
+    done = run("-c", "import mixrank.pipeline.tfrs_baseline", TF_USE_LEGACY_KERAS="0")
+    assert done.returncode == 1
+    assert "use `mixrank incumbent`" in done.stderr

@@ -1,0 +1,201 @@
+"""An export answers like the model it was made of, through every signature and every loader."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mixrank.components.training.model_factory import vocabulary_sizes
+from mixrank.schemas.encode import PADDING, encode
+from mixrank.schemas.features import FeatureSpec
+from mixrank.schemas.wire import entry, example
+from mixrank.serving.client.columns import to_columns
+from mixrank.serving.export.loaders import REQUESTS
+from mixrank.serving.export.signatures import METADATA, export, row_columns
+
+TASKS = ("click", "buy")
+
+
+def by_examples(toy_export, spec, rows):
+    serialized = [row if isinstance(row, bytes) else encode(spec, row) for row in rows]
+    answer = toy_export.signatures["serving_default"](examples=tf.constant(serialized))
+    return {task: answer[task].numpy() for task in TASKS}
+
+
+def by_rows(toy_export, spec, rows, **changes):
+    columns = to_columns(spec, rows) | changes
+    answer = toy_export.signatures["score_rows"](**{name: tf.constant(value) for name, value in columns.items()})
+    return {task: answer[task].numpy() for task in TASKS}
+
+
+def assert_same(one, other, atol=1e-6):
+    for task in TASKS:
+        np.testing.assert_allclose(one[task], other[task], atol=atol, rtol=0)
+
+
+def test_both_signatures_answer_like_the_model_in_memory(toy_export, toy_scores, toy_spec, toy_data):
+    rows = toy_data.rows["eval"]
+    examples, columns = by_examples(toy_export, toy_spec, rows), by_rows(toy_export, toy_spec, rows)
+    assert toy_scores["click"].shape == (len(rows), 1)
+    assert toy_scores["click"].std() > 0.01
+    assert not np.allclose(toy_scores["click"], toy_scores["buy"])
+    assert_same(examples, toy_scores)
+    assert_same(columns, toy_scores)
+
+
+def test_the_session_loader_answers_the_same(toy_export, toy_scores, toy_spec, toy_data):
+    rows = toy_data.rows["eval"]
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(toy_export.folder))
+        for name, feed in {
+            "serving_default": {"examples": np.array([encode(toy_spec, row) for row in rows], dtype=object)},
+            "score_rows": to_columns(toy_spec, rows),
+        }.items():
+            signature = loaded.signature_def[name]
+            answer = session.run(
+                {task: signature.outputs[task].name for task in TASKS},
+                {signature.inputs[column].name: value for column, value in feed.items()},
+            )
+            assert_same(answer, toy_scores)
+
+
+def test_the_signature_takes_the_columns_of_the_spec(toy_export, toy_spec):
+    # A structured signature also lists what the function captured.
+    taken = toy_export.signatures["score_rows"].structured_input_signature[1]
+    assert {name: (spec.shape.as_list(), spec.dtype) for name, spec in taken.items()} == {
+        name: (spec.shape.as_list(), spec.dtype) for name, spec in row_columns(toy_spec).items()
+    }
+
+
+def test_a_row_gets_the_same_score_alone_and_in_a_batch(toy_export, toy_spec, toy_data):
+    rows = toy_data.rows["eval"][:5]
+    together = by_examples(toy_export, toy_spec, rows)["click"]
+    alone = [by_examples(toy_export, toy_spec, [row])["click"][0] for row in rows]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("column", ["clip", "page", "person"])
+def test_a_missing_required_column_is_named(toy_export, toy_spec, toy_data, column):
+    row = toy_data.rows["eval"][0]
+    broken = example(
+        entry(name, "int" if name == "person" else "str", [row[name]])
+        for name in ("clip", "page", "person")
+        if name != column
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"required column `{column}` is missing"):
+        by_examples(toy_export, toy_spec, [encode(toy_spec, row), broken])
+    padding = np.array([PADDING["int"]]) if column == "person" else np.array([b""], dtype=object)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"required column `{column}` is missing"):
+        by_rows(toy_export, toy_spec, [row], **{column: padding})
+
+
+ROW = {"page": "home", "person": 3, "clip": "v4"}
+EVENTS = {"global_clip": ["v1", "v2"], "global_tag": ["v1"] * 6, "global_action": [1, 3], "global_gap": [5, 50]}
+HARD = {
+    "nothing optional": ROW,
+    "an unknown scenario": ROW | {"page": "somewhere else"},
+    "an unseen item and user": ROW | {"clip": "never seen", "person": 10**12},
+    "an item of no known alphabet": ROW | {"clip": "日本\x00語"},
+    "an empty history": ROW | {name: [] for name in EVENTS},
+    "an event without attributes": ROW | EVENTS | {"global_clip": ["", ""], "global_tag": [""] * 6},
+    "an unknown and a huge time gap": ROW | EVENTS | {"global_gap": [-1, 2**62]},
+    "a bit mask beyond the flags": ROW | EVENTS | {"global_action": [2**40, -5]},
+    "huge numbers": ROW | {"price": 1e38, "age": -1e38},
+    "negative numbers": ROW | {"price": -3.0, "age": -1},
+}
+
+
+@pytest.mark.parametrize("case", HARD)
+def test_hard_rows_get_a_probability_from_both_signatures(toy_export, toy_spec, case):
+    examples = by_examples(toy_export, toy_spec, [HARD[case]])
+    assert_same(examples, by_rows(toy_export, toy_spec, [HARD[case]]))
+    for task in TASKS:
+        assert 0 < examples[task][0, 0] < 1
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_none_counts_as_missing(toy_export, toy_spec, number):
+    expected = by_rows(toy_export, toy_spec, [ROW])
+    assert_same(by_rows(toy_export, toy_spec, [ROW], price=np.float32([number]), age=np.float32([number])), expected)
+    required = [entry("page", "str", ["home"]), entry("person", "int", [3]), entry("clip", "str", ["v4"])]
+    serialized = example([*required, entry("price", "float", [number]), entry("age", "float", [number])])
+    assert_same(by_examples(toy_export, toy_spec, [serialized]), expected)
+
+
+def test_events_beyond_the_length_of_a_history_do_not_count(toy_export, toy_spec):
+    def row(events):
+        required = [entry("page", "str", ["home"]), entry("person", "int", [3]), entry("clip", "str", ["v4"])]
+        return example(
+            [
+                *required,
+                entry("global_clip", "str", [f"v{i}" for i in range(events)]),
+                entry("global_tag", "str", [f"v{i % 7}" for i in range(3 * events)]),
+                entry("global_action", "int", [i % 4 for i in range(events)]),
+                entry("global_gap", "int", [2**i for i in range(events)]),
+            ]
+        )
+
+    six, nine, five = (by_examples(toy_export, toy_spec, [row(events)]) for events in (6, 9, 5))
+    assert_same(six, nine)
+    assert not np.allclose(six["click"], five["click"], atol=1e-6)
+
+
+def test_metadata_holds_the_spec_and_finds_every_table(toy_export, toy_spec, toy_transform):
+    metadata = json.loads((toy_export.folder / METADATA).read_text())
+    assert metadata["note"] == "untrained"
+    assert FeatureSpec.model_validate(metadata["spec"]) == toy_spec
+    assert set(metadata["embeddings"]) == {"person", "country", "clip", "tag"}
+    checkpoint = tf.train.load_checkpoint(str(toy_export.folder / "variables" / "variables"))
+    sizes = vocabulary_sizes(toy_spec, toy_transform)
+    for name, table in metadata["embeddings"].items():
+        rows = checkpoint.get_tensor(table["variable"])
+        assert list(rows.shape) == table["shape"] == [sizes[name], toy_spec.get(name).dim]
+        np.testing.assert_array_equal(rows, toy_export.model.get_layer(f"embedding_{name}").get_weights()[0])
+    assert metadata["embeddings"]["country"]["vocabulary"] is None
+    words = (toy_export.folder / metadata["embeddings"]["clip"]["vocabulary"]).read_bytes().splitlines()
+    assert words == toy_transform.vocabulary_by_name("clip")
+
+
+def test_an_export_does_not_overwrite(toy_export, toy_spec, toy_transform):
+    before = sorted(path.name for path in toy_export.folder.iterdir())
+    with pytest.raises(ValueError, match=f"`directory` must be empty, {toy_export.folder} is not"):
+        export(toy_export.folder, spec=toy_spec, model=toy_export.model, transform_output=toy_transform)
+    assert sorted(path.name for path in toy_export.folder.iterdir()) == before
+
+
+def test_an_export_that_fails_leaves_nothing(toy_export, toy_spec, toy_transform, tmp_path, monkeypatch):
+    def save_half(module, folder, signatures):
+        tf.io.gfile.makedirs(folder)
+        tf.io.gfile.GFile(f"{folder}/saved_model.pb", "w").write("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tf.saved_model, "save", save_half)
+    with pytest.raises(OSError, match="disk full"):
+        export(tmp_path / "model", spec=toy_spec, model=toy_export.model, transform_output=toy_transform)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_fresh_process_scores_through_every_loader(toy_export, toy_scores, toy_spec, toy_data, tmp_path):
+    rows = tmp_path / "rows.tfrecord"
+    with tf.io.TFRecordWriter(str(rows)) as writer:
+        for row in toy_data.rows["eval"]:
+            writer.write(encode(toy_spec, row))
+    output = tmp_path / "scores.npz"
+    command = [sys.executable, "-m", "mixrank.serving.export.loaders", str(toy_export.folder), str(rows), str(output)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    with np.load(output) as scores:
+        assert set(scores.files) == {
+            f"{loader}/{signature}/{task}"
+            for loader in ("tf2", "session")
+            for signature in ("serving_default", "score_rows", "rank_candidates")
+            for task in TASKS
+        }
+        for name in scores.files:
+            expected = toy_scores[name.rsplit("/", 1)[1]]
+            np.testing.assert_allclose(scores[name], expected[: REQUESTS if "rank" in name else None], atol=1e-6)

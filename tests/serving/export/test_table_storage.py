@@ -1,0 +1,88 @@
+"""An export may hold its embedding tables in fewer bytes."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mixrank.components.training.model_factory import vocabulary_sizes
+from mixrank.components.training.warm_start import warm_start
+from mixrank.layers.ranking.ranker import build_ranker, take_weights
+from mixrank.layers.tokens.embedding import IdEmbedding
+from mixrank.serving.client.columns import to_columns
+from mixrank.serving.export.signatures import METADATA, export
+
+TASKS = ("click", "buy")
+
+
+def ranker(spec, transform, params, **options):
+    return build_ranker(spec, vocabulary_sizes(spec, transform), preset="tiny", params=params, **options)
+
+
+@pytest.fixture(scope="module", params=["bfloat16", "int8"])
+def compressed(request, toy_export, toy_spec, toy_transform, tmp_path_factory):
+    """The toy model with small tables: in memory, and exported."""
+    model = ranker(toy_spec, toy_transform, toy_export.params, table_storage=request.param)
+    take_weights(model, toy_export.model)
+    folder = tmp_path_factory.mktemp("compressed") / "model"
+    export(folder, spec=toy_spec, model=model, transform_output=toy_transform)
+    return request.param, model, folder
+
+
+def probabilities(model, toy_data, transform):
+    files = tf.io.gfile.glob(toy_data.patterns()["eval"])
+    (records,) = tf.data.TFRecordDataset(files, "GZIP").batch(1000)
+    columns = tf.io.parse_example(records, transform.transformed_feature_spec())
+    logits = model({name: columns[name] for name in model.input}, training=False)
+    return {task: tf.sigmoid(logits[task]).numpy().reshape(-1) for task in TASKS}
+
+
+def test_only_the_tables_lose_digits(compressed, toy_export):
+    _, model, _ = compressed
+    for layer, source in zip(model.layers, toy_export.model.layers, strict=True):
+        if isinstance(layer, IdEmbedding):
+            rows = np.arange(layer.size)
+            np.testing.assert_allclose(np.array(layer(rows)), np.array(source.embeddings), atol=0.01)
+        else:
+            for mine, theirs in zip(layer.get_weights(), source.get_weights(), strict=True):
+                np.testing.assert_array_equal(mine, theirs)
+
+
+def test_scores_stay_close_and_the_export_answers_like_the_model_in_memory(
+    compressed, toy_export, toy_spec, toy_data, toy_transform
+):
+    _, model, folder = compressed
+    small = probabilities(model, toy_data, toy_transform)
+    whole = probabilities(toy_export.model, toy_data, toy_transform)
+    loaded = tf.saved_model.load(str(folder))
+    columns = to_columns(toy_spec, toy_data.rows["eval"])
+    answer = loaded.signatures["score_rows"](**{name: tf.constant(value) for name, value in columns.items()})
+    for task in TASKS:
+        np.testing.assert_allclose(small[task], whole[task], atol=0.05)
+        assert not np.array_equal(small[task], whole[task])
+        # Transformed rows are not in the order of the raw ones.
+        np.testing.assert_allclose(np.sort(answer[task].numpy().reshape(-1)), np.sort(small[task]), atol=1e-6)
+
+
+def test_the_checkpoint_holds_small_tables_that_a_warm_start_reads(compressed, toy_export, toy_spec, toy_transform):
+    storage, model, folder = compressed
+    tables = json.loads((folder / METADATA).read_text())["embeddings"]
+    checkpoint = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+    kind = checkpoint.get_variable_to_dtype_map()[tables["clip"]["variable"]]
+    assert kind == getattr(tf, storage)
+    assert ("scale" in tables["clip"]) == (storage == "int8")
+    fresh = ranker(toy_spec, toy_transform, toy_export.params, seed=9)
+    taken = warm_start(fresh, toy_spec, toy_transform, str(folder))
+    known = np.arange(1, 1 + taken["clip"])
+    rows = np.array(fresh.get_layer("embedding_clip").embeddings)[known]
+    np.testing.assert_array_equal(rows, np.array(model.get_layer("embedding_clip")(known)))
+
+
+def test_small_tables_are_not_trained(compressed):
+    _, model, _ = compressed
+    assert not any("embedding_" in variable.path for variable in model.trainable_variables)
+    assert keras.backend.floatx() == "float32"

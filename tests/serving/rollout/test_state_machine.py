@@ -1,0 +1,757 @@
+"""A roll-out leaves the old or the new state, never serves an unloaded version, and promotes only what scores right.
+
+Run as a program, this file is the process that the tests kill: `python test_rollout.py SCENARIO TEMPLATE FOLDER`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mixrank.serving import model_config
+from mixrank.serving.base.model_versions import versions
+from mixrank.serving.export.golden import read_golden, write_golden
+from mixrank.serving.rollout import model_server
+from mixrank.serving.rollout.log import Journal, locked
+from mixrank.serving.rollout.model_server import RestServer, State
+from mixrank.serving.rollout.state_machine import Golden, Rollout
+
+GOLDEN = [({"x": 1.0}, {"click": 0.25}), ({"x": 2.0}, {"click": 0.5})]
+
+
+def save(folder, factor=0.25, weights=b"weights"):
+    """Something that looks like a SavedModel, and scores x as `factor` times x in the server below."""
+    (folder / "variables").mkdir(parents=True)
+    (folder / "assets.extra").mkdir()
+    (folder / "saved_model.pb").write_bytes(b"graph")
+    (folder / "variables" / "variables.index").write_bytes(b"index")
+    (folder / "variables" / "variables.data-00000-of-00001").write_bytes(weights)
+    (folder / "factor").write_text(str(factor))
+    write_golden(folder / "assets.extra" / "golden.jsonl", *zip(*GOLDEN, strict=True))
+    return folder
+
+
+class FakeServing:
+    """TensorFlow Serving as far as a roll-out sees it: it follows the models.config of a base, a step per question.
+
+    A version takes one step in LOADING. Labels move a step after versions are unloaded, which is as late as it may be.
+    An existing label moves only to a version that is loaded, else no label moves.
+    Every step in which a label names a version that is not loaded is an outage.
+    """
+
+    def __init__(self, config, name="shop", base=None):
+        self.config, self.name, self.lock = Path(config), name, threading.Lock()
+        self.base = Path(base or self.config.parent)
+        self.states, self.labels, self.outages, self.seen = {}, {}, [], {}
+
+    def step(self):
+        entry = model_config.find(model_config.read(self.config), self.name)
+        if entry is None:
+            return
+        found = versions(self.base)
+        wanted = set(entry.model_version_policy.specific.versions) or {max(found)}
+        for version in wanted & set(found):
+            state = self.states.get(version)
+            if state is None or state == State("END"):
+                self.states[version] = State("LOADING")
+            elif state.name == "LOADING":
+                broken = (found[version] / "broken").exists()
+                self.states[version] = State("END", "cannot parse the graph") if broken else State("AVAILABLE")
+        for version in set(self.states) - wanted:
+            if self.states[version].name != "END":
+                self.states[version] = State("END")
+        moves, self.seen = self.seen, dict(entry.version_labels)
+        if all(self.available(version) or label not in self.labels for label, version in moves.items()):
+            self.labels = moves
+        self.outages += [pair for pair in self.labels.items() if not self.available(pair[1])]
+
+    def started(self):
+        """This server, once it has loaded what it found."""
+        self.step(), self.step(), self.step()
+        self.outages.clear()
+        return self
+
+    def available(self, version):
+        return self.states.get(version) == State("AVAILABLE")
+
+    # As `mixrank.serving.rollout.model_server.Server`.
+
+    def state(self, version):
+        with self.lock:
+            self.step()
+            return self.states.get(version, State("UNKNOWN"))
+
+    def resolve(self, label):
+        with self.lock:
+            self.step()
+            version = self.labels.get(label)
+            return version if self.available(version) else None
+
+    def score(self, version, instances):
+        factor = float((self.base / str(version) / "factor").read_text())
+        return [{"click": factor * instance["x"]} for instance in instances]
+
+
+def answer(serving, method, path, body):
+    """Status and JSON for a REST request, as TensorFlow Serving answers it."""
+    parts, _, verb = path.partition(":")
+    words = parts.split("/")
+    if words[1] != "v1":
+        return 404, {"error": "Not found"}
+    if len(words) < 4 or words[2] != "models":
+        return 400, {"error": f"Malformed request: {method} {path}"}
+    name, rest = words[3], words[4:]
+    if name != serving.name:
+        return 404, {"error": f"Could not find any versions of model {name}"}
+    version = None
+    if rest[:1] == ["versions"]:
+        version = int(rest[1])
+        state = serving.state(version)
+    elif rest[:1] == ["labels"]:
+        with serving.lock:
+            serving.step()
+            if rest[1] not in serving.labels:
+                return 400, {"error": f"Unrecognized servable version label: {rest[1]}"}
+            version = serving.labels[rest[1]]
+            state = serving.states.get(version, State("UNKNOWN"))
+    if method == "POST" and verb == "predict":
+        if state.name != "AVAILABLE":
+            return 404, {"error": f"Servable not found for request: Specific({name}, {version})"}
+        if body.get("signature_name") != "score_rows":
+            return 400, {"error": "Serving signature name not found"}
+        scores = serving.score(version, [{"x": x} for x in body["inputs"]["x"]])
+        # The name of a single output is left out.
+        return 200, {"outputs": [[each["click"]] for each in scores]}
+    if method == "GET" and rest[2:] == ["metadata"]:
+        if state.name != "AVAILABLE":
+            return 404, {"error": f"Servable not found for request: Specific({name}, {version})"}
+        signatures = {"score_rows": {"inputs": {"x": {}}, "outputs": {"click": {}}}}
+        spec = {"name": name, "signature_name": "", "version": str(version)}
+        return 200, {"model_spec": spec, "metadata": {"signature_def": {"signature_def": signatures}}}
+    if method == "GET" and rest[:1] == ["versions"] and len(rest) == 2:
+        if state.name == "UNKNOWN":
+            return 404, {"error": f"Could not find version {version} of model {name}"}
+        status = {"error_code": "UNKNOWN" if state.message else "OK", "error_message": state.message}
+        return 200, {"model_version_status": [{"version": rest[1], "state": state.name, "status": status}]}
+    return 400, {"error": f"Malformed request: {method} {path}"}
+
+
+@pytest.fixture
+def listen():
+    """Puts a `FakeServing` on a port."""
+    servers = []
+
+    def start(serving):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                status, found = answer(serving, self.command, self.path, json.loads(body or b"{}"))
+                text = json.dumps(found).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_POST = do_GET
+
+            def log_message(self, *arguments):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_sleep(monkeypatch):
+    hurry()
+    yield
+    model_server.time = time
+
+
+def hurry():
+    model_server.time = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: time.sleep(0.001))
+
+
+@pytest.fixture
+def base(tmp_path):
+    """Versions 1 and 2 of the model `shop`."""
+    save(tmp_path / "shop" / "1")
+    save(tmp_path / "shop" / "2", weights=b"others.")
+    return tmp_path / "shop"
+
+
+@pytest.fixture
+def mixrank(monkeypatch):
+    from typer.testing import CliRunner
+
+    from mixrank.pipeline import cli
+    from mixrank.pipeline.commands import terminal
+
+    monkeypatch.setattr(terminal.console, "width", 250)
+    return lambda *arguments: CliRunner().invoke(cli.app, ["rollout", *map(str, arguments)])
+
+
+def labels(base):
+    return Rollout(base).entry.labels
+
+
+def loaded(base):
+    return Rollout(base).entry.loaded
+
+
+def rollout(base, serving=None, wait=5.0):
+    return Rollout(base, server=serving, wait=wait, say=str)
+
+
+# The commands.
+
+
+def test_a_version_goes_from_push_to_stable_and_back_without_an_outage(base, tmp_path, listen, mixrank):
+    serving = FakeServing(base / "models.config")
+    url = listen(serving)
+    model = save(tmp_path / "new", weights=b"newest.")
+
+    def succeeds(*arguments):
+        result = mixrank(*arguments)
+        assert result.exit_code == 0, result.output
+        assert "next:\n  mixrank rollout " in result.output
+        return result.output
+
+    assert "version 1 is the canary" in succeeds("canary", base, "--version", 1, "--url", url)
+    assert (labels(base), loaded(base)) == ({"canary": 1}, {1})
+    assert "version 1 scores 2 golden rows as expected" in succeeds("promote", base, "--url", url)
+    assert labels(base) == {"stable": 1, "canary": 1}
+    pushed = succeeds("push", base, model)
+    (third,) = set(versions(base)) - {1, 2}
+    assert f"pushed version {third}; nothing serves it yet" in pushed and loaded(base) == {1}
+    assert abs(third - time.time()) < 60
+    succeeds("canary", base, "--url", url)
+    assert (labels(base), loaded(base)) == ({"stable": 1, "canary": third}, {1, third})
+    succeeds("promote", base, "--url", url)
+    assert (labels(base), loaded(base)) == ({"stable": third, "canary": third, "previous": 1}, {1, third})
+    assert RestServer(url, "shop").resolve("stable") == third
+    succeeds("rollback", base, "--url", url)
+    assert (labels(base), loaded(base)) == ({"stable": 1, "canary": 1}, {1})
+    assert RestServer(url, "shop").resolve("stable") == 1
+    assert RestServer(url, "shop").state(third) == State("END")
+    assert serving.outages == []
+
+
+def test_status_is_a_table_of_what_is_there_and_what_is_served(base, listen, mixrank, tmp_path):
+    url = listen(FakeServing(base / "models.config"))
+    (base / "2" / "assets.extra" / "mixrank.json").write_text('{"model": {"name": "hemix", "preset": "tiny"}}')
+    mixrank("canary", base, "--version", 1, "--url", url), mixrank("promote", base, "--url", url)
+    mixrank("canary", base, "--version", 2, "--url", url, "--unchecked")
+    mixrank("push", base, save(tmp_path / "new", weights=b"newest."))
+    result = mixrank("status", base, "--url", url)
+    assert result.exit_code == 0, result.output
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.output.splitlines() if "│" in line]
+    newest, second, first = rows
+    assert first[:2] == ["1", "stable"] and first[-1] == "AVAILABLE"
+    assert second == ["2", "canary", "", "hemix tiny", "", "AVAILABLE"]
+    assert newest[1] == "" and newest[-1] == "UNKNOWN"
+    assert abs(time.time() - time.mktime(time.strptime(newest[2] + " UTC", "%Y-%m-%d %H:%M:%S %Z"))) < 26 * 3600
+    assert f"mixrank rollout promote {base} --url {url}" in result.output
+    unasked = mixrank("status", base).output
+    assert "in models.config" in unasked and "no" in unasked
+
+
+def test_status_shows_the_metrics_of_the_run_that_pushed_a_version(tmp_path, mixrank):
+    import pandas as pd
+
+    base = save(tmp_path / "run" / "serving" / "shop" / "5").parent
+    save(base / "4")
+    about = {
+        "name": "r",
+        "tasks": ["click"],
+        "scenario": {"column": "page", "labels": {}},
+        "model_run": "",
+        "pushed": "",
+    }
+    about.update(model_run=str(tmp_path / "run"), pushed=f"/elsewhere/serving/shop/{5}")
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about))
+    frame = {"user": [1, 1, 2], "item": [1, 2, 3], "at": [1, 2, 3], "page": ["a", "a", "b"]}
+    frame.update(label_click=[1, 0, 0], score_click=[0.5, 0.4, 0.6])
+    pd.DataFrame(frame).to_parquet(tmp_path / "run" / "predictions.parquet")
+    newest, older = (line for line in mixrank("status", base).output.splitlines() if line.startswith("│"))
+    assert "click AUC 0.5000" in newest and "AUC" not in older
+    (tmp_path / "run" / "predictions.parquet").unlink()
+    assert "AUC" not in mixrank("status", base).output
+
+
+def test_without_a_server_the_file_is_written_and_that_is_said(base, mixrank):
+    result = mixrank("canary", base, "--version", 1)
+    assert result.exit_code == 0
+    assert "version 1 is the canary in models.config; no server was asked whether it follows" in result.output
+    result = mixrank("promote", base)
+    assert result.exit_code == 1 and "give its --url, or say --unchecked" in result.output
+    assert mixrank("promote", base, "--unchecked").exit_code == 0
+    assert labels(base) == {"stable": 1, "canary": 1}
+
+
+def test_a_trial_can_be_ended_alone(base):
+    steps = rollout(base)
+    steps.canary(1), steps.promote(golden=None), steps.canary(2)
+    with pytest.raises(
+        ValueError, match="no previous stable version to return to; to end the canary's trial: --canary"
+    ):
+        steps.rollback()
+    assert steps.rollback(trial=True) == 1
+    assert (labels(base), loaded(base)) == ({"stable": 1, "canary": 1}, {1})
+
+
+def test_after_a_trial_has_ended_rollback_still_goes_back(base):
+    save(base / "3", weights=b"thirds.")
+    steps = rollout(base)
+    steps.canary(1), steps.promote(golden=None), steps.canary(2), steps.promote(golden=None), steps.canary(3)
+    assert steps.rollback(trial=True) == 2
+    assert labels(base) == {"stable": 2, "canary": 2, "previous": 1}
+    assert steps.rollback() == 1
+    assert labels(base) == {"stable": 1, "canary": 1}
+
+
+def test_rollback_returns_to_a_named_version_that_it_loads_first(base):
+    serving = FakeServing(base / "models.config")
+    steps = rollout(base, serving)
+    steps.canary(2), steps.promote()
+    with pytest.raises(ValueError, match="no previous stable version to return to; name a version: --to VERSION"):
+        steps.rollback()
+    assert steps.rollback(1) == 1
+    assert (labels(base), loaded(base), serving.outages) == ({"stable": 1, "canary": 1}, {1}, [])
+    with pytest.raises(ValueError, match="there is no version 7; there are 1, 2"):
+        steps.rollback(7)
+
+
+def test_a_repeated_rollback_changes_nothing(base):
+    said = []
+    steps = Rollout(base, server=FakeServing(base / "models.config"), say=said.append)
+    steps.canary(1), steps.promote(), steps.canary(2), steps.promote()
+    assert steps.rollback() == steps.rollback() == 1
+    assert said[-1] == "version 1 is stable already, by the last rollback; to go further back, name a version: --to"
+    assert labels(base) == {"stable": 1, "canary": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["canary", "{empty}"], "holds no version; begin with: mixrank rollout push"),
+        (["canary", "{base}", "--version", "9"], "there is no version 9; there are 1, 2"),
+        (["promote", "{base}"], "there is no canary to promote"),
+        (["rollback", "{base}"], "there is no previous stable version to return to"),
+        (["rollback", "{base}", "--canary"], "no version is stable yet"),
+        (["push", "{base}", "{empty}"], "is not a SavedModel"),
+        (["push", "{base}", "{base}", "--keep", "0"], "`keep` must be at least 1, received 0"),
+        (["status", "{base}/nowhere"], "does not exist"),
+        (["canary", "{base}", "--url", "localhost:8501"], "must be like http://localhost:8501"),
+        (["canary", "{base}", "--url", "http://127.0.0.1:9"], "at http://127.0.0.1:9: UNAVAILABLE: no answer"),
+    ],
+)
+def test_mistakes_are_one_readable_line(base, tmp_path, mixrank, arguments, message):
+    (tmp_path / "empty").mkdir()
+    result = mixrank(*(each.format(base=base, empty=tmp_path / "empty") for each in arguments))
+    assert result.exit_code == 1 and message in result.output, result.output
+    assert "Traceback" not in result.output
+    assert labels(base) == {} and loaded(base) == set()
+
+
+# Golden rows.
+
+
+def test_a_version_that_scores_golden_rows_otherwise_is_not_promoted(base, listen, mixrank):
+    serving = FakeServing(base / "models.config")
+    url = listen(serving)
+    (base / "2" / "factor").write_text("0.2500001")
+    rollout(base, serving).canary(1), rollout(base, serving).promote()
+    mixrank("canary", base, "--version", 2, "--url", url)
+    before = (base / "models.config").read_bytes()
+    (base / "2" / "factor").write_text("0.26")
+    result = mixrank("promote", base, "--url", url)
+    assert result.exit_code == 1
+    assert "off by 0.02, more than the tolerance 0.0001" in result.output
+    assert "golden row 2, click: 0.52 instead of 0.5" in result.output
+    assert (base / "models.config").read_bytes() == before
+    assert mixrank("promote", base, "--url", url, "--tolerance", 0.03).exit_code == 0
+    assert labels(base)["stable"] == 2
+
+
+def test_a_canary_that_scores_golden_rows_otherwise_gets_no_label_and_is_unloaded(base):
+    serving = FakeServing(base / "models.config")
+    steps = rollout(base, serving)
+    steps.canary(1), steps.promote()
+    (base / "2" / "factor").write_text("nan")
+    with pytest.raises(ValueError, match="golden row 1, click: nan instead of 0.25"):
+        steps.canary(2)
+    assert (labels(base), loaded(base), serving.outages) == ({"stable": 1, "canary": 1}, {1}, [])
+    assert steps.journal.last()["event"] == "failed" and "nan" in steps.journal.last()["reason"]
+
+
+def test_a_server_that_has_not_loaded_the_canary_stops_a_promotion(base):
+    serving = FakeServing(base / "models.config")
+    rollout(base).canary(1)
+    steps = rollout(base, serving)
+    with pytest.raises(ValueError, match="the server is not ready: version 1 is LOADING"):
+        steps.promote()
+    assert labels(base) == {"canary": 1}
+    serving.step()
+    steps.promote()
+    assert labels(base) == {"stable": 1, "canary": 1}
+
+
+def test_a_version_without_golden_rows_needs_a_word_to_be_promoted(base):
+    (base / "1" / "assets.extra" / "golden.jsonl").unlink()
+    steps = rollout(base, FakeServing(base / "models.config"))
+    steps.canary(1)
+    with pytest.raises(ValueError, match="version 1 has no golden rows to check"):
+        steps.promote()
+    assert steps.promote(golden=None) == 1
+
+
+def test_golden_rows_can_be_given_and_scored_by_any_callable(base, tmp_path):
+    write_golden(tmp_path / "given.jsonl", [{"x": 3}], [{"click": 0.6, "buy": 0.1}])
+    steps, asked = rollout(base), []
+
+    def scorer(version, instances):
+        asked.append((version, list(instances)))
+        return [{"click": 0.6, "buy": 0.1}]
+
+    steps.canary(1, golden=None)
+    steps.promote(golden=Golden(tmp_path / "given.jsonl", scorer=scorer))
+    assert asked == [(1, [{"x": 3}])]
+    steps.canary(2, golden=None)
+    with pytest.raises(ValueError, match=r"answers no `buy`, only \['click'\]"):
+        steps.promote(golden=Golden(tmp_path / "given.jsonl", scorer=lambda *_: [{"click": 0.6}]))
+    with pytest.raises(ValueError, match="answered 0 of 1 golden rows"):
+        steps.promote(golden=Golden(tmp_path / "given.jsonl", scorer=lambda *_: []))
+    assert labels(base)["stable"] == 1
+
+
+def test_a_golden_row_is_padded_by_the_spec_of_its_version(base, toy_spec, tmp_path):
+    (base / "1" / "assets.extra" / "mixrank.json").write_text(json.dumps({"spec": toy_spec.model_dump(mode="json")}))
+    write_golden(tmp_path / "g.jsonl", [{"page": "home", "person": 8, "clip": "z"}], [{"click": 0.5}])
+    steps, asked = rollout(base), []
+    steps.canary(1, golden=Golden(tmp_path / "g.jsonl", scorer=lambda _, rows: asked.extend(rows) or [{"click": 0.5}]))
+    assert asked[0]["tag"] == ["", "", ""] and asked[0]["person"] == 8
+    write_golden(tmp_path / "g.jsonl", [{"page": "home", "persn": 8, "clip": "z"}], [{"click": 0.5}])
+    with pytest.raises(ValueError, match="did you mean `person`"):
+        steps.canary(1, golden=Golden(tmp_path / "g.jsonl", scorer=lambda *_: [{"click": 0.5}]))
+
+
+def test_pushed_golden_rows_lie_in_the_version(base, tmp_path):
+    write_golden(tmp_path / "given.jsonl", [{"x": 3}], [{"click": 0.75}])
+    model = save(tmp_path / "new")
+    version = rollout(base).push(model, golden=tmp_path / "given.jsonl")
+    assert read_golden(base / str(version) / "assets.extra" / "golden.jsonl")[0].scores == {"click": 0.75}
+    assert len(read_golden(model / "assets.extra" / "golden.jsonl")) == 2
+    assert rollout(base).push(model, golden=tmp_path / "given.jsonl") == version
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no golden rows"),
+        ('{"row": {"x": 1}, "scores": {"click": 0.5}}\n{"row"', "line 2: expected"),
+        ('{"row": {"x": 1}}', "line 1: expected"),
+        ('{"row": {"x": 1}, "scores": {}}', "line 1: `scores` must be finite numbers"),
+        ('{"row": {"x": 1}, "scores": {"click": NaN}}', "line 1: `scores` must be finite numbers"),
+        ('{"row": {"x": 1}, "scores": {"click": "much"}}', "line 1: expected"),
+        ("[]", "line 1: expected"),
+    ],
+)
+def test_a_golden_file_that_is_none_is_refused(tmp_path, text, message):
+    (tmp_path / "golden.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_golden(tmp_path / "golden.jsonl")
+
+
+# The server.
+
+
+def test_a_version_that_does_not_load_gets_no_label_and_the_others_keep_serving(base, listen, mixrank):
+    serving = FakeServing(base / "models.config")
+    url = listen(serving)
+    rollout(base, serving).canary(1), rollout(base, serving).promote()
+    before = (base / "models.config").read_bytes()
+    (base / "2" / "broken").touch()
+    result = mixrank("canary", base, "--url", url)
+    assert result.exit_code == 1
+    assert "the server could not load version 2: cannot parse the graph" in result.output
+    assert (base / "models.config").read_bytes() == before
+    assert serving.resolve("stable") == 1 and serving.outages == []
+
+
+def test_a_first_version_that_does_not_load_leaves_no_model_behind(base):
+    (base / "2" / "broken").touch()
+    with pytest.raises(ValueError, match="could not load version 2"):
+        rollout(base, FakeServing(base / "models.config")).canary()
+    assert model_config.find(model_config.read(base / "models.config"), "shop") is None
+
+
+def test_a_failure_of_an_earlier_attempt_is_not_taken_for_one_of_this(base, monkeypatch):
+    serving = FakeServing(base / "models.config")
+    answers = iter([State("END", "out of memory"), State("END", "out of memory"), State("LOADING"), State("AVAILABLE")])
+    monkeypatch.setattr(serving, "state", lambda version: next(answers))
+    model_server.wait_available(serving, 1, seconds=5)
+    assert next(answers, None) is None
+
+
+def test_a_server_that_never_looks_at_the_file_is_told_apart(base, tmp_path):
+    blind = FakeServing(tmp_path / "another.config")
+    with pytest.raises(ValueError, match="version 2 is UNKNOWN after 0 s; was the server started with --model_config"):
+        rollout(base, blind, wait=0).canary()
+    assert labels(base) == {}
+
+
+def test_a_label_that_the_server_does_not_take_is_an_error_and_the_command_can_go_on(base, monkeypatch):
+    serving = FakeServing(base / "models.config")
+    steps = rollout(base, serving)
+    steps.canary(1), steps.promote(), steps.canary(2), steps.promote()
+    monkeypatch.setattr(serving, "resolve", lambda label: 2)
+    with pytest.raises(ValueError, match="gives `stable` to version 1, but after 0 s the server answers with 2"):
+        rollout(base, serving, wait=0).rollback()
+    monkeypatch.undo()
+    hurry()
+    assert loaded(base) == {1, 2}
+    assert rollout(base, serving).rollback() == 1
+    assert (labels(base), loaded(base), serving.outages) == ({"stable": 1, "canary": 1}, {1}, [])
+
+
+def test_a_deployed_version_is_followed_by_what_the_pusher_adds(base, tmp_path, listen, mixrank):
+    from mixrank.serving.rollout.deployment import Options, served, write_deployment
+
+    write_deployment(tmp_path / "out", [served(base / "1")], Options())
+    config = tmp_path / "out" / "models.config"
+    serving = FakeServing(config, base=base).started()
+    options = ["--config", config, "--url", listen(serving)]
+    assert serving.labels == {"stable": 1, "canary": 1}, "version 2 was there and is not served"
+    for command in ("canary", "promote"):
+        result = mixrank(command, base, *options)
+        assert result.exit_code == 0, result.output
+        assert f"--config {config}" in result.output
+    assert serving.resolve("stable") == 2 and serving.outages == []
+    assert mixrank("rollback", base, *options).exit_code == 0
+    assert serving.resolve("stable") == 1 and serving.outages == []
+    (entry,) = model_config.read(config).model_config_list.config
+    assert entry.base_path == "/models/shop"
+
+
+def test_several_models_share_a_models_config(base, tmp_path):
+    other = save(tmp_path / "clips" / "7").parent
+    config = tmp_path / "deploy" / "models.config"
+    for folder in (base, other):
+        steps = Rollout(folder, config=config, base_path=f"/models/{folder.name}", say=str)
+        steps.canary(), steps.promote(golden=None)
+    found = {model.name: model for model in model_config.read(config).model_config_list.config}
+    assert {name: dict(model.version_labels) for name, model in found.items()} == {
+        "shop": {"stable": 2, "canary": 2},
+        "clips": {"stable": 7, "canary": 7},
+    }
+    assert found["clips"].base_path == "/models/clips"
+    assert not (base / "models.config").exists()
+
+
+def test_a_model_served_as_the_latest_is_pinned_before_a_push(base, tmp_path):
+    config = model_config.new()
+    model_config.add(config, "shop", str(base))
+    model_config.write(base / "models.config", config)
+    rollout(base).push(save(tmp_path / "new", weights=b"newest."))
+    assert (labels(base), loaded(base)) == ({"stable": 2, "canary": 2}, {2})
+
+
+# Folders.
+
+
+def test_the_same_model_is_not_pushed_twice(base, tmp_path):
+    model = save(tmp_path / "new", weights=b"newest.")
+    version = rollout(base).push(model)
+    assert rollout(base).push(model) == version
+    assert rollout(base).push(base) == version
+    changed = save(tmp_path / "changed", weights=b"newer..")
+    assert rollout(base).push(changed) == version + 1 or len(versions(base)) == 4
+
+
+def test_pruning_never_removes_what_is_labelled(base, tmp_path):
+    steps = rollout(base, FakeServing(base / "models.config"))
+    for number in (3, 4, 5, 6):
+        save(base / str(number), weights=b"version" + bytes([number]))
+    steps.canary(1), steps.promote(), steps.canary(3), steps.promote(), steps.canary(4)
+    newest = steps.push(save(tmp_path / "new"), keep=1)
+    assert newest == 1, "the same files are there as version 1"
+    assert sorted(versions(base)) == [1, 3, 4, 6]
+    steps.promote(keep=1)
+    assert labels(base) == {"stable": 4, "canary": 4, "previous": 3}
+    assert sorted(versions(base)) == [3, 4, 6]
+
+
+def test_nothing_is_removed_where_nobody_says_what_is_used(base, mixrank):
+    result = mixrank("push", base, base / "1", "--keep", 1)
+    assert result.exit_code == 0 and "nothing is removed" in result.output
+    assert sorted(versions(base)) == [1, 2]
+
+
+def test_a_second_roll_out_is_refused_while_one_is_at_work(base, mixrank):
+    with locked(base / ".rollout" / "lock", "mixrank rollout canary, model shop"):
+        result = mixrank("promote", base)
+    assert result.exit_code == 1
+    assert f"another roll-out is at work: `mixrank rollout canary, model shop`, process {os.getpid()}" in result.output
+    assert mixrank("canary", base).exit_code == 0
+
+
+def test_a_lock_whose_process_was_killed_is_free(base):
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time, pathlib; from mixrank.serving.rollout.log import locked\n"
+            "with locked(pathlib.Path(sys.argv[1]), 'held'): print('held', flush=True); time.sleep(60)",
+            base / ".rollout" / "lock",
+        ],
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(ValueError, match="another roll-out is at work: `held`"):
+        rollout(base).canary()
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    assert rollout(base).canary() == 2
+
+
+def test_a_torn_line_of_the_journal_is_dropped(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    assert journal.last() is None
+    journal.append("push", "begun", version=3)
+    journal.path.write_text(journal.path.read_text() + '{"at": "2026-01-')
+    assert journal.last()["version"] == 3
+    journal.append("push", "done", version=3)
+    assert [each["event"] for each in journal.records()] == ["begun", "done"]
+
+
+# Kill -9.
+
+FIRST, SECOND = {"stable": 1, "canary": 1}, {"stable": 1, "canary": 2}
+THIRD = {"stable": 2, "canary": 2, "previous": 1}
+SCENARIOS = {
+    # Name: labels before, command, labels after.
+    "push": (FIRST, lambda steps: steps.push(steps.base.parent / "new"), FIRST),
+    "push-and-pin": (None, lambda steps: steps.push(steps.base.parent / "new"), {"stable": 3, "canary": 3}),
+    "canary": (FIRST, lambda steps: steps.canary(2), SECOND),
+    "promote": (SECOND, lambda steps: steps.promote(keep=1), THIRD),
+    "rollback": (THIRD, lambda steps: steps.rollback(), FIRST),
+    "rollback-canary": (SECOND, lambda steps: steps.rollback(trial=True), FIRST),
+}
+
+
+def drive(scenario, template, folder):
+    """Runs a scenario's command again and again, killed at one more step each time, until it comes through.
+
+    A step is anything that changes what another process sees: a file opened for writing, made, synced, renamed,
+    removed, locked. Run `number` is left in FOLDER/number.
+    """
+    hurry()
+    # Imported by now, so that imports are no steps.
+    model_config.parse_text("", model_config.new(), "")
+    number = 0
+    while True:
+        # Links are enough: whoever changes a file writes another and renames it.
+        shutil.copytree(template, folder / str(number), copy_function=os.link)
+        child = os.fork()
+        if not child:
+            kill_at(number)
+            base = folder / str(number) / "shop"
+            SCENARIOS[scenario][1](rollout(base, FakeServing(base / "models.config").started()))
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        if os.WIFEXITED(status):
+            sys.exit(os.WEXITSTATUS(status))
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        number += 1
+
+
+def kill_at(number):
+    left = number
+    changes = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate", "shutil.copyfile", "fcntl.flock"}
+
+    def step():
+        nonlocal left
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+    def hook(event, arguments):
+        if event in changes or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            step()
+
+    # A killed process loses nothing that it wrote, so nothing is synced here; it is a step all the same.
+    os.fsync = lambda handle: step()
+    sys.addaudithook(hook)
+
+
+SLOW = ("push-and-pin", "rollback-canary")
+
+
+@pytest.mark.parametrize(
+    "scenario", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in SCENARIOS]
+)
+def test_a_kill_at_any_step_leaves_the_old_or_the_new_state_and_the_command_can_be_repeated(
+    scenario, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    before, command, after = SCENARIOS[scenario]
+    template = tmp_path / "template"
+    base = template / "shop"
+    for number in (0, 1, 2, 3):
+        save(base / str(number), weights=b"version%d" % number)
+    model = save(template / "new", weights=b"newest..")
+    config = model_config.new()
+    entry = model_config.add(config, "shop", "/models/shop")
+    if before:
+        model_config.pin(entry, set(before.values()), before)
+    model_config.write(base / "models.config", config)
+    before = before or {}
+    arguments = [sys.executable, __file__, scenario, str(template), str(tmp_path)]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    runs = sorted((path for path in tmp_path.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    assert len(runs) > 8, "the command takes more steps than that"
+    seen = set()
+    for run in runs:
+        base = run / "shop"
+        found, state = versions(base), labels(base)
+        seen.add((tuple(sorted(state.items())), len(found)))
+        assert state in (before, after)
+        assert set(state.values()) <= loaded(base) and loaded(base) <= set(found)
+        whole = {path.relative_to(model) for path in model.rglob("*")}
+        for path in found.values():
+            assert {each.relative_to(path) for each in path.rglob("*")} == whole
+            assert (path / "variables" / "variables.data-00000-of-00001").stat().st_size == 8
+        serving = FakeServing(base / "models.config").started()
+        command(rollout(base, serving))
+        assert labels(base) == after and serving.outages == []
+        assert loaded(base) == set(after.values())
+        final = versions(base)
+        assert len(final) == {"push": 5, "push-and-pin": 5, "promote": 3}.get(scenario, 4)
+        assert {path.name for path in base.iterdir()} == {"models.config", ".rollout", *map(str, final)}
+        assert Rollout(base).journal.last()["event"] in ("done", "interrupted")
+    assert len(seen) > 1, "some kills came before the change and some after"
+
+
+if __name__ == "__main__":
+    drive(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

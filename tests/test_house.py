@@ -1,0 +1,61 @@
+"""Rooms and their faces."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STOREYS = ("schemas", "layers", "serving", "components", "pipeline")
+FACES = sorted(path for storey in STOREYS for path in (ROOT / storey).rglob("__init__.pyi"))
+
+
+def _names(stub: Path) -> dict[str, str]:
+    """Public name -> the file it comes from."""
+    imports = [node for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: str(node.module) for node in imports for alias in node.names}
+
+
+def _room(stub: Path) -> str:
+    return ".".join(["mixrank", *stub.parent.relative_to(ROOT).parts])
+
+
+@pytest.mark.parametrize("stub", FACES, ids=_room)
+def test_a_face_hands_out_what_its_files_define(stub):
+    for name, file in _names(stub).items():
+        tree = ast.parse((stub.parent / f"{file}.py").read_text())
+        defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        defined |= {target.id for node in tree.body for target in _targets(node)}
+        assert name in defined, f"{_room(stub)} promises {name}, which {file}.py does not define"
+
+
+def _targets(node: ast.stmt) -> list[ast.Name]:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    flat = [each for target in targets for each in (target.elts if isinstance(target, ast.Tuple) else [target])]
+    return [each for each in flat if isinstance(each, ast.Name)]
+
+
+@pytest.mark.parametrize("stub", FACES, ids=_room)
+def test_no_public_name_is_hidden_by_a_file_of_the_room(stub):
+    # Importing the file would put the module in the name's place.
+    assert not set(_names(stub)) & {path.stem for path in stub.parent.glob("*.py")}
+
+
+def test_no_room_holds_more_than_fifteen_files():
+    for storey in STOREYS:
+        for folder in [ROOT / storey, *(ROOT / storey).rglob("*/")]:
+            files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+            assert len(files) <= 15, f"{folder.relative_to(ROOT)} holds {len(files)} files"
+
+
+def test_every_storey_is_reached_under_the_one_name_only():
+    for storey in STOREYS:
+        assert importlib.util.find_spec(f"mixrank.{storey}") is not None
+    code = f"import importlib.util as u; print([n for n in {STOREYS} if u.find_spec(n)])"
+    done = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
