@@ -130,14 +130,14 @@ def build(
         ValueError: as `check`, or a value that the model's constructor refuses.
     """
     values = check(name, params, preset)
-    backbone = getattr(importlib.import_module(f"mixrank.layers.models.{name}"), model(name).class_name)
+    backbone = getattr(importlib.import_module(_module(name)), model(name).class_name)
     return backbone(name=name, scenarios=scenarios, **values)
 
 
 def import_all() -> None:
     """Imports every model, so that Keras can load any of them from a file."""
     for name in names():
-        importlib.import_module(f"mixrank.layers.models.{name}")
+        importlib.import_module(_module(name))
 
 
 def _module(name: str) -> str:
