@@ -50,9 +50,9 @@ class Vocab(Declaration):
     """
 
     type: Literal["vocab"] = "vocab"
-    min_count: int = Field(1, ge=1)
-    oov: int = Field(1, ge=1)
-    max_size: int | None = Field(None, ge=1)
+    min_count: int = Field(default=1, ge=1)
+    oov: int = Field(default=1, ge=1)
+    max_size: int | None = Field(default=None, ge=1)
 
 
 class Hash(Declaration):
@@ -70,9 +70,15 @@ Encoding = Annotated[Vocab | Hash, Field(discriminator="type")]
 
 
 class Named(Declaration):
-    """A declaration with a column name."""
+    """A declaration that takes the name of its column by position."""
 
-    name: str
+    name: str = Field(kw_only=False)
+
+    def __init__(self, name: str, **others: Any) -> None:
+        super().__init__(name=name, **others)  # type: ignore[call-arg]
+
+    # JSON is validated without it, or a missing name would be a TypeError.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @field_validator("name")
     @classmethod
@@ -116,7 +122,7 @@ class Scenario(Named):
 
     values: tuple[int, ...] | tuple[str, ...] = Field(min_length=1)
     labels: tuple[str, ...] = ()
-    dim: int = Field(8, ge=1)
+    dim: int = Field(default=8, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> Scenario:
@@ -144,7 +150,7 @@ class Label(Named):
         weight: float > 0. Weight of the task in the loss.
     """
 
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0)
 
 
 class Categorical(Named):
@@ -163,10 +169,10 @@ class Categorical(Named):
     type: Literal["categorical"] = "categorical"
     group: Group
     vocab: Encoding = Vocab()
-    dim: int = Field(16, ge=1)
+    dim: int = Field(default=16, ge=1)
     dtype: Dtype = "int"
     required: bool = False
-    drift: float | None = Field(None, gt=0, le=1)
+    drift: float | None = Field(default=None, gt=0, le=1)
 
 
 class MultiCategorical(Named):
@@ -181,12 +187,12 @@ class MultiCategorical(Named):
     type: Literal["multi_categorical"] = "multi_categorical"
     group: Group
     vocab: Encoding = Vocab()
-    dim: int = Field(16, ge=1)
+    dim: int = Field(default=16, ge=1)
     dtype: Dtype = "str"
     separator: str | None = None
-    max_length: int = Field(4, ge=1)
+    max_length: int = Field(default=4, ge=1)
     required: bool = False
-    drift: float | None = Field(None, gt=0, le=1)
+    drift: float | None = Field(default=None, gt=0, le=1)
 
 
 class Numeric(Named):
@@ -204,11 +210,11 @@ class Numeric(Named):
     type: Literal["numeric"] = "numeric"
     group: Group
     transform: Literal["none", "log1p", "standardize", "log1p_standardize", "bucketize"] = "standardize"
-    buckets: int = Field(16, ge=2)
-    dim: int = Field(8, ge=1)
-    default: float = Field(0.0, allow_inf_nan=False)
+    buckets: int = Field(default=16, ge=2)
+    dim: int = Field(default=8, ge=1)
+    default: float = Field(default=0.0, allow_inf_nan=False)
     required: bool = False
-    drift: float | None = Field(None, gt=0, le=1)
+    drift: float | None = Field(default=None, gt=0, le=1)
 
 
 class Action(Named):
@@ -220,7 +226,7 @@ class Action(Named):
 
     type: Literal["action"] = "action"
     flags: tuple[str, ...] = Field(min_length=1, max_length=8)
-    dim: int = Field(8, ge=1)
+    dim: int = Field(default=8, ge=1)
 
 
 class TimeGap(Named):
@@ -230,8 +236,8 @@ class TimeGap(Named):
     """
 
     type: Literal["time_gap"] = "time_gap"
-    buckets: int = Field(32, ge=2, le=64)
-    dim: int = Field(8, ge=1)
+    buckets: int = Field(default=32, ge=2, le=64)
+    dim: int = Field(default=8, ge=1)
 
 
 class History(Named):

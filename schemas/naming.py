@@ -1,4 +1,4 @@
-"""Errors that name the nearest right word, and the declaration base class that uses them."""
+"""Errors that name the nearest right word, and the base class of all declarations, which uses them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
@@ -47,20 +47,14 @@ def readable(error: Exception) -> str:
 
 
 class Declaration(BaseModel):
-    """Frozen pydantic model that refuses unknown keys by naming the nearest known one.
-
-    Fields listed in `positional` may be passed by position: `Label("is_click")`.
-    """
+    """Frozen pydantic model that refuses unknown keys by naming the nearest known one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def __init__(self, *args: Any, **values: Any) -> None:
-        fields = list(type(self).model_fields)
-        positional = [field for field in fields if field != "type"][:1]
-        if len(args) > len(positional):
-            raise ValueError(f"{type(self).__name__} takes only `{positional[0]}` by position, received {args!r}")
-        values.update(zip(positional, args, strict=False))
-        for key in values:
-            if key not in type(self).model_fields:
-                raise ValueError(f"{type(self).__name__} has no field `{key}`{nearest(key, fields)}")
-        super().__init__(**values)
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, values: Any) -> Any:
+        for key in values if isinstance(values, dict) else ():
+            if key not in cls.model_fields:
+                raise ValueError(f"{cls.__name__} has no field `{key}`{nearest(key, cls.model_fields)}")
+        return values

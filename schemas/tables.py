@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -71,15 +71,26 @@ class Prior(Declaration):
     always: tuple[str, ...] = ()
 
 
-class Threshold(Declaration):
+class FromColumn(Declaration):
+    """A derived column, which takes the name of the column it is computed from by position."""
+
+    column: str = Field(kw_only=False)
+
+    def __init__(self, column: str, **others: Any) -> None:
+        super().__init__(column=column, **others)  # type: ignore[call-arg]
+
+    # JSON is validated without it, or a missing name would be a TypeError.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+
+class Threshold(FromColumn):
     """Derived 0/1 column: `column >= at_least`."""
 
     type: Literal["threshold"] = "threshold"
-    column: str
     at_least: float
 
 
-class Cut(Declaration):
+class Cut(FromColumn):
     """Derived text column: the name of the interval that holds `column`.
 
     Args:
@@ -89,7 +100,6 @@ class Cut(Declaration):
     """
 
     type: Literal["cut"] = "cut"
-    column: str
     edges: tuple[float, ...] = Field(min_length=1)
     names: tuple[str, ...]
 
@@ -128,7 +138,7 @@ class CalendarDay(Declaration):
 
     type: Literal["calendar_day"] = "calendar_day"
     timezone: Zone = "UTC"
-    starts_at: int = Field(0, ge=0, le=23)
+    starts_at: int = Field(default=0, ge=0, le=23)
 
 
 class Popularity(Declaration):
@@ -147,9 +157,9 @@ class Popularity(Declaration):
 
     of: str
     label: str | None = None
-    smoothing: float = Field(20.0, gt=0)
+    smoothing: float = Field(default=20.0, gt=0)
     timezone: Zone = "UTC"
-    starts_at: int = Field(0, ge=0, le=23)
+    starts_at: int = Field(default=0, ge=0, le=23)
 
 
 class Sliding(Declaration):
@@ -173,7 +183,7 @@ class SplitByDay(Declaration):
     type: Literal["by_day"] = "by_day"
     splits: dict[str, tuple[str, str]]
     timezone: Zone = "UTC"
-    starts_at: int = Field(0, ge=0, le=23)
+    starts_at: int = Field(default=0, ge=0, le=23)
 
     @field_validator("splits")
     @classmethod
@@ -202,8 +212,8 @@ class SplitByUserTail(Declaration):
     """
 
     type: Literal["by_user_tail"] = "by_user_tail"
-    valid: float = Field(0.1, ge=0, lt=1)
-    eval: float = Field(0.1, gt=0, lt=1)
+    valid: float = Field(default=0.1, ge=0, lt=1)
+    eval: float = Field(default=0.1, gt=0, lt=1)
 
 
 class SplitByHash(Declaration):
@@ -214,8 +224,8 @@ class SplitByHash(Declaration):
     """
 
     type: Literal["by_hash"] = "by_hash"
-    valid: float = Field(0.1, ge=0, lt=1)
-    eval: float = Field(0.1, gt=0, lt=1)
+    valid: float = Field(default=0.1, ge=0, lt=1)
+    eval: float = Field(default=0.1, gt=0, lt=1)
 
 
 Split = Annotated[SplitByDay | SplitByUserTail | SplitByHash, Field(discriminator="type")]
@@ -243,7 +253,7 @@ class LogSource(Declaration):
     prior: Prior | None = None
     window: Window = CalendarDay()
     split: Split = SplitByUserTail()
-    max_bad_rows: float = Field(0.001, ge=0, le=1)
+    max_bad_rows: float = Field(default=0.001, ge=0, le=1)
 
     @model_validator(mode="after")
     def _check(self) -> LogSource:

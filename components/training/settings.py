@@ -55,7 +55,7 @@ class ModelSettings(Declaration):
     preset: str | None = "tiny"
     params: dict[str, Any] = {}
     match_params: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(parse_count)] = None
-    embedding_width: float = Field(1.0, gt=0)
+    embedding_width: float = Field(default=1.0, gt=0)
 
 
 class Optimizer(Declaration):
@@ -70,9 +70,9 @@ class Optimizer(Declaration):
     """
 
     name: str = "adam"
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
-    warmup: float = Field(0.0, ge=0, lt=1)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
     options: dict[str, Any] = {}
 
     @field_validator("name")
@@ -117,8 +117,8 @@ class EarlyStopping(Declaration):
     """
 
     metric: str = "loss"
-    patience: int = Field(2, ge=1)
-    min_delta: float = Field(0.0, ge=0)
+    patience: int = Field(default=2, ge=1)
+    min_delta: float = Field(default=0.0, ge=0)
 
     @property
     def higher_is_better(self) -> bool:
@@ -169,20 +169,20 @@ class TrainSettings(Declaration):
     """
 
     splits: tuple[Literal["train", "valid"], ...] = ("train",)
-    batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(default=256, ge=1)
     batch_size_per: Literal["step", "replica"] = "step"
-    accumulate_steps: int = Field(1, ge=1)
+    accumulate_steps: int = Field(default=1, ge=1)
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"
-    base_batch_size: int | None = Field(None, ge=1)
-    epochs: int = Field(1, ge=1)
-    steps_per_round: int | None = Field(None, ge=1)
+    base_batch_size: int | None = Field(default=None, ge=1)
+    epochs: int = Field(default=1, ge=1)
+    steps_per_round: int | None = Field(default=None, ge=1)
     optimizer: Optimizer = Optimizer()
     embedding_optimizer: Optimizer | None = None
     early_stopping: EarlyStopping | None = None
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     jit_compile: Literal["auto", "on", "off"] = "auto"
     replicas: Literal["auto"] | int = "auto"
-    shuffle_rows: int = Field(50_000, ge=1)
+    shuffle_rows: int = Field(default=50_000, ge=1)
     seed: int = 0
     warm_start: str | None = None
     table_storage: Literal["float32", "bfloat16", "int8"] = "float32"

@@ -61,7 +61,7 @@ class Table(Declaration):
     title: str
     reference: str | None = None
     tested: Literal["best", "reference"] = "best"
-    budgets: tuple[Budget, ...] = Field((None,), min_length=1)
+    budgets: tuple[Budget, ...] = Field(default=(None,), min_length=1)
     variants: tuple[Variant, ...] = Field(min_length=2)
     scaling: bool = False
 
@@ -90,7 +90,7 @@ class Tuned(Declaration):
 
     params: dict[str, Any] = {}
     train: dict[str, Any] = {}
-    embedding_width: float | None = Field(None, gt=0)
+    embedding_width: float | None = Field(default=None, gt=0)
 
 
 class Range(Declaration):
@@ -134,9 +134,9 @@ class CompareSettings(Declaration):
         tables: tables of this config, beside the shipped ones; under the name of a shipped one, what differs from it.
     """
 
-    seeds: tuple[int, ...] = Field((0, 1, 2, 3), min_length=2)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2, 3), min_length=2)
     tuned: dict[str, Tuned] = {}
-    search: dict[str, Range | tuple[Any, ...]] = Field(SEARCH, min_length=1)
+    search: dict[str, Range | tuple[Any, ...]] = Field(default=SEARCH, min_length=1)
     tables: dict[str, Table] = {}
 
     @field_validator("tables", mode="before")

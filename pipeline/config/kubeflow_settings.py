@@ -20,10 +20,10 @@ class TrainerResources(Declaration):
         node_selector: labels of the nodes it may run on, besides those for all steps.
     """
 
-    gpus: int = Field(0, ge=0)
+    gpus: int = Field(default=0, ge=0)
     accelerator: str = "nvidia.com/gpu"
-    cpus: str | None = Field(None, pattern=r"^\d+(\.\d+)?$|^\d+m$")
-    memory: str | None = Field(None, pattern=r"^\d+(\.\d+)?([KMGTPE]i?)?$")
+    cpus: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?$|^\d+m$")
+    memory: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?([KMGTPE]i?)?$")
     node_selector: dict[str, str] = {}
 
 
@@ -45,13 +45,13 @@ class KubeflowSettings(Declaration):
     """
 
     image: str | None = None
-    pipeline_root: str = Field("minio://mlpipeline/v2/artifacts", pattern=r"^(minio|s3|gs)://[^/]+")
-    volume: str = Field("mixrank", pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+    pipeline_root: str = Field(default="minio://mlpipeline/v2/artifacts", pattern=r"^(minio|s3|gs)://[^/]+")
+    volume: str = Field(default="mixrank", pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
     mount: str = "/mixrank"
     data: str | None = None
     trainer: TrainerResources = TrainerResources()
     node_selector: dict[str, str] = {}
-    retries: int = Field(2, ge=0)
+    retries: int = Field(default=2, ge=0)
     caching: bool = True
     frozen_data: bool = False
 

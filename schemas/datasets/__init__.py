@@ -43,7 +43,7 @@ def _from_file(path: str) -> Any:
         raise ValueError(f"dataset file {path} does not exist")
     try:
         return runpy.run_path(path).get("DATASET")
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         raise ValueError(f"{path}, line {lines[-1]}: {readable(error)}" if lines else f"{path}: {error}") from error
 

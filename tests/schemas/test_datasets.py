@@ -14,14 +14,7 @@ from mixrank.schemas.datasets.movielens import DATASET as FILMS
 
 DATASET = FILMS.model_copy(update={"spec": FILMS.spec.model_copy(update={"name": "own"})})
 """
-WRONG = """from mixrank.schemas.features import Categorical
-
-GOOD = Categorical("clip", group="item")
-BAD = Categorical(
-    "clip",
-    group="itm",
-)
-"""
+IMPORT = "from mixrank.schemas import Categorical"
 
 
 def test_every_shipped_dataset_loads_under_its_file_name():
@@ -63,12 +56,23 @@ def test_a_reference_to_nothing_is_named(reference, message):
         datasets.load(reference)
 
 
-def test_a_wrong_declaration_in_a_file_is_named_by_its_line(tmp_path):
-    (tmp_path / "shop.py").write_text(WRONG)
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        (
+            'Categorical(\n    "clip",\n    group="itm",\n)',
+            "group: Input should be 'user', 'item' or 'context', received 'itm'",
+        ),
+        ('Categorical("clip", grop="item")', "Categorical has no field `grop`; did you mean `group`?"),
+        ('Categorical("clip", "item")', "Named.__init__() takes 2 positional arguments but 3 were given"),
+    ],
+)
+def test_a_wrong_declaration_in_a_file_is_named_by_its_line(tmp_path, declared, message):
+    file = tmp_path / "shop.py"
+    file.write_text(f"{IMPORT}\n\nGOOD = Categorical('clip', group='item')\nBAD = {declared}\n")
     with pytest.raises(ValueError) as caught:
-        datasets.load(str(tmp_path / "shop.py"))
-    expected = "shop.py, line 4: group: Input should be 'user', 'item' or 'context', received 'itm'"
-    assert str(caught.value) == f"{tmp_path}/{expected}"
+        datasets.load(str(file))
+    assert str(caught.value) == f"{file}, line 4: {message}"
 
 
 def test_a_module_that_lacks_its_own_import_is_not_called_missing(tmp_path, monkeypatch):

@@ -45,7 +45,6 @@ def spec(*features, **changes):
     [
         (lambda: Vocab(mincount=2), r"Vocab has no field `mincount`; did you mean `min_count`\?"),
         (lambda: Categorical("clip", grop="item"), r"Categorical has no field `grop`; did you mean `group`\?"),
-        (lambda: Key("person", "int"), r"Key takes only `name` by position, received \('person', 'int'\)"),
         (lambda: Key("per son"), "`name` must be letters, digits and underscores and begin with a letter"),
         (lambda: Label("2nd"), "begin with a letter, received '2nd'"),
         (lambda: Categorical("clip", group="itm"), "'user', 'item' or 'context'"),
