@@ -1,6 +1,6 @@
 # Two commands are enough: `make demo` and `make test`. Each sets up everything it needs, inside this folder.
 .DEFAULT_GOAL := help
-.PHONY: help install demo kuairand test test-fast lint clean
+.PHONY: help install demo kuairand test test-fast stubs lint clean
 
 PYTHON ?= python3.11
 # An installed uv is used; a missing one is put into this folder.
@@ -26,6 +26,9 @@ demo: install  ## Install and run the whole pipeline on MovieLens-100K (two to f
 
 kuairand: install  ## The same on KuaiRand-Pure: make kuairand DATA=/path/to/the/files
 	$(RUN)/mixrank run kuairand --set data=$(DATA)
+
+stubs: install  ## Generate the client's messages from tensorflow_serving.proto.
+	$(RUN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. mixrank/serving/client/tensorflow_serving.proto
 
 lint: install  ## Style, types and import rules.
 	$(RUN)/ruff check .

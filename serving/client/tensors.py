@@ -1,4 +1,4 @@
-"""NumPy arrays <-> the tensors of TensorFlow Serving's messages, without TensorFlow."""
+"""NumPy arrays <-> `TensorProto`, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -7,22 +7,29 @@ from typing import Any
 
 import numpy as np
 
-from mixrank.serving.client.protos import DataType, TensorProto
+from mixrank.serving.client.tensorflow_serving_pb2 import (
+    DT_BOOL,
+    DT_DOUBLE,
+    DT_FLOAT,
+    DT_INT32,
+    DT_INT64,
+    DT_STRING,
+    DataType,
+    TensorProto,
+)
 
 # Type -> its little-endian NumPy type and the field for values one by one.
-_TYPES = {
-    "DT_FLOAT": ("<f4", "float_val"),
-    "DT_DOUBLE": ("<f8", "double_val"),
-    "DT_INT32": ("<i4", "int_val"),
-    "DT_INT64": ("<i8", "int64_val"),
-    "DT_BOOL": ("|b1", "bool_val"),
+_TYPES: dict[Any, tuple[np.dtype, str]] = {
+    DT_FLOAT: (np.dtype("<f4"), "float_val"),
+    DT_DOUBLE: (np.dtype("<f8"), "double_val"),
+    DT_INT32: (np.dtype("<i4"), "int_val"),
+    DT_INT64: (np.dtype("<i8"), "int64_val"),
+    DT_BOOL: (np.dtype("|b1"), "bool_val"),
 }
-_NUMBERS = {name: value.number for name, value in DataType.values_by_name.items()}
-_NAMES = {number: name for name, number in _NUMBERS.items()}
-_OF_ARRAY = {np.dtype(dtype): name for name, (dtype, _) in _TYPES.items()}
+_OF_ARRAY = {dtype: kind for kind, (dtype, _) in _TYPES.items()}
 
 
-def to_tensor(array: np.ndarray) -> Any:
+def to_tensor(array: np.ndarray) -> TensorProto:
     """An array as `TensorProto`: numbers as their bytes, text as UTF-8.
 
     Args:
@@ -35,18 +42,18 @@ def to_tensor(array: np.ndarray) -> Any:
     for size in array.shape:
         tensor.tensor_shape.dim.add(size=size)
     if array.dtype == object:
-        tensor.dtype = _NUMBERS["DT_STRING"]
+        tensor.dtype = DT_STRING
         tensor.string_val.extend(_bytes(value) for value in array.ravel())
         return tensor
-    name = _OF_ARRAY.get(array.dtype.newbyteorder("<"))
-    if name is None:
+    kind = _OF_ARRAY.get(array.dtype.newbyteorder("<"))
+    if kind is None:
         raise ValueError(f"a tensor takes float, int, bool or text, received an array of {array.dtype}")
-    tensor.dtype = _NUMBERS[name]
-    tensor.tensor_content = array.astype(_TYPES[name][0], copy=False).tobytes()
+    tensor.dtype = kind
+    tensor.tensor_content = array.astype(_TYPES[kind][0], copy=False).tobytes()
     return tensor
 
 
-def from_tensor(tensor: Any) -> np.ndarray:
+def from_tensor(tensor: TensorProto) -> np.ndarray:
     """A `TensorProto` as array; text as an object array of `bytes`.
 
     Values may stand in `tensor_content` or one by one; the last one then stands for all that are left out.
@@ -58,20 +65,21 @@ def from_tensor(tensor: Any) -> np.ndarray:
     size = math.prod(shape)
     if tensor.tensor_shape.unknown_rank or any(each < 0 for each in shape):
         raise ValueError(f"a tensor must have a known shape, received {shape}")
-    name = _NAMES.get(tensor.dtype, str(tensor.dtype))
-    if name == "DT_STRING":
+    kind = tensor.dtype
+    name = DataType.Name(kind) if kind in DataType.values() else str(kind)
+    if kind == DT_STRING:
         values = np.empty(len(tensor.string_val), object)
         values[:] = list(tensor.string_val)
-    elif name not in _TYPES:
+    elif kind not in _TYPES:
         raise ValueError(f"a tensor of type {name} is not supported")
     elif tensor.tensor_content:
-        dtype = np.dtype(_TYPES[name][0])
+        dtype, _ = _TYPES[kind]
         if len(tensor.tensor_content) != size * dtype.itemsize:
             raise ValueError(f"{name} {shape} takes {size} values, received {len(tensor.tensor_content)} bytes")
         return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
     else:
-        dtype_name, field = _TYPES[name]
-        values = np.array(getattr(tensor, field), dtype_name)
+        dtype, field = _TYPES[kind]
+        values = np.array(getattr(tensor, field), dtype)
     if len(values) > size or (size and not len(values)):
         raise ValueError(f"{name} {shape} takes {size} values, received {len(values)}")
     # As TensorFlow reads it: the last value fills up the rest.

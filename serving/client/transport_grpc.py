@@ -10,10 +10,19 @@ import grpc.aio
 import numpy as np
 
 from mixrank.schemas.wire import Kind
-from mixrank.serving.client import protos
 from mixrank.serving.client.protocol import INTERNAL, Address, Predict, Request, ServingError, State, Status
+from mixrank.serving.client.tensorflow_serving_pb2 import (
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+    ModelVersionStatus,
+    PredictRequest,
+    PredictResponse,
+    StatusProto,
+)
 from mixrank.serving.client.tensors import from_tensor, to_tensor
 
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+GET_MODEL_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 OPTIONS = (
     # Answers have any size that the server sends.
     ("grpc.max_receive_message_length", -1),
@@ -23,7 +32,6 @@ OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 DTYPES: dict[Kind, type] = {"int": np.int64, "float": np.float32, "str": object}
-_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 class GrpcTransport:
@@ -89,13 +97,13 @@ class AsyncGrpcTransport:
             await self._channel.close()
 
 
-def encode(address: Address, request: Request) -> Any:
+def encode(address: Address, request: Request) -> PredictRequest | GetModelStatusRequest:
     """The message of a request.
 
     Raises:
         ValueError: naming the column whose values are ragged, missing, or of a type that no tensor has.
     """
-    message = protos.GetModelStatusRequest() if isinstance(request, Status) else protos.PredictRequest()
+    message = GetModelStatusRequest() if isinstance(request, Status) else PredictRequest()
     message.model_spec.name = address.model
     if address.version is not None:
         message.model_spec.version.value = address.version
@@ -130,13 +138,17 @@ def decode(request: Request, answer: Any) -> Any:
             return {name: from_tensor(tensor).tolist() for name, tensor in answer.outputs.items()}
         except ValueError as error:
             raise ServingError(INTERNAL, f"its answer cannot be read: {error}") from None
-    names = protos.ModelVersionStatus.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number
     states = {}
     for found in answer.model_version_status:
         code = found.status.error_code
-        message = found.status.error_message or _CODES.get(code, str(code)) if code else ""
-        states[found.version] = State(names[found.state].name if found.state in names else str(found.state), message)
+        message = found.status.error_message or _name(StatusProto.Code, code) if code else ""
+        states[found.version] = State(_name(ModelVersionStatus.State, found.state), message)
     return dict(sorted(states.items()))
+
+
+def _name(enum: Any, number: int) -> str:
+    """A newer server may know more values."""
+    return enum.Name(number) if number in enum.values() else str(number)
 
 
 def _array(values: Any, kind: Kind | None) -> np.ndarray:
@@ -170,18 +182,10 @@ def _leaves(values: Any) -> Iterator[Any]:
 
 
 def _methods(channel: Any) -> dict[type, Callable[..., Any]]:
-    kinds = {
-        Predict: (protos.PREDICT, protos.PredictResponse),
-        Status: (protos.GET_MODEL_STATUS, protos.GetModelStatusResponse),
-    }
-    return {
-        kind: channel.unary_unary(
-            path,
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=answer.FromString,
-        )
-        for kind, (path, answer) in kinds.items()
-    }
+    def method(path: str, answer: Any) -> Callable[..., Any]:
+        return channel.unary_unary(path, lambda message: message.SerializeToString(), answer.FromString)
+
+    return {Predict: method(PREDICT, PredictResponse), Status: method(GET_MODEL_STATUS, GetModelStatusResponse)}
 
 
 def _host(address: Address) -> str:

@@ -6,6 +6,8 @@ import asyncio
 import json
 import re
 import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,10 +21,10 @@ from hypothesis import strategies as st
 
 from mixrank.schemas.encode import PADDING, columns
 from mixrank.serving.client import client as client_module
-from mixrank.serving.client import protos, transport_grpc, transport_rest
+from mixrank.serving.client import tensorflow_serving_pb2 as messages
+from mixrank.serving.client import transport_grpc, transport_rest
 from mixrank.serving.client.client import AsyncClient, Client, RowError
 from mixrank.serving.client.protocol import Address, Ask, Calls, Pause, Predict, ServingError, State
-from mixrank.serving.client.protos import DataType
 from mixrank.serving.client.request_rows import Inputs, load_spec
 from mixrank.serving.client.tensors import from_tensor, to_tensor
 
@@ -138,14 +140,14 @@ def over_grpc(serving):
             )
         except Refusal as refusal:
             context.abort(getattr(grpc.StatusCode, refusal.status), refusal.message)
-        answer = protos.PredictResponse()
+        answer = messages.PredictResponse()
         for name, values in outputs.items():
             answer.outputs[name].CopyFrom(to_tensor(np.asarray(values, np.float64)))
         return answer
 
     def status(request, context):
-        answer = protos.GetModelStatusResponse()
-        states = protos.ModelVersionStatus.State
+        answer = messages.GetModelStatusResponse()
+        states = messages.ModelVersionStatus.State
         for version, state in serving.states.items():
             found = answer.model_version_status.add(version=version, state=states.Value(state.name))
             found.status.error_code, found.status.error_message = 5 if state.message else 0, state.message
@@ -153,8 +155,8 @@ def over_grpc(serving):
 
     server = grpc.server(ThreadPoolExecutor(10))
     for service, method, call, request in (
-        ("PredictionService", "Predict", predict, protos.PredictRequest),
-        ("ModelService", "GetModelStatus", status, protos.GetModelStatusRequest),
+        ("PredictionService", "Predict", predict, messages.PredictRequest),
+        ("ModelService", "GetModelStatus", status, messages.GetModelStatusRequest),
     ):
         handler = grpc.unary_unary_rpc_method_handler(
             call,
@@ -405,7 +407,7 @@ def test_values_that_json_has_no_form_for_are_refused_over_rest(listening):
 )
 def test_without_a_spec_values_tell_their_type(values, dtype):
     message = transport_grpc.encode(Address("grpc://h:1", "toy"), Predict("score_rows", {"x": values}))
-    assert message.inputs["x"].dtype == DataType.values_by_name[dtype].number
+    assert message.inputs["x"].dtype == messages.DataType.Value(dtype)
     assert from_tensor(message.inputs["x"]).shape == np.array(values).shape
 
 
@@ -843,7 +845,7 @@ def received(interface, request):
     address = Address("http://h:1", "toy")
     if interface == "rest":
         return json.loads(transport_rest.encode(address, request)[2])["inputs"]
-    message = protos.PredictRequest.FromString(transport_grpc.encode(address, request).SerializeToString())
+    message = messages.PredictRequest.FromString(transport_grpc.encode(address, request).SerializeToString())
     return plain({name: from_tensor(tensor) for name, tensor in message.inputs.items()})
 
 
@@ -882,3 +884,20 @@ def test_any_valid_candidates_survive_the_wire(toy_spec, interface, data):
     ]
     assert inputs["global_gap"][: len(request["global_gap"])] == request["global_gap"]
     assert len(inputs["global_gap"]) == 6
+
+
+def test_the_client_imports_none_of_the_large_packages():
+    program = """
+import sys
+from mixrank.schemas.datasets import load
+from mixrank.schemas.synthetic import toy_rows
+from mixrank.serving.client import Client, to_columns
+
+spec = load("movielens").spec
+to_columns(spec, list(toy_rows(spec, 3)))
+for target in ("http://localhost:1", "grpc://localhost:1"):
+    Client(target, "movielens", spec=spec).close()
+print(*({"tensorflow", "keras", "pandas", "apache_beam", "pyarrow", "tensorflow_serving"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
