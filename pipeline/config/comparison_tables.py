@@ -13,7 +13,7 @@ from mixrank.components.training import parse_count
 from mixrank.layers import registry
 from mixrank.schemas.naming import Declaration, nearest, readable
 
-SHIPPED = Path(__file__).with_name("tables.yaml")
+SHIPPED = Path(__file__).with_name("comparison_tables.yaml")
 
 Budget = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(parse_count)]
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mixrank.layers import registry
-from mixrank.layers.backbone import budget as budget_of
+from mixrank.layers.ranking import budget as budget_of
 from mixrank.layers.ranking.inputs import widths
 from mixrank.pipeline import cli
 from mixrank.pipeline.commands import terminal

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mixrank.layers import registry
-from mixrank.layers.backbone import budget
+from mixrank.layers.ranking import budget
 from mixrank.layers.backbone.base import Widths
 
 WIDTHS = Widths({"user": (30, 12), "item": (20,), "context": (2,)}, {"before": (7, 16)})

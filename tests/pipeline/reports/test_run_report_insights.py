@@ -9,7 +9,7 @@ from pathlib import Path
 from mixrank.pipeline.reports.run_report import write_report
 
 # Test modules cannot import each other.
-neighbour = runpy.run_path(str(Path(__file__).with_name("test_report.py")))
+neighbour = runpy.run_path(str(Path(__file__).with_name("test_run_report.py")))
 Text, fake_run = neighbour["Text"], neighbour["fake_run"]
 
 GROUPING = {
