@@ -19,7 +19,7 @@ from mixrank.schemas import Dataset, datasets
 from mixrank.schemas.naming import Declaration, nearest, readable
 from mixrank.serving.base import versions
 
-SHIPPED = Path(__file__).parent / "configs"
+SHIPPED = Path(__file__).parents[1] / "configs"
 
 
 class RunConfig(Declaration):

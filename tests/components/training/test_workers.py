@@ -158,7 +158,7 @@ def run_two(folder, arguments, die_after=None):
         places["checkpoints"] = str(folder / "checkpoints")
         file.write_text(json.dumps({**arguments, **places, "die_after": die_after if index else None}))
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        root = str(Path(__file__).parents[2])
+        root = str(Path(__file__).parents[3])
         environment = {**os.environ, "TF_CONFIG": json.dumps(config), "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": root}
         processes.append(
             subprocess.Popen(

@@ -307,7 +307,7 @@ def test_another_backend_gives_the_same_logits(backend, rankers, spec, sizes, ma
         "    model = load_ranker(path)\n"
         "    np.savez(path.with_suffix('.logits.npz'), **model(rows))\n"
     )
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(Path(__file__).parents[3])}
     subprocess.run([sys.executable, "-c", code, str(tmp_path), backend], env=environment, check=True)
     for name in registry.names():
         with np.load(tmp_path / f"{name}.logits.npz") as logits:

@@ -20,7 +20,7 @@ from mixrank.layers.models.rankmixer.relu_moe import ReluMoE
 from mixrank.layers.ranking.ranker import build_ranker
 from mixrank.layers.registry import presets
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALL = {"dim": 12, "num_tokens": 4, "num_layers": 2, "hidden_dim": 7, "attention_heads": 3, "head_units": (6,)}
 EXPERTS = {"num_experts": 3, "hidden_dim": 5, "active_share": 0.4}
 

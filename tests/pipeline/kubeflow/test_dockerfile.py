@@ -10,6 +10,7 @@ import shutil
 import site
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ import yaml
 
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = (ROOT / "kubeflow" / "Dockerfile").read_text()
+# Import name -> folder.
+PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
 COMPILED = sorted((ROOT / "kubeflow" / "compiled").glob("*.yaml"))
 
 
@@ -43,16 +46,13 @@ def copied(name: str) -> list[str]:
 
 def test_packages_come_from_the_lock_file_before_the_code_is_copied():
     steps = [f"{word} {rest}" for word, rest in stage("build")]
-    sync = steps.index("RUN uv sync --locked --no-default-groups --no-install-project")
+    sync = steps.index("RUN uv sync --locked --no-default-groups --extra pipeline --no-install-project")
     assert steps[sync - 1] == "COPY pyproject.toml uv.lock ./"
     assert all("schemas" not in step for step in steps[:sync])
 
 
 def test_the_image_holds_every_package_of_the_wheel_and_nothing_is_hidden_from_docker():
-    import tomllib
-
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert set(packages["packages"]) <= set(copied("build"))
+    assert set(PACKAGES.values()) <= set(copied("build"))
     seen = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
     assert seen == set(copied("build"))
 
@@ -79,7 +79,7 @@ def uv() -> str:
     return found
 
 
-def test_the_step_of_the_locked_packages_needs_these_two_files_only_and_brings_none_for_development(tmp_path):
+def test_locked_packages_need_two_files_only_and_none_is_for_development(tmp_path):
     for name in ("pyproject.toml", "uv.lock"):
         shutil.copyfile(ROOT / name, tmp_path / name)
     (step,) = [command for command in commands("build") if command.startswith("uv sync")]
@@ -104,8 +104,11 @@ def installed(tmp_path_factory):
     """
     root = tmp_path_factory.mktemp("image")
     for name in copied("build"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
-        copy(ROOT / name, root / name)
+        if (ROOT / name).is_dir():
+            # Docker copies a link as a link, and so does this.
+            shutil.copytree(ROOT / name, root / name, symlinks=True)
+        else:
+            shutil.copyfile(ROOT / name, root / name)
     environment, dist = root / "opt", root / "dist"
     subprocess.run([uv(), "venv", "--quiet", "--offline", "--python", sys.executable, str(environment)], check=True)
     (packages,) = environment.glob("lib/python3*/site-packages")
@@ -182,8 +185,12 @@ def test_a_step_and_the_command_start_from_the_wheel(installed):
 
 
 @pytest.mark.slow
-def test_configs_schemas_and_templates_are_in_the_wheel(installed):
+def test_every_file_of_the_packages_is_in_the_wheel(installed):
+    def files(folder):
+        return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
     (packages,) = installed.parents[1].glob("lib/python3*/site-packages")
-    for pattern in ("pipeline/configs/*.yaml", "pipeline/reports/templates/*", "schemas/generated/*"):
-        shipped = {path.name for path in ROOT.glob(pattern) if path.is_file()}
-        assert shipped == {path.name for path in packages.glob(pattern) if path.is_file()} != set()
+    for name, folder in PACKAGES.items():
+        if name != "mixrank":
+            assert files(ROOT / folder) == files(packages.joinpath(*name.split("."))) != set()
+    assert (packages / "mixrank" / "py.typed").is_file()
