@@ -1,9 +1,12 @@
 """Models by name: what exists, which parameters they take, which presets they have.
 
-A model is a file in `layers/models/`, alone or in a room of its name, with one class under `@register(...)`, a literal
-`PRESETS` and a literal `SCALED`: the parameters that grow with the model, each with what it must be a multiple of
-(numbers, or names of parameters and properties). Names, parameters and presets are read from the source text, so that a
-typo in a configuration is answered at once and not after Keras has been imported; only `build` imports the model.
+A model is named by one of `names()` (a file of `layers/models/`, or the entry point of another distribution), by the
+path of a file `my_model.py`, or by a dotted path `my_package.my_models` or `my_package.my_models.MyModel`.
+
+Its file has a class under `@register(...)`, a literal `PRESETS` and a literal `SCALED`: the parameters that grow with
+the model, each with what it must be a multiple of (numbers, or names of parameters and properties). Names, parameters
+and presets are read from the source text, so that a typo in a configuration is answered at once and not after Keras has
+been imported; only `load_class` and `build` import the model.
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ import importlib.util
 import inspect
 import pkgutil
 import re
+import sys
 from collections.abc import Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+import pydantic
 
 from mixrank.schemas.naming import nearest
 
@@ -27,6 +32,16 @@ if TYPE_CHECKING:
     from mixrank.layers.backbone import Backbone
 
 _MODELS = "mixrank.layers.models"
+# Distributions announce their models in this group of entry points, as `my_package.my_models:MyModel`.
+ENTRY_POINTS = "mixrank.models"
+# What the type of a parameter may be made of.
+_TYPES = {each.__name__: each for each in (int, float, bool, str, tuple)} | {
+    "Literal": Literal,
+    "PositiveInt": pydantic.PositiveInt,
+    "NonNegativeInt": pydantic.NonNegativeInt,
+    "PositiveFloat": pydantic.PositiveFloat,
+    "NonNegativeFloat": pydantic.NonNegativeFloat,
+}
 
 
 class Parameter(NamedTuple):
@@ -48,44 +63,53 @@ class Model(NamedTuple):
     parameters: tuple[Parameter, ...]
     presets: dict[str, dict[str, Any]]
     scaled: dict[str, tuple[int | str, ...]]
+    module: str
+    path: Path
+
+
+class _Place(NamedTuple):
+    """Where a model's class stands; None for the one class that is registered in its file."""
+
+    name: str
+    module: str
+    path: Path
+    class_name: str | None
 
 
 def names() -> list[str]:
-    """Names of all models."""
-    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(_MODELS).__path__))
+    """Names of all models: those of mixrank and those that installed distributions announce."""
+    return sorted({*_ours(), *_announced()})
 
 
-@functools.cache
-def model(name: str) -> Model:
+def model(reference: str) -> Model:
     """Title, parameters and presets of a model.
 
+    Args:
+        reference: a name of `names()`, the path of a .py file, or a dotted path of a module or class.
+
     Raises:
-        ValueError: if there is no such model; the nearest name is in the text.
+        ValueError: if there is no such model (the nearest name is in the text), or its file cannot be read without
+            being imported (line and remedy are in the text).
     """
-    if name not in names():
-        raise ValueError(f"there is no model `{name}`{nearest(name, names())}")
-    tree = ast.parse(_source(name).read_text())
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and (paper := _paper(node)) is not None:
-            return Model(name, paper["title"], paper["arxiv"], node.name, _parameters(node), *_tables(tree))
-    raise ValueError(f"{_source(name)} has no class under @register(title=..., arxiv=...)")
+    place = _place(reference)
+    return _read(place, place.path.stat().st_mtime_ns)
 
 
-def parameters(name: str) -> tuple[Parameter, ...]:
+def parameters(reference: str) -> tuple[Parameter, ...]:
     """Parameters of a model, in the order of its constructor."""
-    return model(name).parameters
+    return model(reference).parameters
 
 
-def presets(name: str) -> dict[str, dict[str, Any]]:
+def presets(reference: str) -> dict[str, dict[str, Any]]:
     """Presets of a model: name -> the parameters it sets."""
-    return {preset: dict(values) for preset, values in model(name).presets.items()}
+    return {preset: dict(values) for preset, values in model(reference).presets.items()}
 
 
-def check(name: str, params: Mapping[str, Any] | None = None, preset: str | None = None) -> dict[str, Any]:
+def check(reference: str, params: Mapping[str, Any] | None = None, preset: str | None = None) -> dict[str, Any]:
     """The parameters a model would be built with: the preset's, overridden by `params`.
 
     Args:
-        name: name of a model.
+        reference: a model, as in `model`.
         params: parameter -> value; lists stand for tuples.
         preset: name of a preset, or None for the constructor's defaults.
 
@@ -96,26 +120,27 @@ def check(name: str, params: Mapping[str, Any] | None = None, preset: str | None
     Traceback (most recent call last):
     ValueError: hemix has no parameter `num_layer`; did you mean `num_layers`?
     """
-    known = {parameter.name: parameter for parameter in parameters(name)}
+    found = model(reference)
+    known = {parameter.name: parameter for parameter in found.parameters}
     result: dict[str, Any] = {}
     if preset is not None:
-        if preset not in model(name).presets:
-            raise ValueError(f"{name} has no preset `{preset}`{nearest(preset, model(name).presets)}")
-        result.update(model(name).presets[preset])
+        if preset not in found.presets:
+            raise ValueError(f"{found.name} has no preset `{preset}`{nearest(preset, found.presets)}")
+        result.update(found.presets[preset])
     result.update(params or {})
     for key, value in result.items():
         if key not in known:
-            raise ValueError(f"{name} has no parameter `{key}`{nearest(key, known)}")
+            raise ValueError(f"{found.name} has no parameter `{key}`{nearest(key, known)}")
         result[key] = value = _tuples(value)
         try:
-            TypeAdapter(_type(known[key].type)).validate_python(value, strict=True)
-        except ValidationError:
-            raise ValueError(f"`{key}` of {name} must be {known[key].type}, received {value!r}") from None
+            pydantic.TypeAdapter(_type(known[key].type)).validate_python(value, strict=True)
+        except pydantic.ValidationError:
+            raise ValueError(f"`{key}` of {found.name} must be {known[key].type}, received {value!r}") from None
     return result
 
 
 def build(
-    name: str,
+    reference: str,
     params: Mapping[str, Any] | None = None,
     preset: str | None = None,
     scenarios: tuple[int | str, ...] = (),
@@ -123,67 +148,221 @@ def build(
     """Makes a model's backbone.
 
     Args:
-        name, params, preset: as in `check`.
+        reference, params, preset: as in `check`.
         scenarios: declared values of the spec's scenario.
 
     Raises:
         ValueError: as `check`, or a value that the model's constructor refuses.
     """
-    values = check(name, params, preset)
-    backbone = getattr(importlib.import_module(_module(name)), model(name).class_name)
-    return backbone(name=name, scenarios=scenarios, **values)
+    values = check(reference, params, preset)
+    return load_class(reference)(name=model(reference).name, scenarios=scenarios, **values)
 
 
-def import_all() -> None:
-    """Imports every model, so that Keras can load any of them from a file."""
-    for name in names():
-        importlib.import_module(_module(name))
+def load_class(reference: str) -> type[Backbone]:
+    """Imports a model.
+
+    Args:
+        reference: a model, as in `model`.
+    """
+    found = model(reference)
+    if reference.endswith(".py"):
+        module = _from_file(found.module, found.path, found.path.stat().st_mtime_ns)
+    else:
+        module = importlib.import_module(found.module)
+    return getattr(module, found.class_name)
 
 
-def _module(name: str) -> str:
-    """Dotted path of the file that tells a model's story: `NAME.py` inside its room, or alone."""
-    room = importlib.util.find_spec(f"{_MODELS}.{name}")
-    return f"{_MODELS}.{name}.{name}" if room and room.submodule_search_locations else f"{_MODELS}.{name}"
+def origin(reference: str) -> str:
+    """What to fingerprint for a model: its module, or the path of its file."""
+    found = model(reference)
+    return str(found.path) if reference.endswith(".py") else found.module
 
 
-def _source(name: str) -> Path:
-    spec = importlib.util.find_spec(_module(name))
-    if spec is None or spec.origin is None:
-        raise ValueError(f"layers/models/{name} has no file {name}.py")
-    return Path(spec.origin)
+# 1. Where a model stands.
+
+
+def _ours() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(importlib.import_module(_MODELS).__path__)]
+
+
+@functools.cache
+def _announced() -> dict[str, str]:
+    """Entry point -> dotted path."""
+    from importlib.metadata import entry_points
+
+    return {point.name: point.value.replace(":", ".") for point in entry_points(group=ENTRY_POINTS)}
+
+
+def _place(reference: str) -> _Place:
+    if reference.endswith(".py"):
+        path = Path(reference).absolute()
+        if not path.is_file():
+            raise ValueError(f"model file {reference} does not exist")
+        return _Place(path.stem, path.stem, path, None)
+    if reference in _ours():
+        # `NAME.py`, or `NAME/NAME.py` in a room of its own.
+        room = f"{_MODELS}.{reference}"
+        module = f"{room}.{reference}" if (found := _source(f"{room}.{reference}")) else room
+        return _Place(reference, module, found or _existing(room), None)
+    if reference in _announced():
+        return _dotted(_announced()[reference])._replace(name=reference)
+    if re.fullmatch(r"\w+(\.\w+)+", reference):
+        return _dotted(reference)
+    raise ValueError(f"there is no model `{reference}`{nearest(reference, names())}")
+
+
+def _dotted(reference: str) -> _Place:
+    parent, _, last = reference.rpartition(".")
+    if (path := _source(reference)) is not None:
+        return _Place(last, reference, path, None)
+    if (path := _source(parent)) is not None:
+        return _Place(last.lower(), parent, path, last)
+    raise ValueError(f"there is no module `{parent}` for the model `{reference}`: is its package installed?")
+
+
+def _existing(module: str) -> Path:
+    path = _source(module)
+    assert path is not None, module
+    return path
+
+
+def _source(module: str) -> Path | None:
+    """File of a module, found without importing the packages it stands in; None if there is none."""
+    if module in sys.modules:
+        file = getattr(sys.modules[module], "__file__", None)
+        return Path(file) if file else None
+    parent, _, _ = module.rpartition(".")
+    if not parent:
+        spec = importlib.util.find_spec(module)
+    else:
+        above = _source(parent)
+        if above is None or above.name != "__init__.py":
+            return None
+        spec = PathFinder.find_spec(module, [str(above.parent)])
+    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
+
+
+@functools.lru_cache(maxsize=16)
+def _from_file(name: str, path: Path, changed: int) -> Any:
+    """The module of a file, imported under the file's name; imported again if the file has changed."""
+    del changed
+    other = _source(name)
+    if other is not None and not other.samefile(path):
+        raise ValueError(f"model file {path} has the name of another module, {other}: rename it")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+# 2. What its file says.
+
+
+@functools.lru_cache(maxsize=64)
+def _read(place: _Place, changed: int) -> Model:
+    """Reads a model's file; `changed` is its time stamp."""
+    del changed
+    try:
+        tree = ast.parse(place.path.read_text())
+    except SyntaxError as error:
+        raise ValueError(f"{place.path}, line {error.lineno}: {error.msg}") from None
+    marked = [node for node in tree.body if isinstance(node, ast.ClassDef) and _mark(node) is not None]
+    found = [node for node in marked if place.class_name in (None, node.name)]
+    if len(found) != 1:
+        wanted = "exactly one class" if place.class_name is None else f"a class {place.class_name}"
+        raise ValueError(
+            f"{place.path} must have {wanted} under @register(title=..., arxiv=...), found "
+            f"{', '.join(node.name for node in marked) or 'none'}"
+        )
+    (node,) = found
+    mark = _mark(node)
+    assert mark is not None
+    paper = {
+        str(each.arg): str(_literal(place.path, each.value, f"`{each.arg}` of @register")) for each in mark.keywords
+    }
+    if set(paper) != {"title", "arxiv"}:
+        raise ValueError(f"{place.path}, line {mark.lineno}: @register takes title=..., arxiv=...")
+    assigned = {
+        ast.unparse(target): each.value
+        for each in tree.body
+        if isinstance(each, ast.Assign | ast.AnnAssign) and each.value is not None
+        for target in (each.targets if isinstance(each, ast.Assign) else [each.target])
+    }
+    presets, scaled = (
+        _literal(place.path, assigned[name], f"`{name}`") if name in assigned else {} for name in ("PRESETS", "SCALED")
+    )
+    parameters = _parameters(place.path, node)
+    return Model(
+        place.name,
+        **paper,
+        class_name=node.name,
+        parameters=parameters,
+        presets=presets,
+        scaled=scaled,
+        module=place.module,
+        path=place.path,
+    )
+
+
+def _mark(node: ast.ClassDef) -> ast.Call | None:
+    """The call of `register` above a class."""
+    calls = [each for each in node.decorator_list if isinstance(each, ast.Call)]
+    return next((call for call in calls if ast.unparse(call.func).rpartition(".")[2] == "register"), None)
+
+
+def _parameters(path: Path, node: ast.ClassDef) -> tuple[Parameter, ...]:
+    init = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
+    if init is None:
+        raise ValueError(f"{path}, line {node.lineno}: {node.name} must have an `__init__` that names its parameters")
+    if len(init.args.posonlyargs + init.args.args) > 1 or init.args.vararg or not init.args.kwarg:
+        raise ValueError(
+            f"{path}, line {init.lineno}: `__init__` of {node.name} must take keyword-only parameters and **kwargs: "
+            "def __init__(self, *, dim: int = 8, **kwargs)"
+        )
+    words = _descriptions(ast.get_docstring(node) or "")
+    found = []
+    for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
+        if arg.annotation is None or default is None:
+            raise ValueError(f"{path}, line {arg.lineno}: parameter `{arg.arg}` needs a type and a default")
+        written = ast.unparse(arg.annotation)
+        try:
+            _type(written)
+        except Exception:
+            raise ValueError(
+                f"{path}, line {arg.lineno}: the type of `{arg.arg}` is read without importing the file, so it must be "
+                f"made of {', '.join(_TYPES)} and None; received {written}"
+            ) from None
+        value = _literal(path, default, f"the default of `{arg.arg}`")
+        found.append(Parameter(arg.arg, written, value, words.get(arg.arg, "")))
+    return tuple(found)
+
+
+def _literal(path: Path, node: ast.expr, what: str) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ValueError(
+            f"{path}, line {node.lineno}: {what} is read without importing the file, so it must be a literal; "
+            f"received {ast.unparse(node)}"
+        ) from None
+
+
+def _type(annotation: str) -> Any:
+    return eval(annotation, {"__builtins__": {}, **_TYPES})
 
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(each) for each in value) if isinstance(value, list | tuple) else value
 
 
-def _type(annotation: str) -> Any:
-    return eval(annotation, {"Literal": Literal})
-
-
-def _paper(node: ast.ClassDef) -> dict[str, str] | None:
-    for decorator in node.decorator_list:
-        if isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id == "register":
-            return {keyword.arg: ast.literal_eval(keyword.value) for keyword in decorator.keywords if keyword.arg}
-    return None
-
-
-def _parameters(node: ast.ClassDef) -> tuple[Parameter, ...]:
-    init = next(item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__")
-    words = _descriptions(ast.get_docstring(node) or "")
-    return tuple(
-        Parameter(arg.arg, ast.unparse(arg.annotation), ast.literal_eval(default), words.get(arg.arg, ""))
-        for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)
-        if arg.annotation is not None and default is not None
-    )
-
-
 def _descriptions(docstring: str) -> dict[str, str]:
+    """Parameter -> its words in the section `Args:`."""
     match = re.search(r"^Args:\n((?:[ ]{4}.*\n?|\n)*)", inspect.cleandoc(docstring), re.MULTILINE)
     entries = re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {8}.*)*)", match.group(1) if match else "", re.MULTILINE)
     return {name: " ".join(text.split()) for group, text in entries for name in group.split(", ")}
-
-
-def _tables(tree: ast.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    found = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
-    return tuple(ast.literal_eval(found[name]) if name in found else {} for name in ("PRESETS", "SCALED"))

@@ -1,1 +1,12 @@
-"""Ranking models for recommender teams: from raw impression logs to a judged, served and batch-scoring model."""
+"""Ranking models for recommender teams: from raw impression logs to a judged, served and batch-scoring model.
+
+After `import mixrank` Keras finds every layer and model that a `.keras` file names. Nothing else is imported before it
+is asked for: neither Keras nor TensorFlow.
+"""
+
+import lazy_loader
+
+from mixrank.keras_names import register_when_keras_loads
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+register_when_keras_loads()

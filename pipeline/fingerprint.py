@@ -17,10 +17,11 @@ OURS = "mixrank"
 
 
 def source(*modules: str) -> str:
-    """Hash of some modules and of every mixrank module they import, directly or not.
+    """Hash of some modules and of all that they import, directly or not, from mixrank or from their own packages.
 
     Args:
-        modules: dotted names; a package stands for all its modules.
+        modules: dotted names, where a package stands for all its modules, or paths of .py files, whose own package is
+            the folder they stand in.
 
     Raises:
         ValueError: if there is no such module.
@@ -29,6 +30,10 @@ def source(*modules: str) -> str:
     True
     """
     files: dict[str, Path] = {}
+    followed = {OURS}
+    for module in modules:
+        path = Path(module)
+        followed |= {file.stem for file in path.parent.glob("*.py")} if _is_file(module) else {module.partition(".")[0]}
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
@@ -37,10 +42,12 @@ def source(*modules: str) -> str:
         path, inside = _find(name)
         files[name] = path
         waiting += inside if name in modules else []
-        waiting += [found for found in _imports(path) if found not in files]
+        package = "" if _is_file(name) else name if path.name == "__init__.py" else name.rpartition(".")[0]
+        waiting += [found for found in _imports(path, package, followed) if found not in files]
     digest = hashlib.sha256()
     for name, path in sorted(files.items()):
-        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+        # Wherever a file lies, its text is what counts.
+        digest.update((path.name if _is_file(name) else name).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
@@ -54,6 +61,8 @@ def of_values(*values: str) -> str:
 
 def _find(name: str) -> tuple[Path, list[str]]:
     """File of a module, and the modules inside it if it is a package."""
+    if _is_file(name):
+        return Path(name), []
     spec = _spec(name)
     if spec is None or spec.origin is None:
         raise ValueError(f"there is no module `{name}`")
@@ -73,18 +82,21 @@ def _spec(name: str) -> ModuleSpec | None:
         return None
 
 
-def _imports(path: Path) -> Iterator[str]:
+def _is_file(module: str) -> bool:
+    return module.endswith(".py")
+
+
+def _imports(path: Path, package: str, followed: set[str]) -> Iterator[str]:
+    """What a file imports from the packages that are followed; `package` is its own, for relative imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if _ours(alias.name))
-        elif isinstance(node, ast.ImportFrom) and node.module and _ours(node.module):
-            yield node.module
-            for alias in node.names:
-                yield from _behind(node.module, alias.name)
-
-
-def _ours(module: str) -> bool:
-    return module.partition(".")[0] == OURS
+            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] in followed)
+        elif isinstance(node, ast.ImportFrom):
+            module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            if module.partition(".")[0] in followed:
+                yield module
+                for alias in node.names:
+                    yield from _behind(module, alias.name)
 
 
 def _behind(module: str, name: str) -> Iterator[str]:

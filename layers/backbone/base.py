@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import keras
 
 from mixrank.layers.base import Part, per_candidate
 from mixrank.layers.heads import TaskHeads
 from mixrank.schemas import GROUPS
+from mixrank.schemas.naming import nearest
 
 WINDOWS = ("before", "within")
 
@@ -68,6 +70,25 @@ class Backbone(keras.Layer):
         self.head_units = tuple(head_units)
         self.scenarios = tuple(scenarios)
 
+    @classmethod
+    def from_preset(cls, preset: str, **params: Any) -> Self:
+        """The model as a preset has it.
+
+        Args:
+            preset: a key of `PRESETS` in the model's file.
+            params: constructor arguments that override the preset's.
+
+        Raises:
+            ValueError: if there is no such preset; the nearest name is in the text.
+
+        >>> HeMix.from_preset("tiny", num_layers=1).dim
+        32
+        """
+        presets = getattr(sys.modules[cls.__module__], "PRESETS", {})
+        if preset not in presets:
+            raise ValueError(f"{cls.__name__} has no preset `{preset}`{nearest(preset, presets)}")
+        return cls(**{**presets[preset], **params})
+
     @property
     def windows(self) -> tuple[str, ...]:
         """Windows of the histories this model reads."""
@@ -105,6 +126,16 @@ class Backbone(keras.Layer):
     def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
         # Keras leaves out an argument that is an empty dictionary.
         items = {window: shapes["items"] for window, shapes in (histories_shape or {}).items()}
+        for group in GROUPS:
+            if group not in features_shape:
+                raise ValueError(f"`features` of {self.name} must have a list for `{group}`, which may be empty")
+        given = {group: features_shape[group] for group in GROUPS} | {w: [shape] for w, shape in items.items()}
+        for place, shapes in given.items():
+            if unknown := [shape for shape in shapes if None in tuple(shape)[1:]]:
+                raise ValueError(
+                    f"`{place}` of {self.name} must have known widths and lengths, received the shape "
+                    f"{tuple(unknown[0])}; only the batch may be unknown"
+                )
         self.widths = Widths(
             vectors={group: tuple(shape[-1] for shape in features_shape[group]) for group in GROUPS},
             histories={window: (items[window][1], items[window][2]) for window in WINDOWS if window in items},

@@ -5,6 +5,8 @@ from .inputs import is_number as is_number
 from .inputs import model_inputs as model_inputs
 from .inputs import table_sizes as table_sizes
 from .inputs import widths as widths
+from .ranker import Ranker as Ranker
 from .ranker import build_ranker as build_ranker
+from .ranker import load as load
 from .ranker import request_ranker as request_ranker
 from .ranker import take_weights as take_weights

@@ -17,6 +17,35 @@ from mixrank.layers.tokens import HistoryMask, IdEmbedding, MaskedMean, Storage
 from mixrank.schemas import GROUPS, Action, FeatureSpec, History, MultiCategorical, TimeGap
 
 
+@keras.saving.register_keras_serializable("mixrank")
+class Ranker(keras.Model):
+    """A functional model {column: tensor} -> {task: logits (batch,)}, which refuses losses that take probabilities."""
+
+    def compile(self, optimizer="rmsprop", loss=None, **options) -> None:
+        """As in Keras.
+
+        Raises:
+            ValueError: if a loss or metric expects probabilities, where a logit of any size would go unnoticed.
+        """
+        metrics = [options.get("metrics"), options.get("weighted_metrics")]
+        for each in keras.tree.flatten([loss, metrics]):
+            if _takes_probabilities(each):
+                name = each if isinstance(each, str) else type(each).__name__
+                raise ValueError(
+                    f"a ranker's outputs are logits, and `{name}` takes probabilities: give it from_logits=True, as in "
+                    "keras.losses.BinaryCrossentropy(from_logits=True)"
+                )
+        super().compile(optimizer=optimizer, loss=loss, **options)
+
+
+def _takes_probabilities(loss: Any) -> bool:
+    if isinstance(loss, str):
+        return "crossentropy" in loss.lower() or loss.lower() in ("bce", "auc")
+    # Keras' metrics keep it in a private attribute, or among the arguments of the function they wrap.
+    told = getattr(loss, "from_logits", getattr(loss, "_from_logits", getattr(loss, "_fn_kwargs", {}).get("from_logits")))
+    return told is False
+
+
 def build_ranker(
     spec: FeatureSpec,
     sizes: Mapping[str, int],
@@ -31,7 +60,7 @@ def build_ranker(
     Args:
         spec: the log's declaration.
         sizes: number of ids, 0 included, of each `Categorical` and `MultiCategorical`.
-        model: name of a model of `mixrank.layers.registry`.
+        model: a model by its name, such as "hemix", or from outside by the path of its .py file or its dotted path.
         params: parameters of that model; they override the preset's.
         preset: name of one of its presets; None takes the constructor's defaults.
         seed: int. The same seed gives the same initial weights and dropout.
@@ -55,7 +84,7 @@ def build_ranker(
         features, histories = _vectors(spec, inputs, backbone.windows, layers)
         representation = backbone(features, histories, scenario)
         logits = backbone.heads(spec.tasks)(representation, scenario)
-    return keras.Model(inputs, logits, name="ranker")
+    return Ranker(inputs, logits, name="ranker")
 
 
 def request_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
@@ -66,7 +95,7 @@ def request_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
 
     Args:
         spec: the declaration that `model` was built from.
-        model: a model of `build_ranker` or `load_ranker`.
+        model: a model of `build_ranker` or `load`.
 
     Returns:
         Model {column: tensor} -> {task: float32 logits (candidates,)}. Columns of item features have one row per
@@ -86,7 +115,7 @@ def request_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
     column = inputs[candidates[0]]
     rows = ops.zeros_like(column if len(column.shape) == 1 else column[:, 0], dtype="int32")
     representation = backbone(features, histories, scenario, rows=rows)
-    return keras.Model(inputs, model.get_layer("heads")(representation, scenario), name="request_ranker")
+    return Ranker(inputs, model.get_layer("heads")(representation, scenario), name="request_ranker")
 
 
 def take_weights(model: keras.Model, trained: keras.Model) -> None:
@@ -103,13 +132,24 @@ def take_weights(model: keras.Model, trained: keras.Model) -> None:
             layer.set_weights(source.get_weights())
 
 
-def load_ranker(path: str | Path) -> keras.Model:
-    """Loads a ranker from a `.keras` file, whichever model of the registry it holds.
+def load(path: str | Path, model: str | None = None) -> keras.Model:
+    """Loads a model from a `.keras` file.
+
+    `keras.models.load_model` does the same after `import mixrank`, for models of mixrank and for those that installed
+    distributions announce.
 
     Args:
         path: file written by `Model.save`.
+        model: the model from outside that the file holds, as a configuration names it: the path of a .py file, or a
+            dotted path. None if it is one of `mixrank.layers.registry.names()`, or imported already.
+
+    Raises:
+        ValueError: if there is no such file or no such model.
     """
-    registry.import_all()
+    if not Path(path).is_file():
+        raise ValueError(f"`path` must be a .keras file, {path} does not exist")
+    if model is not None:
+        registry.load_class(model)
     return keras.models.load_model(path)
 
 

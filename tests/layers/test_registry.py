@@ -17,7 +17,7 @@ from mixrank.layers import registry
 def test_a_typo_is_answered_without_importing_keras():
     code = (
         "import sys\n"
-        "from layers import registry\n"
+        "from mixrank.layers import registry\n"
         "try:\n"
         "    registry.check('hemix', {'num_layer': 3})\n"
         "except ValueError as error:\n"

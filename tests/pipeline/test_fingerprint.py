@@ -29,7 +29,6 @@ def house(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(fingerprint, "OURS", ("house",))
     yield tmp_path
     for name in [name for name in sys.modules if name.split(".")[0] in ("house", "elsewhere")]:
         del sys.modules[name]

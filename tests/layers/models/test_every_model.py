@@ -15,7 +15,7 @@ from mixrank.layers import registry
 from mixrank.layers.base.parts import counts
 from mixrank.layers.ranking.budget import dense_parameters, match
 from mixrank.layers.ranking.inputs import model_inputs, widths
-from mixrank.layers.ranking.ranker import build_ranker, load_ranker
+from mixrank.layers.ranking.ranker import build_ranker, load
 from mixrank.schemas.datasets.kuairand import SPEC as KUAIRAND
 from mixrank.schemas.features import GROUPS, FeatureSpec
 
@@ -85,7 +85,7 @@ def test_a_row_gets_a_finite_float32_logit_per_task(ranker, spec, make_rows):
 @every_model
 def test_a_file_gives_back_the_same_logits(ranker, make_rows, tmp_path):
     ranker.save(tmp_path / "ranker.keras")
-    loaded = load_ranker(tmp_path / "ranker.keras")
+    loaded = load(tmp_path / "ranker.keras")
     rows = make_rows(ranker)
     np.testing.assert_array_equal(_scores(loaded(rows)), _scores(ranker(rows)))
     assert counts(loaded) == counts(ranker)
@@ -300,11 +300,11 @@ def test_another_backend_gives_the_same_logits(backend, rankers, spec, sizes, ma
     code = (
         "import sys, keras, numpy as np\n"
         "from pathlib import Path\n"
-        "from mixrank.layers.ranking.ranker import load_ranker\n"
+        "from mixrank.layers.ranking.ranker import load\n"
         "assert keras.backend.backend() == sys.argv[2]\n"
         "rows = dict(np.load(sys.argv[1] + '/rows.npz'))\n"
         "for path in Path(sys.argv[1]).glob('*.keras'):\n"
-        "    model = load_ranker(path)\n"
+        "    model = load(path)\n"
         "    np.savez(path.with_suffix('.logits.npz'), **model(rows))\n"
     )
     environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(Path(__file__).parents[3])}

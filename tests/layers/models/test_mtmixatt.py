@@ -12,7 +12,7 @@ from mixrank.layers.backbone.base import Widths
 from mixrank.layers.models.mtmixatt.mtmixatt import MTmixAtt
 from mixrank.layers.ranking.budget import dense_parameters
 from mixrank.layers.ranking.inputs import field_names, widths
-from mixrank.layers.ranking.ranker import build_ranker, load_ranker
+from mixrank.layers.ranking.ranker import build_ranker, load
 from mixrank.schemas.datasets.kuairand import SPEC as KUAIRAND
 
 SCENARIOS = ("home", "search", "cart", "help")
@@ -219,7 +219,7 @@ def test_manual_groups_may_be_named_and_freezing_survives_a_file(spec, sizes, ma
     before = model(rows)
     backbone.freeze()
     model.save(tmp_path / "frozen.keras")
-    loaded = load_ranker(tmp_path / "frozen.keras")
+    loaded = load(tmp_path / "frozen.keras")
     assert loaded.get_layer("mtmixatt").auto_token.frozen == backbone.auto_token.frozen
     for task, logit in before.items():
         np.testing.assert_allclose(model(rows)[task], logit, atol=1e-6)

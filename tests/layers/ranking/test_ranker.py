@@ -10,7 +10,7 @@ import pytest
 
 from mixrank.layers.base.parts import Part, counts
 from mixrank.layers.ranking.inputs import model_inputs
-from mixrank.layers.ranking.ranker import build_ranker, load_ranker
+from mixrank.layers.ranking.ranker import build_ranker, load
 from mixrank.schemas.features import Categorical, FeatureSpec, History
 
 PARAMS = {
@@ -177,7 +177,7 @@ def test_a_file_gives_back_the_same_logits(options, spec, sizes, make_rows, tmp_
     model = build_ranker(spec, sizes, params={**PARAMS, **options})
     rows = make_rows(model)
     model.save(tmp_path / "ranker.keras")
-    loaded = load_ranker(tmp_path / "ranker.keras")
+    loaded = load(tmp_path / "ranker.keras")
     for task, logit in model(rows).items():
         np.testing.assert_array_equal(loaded(rows)[task], logit)
     assert counts(loaded) == counts(model)

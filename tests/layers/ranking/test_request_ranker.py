@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from mixrank.layers import registry
 from mixrank.layers.ranking.inputs import model_inputs
-from mixrank.layers.ranking.ranker import build_ranker, load_ranker, request_ranker
+from mixrank.layers.ranking.ranker import build_ranker, load, request_ranker
 from mixrank.schemas.features import FeatureSpec
 
 every_model = pytest.mark.parametrize("name", registry.names())
@@ -116,7 +116,7 @@ def test_the_columns_of_the_request_have_one_row(make, spec):
 def test_the_ranker_is_still_saved_as_before(make, make_rows, tmp_path, spec):
     model, _ = make("hemix")
     model.save(tmp_path / "ranker.keras")
-    loaded = load_ranker(tmp_path / "ranker.keras")
+    loaded = load(tmp_path / "ranker.keras")
     rows = make_rows(model, batch=3)
     np.testing.assert_array_equal(loaded(rows)["click"], model(rows)["click"])
     _assert_same(model, request_ranker(spec, loaded), rows, _items(spec))
