@@ -18,6 +18,7 @@ from mixrank.components.pushing import Pusher
 from mixrank.components.schema_gen import SchemaGen
 from mixrank.components.training import PUSHED, Trainer
 from mixrank.components.validation import ExampleValidator
+from mixrank.layers import registry
 from mixrank.pipeline import fingerprint
 from mixrank.pipeline.config import RunConfig
 
@@ -125,7 +126,10 @@ def create_pipeline(config: RunConfig, place: Place) -> tfx.dsl.Pipeline:
         "model": config.model.model_dump_json(exclude={"preset"}, exclude_defaults=True),
         "train": config.train.model_dump_json(exclude_defaults=True),
         "source": source(
-            "mixrank.components.training.trainer", "mixrank.components.training.component", "mixrank.layers.models"
+            "mixrank.components.training.trainer",
+            "mixrank.components.training.component",
+            "mixrank.layers.models",
+            registry.origin(config.model.name),
         ),
     }
     trainer = Trainer(

@@ -43,7 +43,7 @@ class ModelSettings(Declaration):
     """Which architecture.
 
     Args:
-        name: a name in the registry of `layers`.
+        name: a model that `mixrank models` lists, the path of a .py file, or a dotted path of a module or class.
         preset: a preset of that model, or None for its defaults.
         params: constructor parameters that override the preset.
         match_params: int >= 1, "1M" or None. Dense parameters wanted, embeddings not counted: the preset is scaled to

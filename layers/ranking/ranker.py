@@ -42,7 +42,9 @@ def _takes_probabilities(loss: Any) -> bool:
     if isinstance(loss, str):
         return "crossentropy" in loss.lower() or loss.lower() in ("bce", "auc")
     # Keras' metrics keep it in a private attribute, or among the arguments of the function they wrap.
-    told = getattr(loss, "from_logits", getattr(loss, "_from_logits", getattr(loss, "_fn_kwargs", {}).get("from_logits")))
+    told = getattr(
+        loss, "from_logits", getattr(loss, "_from_logits", getattr(loss, "_fn_kwargs", {}).get("from_logits"))
+    )
     return told is False
 
 

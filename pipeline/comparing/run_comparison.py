@@ -55,7 +55,7 @@ class Comparison:
         wanted: set[Budget] = {parse_count(budget) for budget in budgets}
         found = {}
         for name in tables:
-            table = config.compare.table(name)
+            table = config.compare.table(name, config.model.name)
             if wanted:
                 left = tuple(budget for budget in table.budgets if budget in wanted)
                 if not left:

@@ -68,6 +68,7 @@ def work(folder: Path) -> dict[str, Any]:
     import pandas as pd
 
     from mixrank.components.training import MODEL_CARD, PREDICTIONS, TRAINING_LOG, train_model
+    from mixrank.layers import registry
     from mixrank.pipeline.comparing.judging import judge
     from mixrank.pipeline.fingerprint import source
 
@@ -90,7 +91,9 @@ def work(folder: Path) -> dict[str, Any]:
         "valid": log[-1]["valid"],
         "dense_parameters": sum(part["parameters"] for part in card["parts"] if part["name"] != "embeddings"),
         "flops": card["flops"],
-        "code": source("mixrank.components.training.trainer", "mixrank.layers.models"),
+        "code": source(
+            "mixrank.components.training.trainer", "mixrank.layers.models", registry.origin(given.model.name)
+        ),
     }
 
 

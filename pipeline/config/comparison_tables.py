@@ -54,7 +54,9 @@ class Table(Declaration):
             one model apart.
         budgets: dense parameters to which every variant is scaled, one part of the table for each; None takes the
             presets as they are.
-        variants: the models.
+        variants: the models, at least two.
+        every_model: whether to take, in the place of `variants`, all models that `mixrank models` lists and the config's
+            own.
         scaling: whether to fit a line through the budgets of each variant.
     """
 
@@ -62,12 +64,15 @@ class Table(Declaration):
     reference: str | None = None
     tested: Literal["best", "reference"] = "best"
     budgets: tuple[Budget, ...] = Field(default=(None,), min_length=1)
-    variants: tuple[Variant, ...] = Field(min_length=2)
+    variants: tuple[Variant, ...] = Field(default=(), min_length=2)
+    every_model: bool = False
     scaling: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Table:
-        names = [variant.name for variant in self.variants]
+        if self.every_model is bool(self.variants):
+            raise ValueError(f"give `variants` or `every_model: true`, received {len(self.variants)} variants")
+        names = registry.names() if self.every_model else [variant.name for variant in self.variants]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two variants are named `{twice[0]}`")
         if self.reference is not None and self.reference not in names:
@@ -77,6 +82,18 @@ class Table(Declaration):
         if self.scaling and (None in self.budgets or len(self.budgets) < 3):
             raise ValueError(f"`scaling` needs three `budgets` or more for a line, received {list(self.budgets)}")
         return self
+
+    def filled(self, model: str | None = None) -> Table:
+        """The same table with a variant for every model, if it is one of all models.
+
+        Args:
+            model: the config's own, which may come from outside.
+        """
+        if not self.every_model:
+            return self
+        names = dict.fromkeys([*registry.names(), *([model] if model else [])])
+        variants = tuple(Variant(name=registry.model(name).name, model={"name": name}) for name in names)
+        return Table(**{**dict(self), "variants": variants, "every_model": False})
 
 
 class Tuned(Declaration):
@@ -172,8 +189,12 @@ class CompareSettings(Declaration):
             registry.check(name, found.params)
         return tuned
 
-    def table(self, name: str) -> Table:
+    def table(self, name: str, model: str | None = None) -> Table:
         """A table by name.
+
+        Args:
+            name: of a shipped table or of one in `tables`.
+            model: the config's own, for a table of all models.
 
         Raises:
             ValueError: if there is none; the nearest name is in the text.
@@ -181,7 +202,7 @@ class CompareSettings(Declaration):
         tables = {**shipped_tables(), **self.tables}
         if name not in tables:
             raise ValueError(f"there is no table `{name}`{nearest(name, tables)}")
-        return tables[name]
+        return tables[name].filled(model)
 
 
 def shipped_tables() -> dict[str, Table]:

@@ -50,6 +50,11 @@ def compiled(config: RunConfig) -> str:
     The same config and image give the same text on every machine.
     """
     settings = config.kubeflow
+    if config.model.name.endswith(".py"):
+        raise ValueError(
+            f"`model.name` is the file {config.model.name}, which no image holds: install it in the image as a package "
+            "and give its dotted path"
+        )
     image = settings.image or image_name()
     parameters = run_parameters(config)
     spec = _compiled_by_tfx(config, image, parameters)

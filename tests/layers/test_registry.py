@@ -29,9 +29,9 @@ def test_a_typo_is_answered_without_importing_keras():
 
 @pytest.mark.parametrize("name", registry.names())
 def test_what_is_read_from_the_source_is_what_python_sees(name):
-    module = importlib.import_module(f"mixrank.layers.models.{name}")
     model = registry.model(name)
-    cls = getattr(module, model.class_name)
+    module = importlib.import_module(model.module)
+    cls = registry.load_class(name)
     signature = inspect.signature(cls.__init__).parameters.values()
     expected = [(p.name, p.default) for p in signature if p.kind is inspect.Parameter.KEYWORD_ONLY]
     assert [(p.name, p.default) for p in model.parameters] == expected

@@ -29,7 +29,7 @@ EARLIER = {
 
 
 def test_the_shipped_tables_plan_trainings_that_differ_in_their_variant_only():
-    tables = shipped_tables()
+    tables = {name: table.filled() for name, table in shipped_tables().items()}
     assert {variant.name for variant in tables["models"].variants} == set(registry.names())
     for name, table in tables.items():
         planned = trials(config(), EARLIER, table)
@@ -47,7 +47,8 @@ def test_every_training_of_a_shipped_table_has_a_model_that_can_be_built(table):
     spec = datasets.load("kuairand").spec
     sizes = {each.name: 10 for each in spec.inputs if isinstance(each, Categorical | MultiCategorical)}
     models = {
-        trial.title.partition(" seed")[0]: trial.about for trial in trials(config(), EARLIER, shipped_tables()[table])
+        trial.title.partition(" seed")[0]: trial.about
+        for trial in trials(config(), EARLIER, shipped_tables()[table].filled())
     }
     for about in models.values():
         model = resolve(spec, ModelSettings(**about["model"]))
@@ -129,6 +130,8 @@ def test_a_model_without_a_feature_does_not_see_it_in_histories_either():
             "takes name, preset",
         ),
         ({"variants": ({"name": "a", "model": {}}, TWO[0])}, "needs a `name`"),
+        ({}, "give `variants` or `every_model: true`, received 0 variants"),
+        ({"variants": TWO, "every_model": True}, "give `variants` or `every_model: true`, received 2 variants"),
     ],
 )
 def test_a_wrong_table_is_refused(values, message):
