@@ -1,50 +1,102 @@
 """The `mixrank` command.
 
-TensorFlow and TFX take many seconds to import, so they are imported inside the commands that need them.
+A command's module is imported when that command is called. `mixrank --help` reads the help lines from the modules'
+source text, so it imports none of them.
 """
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from mixrank.pipeline.commands import (
-    compare,
-    drift,
-    inspect,
-    kubeflow,
-    parity,
-    predict,
-    rollout,
-    run,
-    score,
-    serve,
-    simulate,
-    submit,
-)
+from mixrank.pipeline import commands
+
+# Panel -> command -> `module.function`, in the order of the help page.
+PANELS = {
+    "Train and judge": {
+        "run": "run.run",
+        "train": "run.train",
+        "compare": "compare.compare",
+        "tune": "compare.tune",
+        "incumbent": "run.incumbent",
+        "report": "run.report",
+    },
+    "Look": {
+        "features": "inspect.features",
+        "schema": "inspect.schema",
+        "models": "inspect.models",
+        "doctor": "inspect.doctor",
+        "simulate": "simulate.simulate",
+    },
+    "Serve": {
+        "serve": "serve.serve",
+        "predict": "predict.predict",
+        "parity": "parity.parity",
+        "deploy": "rollout.deploy",
+        "rollout": "rollout.rollout",
+    },
+    "Score and watch": {"score": "score.score", "drift": "drift.drift"},
+    "Kubeflow": {"compile": "kubeflow.compile_", "submit": "submit.submit"},
+}
+# A command of commands: its module has an `app`, whose callback is the function above.
+GROUPS = ("rollout",)
+COMMANDS = {name: path for panel in PANELS.values() for name, path in panel.items()}
+
+
+class LazyGroup(TyperGroup):
+    """Imports a command to call it, not to list it."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, listed and load_command(name), rest
+
+
+def load_command(name: str) -> Any:
+    """The click command of that name, from its module."""
+    module, function = COMMANDS[name].split(".")
+    imported = import_module(f"{commands.__name__}.{module}")
+    if name in GROUPS:
+        return typer.main.get_command(imported.app)
+    single = typer.Typer(add_completion=False)
+    single.command(name)(getattr(imported, function))
+    return typer.main.get_command(single)
+
+
+def help_line(path: str) -> str:
+    """The first line of a command's docstring.
+
+    Args:
+        path: `module.function`.
+
+    >>> help_line("inspect.doctor")
+    'Check this machine: Python, packages, devices, memory, disk.'
+    """
+    module, function = path.split(".")
+    (folder,) = commands.__path__
+    for node in ast.parse(Path(folder, f"{module}.py").read_text()).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    raise ValueError(f"commands/{module}.py has no function {function}")
+
 
 app = typer.Typer(
+    cls=LazyGroup,
     help="Ranking models from raw impression logs: train, judge, push, serve, score.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-PANELS = {
-    "Train and judge": (run.run, run.train, compare.compare, compare.tune, run.incumbent, run.report),
-    "Look": (inspect.features, inspect.schema, inspect.models, inspect.doctor, simulate.simulate),
-    "Serve": (serve.serve, predict.predict, parity.parity, rollout.deploy),
-    "Score and watch": (score.score, drift.drift),
-    "Kubeflow": (kubeflow.compile_, submit.submit),
-}
-for panel, commands in PANELS.items():
-    for command in commands:
-        # Python has a function of its own named compile.
-        app.command(command.__name__.rstrip("_").replace("_", "-"), rich_help_panel=panel)(command)
-app.add_typer(rollout.rollout, name="rollout", rich_help_panel="Serve")
+for panel, listed in PANELS.items():
+    for name, path in listed.items():
+        app.command(name, help=help_line(path), rich_help_panel=panel)(lambda: None)
 
 
 def main() -> None:

@@ -52,32 +52,39 @@ def schema(
 @guarded
 def models(
     name: Annotated[str | None, typer.Argument(help="One model: its parameters and presets.")] = None,
-    dataset: Annotated[str, typer.Option(help="The log, or a config, whose widths decide the sizes.")] = "kuairand",
+    sizes: Annotated[bool, typer.Option("--sizes", help="Print parameters and FLOPs of every preset.")] = False,
     match_params: Annotated[
-        str | None, typer.Option(help="Scale to so many dense parameters: 1M, 20M, 1.5B, 1000000.")
+        str | None, typer.Option(help="Scale to this number of dense parameters: 1M, 20M, 1.5B, 1000000.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="The preset that --match-params scales.")] = "tiny",
+    dataset: Annotated[
+        str, typer.Option(help="Log, or config, that gives --sizes and --match-params their input widths.")
+    ] = "kuairand",
+    preset: Annotated[str, typer.Option(help="Preset that --match-params scales.")] = "tiny",
 ) -> None:
-    """List the architectures and their sizes, or the parameters and presets of one; scale them to one size."""
-    from mixrank.components.training import parse_count
+    """List the models, or the parameters and presets of one; print their sizes, or scale them to one size."""
     from mixrank.layers import registry
 
     if match_params is not None:
+        from mixrank.components.training import parse_count
+
         budget = parse_count(match_params)
         if budget < 1:
             raise ValueError(f"--match-params must be at least 1, received {match_params}")
         names = registry.names() if name is None else [registry.model(name).name]
         _print_matched(_dataset(dataset).spec, names, budget, preset)
         return
+    if sizes:
+        names = registry.names() if name is None else [registry.model(name).name]
+        _print_sizes(_dataset(dataset).spec, names)
+        return
     if name is None:
-        spec = _dataset(dataset).spec
         table = Table("model", "paper", "arXiv", "presets")
         for each in registry.names():
             found = registry.model(each)
             table.add_row(each, found.title, found.arxiv, ", ".join(found.presets))
         console.print(table)
-        _print_sizes(spec, registry.names())
         console.print("next:\n  mixrank models NAME                # its parameters and presets")
+        console.print("  mixrank models --sizes             # parameters and FLOPs of every preset")
         console.print("  mixrank models --match-params 1M   # all of them at one size")
         return
     found = registry.model(name)

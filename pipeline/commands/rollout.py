@@ -15,9 +15,7 @@ from mixrank.pipeline.commands.terminal import console, guarded
 if TYPE_CHECKING:
     from mixrank.serving.rollout import Golden, Rollout
 
-rollout = typer.Typer(
-    help="Roll versions of a served model out: push, canary, promote, rollback, status.", no_args_is_help=True
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Base = Annotated[Path, typer.Argument(help="The model's folder of versions, such as runs/kuairand/serving/kuairand.")]
 Version = Annotated[int | None, typer.Option("--version", help="A version other than the one meant by default.")]
@@ -38,6 +36,11 @@ Unchecked = Annotated[bool, typer.Option("--unchecked", help="Send no golden row
 Keep = Annotated[
     int | None, typer.Option("--keep", help="Remove all but so many versions; never one that is labelled or loaded.")
 ]
+
+
+@app.callback()
+def rollout() -> None:
+    """Roll out versions of a served model: push, canary, promote, rollback, status."""
 
 
 @guarded
@@ -93,7 +96,7 @@ def deploy(
     )
 
 
-@rollout.command()
+@app.command()
 @guarded
 def push(
     base: Base,
@@ -109,7 +112,7 @@ def push(
     _next("canary", base, config, name, "http://localhost:8501", "load it and give it the label canary")
 
 
-@rollout.command()
+@app.command()
 @guarded
 def canary(
     base: Base,
@@ -128,7 +131,7 @@ def canary(
     _next("promote", base, config, name, url or "http://localhost:8501", "make it stable")
 
 
-@rollout.command()
+@app.command()
 @guarded
 def promote(
     base: Base,
@@ -149,7 +152,7 @@ def promote(
     _next("rollback", base, config, name, url, "if it disappoints: back to the version before")
 
 
-@rollout.command()
+@app.command()
 @guarded
 def rollback(
     base: Base,
@@ -166,7 +169,7 @@ def rollback(
     _next("status", base, config, name, url, "what is served now")
 
 
-@rollout.command()
+@app.command()
 @guarded
 def status(base: Base, url: Url = None, config: Config = None, name: Name = None) -> None:
     """Print every version: label, when it was pushed, model and metrics where known, whether it is served."""

@@ -12,8 +12,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from mixrank.schemas.naming import readable
-
 # A file has no width; the 80 columns that are taken for it otherwise would break the numbers of most tables.
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 errors = Console(stderr=True)
@@ -39,6 +37,8 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as error:
             if debug:
                 raise
+            from mixrank.schemas.naming import readable  # Pydantic takes a while; `--help` goes without it.
+
             errors.print(f"[bold red]error:[/] {type(error).__name__ if not str(error) else ''}", end="")
             errors.print(readable(error), markup=False, highlight=False, soft_wrap=True)
             if not isinstance(error, ValueError):
