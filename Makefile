@@ -1,6 +1,6 @@
 # Two commands are enough: `make demo` and `make test`. Each sets up everything it needs, inside this folder.
 .DEFAULT_GOAL := help
-.PHONY: help install demo kuairand test test-fast stubs lint clean
+.PHONY: help install demo kuairand test test-fast stubs docs lint clean
 
 PYTHON ?= python3.11
 # An installed uv is used; a missing one is put into this folder.
@@ -30,11 +30,15 @@ kuairand: install  ## The same on KuaiRand-Pure: make kuairand DATA=/path/to/the
 stubs: install  ## Generate the client's messages from tensorflow_serving.proto.
 	$(RUN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. mixrank/serving/client/tensorflow_serving.proto
 
+docs: $(UV)  ## Build the documentation site into site/, in an environment of its own.
+	$(UV) run --locked --isolated --only-group docs --python $(PYTHON) mkdocs build --strict --quiet
+
 lint: install  ## Style, types and import rules.
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
+	$(RUN)/deptry schemas layers serving components pipeline
 
 test-fast: install  ## The fast tests, in two processes.
 	$(RUN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow"
@@ -43,4 +47,4 @@ test: lint  ## Install, check and run every test, in two processes.
 	$(RUN)/python -m pytest -q -n 2 --dist loadgroup
 
 clean:  ## Remove what the other targets made, the packages excepted.
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,7 +14,6 @@ PINNED = {
     "tensorflow": "2.16.2",
     "keras": "3.15.1",
     "apache-beam": "2.72.0",
-    "ml-metadata": "1.16.0",
 }
 MEMORY_GIB, DISK_GIB = 4, 2
 
