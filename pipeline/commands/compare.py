@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from mixrank.pipeline.commands.run import Config, Overrides
-from mixrank.pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
 
 Jobs = Annotated[int | None, typer.Option(min=1, help="Trainings at once; one per core, or per GPU, if left out.")]
 
 
 @guarded
+@needs("pipeline")
 def compare(
     config: Config,
     tables: Annotated[
@@ -59,6 +60,7 @@ def compare(
 
 
 @guarded
+@needs("pipeline")
 def tune(
     config: Config,
     models: Annotated[list[str] | None, typer.Argument(help="Models; all of them if left out.")] = None,

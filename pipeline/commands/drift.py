@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from mixrank.pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
 
 ALARM = 3
 
 
 @guarded
+@needs("pipeline")
 def drift(
     baseline: Annotated[Path, typer.Argument(help="A run folder, a statistics file (.pb, .pbtxt), or rows.")],
     new: Annotated[

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mixrank.pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
 
 
 @guarded
@@ -27,6 +27,7 @@ def features(dataset: Annotated[str, typer.Argument(help="A dataset, or a config
 
 
 @guarded
+@needs("pipeline")
 def schema(
     dataset: Annotated[str, typer.Argument(help="A dataset, or a config that names one.")],
     check: Annotated[bool, typer.Option("--check", help="Compare with the committed schema instead.")] = False,
@@ -50,6 +51,7 @@ def schema(
 
 
 @guarded
+@needs("layers")
 def models(
     name: Annotated[str | None, typer.Argument(help="One model: its parameters and presets.")] = None,
     sizes: Annotated[bool, typer.Option("--sizes", help="Print parameters and FLOPs of every preset.")] = False,

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from mixrank.pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
 
 
 @guarded
+@needs("pipeline")
 def compile_(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config.")],
     output: Annotated[

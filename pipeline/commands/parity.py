@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mixrank.pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 @guarded
+@needs("pipeline")
 def parity(
     run: Annotated[Path, typer.Argument(help="A run's folder, or a model's folder together with --examples.")],
     examples: Annotated[

@@ -14,7 +14,7 @@ import typer
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mixrank.pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded, require
 
 if TYPE_CHECKING:
     from mixrank.pipeline.commands.request_files import Line
@@ -144,6 +144,7 @@ def _local(folder: Path, version: int | None, drop: bool) -> LocalModel:
             raise ValueError(f"there is no version {version} in {folder}; there are {there}")
         folder = found[version]
     load_spec(folder)
+    require("layers", "scoring with a model's folder")
     errors.print("loading TensorFlow ...", style="dim")
     from mixrank.serving.export import LocalModel
 

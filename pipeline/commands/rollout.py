@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mixrank.pipeline.commands.terminal import console, guarded
+from mixrank.pipeline.commands.terminal import console, guarded, needs
 
 if TYPE_CHECKING:
     from mixrank.serving.rollout import Golden, Rollout
@@ -44,6 +44,7 @@ def rollout() -> None:
 
 
 @guarded
+@needs("pipeline")
 def deploy(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of versions, or single versions.")],
     output: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")] = Path("deploy"),
@@ -98,6 +99,7 @@ def deploy(
 
 @app.command()
 @guarded
+@needs("pipeline")
 def push(
     base: Base,
     model: Annotated[Path, typer.Argument(help="A SavedModel, or a folder of versions, of which the newest.")],
@@ -114,6 +116,7 @@ def push(
 
 @app.command()
 @guarded
+@needs("pipeline")
 def canary(
     base: Base,
     version: Version = None,
@@ -133,6 +136,7 @@ def canary(
 
 @app.command()
 @guarded
+@needs("pipeline")
 def promote(
     base: Base,
     version: Version = None,
@@ -154,6 +158,7 @@ def promote(
 
 @app.command()
 @guarded
+@needs("pipeline")
 def rollback(
     base: Base,
     to: Annotated[int | None, typer.Option(help="A version other than the previous stable one.")] = None,
@@ -171,6 +176,7 @@ def rollback(
 
 @app.command()
 @guarded
+@needs("pipeline")
 def status(base: Base, url: Url = None, config: Config = None, name: Name = None) -> None:
     """Print every version: label, when it was pushed, model and metrics where known, whether it is served."""
     from mixrank.serving.base import describe

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mixrank.pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
 
 Config = Annotated[
     str, typer.Argument(help="A YAML file, or the name of a shipped config (movielens, kuairand, simulated).")
@@ -20,6 +20,7 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, su
 
 
 @guarded
+@needs("pipeline")
 def run(config: Config, overrides: Overrides = None) -> None:
     """Run the whole pipeline: raw log to a judged, pushed model and a report."""
     from mixrank.pipeline.config import load_config
@@ -55,6 +56,7 @@ def run(config: Config, overrides: Overrides = None) -> None:
 
 
 @guarded
+@needs("pipeline")
 def train(config: Config, overrides: Overrides = None) -> None:
     """Train on the rows that the last `run` of this config transformed, without the other components."""
     from mixrank.pipeline.config import load_config
@@ -70,6 +72,7 @@ def train(config: Config, overrides: Overrides = None) -> None:
 
 
 @guarded
+@needs("pipeline")
 def incumbent(
     config: Config,
     model: Annotated[str, typer.Option(help="dlrm or dcn.")] = "dlrm",
@@ -100,6 +103,7 @@ def incumbent(
 
 
 @guarded
+@needs("pipeline")
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     output: Annotated[Path | None, typer.Option(help="HTML file; report.html in the first folder if left out.")] = None,

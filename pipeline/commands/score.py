@@ -11,7 +11,7 @@ from rich.progress import Progress as Bar
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mixrank.pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
 
 if TYPE_CHECKING:
     from mixrank.serving.batch_scoring import Progress
@@ -20,6 +20,7 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 @guarded
+@needs("pipeline")
 def score(
     model: Annotated[Path, typer.Argument(help="A version's folder, or a folder of versions, of which the newest.")],
     source: Annotated[

@@ -15,10 +15,11 @@ from typing import Annotated
 
 import typer
 
-from mixrank.pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
 
 
 @guarded
+@needs("pipeline")
 def serve(
     folders: Annotated[
         list[Path] | None, typer.Argument(metavar="[MODEL_DIR]...", help="Folders of versions, or single versions.")

@@ -10,13 +10,14 @@ import yaml
 from rich.progress import track
 from rich.table import Table
 
-from mixrank.pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
 
 if TYPE_CHECKING:
     from mixrank.schemas.simulation import Simulation
 
 
 @guarded
+@needs("pipeline")
 def simulate(
     folder: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
     users: Annotated[int | None, typer.Option(help="Users.", show_default="3000")] = None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixrank.pipeline.commands.terminal import console, errors, guarded
+from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
 
 if TYPE_CHECKING:
     from mixrank.pipeline.kubeflow import Kubeflow, RunState
@@ -20,6 +20,7 @@ TOKEN = "MIXRANK_KFP_TOKEN"
 
 
 @guarded
+@needs("pipeline")
 def submit(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped config.")],
     host: Annotated[str, typer.Option(help="API of Kubeflow Pipelines, such as http://localhost:8888.")],

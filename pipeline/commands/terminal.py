@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import os
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -15,6 +16,15 @@ from rich.console import Console
 # A file has no width; the 80 columns that are taken for it otherwise would break the numbers of most tables.
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 errors = Console(stderr=True)
+
+Extra = Literal["layers", "pipeline"]
+# A module that only this extra installs.
+MODULES: dict[Extra, str] = {"layers": "keras", "pipeline": "tfx"}
+# TFX pins packages that only uv can override, as pyproject.toml tells it.
+INSTALL: dict[Extra, str] = {
+    "layers": "pip install 'mixrank[layers]'",
+    "pipeline": "run `make install` in a checkout of mixrank",
+}
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -53,3 +63,31 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     guard.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     guard.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return guard
+
+
+def needs(extra: Extra) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A command that is refused before it starts if an extra of mixrank is not installed."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            require(extra, f"`mixrank {function.__name__.rstrip('_')}`")
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+def require(extra: Extra, what: str) -> None:
+    """Checks that an extra of mixrank is installed.
+
+    Args:
+        extra: its name.
+        what: what needs it, for the message.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if importlib.util.find_spec(MODULES[extra]) is None:
+        raise ValueError(f"{what} needs mixrank[{extra}], which is not installed: {INSTALL[extra]}")
