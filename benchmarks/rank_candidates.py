@@ -40,8 +40,7 @@ from mixrank.schemas import FeatureSpec, History
 from mixrank.schemas.datasets.kuairand import SPEC
 from mixrank.schemas.encode import columns
 from mixrank.schemas.synthetic import toy_rows
-from mixrank.serving.client import request_and_item, to_columns, to_request_columns
-from mixrank.serving.export import export
+from mixrank.serving.export import export, request_and_item, to_columns, to_request_columns
 
 
 def with_histories(spec: FeatureSpec, length: int) -> FeatureSpec:

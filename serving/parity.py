@@ -18,10 +18,11 @@ import tensorflow as tf
 
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import decode
+from mixrank.serving.base import load_spec
 from mixrank.serving.batch_scoring import score as score_on_beam
-from mixrank.serving.client import Client, load_spec, request_and_item
+from mixrank.serving.client import Client
 from mixrank.serving.dev_server import running
-from mixrank.serving.export import requests, score_everywhere
+from mixrank.serving.export import request_and_item, requests, score_everywhere
 
 REFERENCE = "SavedModel, TF 2 loader, serving_default"
 # Task -> (rows,) scores, of all rows or of the first ones.

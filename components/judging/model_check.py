@@ -27,8 +27,7 @@ from tfx.utils import path_utils
 from mixrank.components.training import PREDICTIONS
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import decode
-from mixrank.serving.client import request_and_item
-from mixrank.serving.export import GOLDEN_FILE, write_golden, write_warmup
+from mixrank.serving.export import GOLDEN_FILE, request_and_item, write_golden, write_warmup
 
 TIMEOUT_S = 600
 REASONS = "reasons.json"

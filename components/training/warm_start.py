@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from mixrank.schemas import Categorical, FeatureSpec, MultiCategorical, Vocab
-from mixrank.serving.export import METADATA
+from mixrank.serving.base import METADATA
 
 
 def find_export(reference: str) -> Path:

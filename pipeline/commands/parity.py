@@ -36,7 +36,7 @@ def parity(
     ] = None,
 ) -> None:
     """Compare in-memory Keras, SavedModel, REST, gRPC and Beam, row by row."""
-    from mixrank.serving.client import find_version, load_spec
+    from mixrank.serving.base import find_version, load_spec
 
     found_run = _run(run)
     if found_run is None:
@@ -90,7 +90,7 @@ def _rows(
     import tensorflow as tf
 
     from mixrank.schemas.encode import decode
-    from mixrank.serving.client import load_spec
+    from mixrank.serving.base import load_spec
 
     files = sorted(glob.glob(pattern))
     if not files:

@@ -134,8 +134,7 @@ def _client(
 
 
 def _local(folder: Path, version: int | None, drop: bool) -> LocalModel:
-    from mixrank.serving.base import versions
-    from mixrank.serving.client import load_spec
+    from mixrank.serving.base import load_spec, versions
 
     if version is not None:
         found = versions(folder)

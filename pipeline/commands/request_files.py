@@ -12,7 +12,7 @@ from typing import Any
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import columns
 from mixrank.schemas.synthetic import toy_rows
-from mixrank.serving.client import find_version, load_spec
+from mixrank.serving.base import find_version, load_spec
 from mixrank.serving.export import GOLDEN_FILE, read_golden
 
 # Rows of an example, and events of a history in one that is drawn.

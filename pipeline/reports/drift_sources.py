@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mixrank.pipeline.reports.run_folder import RunFolder
 from mixrank.schemas import FeatureSpec
-from mixrank.serving.client import find_version, load_spec
+from mixrank.serving.base import find_version, load_spec
 from mixrank.serving.drift import LoggedRows, RowSummary, between, day_bounds, read_vocabularies, summarize
 
 STATISTICS = (".pb", ".pbtxt")

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mixrank.schemas import FeatureSpec
+
 PARTIAL = ".partial"
 METADATA = "assets.extra/mixrank.json"
 
@@ -137,3 +139,28 @@ def _equal(one: Path, other: Path, block: int = 1 << 20) -> bool:
                 return False
             if not ours:
                 return True
+
+
+def load_spec(folder: Path) -> FeatureSpec:
+    """The feature spec inside a version, or inside the newest of a folder of versions.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    folder = find_version(folder)
+    file = folder / METADATA
+    if not file.is_file():
+        raise ValueError(f"{folder} says nothing of its features: it holds no {METADATA}")
+    return FeatureSpec.model_validate(json.loads(file.read_text())["spec"])
+
+
+def find_version(folder: Path) -> Path:
+    """The folder of a model: itself, or the newest version in it.
+
+    Raises:
+        ValueError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
+    found = versions(folder)
+    return found[max(found)] if found else folder

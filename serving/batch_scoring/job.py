@@ -22,6 +22,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
 from mixrank.schemas.files import write_atomically
+from mixrank.serving.base import load_spec
 from mixrank.serving.batch_scoring.counters import total
 from mixrank.serving.batch_scoring.output import (
     SUMMARY,
@@ -45,7 +46,6 @@ from mixrank.serving.batch_scoring.scoring_plan import (
     plan,
 )
 from mixrank.serving.batch_scoring.work import SCORES, WORK, Score, Settings
-from mixrank.serving.client import load_spec
 
 RUNNER = "--runner=FnApiRunner"
 

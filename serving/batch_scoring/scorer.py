@@ -15,10 +15,9 @@ from apache_beam.utils.shared import Shared
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import Column, columns, decode, to_instance
 from mixrank.schemas.tfmd import parsing_spec
-from mixrank.serving.base import METADATA, check_saved_model, versions
+from mixrank.serving.base import METADATA, check_saved_model, load_spec, versions
 from mixrank.serving.batch_scoring.row_files import Inputs, Rows, Texts
 from mixrank.serving.batch_scoring.text import Bad
-from mixrank.serving.client import load_spec
 
 _LOADED = Shared()
 # TensorFlow quotes the bytes that it cannot parse, and then cannot decode its own message.

@@ -1,9 +1,9 @@
-"""Asks a TensorFlow Serving for scores, over REST or gRPC, blocking or asynchronous, without TensorFlow.
+"""Blocking and asynchronous client of TensorFlow Serving, over REST or gRPC, without TensorFlow.
 
     with Client("http://localhost:8501", "movielens", spec="runs/movielens/serving/movielens") as client:
         scores = client.score([{"age_band": "25_34", "user_id": 196, "item_id": 242}])
 
-What a call does is in `mixrank.serving.client.protocol`; here it is carried out.
+`mixrank.serving.client.protocol` decides what a call does; the clients carry it out.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from mixrank.schemas import FeatureSpec
+from mixrank.serving.base import load_spec
 from mixrank.serving.client.protocol import Address, Calls, Pause, Result, Scores, ServingError, State, Steps
-from mixrank.serving.client.request_rows import Inputs, Row, RowError, Unknown, load_spec
-
-__all__ = ["AsyncClient", "Client", "RowError", "ServingError", "State"]
+from mixrank.serving.client.request_rows import Inputs, Row, Unknown
 
 
 class _Configured:
-    """What both clients take."""
+    """The arguments of both clients."""
 
     def __init__(
         self,
@@ -102,12 +101,21 @@ class Client(_Configured):
         return self._run(self._calls.rank(request, candidates))
 
     def status(self) -> dict[int, State]:
-        """The state of the model's versions, or of the one version that this client asks; a label is of no account.
+        """The state of the model's versions, or of the one version that this client asks; a label is ignored.
 
         Raises:
             ServingError: if the server does not answer, or does not know the model or version (NOT_FOUND).
         """
         return self._run(self._calls.status())
+
+    def version(self) -> int:
+        """The version that answers this client: the one it asks for, that of its label, or the server's highest.
+
+        Raises:
+            ServingError: if the server does not answer, or does not know the model, version (NOT_FOUND) or label
+                (INVALID_ARGUMENT).
+        """
+        return self._run(self._calls.version())
 
     def close(self) -> None:
         """Closes the connections."""
@@ -164,6 +172,10 @@ class AsyncClient(_Configured):
     async def status(self) -> dict[int, State]:
         """As `Client.status`."""
         return await self._run(self._calls.status())
+
+    async def version(self) -> int:
+        """As `Client.version`."""
+        return await self._run(self._calls.version())
 
     async def close(self) -> None:
         """Closes the connections."""

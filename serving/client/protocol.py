@@ -1,4 +1,4 @@
-"""What a client does, without its input and output: chunks, deadline, retries, checks of the answer.
+"""Sans-I/O client protocol: chunks, deadline, retries, checks of the answer.
 
 A call is a generator. It yields what must be done (`Ask` a server, `Pause`), is sent the answer or thrown a
 `ServingError`, and returns the result. So the same calls serve a blocking and an asynchronous client, and tests need
@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Address:
-    """Whom to ask.
+    """A model on a server.
 
     Args:
         target: `http://host:8501`, `https://...` or `grpc://host:8500`.
@@ -75,14 +75,14 @@ def _is_target(target: str) -> bool:
 
 
 class ServingError(ValueError):
-    """A server that did not answer, or answered with an error, or with something else than scores.
+    """A server did not answer, answered with an error, or with something other than scores.
 
     Args:
         status: name of the gRPC status, over REST too, such as NOT_FOUND, UNAVAILABLE or DEADLINE_EXCEEDED;
             INTERNAL if the answer cannot be used.
         message: what the server said, or what happened.
-        address: whom was asked.
-        tries: how often.
+        address: the model that was asked.
+        tries: number of requests that were sent.
     """
 
     def __init__(self, status: str, message: str, address: Address | None = None, tries: int = 1) -> None:
@@ -93,7 +93,7 @@ class ServingError(ValueError):
 
 @dataclass(frozen=True)
 class State:
-    """What a server says of a version.
+    """State of a version on a server.
 
     Args:
         name: START, LOADING, AVAILABLE, UNLOADING, END; UNKNOWN if it does not know the version.
@@ -121,12 +121,12 @@ class Predict:
 
 @dataclass(frozen=True)
 class Metadata:
-    """Asks over REST which version answers, and for the outputs of its signatures."""
+    """Asks which version answers, and over REST for the outputs of its signatures."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Asks for the state of the model's versions; answered by version -> `State`. A label is of no account."""
+    """Asks for the state of the model's versions; answered by version -> `State`. A label is ignored."""
 
 
 Request = Predict | Metadata | Status
@@ -147,7 +147,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Pause:
-    """Do nothing for so many seconds."""
+    """Do nothing for a number of seconds."""
 
     seconds: float
 
@@ -210,6 +210,10 @@ class Calls:
     def status(self) -> Steps[dict[int, State]]:
         """Asks for the versions' states."""
         return (yield from self._ask(Status(), self.clock() + self.deadline))
+
+    def version(self) -> Steps[int]:
+        """Asks which version answers."""
+        return (yield from self._ask(Metadata(), self.clock() + self.deadline))["version"]
 
     def _predict(self, signature: str, inputs: Mapping[str, Any], count: int, ends: float) -> Steps[list[Scores]]:
         answer = yield from self._ask(Predict(signature, inputs, self.inputs.kinds), ends)

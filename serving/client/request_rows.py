@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import columns, to_instance, to_request
 from mixrank.schemas.wire import Kind
-from mixrank.serving.base import METADATA, versions
 
 Row = Mapping[str, Any]
 Unknown = Literal["refuse", "drop"]
@@ -95,31 +92,6 @@ class Inputs:
 def stack(rows: Sequence[Row]) -> dict[str, list[Any]]:
     """Rows of the same columns as column -> one value per row."""
     return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def load_spec(folder: Path) -> FeatureSpec:
-    """The feature spec inside a version, or inside the newest of a folder of versions.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    folder = find_version(folder)
-    file = folder / METADATA
-    if not file.is_file():
-        raise ValueError(f"{folder} says nothing of its features: it holds no {METADATA}")
-    return FeatureSpec.model_validate(json.loads(file.read_text())["spec"])
-
-
-def find_version(folder: Path) -> Path:
-    """The folder of a model: itself, or the newest version in it.
-
-    Raises:
-        ValueError: if there is no such folder.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}")
-    found = versions(folder)
-    return found[max(found)] if found else folder
 
 
 def _check_mapping(row: Any) -> None:

@@ -10,8 +10,10 @@ import grpc.aio
 import numpy as np
 
 from mixrank.schemas.wire import Kind
-from mixrank.serving.client.protocol import INTERNAL, Address, Predict, Request, ServingError, State, Status
+from mixrank.serving.client.protocol import INTERNAL, Address, Metadata, Predict, Request, ServingError, State, Status
 from mixrank.serving.client.tensorflow_serving_pb2 import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
     GetModelStatusRequest,
     GetModelStatusResponse,
     ModelVersionStatus,
@@ -22,6 +24,7 @@ from mixrank.serving.client.tensorflow_serving_pb2 import (
 from mixrank.serving.client.tensors import from_tensor, to_tensor
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
+GET_MODEL_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 GET_MODEL_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 OPTIONS = (
     # Answers have any size that the server sends.
@@ -31,6 +34,11 @@ OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+MESSAGES: dict[type, Any] = {
+    Predict: PredictRequest,
+    Metadata: GetModelMetadataRequest,
+    Status: GetModelStatusRequest,
+}
 DTYPES: dict[Kind, type] = {"int": np.int64, "float": np.float32, "str": object}
 
 
@@ -97,13 +105,13 @@ class AsyncGrpcTransport:
             await self._channel.close()
 
 
-def encode(address: Address, request: Request) -> PredictRequest | GetModelStatusRequest:
+def encode(address: Address, request: Request) -> Any:
     """The message of a request.
 
     Raises:
         ValueError: naming the column whose values are ragged, missing, or of a type that no tensor has.
     """
-    message = GetModelStatusRequest() if isinstance(request, Status) else PredictRequest()
+    message = MESSAGES[type(request)]()
     message.model_spec.name = address.model
     if address.version is not None:
         message.model_spec.version.value = address.version
@@ -117,6 +125,9 @@ def encode(address: Address, request: Request) -> PredictRequest | GetModelStatu
             except ValueError as error:
                 raise ValueError(f"column `{name}`: {error}") from None
             message.inputs[name].CopyFrom(tensor)
+    if isinstance(request, Metadata):
+        # The server refuses a request without a field.
+        message.metadata_field.append("signature_def")
     return message
 
 
@@ -128,7 +139,8 @@ def decode(request: Request, answer: Any) -> Any:
         answer: the server's message.
 
     Returns:
-        Output -> nested lists for `Predict`; version -> `State` for `Status`.
+        Output -> nested lists for `Predict`; version -> `State` for `Status`; for `Metadata` a mapping with the
+        `version` that answered.
 
     Raises:
         ServingError: if it holds no tensors.
@@ -138,6 +150,8 @@ def decode(request: Request, answer: Any) -> Any:
             return {name: from_tensor(tensor).tolist() for name, tensor in answer.outputs.items()}
         except ValueError as error:
             raise ServingError(INTERNAL, f"its answer cannot be read: {error}") from None
+    if isinstance(request, Metadata):
+        return {"version": answer.model_spec.version.value}
     states = {}
     for found in answer.model_version_status:
         code = found.status.error_code
@@ -185,7 +199,11 @@ def _methods(channel: Any) -> dict[type, Callable[..., Any]]:
     def method(path: str, answer: Any) -> Callable[..., Any]:
         return channel.unary_unary(path, lambda message: message.SerializeToString(), answer.FromString)
 
-    return {Predict: method(PREDICT, PredictResponse), Status: method(GET_MODEL_STATUS, GetModelStatusResponse)}
+    return {
+        Predict: method(PREDICT, PredictResponse),
+        Metadata: method(GET_MODEL_METADATA, GetModelMetadataResponse),
+        Status: method(GET_MODEL_STATUS, GetModelStatusResponse),
+    }
 
 
 def _host(address: Address) -> str:

@@ -1,3 +1,6 @@
+from .columns import request_and_item as request_and_item
+from .columns import to_columns as to_columns
+from .columns import to_request_columns as to_request_columns
 from .golden import GOLDEN_FILE as GOLDEN_FILE
 from .golden import Scorer as Scorer
 from .golden import check_golden as check_golden
@@ -6,7 +9,6 @@ from .golden import write_golden as write_golden
 from .loaders import requests as requests
 from .loaders import score_everywhere as score_everywhere
 from .local_model import LocalModel as LocalModel
-from .signatures import METADATA as METADATA
 from .signatures import export as export
 from .warmup import WARMUP_FILE as WARMUP_FILE
 from .warmup import write_warmup as write_warmup

@@ -16,8 +16,7 @@ from typing import Any
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import to_instance
 from mixrank.schemas.files import write_atomically
-from mixrank.serving.base import METADATA
-from mixrank.serving.client import load_spec
+from mixrank.serving.base import METADATA, load_spec
 
 GOLDEN_FILE = "assets.extra/golden.jsonl"
 

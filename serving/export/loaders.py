@@ -19,7 +19,8 @@ import tensorflow as tf
 
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import decode
-from mixrank.serving.client import load_spec, request_and_item, to_columns, to_request_columns
+from mixrank.serving.base import load_spec
+from mixrank.serving.export.columns import request_and_item, to_columns, to_request_columns
 
 REQUESTS, CANDIDATES = 32, 5
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mixrank.serving.client import Inputs, Row, Scores, Unknown, find_version, load_spec, stack
+from mixrank.serving.base import find_version, load_spec
+from mixrank.serving.client import Inputs, Row, Scores, Unknown, stack
 
 
 class LocalModel:

@@ -27,8 +27,8 @@ from mixrank.layers.ranking import request_ranker
 from mixrank.schemas import FeatureSpec, Numeric
 from mixrank.schemas.encode import PADDING, Column, columns
 from mixrank.schemas.tfmd import parsing_spec
+from mixrank.serving.base import METADATA
 
-METADATA = "assets.extra/mixrank.json"
 _TYPES = {"int": tf.int64, "str": tf.string, "float": tf.float32}
 
 

@@ -17,7 +17,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import decode
 from mixrank.schemas.files import write_atomically
-from mixrank.serving.client import request_and_item, to_columns, to_request_columns
+from mixrank.serving.export.columns import request_and_item, to_columns, to_request_columns
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 # Rows, or candidates, of the requests per signature.

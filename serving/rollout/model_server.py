@@ -6,16 +6,15 @@ import math
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from typing import Any, Protocol
 
-from mixrank.serving.client import Address, Client, Metadata, ServingError, State, Status
+from mixrank.serving.client import Client, ServingError, State
 
 AVAILABLE, END = "AVAILABLE", "END"
 
 
 class Server(Protocol):
-    """What a roll-out needs to know from a server of one model."""
+    """A server of one model, as a roll-out needs it."""
 
     def state(self, version: int) -> State:
         """Whether a version is loaded."""
@@ -96,21 +95,22 @@ class RestServer:
             ServingError: if the server cannot be reached or answers with another error.
         """
         try:
-            states = self._ask(Address(self.url, self.name, version=version), Status())
+            with self._client(version=version) as client:
+                return client.status().get(version, State("UNKNOWN"))
         except ServingError as error:
             if error.status != "NOT_FOUND":
                 raise
             return State("UNKNOWN", error.message)
-        return dict(states).get(version, State("UNKNOWN"))
 
     def resolve(self, label: str) -> int | None:
-        """As `Server.resolve`. A label in a status request is ignored, so its metadata are asked for.
+        """As `Server.resolve`.
 
         Raises:
             ServingError: as `state`.
         """
         try:
-            return int(self._ask(Address(self.url, self.name, label=label), Metadata())["version"])
+            with self._client(label=label) as client:
+                return client.version()
         except ServingError as error:
             # No such label; or its version, or the model, is not there.
             if error.status not in ("INVALID_ARGUMENT", "NOT_FOUND"):
@@ -124,15 +124,8 @@ class RestServer:
             ServingError: as `state`, or if the answer is not one number per row and task.
         """
         deadline = self.timeout * math.ceil(max(1, len(instances)) / self.chunk)
-        settings: dict[str, Any] = {"version": version, "deadline": deadline, "retries": 0, "max_rows": self.chunk}
-        with Client(self.url, self.name, **settings) as client:
+        with self._client(version=version, deadline=deadline, max_rows=self.chunk) as client:
             return client.score(instances)
 
-    def _ask(self, address: Address, request: Status | Metadata) -> Any:
-        from mixrank.serving.client import RestTransport
-
-        with closing(RestTransport(address)) as transport:
-            try:
-                return transport.ask(request, self.timeout)
-            except ServingError as error:
-                raise ServingError(error.status, error.message, address) from None
+    def _client(self, **settings: Any) -> Client:
+        return Client(self.url, self.name, **{"deadline": self.timeout, "retries": 0} | settings)

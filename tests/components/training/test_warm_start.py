@@ -12,7 +12,7 @@ import tensorflow as tf
 from mixrank.components.training.warm_start import find_export, warm_start
 from mixrank.layers.ranking.ranker import build_ranker
 from mixrank.schemas.features import Vocab
-from mixrank.serving.export.signatures import METADATA
+from mixrank.serving.base import METADATA
 
 PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3, "num_layers": 1}
 OLD = {"person": [b"7", b"3", b"9"], "clip": [b"a", b"b"], "tag": [b"red", b"blue", b"green", b"pink"]}

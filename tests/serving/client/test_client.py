@@ -20,12 +20,13 @@ import pytest
 from hypothesis import strategies as st
 
 from mixrank.schemas.encode import PADDING, columns
+from mixrank.serving.base.model_versions import load_spec
 from mixrank.serving.client import client as client_module
 from mixrank.serving.client import tensorflow_serving_pb2 as messages
 from mixrank.serving.client import transport_grpc, transport_rest
-from mixrank.serving.client.client import AsyncClient, Client, RowError
+from mixrank.serving.client.client import AsyncClient, Client
 from mixrank.serving.client.protocol import Address, Ask, Calls, Pause, Predict, ServingError, State
-from mixrank.serving.client.request_rows import Inputs, load_spec
+from mixrank.serving.client.request_rows import Inputs, RowError
 from mixrank.serving.client.tensors import from_tensor, to_tensor
 
 HTTP_STATUS = {
@@ -891,7 +892,8 @@ def test_the_client_imports_none_of_the_large_packages():
 import sys
 from mixrank.schemas.datasets import load
 from mixrank.schemas.synthetic import toy_rows
-from mixrank.serving.client import Client, to_columns
+from mixrank.serving.client import Client
+from mixrank.serving.export.columns import to_columns
 
 spec = load("movielens").spec
 to_columns(spec, list(toy_rows(spec, 3)))

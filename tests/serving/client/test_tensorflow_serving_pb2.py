@@ -19,9 +19,10 @@ PROTO = "mixrank/serving/client/tensorflow_serving.proto"
 def official():
     """The messages of the packages `tensorflow-serving-api` and `tensorflow`."""
     from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2
-    from tensorflow_serving.apis import get_model_status_pb2, model_pb2, predict_pb2, status_pb2
+    from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2, status_pb2
 
-    modules = (tensor_pb2, tensor_shape_pb2, model_pb2, predict_pb2, get_model_status_pb2, status_pb2)
+    serving = (get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2, status_pb2)
+    modules = (tensor_pb2, tensor_shape_pb2, *serving)
     return {name: getattr(module, name) for module in modules for name in dir(module) if hasattr(messages, name)}
 
 
@@ -55,7 +56,7 @@ def test_the_methods_have_the_official_paths():
 
     prediction_service_pb2_grpc.PredictionServiceStub(Channel())
     model_service_pb2_grpc.ModelServiceStub(Channel())
-    assert {transport_grpc.PREDICT, transport_grpc.GET_MODEL_STATUS} <= set(paths)
+    assert {transport_grpc.PREDICT, transport_grpc.GET_MODEL_METADATA, transport_grpc.GET_MODEL_STATUS} <= set(paths)
 
 
 def test_the_stubs_are_what_protoc_writes(tmp_path):

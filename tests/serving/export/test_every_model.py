@@ -11,7 +11,7 @@ from mixrank.components.transform import KEYS
 from mixrank.layers import registry
 from mixrank.layers.ranking.ranker import build_ranker
 from mixrank.schemas.encode import encode
-from mixrank.serving.client.columns import request_and_item, to_columns, to_request_columns
+from mixrank.serving.export.columns import request_and_item, to_columns, to_request_columns
 from mixrank.serving.export.loaders import REQUESTS, score_everywhere
 from mixrank.serving.export.signatures import export
 

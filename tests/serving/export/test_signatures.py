@@ -14,9 +14,10 @@ from mixrank.components.training.model_factory import vocabulary_sizes
 from mixrank.schemas.encode import PADDING, encode
 from mixrank.schemas.features import FeatureSpec
 from mixrank.schemas.wire import entry, example
-from mixrank.serving.client.columns import to_columns
+from mixrank.serving.base import METADATA
+from mixrank.serving.export.columns import to_columns
 from mixrank.serving.export.loaders import REQUESTS
-from mixrank.serving.export.signatures import METADATA, export, row_columns
+from mixrank.serving.export.signatures import export, row_columns
 
 TASKS = ("click", "buy")
 

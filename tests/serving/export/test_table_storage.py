@@ -13,8 +13,9 @@ from mixrank.components.training.model_factory import vocabulary_sizes
 from mixrank.components.training.warm_start import warm_start
 from mixrank.layers.ranking.ranker import build_ranker, take_weights
 from mixrank.layers.tokens.embedding import IdEmbedding
-from mixrank.serving.client.columns import to_columns
-from mixrank.serving.export.signatures import METADATA, export
+from mixrank.serving.base import METADATA
+from mixrank.serving.export.columns import to_columns
+from mixrank.serving.export.signatures import export
 
 TASKS = ("click", "buy")
 
