@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -96,12 +96,19 @@ def kubeflow_launcher() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def killed(tmp_path_factory):
-    """A run that is killed after its first round of training."""
+    """A run that is killed after its first round of training.
+
+    The folder it is started in has packages of its own with the names of two of ours; importing one ends the run.
+    """
     root = tmp_path_factory.mktemp("whole_run")
+    for name in ("pipeline", "components"):
+        (root / name).mkdir()
+        (root / name / "__init__.py").write_text("raise SystemExit('a package of somebody else was imported')\n")
     config = write_config(root / "films.yaml", data=str(write_subset(root / "data")))
     log = root / "killed.txt"
     with log.open("w") as stderr:
-        process = subprocess.Popen([sys.executable, "-m", "mixrank.pipeline.cli", "run", config], stderr=stderr)
+        command = [sys.executable, "-m", "mixrank.pipeline.cli", "run", config]
+        process = subprocess.Popen(command, cwd=root, stderr=stderr)
         end = time.monotonic() + KILL_AFTER_S
         while " round 1/" not in log.read_text():
             assert process.poll() is None, f"the run ended before it could be killed:\n{log.read_text()}"
@@ -118,7 +125,7 @@ def killed(tmp_path_factory):
 @pytest.fixture(scope="session")
 def finished(killed):
     """The same command again."""
-    with stderr_in(killed.root / "finished.txt"):
+    with chdir(killed.root), stderr_in(killed.root / "finished.txt"):
         result = mixrank("run", killed.config)
     assert result.exit_code == 0, result.output
     return SimpleNamespace(

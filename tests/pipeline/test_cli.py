@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from mixrank.layers import registry
@@ -261,3 +262,18 @@ def test_a_command_is_found_and_has_the_help_line_of_the_list(name):
 def test_a_command_without_a_function_is_named():
     with pytest.raises(ValueError, match=r"commands/run\.py has no function runn"):
         cli.help_line("run.runn")
+
+
+def test_every_command_but_three_is_refused_without_its_extra(monkeypatch, capfd):
+    monkeypatch.setattr(terminal, "MODULES", dict.fromkeys(terminal.MODULES, "a_module_that_is_not_there"))
+    commands = {name: cli.load_command(name) for name in cli.COMMANDS}
+    for group in cli.GROUPS:
+        commands |= {f"{group} {name}": command for name, command in commands.pop(group).commands.items()}
+    needed = {}
+    for name in commands.keys() - {"features", "doctor", "predict"}:
+        with pytest.raises(typer.Exit):
+            commands[name].callback()
+        needed[name] = re.fullmatch(r"error: `mixrank .*` needs mixrank\[(\w+)\], which .*\n", capfd.readouterr().err)[
+            1
+        ]
+    assert [name for name, extra in needed.items() if extra != "pipeline"] == ["models"]
