@@ -63,3 +63,9 @@ def test_every_storey_is_reached_under_the_one_name_only():
     code = f"import importlib.util as u; print([n for n in {STOREYS} if u.find_spec(n)])"
     done = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_tests_name_has_at_most_eighty_characters():
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "tests").rglob("*.py")]
+    names = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    assert {name for name in names if len(name) > 80} == set()

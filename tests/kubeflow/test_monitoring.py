@@ -112,7 +112,7 @@ def test_the_dashboards_variables_are_declared():
     assert DASHBOARD["uid"] and DASHBOARD["schemaVersion"] >= 36
 
 
-def test_prometheus_scrapes_the_path_of_the_monitoring_config_and_keeps_what_is_asked_for():
+def test_prometheus_scrapes_the_configured_path_and_keeps_what_is_asked_for():
     (endpoint,) = yaml.safe_load((MONITORING / "servicemonitor.yaml").read_text())["spec"]["endpoints"]
     assert endpoint["path"] == deployment.METRICS_PATH
     config = (MONITORING.parent / "serving" / "config" / "monitoring.config").read_text()

@@ -184,7 +184,7 @@ def test_rows_alternate_between_the_routers_in_training_only(experts):
     assert np.abs(trained[::2] - inference[::2]).max(axis=(1, 2)).min() > 1e-3
 
 
-def test_the_penalty_is_the_sum_of_the_inference_routers_gates_and_reaches_no_other_router(experts):
+def test_the_penalty_sums_the_gates_of_the_inference_router_and_reaches_no_other(experts):
     layer, x = experts
     with tf.GradientTape() as tape:
         layer(x, training=True)

@@ -164,7 +164,7 @@ def test_every_step_mounts_the_volume_and_runs_on_the_chosen_nodes(kuairand):
         assert pod["nodeSelector"]["labels"] == {"pool": "gpu" if name == "Trainer_executor" else "batch", "zone": "a"}
 
 
-def test_a_failed_step_is_tried_again_and_steps_that_read_anew_are_never_answered_from_the_cache(kuairand):
+def test_a_failed_step_is_tried_again_and_what_reads_raw_data_is_never_cached(kuairand):
     _, spec, _ = kuairand
     tasks = spec["root"]["dag"]["tasks"]
     assert {task["retryPolicy"]["maxRetryCount"] for task in tasks.values()} == {3}

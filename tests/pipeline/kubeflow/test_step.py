@@ -40,7 +40,7 @@ def test_artifacts_are_where_the_launcher_has_staged_them():
         }
 
 
-def test_an_input_gets_the_type_that_the_component_declares_and_every_artifact_a_name():
+def test_an_input_gets_the_declared_type_and_every_artifact_a_name():
     call = invocation("minio://bucket")
     localise(call, INPUTS)
     assert only(call["inputs"], "model") | {"uri": ""} == {"name": "17", "uri": "", "metadata": {"x": 1}, "type": MODEL}
