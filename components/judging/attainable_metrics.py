@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixrank.components.metrics import auc, gauc, log_loss
+from mixrank.components.metrics import Rows, headlines, measure
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.simulation import Events, Observer, make_world, read_blocks, read_settings
 
 # Days at the end of a log that are evaluated, as declared in `mixrank.schemas.datasets.simulated`.
 EVALUATED_DAYS = 2
 TRUTH, IDEAL, PRIOR = "told taste and intent", "ideal reader", "without histories"
-
-
-class Attainable(NamedTuple):
-    """Metrics of one reader's predictions against the drawn clicks.
-
-    Attributes:
-        auc, gauc, log_loss: as in `ranking_metrics.py`; GAUC over users, weighted by impressions.
-    """
-
-    auc: float
-    gauc: float
-    log_loss: float
 
 
 def observers(spec: FeatureSpec) -> dict[str, Observer]:
@@ -47,8 +34,8 @@ def observers(spec: FeatureSpec) -> dict[str, Observer]:
     }
 
 
-def attainable(folder: Path, spec: FeatureSpec) -> dict[str, Attainable]:
-    """Metrics of ideal readers on the evaluated days of a written log.
+def attainable(folder: Path, spec: FeatureSpec) -> dict[str, dict[str, float]]:
+    """Headline metrics of ideal readers on the evaluated days of a written log.
 
     Args:
         folder: written by `mixrank.schemas.simulation.log.write_log`.
@@ -56,7 +43,7 @@ def attainable(folder: Path, spec: FeatureSpec) -> dict[str, Attainable]:
 
     Returns:
         `TRUTH` (the probabilities that the clicks were drawn with, which no reader knows), the readers of `observers`,
-        and "constant" (the same score for all: AUC 0.5).
+        and "constant" (the same score for all: AUC 0.5); each -> metric -> value, groups are users.
 
     Raises:
         ValueError: if the folder holds no simulated log.
@@ -76,10 +63,7 @@ def attainable(folder: Path, spec: FeatureSpec) -> dict[str, Attainable]:
     click, user = np.concatenate(clicks), np.concatenate(users)
     found = {name: np.concatenate(parts) for name, parts in scores.items()}
     found["constant"] = np.full(len(click), click.mean())
-    return {
-        name: Attainable(auc(click, score), gauc(click, score, user).impressions, log_loss(click, score))
-        for name, score in found.items()
-    }
+    return {name: measure(Rows(click, score, user), headlines()) for name, score in found.items()}
 
 
 def evaluated(events: Events, days: int) -> NDArray[np.int64]:

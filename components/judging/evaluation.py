@@ -9,36 +9,43 @@ import json
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import Field
+from pydantic import ConfigDict, RootModel, field_validator
 
+from mixrank.components.metrics import bounds, find_metric, metrics
 from mixrank.schemas import FeatureSpec
-from mixrank.schemas.naming import Declaration, nearest
+from mixrank.schemas.naming import nearest
 
 if TYPE_CHECKING:
     import tensorflow_model_analysis as tfma
 
 OVERALL = "overall"
-TITLES = {"auc": "AUC", "gauc": "GAUC", "log_loss": "log loss", "example_count": "number of examples"}
 
 
-class Thresholds(Declaration):
-    """What a model must reach on all evaluation rows together to be blessed, per task.
+class Thresholds(RootModel[dict[str, dict[str, float]]]):
+    """What a model must reach on all evaluation rows together to be blessed: bound -> task -> number >= 0.
 
-    Bounds hold for the overall slice only: one scenario with few rows never blocks a release.
+    Every metric brings its bounds: `min_auc` is the lowest AUC, `max_auc_drop` how far it may fall below the last
+    pushed model's, `max_log_loss` the highest log loss, `max_log_loss_rise` how far it may rise above the last pushed
+    model's. Bounds hold for the overall slice only: one scenario with few rows never blocks a release.
 
-    Args:
-        min_auc: task -> lowest AUC, in [0, 1].
-        min_gauc: task -> lowest GAUC, in [0, 1].
-        max_log_loss: task -> highest log loss, > 0, in nats.
-        max_auc_drop: task -> how far AUC may fall below the last pushed model's, >= 0.
-        max_gauc_drop: task -> how far GAUC may fall below the last pushed model's, >= 0.
+    Raises:
+        ValueError: for a bound that no metric has, naming the nearest.
+
+    >>> Thresholds(min_auc={"click": 0.7}, max_auc_drop={"click": 0.01}).root["min_auc"]
+    {'click': 0.7}
     """
 
-    min_auc: dict[str, float] = Field(default_factory=dict)
-    min_gauc: dict[str, float] = Field(default_factory=dict)
-    max_log_loss: dict[str, float] = Field(default_factory=dict)
-    max_auc_drop: dict[str, float] = Field(default_factory=dict)
-    max_gauc_drop: dict[str, float] = Field(default_factory=dict)
+    model_config = ConfigDict(frozen=True)
+
+    root: dict[str, dict[str, float]] = {}
+
+    @field_validator("root")
+    @classmethod
+    def _check_names(cls, root: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        for name in root:
+            if name not in (known := bounds()):
+                raise ValueError(f"there is no bound `{name}`{nearest(name, known)}")
+        return root
 
 
 class MetricValue(NamedTuple):
@@ -51,7 +58,7 @@ class MetricValue(NamedTuple):
 
 
 def eval_config(spec: FeatureSpec, thresholds: Thresholds, source: str = "") -> tfma.EvalConfig:
-    """AUC, GAUC, log loss, calibration and row count of every task, overall and per scenario.
+    """Every metric of every task, overall and per scenario.
 
     The model's `serving_default` takes serialised `tf.Example`s and returns one probability per task under the
     task's name; labels, user and scenario are raw columns of the examples.
@@ -70,17 +77,17 @@ def eval_config(spec: FeatureSpec, thresholds: Thresholds, source: str = "") -> 
     ranking = tfma.MetricConfig(
         class_name="Ranking",
         module="mixrank.components.judging.tfma_metrics",
-        config=json.dumps({"group_key": spec.user.name, "source": source}),
+        config=json.dumps({"group_key": spec.user.name, "names": list(metrics()), "source": source}),
     )
     overall = tfma.SlicingSpec()
     metrics_specs = []
     for task in spec.tasks:
-        metrics = tfma.MetricsSpec(output_names=[task], metrics=[ranking])
-        for name, bounds in _bounds(thresholds, task).items():
-            metrics.per_slice_thresholds[name].thresholds.extend(
-                tfma.PerSliceMetricThreshold(slicing_specs=[overall], threshold=bound) for bound in bounds
+        measured = tfma.MetricsSpec(output_names=[task], metrics=[ranking])
+        for name, found in _tfma_thresholds(thresholds, task).items():
+            measured.per_slice_thresholds[name].thresholds.extend(
+                tfma.PerSliceMetricThreshold(slicing_specs=[overall], threshold=threshold) for threshold in found
             )
-        metrics_specs.append(metrics)
+        metrics_specs.append(measured)
     return tfma.EvalConfig(
         model_specs=[
             tfma.ModelSpec(
@@ -166,7 +173,7 @@ def load_metrics(evaluation_uri: str, model: str = "candidate") -> list[MetricVa
         model: "candidate", or "baseline" for the last pushed model on the same rows.
 
     Returns:
-        `MetricValue`s sorted by task, slice and metric; metrics are those of `NAMES`.
+        `MetricValue`s sorted by task, slice and metric; metrics are those of the table.
 
     Raises:
         ValueError: if the folder holds no metrics.
@@ -195,7 +202,7 @@ def check_thresholds(thresholds: Thresholds, spec: FeatureSpec) -> None:
     Raises:
         ValueError: naming the bound, the task and the nearest one there is.
     """
-    for bound, by_task in thresholds:
+    for bound, by_task in thresholds.root.items():
         for task, value in by_task.items():
             if task not in spec.tasks:
                 raise ValueError(f"`{bound}` names task `{task}`{nearest(task, spec.tasks)}")
@@ -203,38 +210,35 @@ def check_thresholds(thresholds: Thresholds, spec: FeatureSpec) -> None:
                 raise ValueError(f"`{bound}` of task `{task}` must be a finite number >= 0, received {value}")
 
 
-def _bounds(thresholds: Thresholds, task: str) -> dict[str, list[Any]]:
+def _tfma_thresholds(thresholds: Thresholds, task: str) -> dict[str, list[Any]]:
     """TFMA's thresholds per metric of one task."""
     import tensorflow_model_analysis as tfma
 
-    def value(**bound: float) -> Any:
-        return tfma.MetricThreshold(
-            value_threshold=tfma.GenericValueThreshold(**{k: {"value": v} for k, v in bound.items()})
-        )
-
-    def drop(allowed: float) -> Any:
-        return tfma.MetricThreshold(
-            change_threshold=tfma.GenericChangeThreshold(
-                absolute={"value": -allowed}, direction=tfma.MetricDirection.HIGHER_IS_BETTER
-            )
-        )
-
     # Without a value bound TFX validates nothing and writes no blessing at all.
-    bounds = {"example_count": [value(lower_bound=1.0)]}
-    for metric, lowest, allowed in (
-        ("auc", thresholds.min_auc, thresholds.max_auc_drop),
-        ("gauc", thresholds.min_gauc, thresholds.max_gauc_drop),
-    ):
-        bounds[metric] = [value(lower_bound=lowest[task])] if task in lowest else []
-        bounds[metric] += [drop(allowed[task])] if task in allowed else []
-    highest = thresholds.max_log_loss
-    bounds["log_loss"] = [value(upper_bound=highest[task])] if task in highest else []
-    return {metric: listed for metric, listed in bounds.items() if listed}
+    values = {"example_count": {"lower_bound": {"value": 1.0}}}
+    found: dict[str, list[Any]] = {}
+    for name, by_task in thresholds.root.items():
+        if task not in by_task:
+            continue
+        metric, side = bounds()[name]
+        if side != "change":
+            values.setdefault(metric, {})["lower_bound" if side == "min" else "upper_bound"] = {"value": by_task[task]}
+            continue
+        higher = find_metric(metric).higher_is_better
+        change = tfma.GenericChangeThreshold(
+            absolute={"value": -by_task[task] if higher else by_task[task]},
+            direction=tfma.MetricDirection.HIGHER_IS_BETTER if higher else tfma.MetricDirection.LOWER_IS_BETTER,
+        )
+        found.setdefault(metric, []).append(tfma.MetricThreshold(change_threshold=change))
+    for metric, limits in values.items():
+        value = tfma.MetricThreshold(value_threshold=tfma.GenericValueThreshold(**limits))
+        found.setdefault(metric, []).insert(0, value)
+    return found
 
 
 def _reason(failure: Any) -> str:
-    metric = TITLES.get(failure.metric_key.name, failure.metric_key.name)
-    subject = f"task {failure.metric_key.output_name}: {metric}"
+    metric = find_metric(failure.metric_key.name)
+    subject = f"task {failure.metric_key.output_name}: {metric.title}"
     if not failure.HasField("metric_value"):
         return f"{subject} was not measured"
     value = failure.metric_value.double_value.value
@@ -242,8 +246,9 @@ def _reason(failure: Any) -> str:
         return f"{subject} has no value, because all labels of the evaluation rows are equal"
     threshold = failure.metric_threshold
     if threshold.HasField("change_threshold"):
-        allowed = -threshold.change_threshold.absolute.value
-        return f"{subject} is {-value:.4f} below the last pushed model's, more than the {allowed:g} allowed"
+        allowed = abs(threshold.change_threshold.absolute.value)
+        side = "below" if metric.higher_is_better else "above"
+        return f"{subject} is {abs(value):.4f} {side} the last pushed model's, more than the {allowed:g} allowed"
     bound = threshold.value_threshold
     if bound.HasField("lower_bound") and value < bound.lower_bound.value:
         return f"{subject} is {value:.4f}, below the lower bound {bound.lower_bound.value:g}"

@@ -1,10 +1,10 @@
-"""AUC, GAUC, log loss and calibration inside TFMA, exact and right in every slice."""
+"""The table of metrics inside TFMA, exact and right in every slice."""
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -12,22 +12,11 @@ import numpy as np
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.metrics import metric_util
 
-from mixrank.components import metrics
-
-NAMES = (
-    "auc",
-    "gauc",
-    "gauc_uniform",
-    "gauc_groups_used",
-    "gauc_groups_skipped",
-    "log_loss",
-    "calibration",
-    "example_count",
-)
+from mixrank.components.metrics import Rows, find_metric, measure
 
 
 class Ranking(tfma.metrics.Metric):
-    """The metrics of `NAMES`, computed by `mixrank.components.metrics.ranking_metrics` on the rows of a slice.
+    """Metrics of `mixrank.components.metrics`, computed on the rows of a slice.
 
     TFMA's own grouping (`MetricsSpec.query_key`) hands a whole group to every slice in which it has any example, so
     that GAUC of a scenario would rank examples of other scenarios. This metric therefore reads the group's key
@@ -35,19 +24,23 @@ class Ranking(tfma.metrics.Metric):
     until the values are known. An element may be one example or many (see `mixrank.components.judging.tfma_batches`).
 
     Args:
-        group_key: str. Feature with the group of GAUC, usually the user; integer or text.
+        group_key: str. Feature with the group of each row, usually the user; integer or text.
+        names: metrics to compute.
         source: str. Fingerprint of the code, so that a cached evaluation notices an edit.
 
     Raises:
         ValueError: if an example has no single value of `group_key`.
     """
 
-    def __init__(self, group_key: str, source: str = "") -> None:
-        super().__init__(metric_util.merge_per_key_computations(_computations), group_key=group_key, source=source)
+    def __init__(self, group_key: str, names: Sequence[str], source: str = "") -> None:
+        super().__init__(
+            metric_util.merge_per_key_computations(_computations), group_key=group_key, names=list(names), source=source
+        )
 
 
 def _computations(
     group_key: str,
+    names: Sequence[str],
     source: str = "",
     eval_config: tfma.EvalConfig | None = None,
     model_name: str = "",
@@ -57,7 +50,7 @@ def _computations(
     # TFMA looks up thresholds given by metric name under keys that say nothing about example weights.
     keys = [
         tfma.metrics.MetricKey(name=name, model_name=model_name, output_name=output_name, example_weighted=None)
-        for name in NAMES
+        for name in names
     ]
     preprocessor = tfma.metrics.FeaturePreprocessor(feature_keys=[group_key])
     return [tfma.metrics.MetricComputation(keys, [preprocessor], _Collect(keys, group_key, eval_config))]
@@ -109,14 +102,8 @@ class _Collect(beam.CombineFn):
 
     def extract_output(self, accumulator: _Columns) -> dict[tfma.metrics.MetricKey, float]:
         groups, scores, labels = (np.asarray(column) for column in accumulator)
-        values = (
-            metrics.auc(labels, scores),
-            *metrics.gauc(labels, scores, groups),
-            metrics.log_loss(labels, scores),
-            metrics.calibration(labels, scores),
-            len(labels),
-        )
-        return dict(zip(self._keys, map(float, values), strict=True))
+        values = measure(Rows(labels, scores, groups), [find_metric(key.name) for key in self._keys])
+        return {key: values[key.name] for key in self._keys}
 
 
 def _named_predictions(element: Any, model: str, output: str) -> Any:

@@ -27,6 +27,11 @@ class GroupAuc(NamedTuple):
     rows: NDArray[np.int64]
     group: NDArray[np.int64]
 
+    @property
+    def mixed(self) -> NDArray[np.bool_]:
+        """Whether a group has both classes, `(groups,)`."""
+        return ~np.isnan(self.auc)
+
 
 class Gauc(NamedTuple):
     """AUC averaged over groups.
@@ -109,7 +114,7 @@ def gauc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> Gauc:
 
 def summarise(groups: GroupAuc) -> Gauc:
     """The two means over groups and the two counts of `gauc`, from the AUC of every group."""
-    used = ~np.isnan(groups.auc)
+    used = groups.mixed
     skipped = int(np.sum(~used))
     if not used.any():
         return Gauc(float("nan"), float("nan"), 0, skipped)
@@ -138,6 +143,25 @@ def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """Mean of `log_losses`; NaN without rows."""
     losses = log_losses(labels, probabilities)
     return float(losses.mean()) if len(losses) else float("nan")
+
+
+def normalized_entropy(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Log loss over that of predicting the mean label for every row: `log_loss / H(mean y)` (He et al. 2014, Eq. 3).
+
+    Below 1 is better than the mean; unlike log loss it can be compared between logs with other rates of positives.
+    NaN if all labels are equal.
+
+    >>> round(normalized_entropy([1, 0, 0, 0], [0.4, 0.2, 0.2, 0.2]), 4)
+    0.705
+    """
+    rate = float(np.mean(np.asarray(labels, np.float64))) if np.size(labels) else 0.0
+    return log_loss(labels, probabilities) / float(entropy(rate)) if 0 < rate < 1 else float("nan")
+
+
+def entropy(rate: ArrayLike) -> NDArray[np.float64]:
+    """Entropy of a binary label with a mean in (0, 1), in nats: `-p log p - (1 - p) log(1 - p)`; NaN outside."""
+    p = np.where((np.asarray(rate) > 0) & (np.asarray(rate) < 1), rate, np.nan)
+    return -p * np.log(p) - (1 - p) * np.log1p(-p)
 
 
 def calibration(labels: ArrayLike, probabilities: ArrayLike) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from mixrank.components import metrics
+from mixrank.components.metrics import Rows, directed, measure
 from mixrank.components.training.batches import TransformedRows, evaluation_batches
 from mixrank.components.transform import KEYS
 from mixrank.schemas import FeatureSpec
@@ -46,14 +46,13 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows) -> pd.DataFram
 
 
 def validation_metrics(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, float]:
-    """`loss` (weighted sum over tasks) and `<task>.log_loss`, `<task>.auc`, `<task>.gauc` of predictions."""
+    """`loss` (weighted sum of log losses over tasks), and `<task>.<metric>` for every metric that has a direction."""
     found: dict[str, float] = {"loss": 0.0}
     for label in spec.labels:
-        truth, score = predictions[f"label_{label.name}"], predictions[f"score_{label.name}"]
-        found[f"{label.name}.log_loss"] = metrics.log_loss(truth, score)
-        found[f"{label.name}.auc"] = metrics.auc(truth, score)
-        found[f"{label.name}.gauc"] = metrics.gauc(truth, score, predictions[spec.user.name]).impressions
-        found["loss"] += label.weight * found[f"{label.name}.log_loss"]
+        columns = (f"label_{label.name}", f"score_{label.name}", spec.user.name)
+        values = measure(Rows(*(predictions[name].to_numpy() for name in columns)), directed())
+        found |= {f"{label.name}.{metric}": value for metric, value in values.items()}
+        found["loss"] += label.weight * values["log_loss"]
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from mixrank.components.metrics import directed, find_metric
 from mixrank.schemas.naming import Declaration, nearest
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "rmsprop", "sgd", "lamb", "lion")
@@ -111,7 +112,7 @@ class EarlyStopping(Declaration):
     """Stop when a validation metric no longer improves, and keep the best weights.
 
     Args:
-        metric: "loss", or "<task>.auc", "<task>.gauc", "<task>.log_loss".
+        metric: "loss", or "<task>.<metric>" with a metric that has a direction, such as "click.auc".
         patience: int >= 1. Rounds without improvement.
         min_delta: float >= 0. Smallest change that counts.
     """
@@ -122,7 +123,7 @@ class EarlyStopping(Declaration):
 
     @property
     def higher_is_better(self) -> bool:
-        return self.metric.endswith("auc")
+        return self.metric != "loss" and bool(find_metric(self.metric.rpartition(".")[2]).higher_is_better)
 
     def check(self, tasks: Iterable[str]) -> None:
         """Refuses a metric that validation does not give.
@@ -133,7 +134,7 @@ class EarlyStopping(Declaration):
         Raises:
             ValueError: naming the metric and the nearest one there is.
         """
-        known = ["loss", *(f"{task}.{metric}" for task in tasks for metric in ("auc", "gauc", "log_loss"))]
+        known = ["loss", *(f"{task}.{metric.name}" for task in tasks for metric in directed())]
         if self.metric not in known:
             raise ValueError(f"`early_stopping.metric` is {self.metric!r}{nearest(self.metric, known)}")
 

@@ -34,6 +34,7 @@ def simulate(
 ) -> None:
     """Write a simulated log, and print the best metrics that any model can reach on its last two days."""
     from mixrank.components.judging import attainable
+    from mixrank.components.metrics import headlines
     from mixrank.schemas.datasets import load
     from mixrank.schemas.simulation import read_blocks, write_log
 
@@ -49,9 +50,10 @@ def simulate(
         f"{rows:,} impressions of {settings.items:,} items by {settings.users:,} users on {settings.days} days, "
         f"{clicks / max(rows, 1):.1%} clicked"
     )
-    table = Table("click, as predicted by a reader", "AUC", "GAUC", "log loss", title="what can be attained")
+    shown = headlines()
+    table = Table("click, as predicted by a reader", *(metric.title for metric in shown), title="what can be attained")
     for name, found in attainable(folder, load("simulated").spec).items():
-        table.add_row(name, f"{found.auc:.4f}", f"{found.gauc:.4f}", f"{found.log_loss:.4f}")
+        table.add_row(name, *(f"{found[metric.name]:.4f}" for metric in shown))
     console.print(table)
     console.print(f"next:\n  mixrank run simulated --set data={folder}", soft_wrap=True, highlight=False)
 

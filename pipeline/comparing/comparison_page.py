@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mixrank.pipeline.comparing.results import METRICS, Results, Row, Spread
+from mixrank.components.metrics import Metric, find_metric, headlines
+from mixrank.pipeline.comparing.results import Results, Row, Spread
 from mixrank.pipeline.comparing.trial_plan import size
 from mixrank.pipeline.config import Budget
-from mixrank.pipeline.reports import OVERALL, RUN_COLOURS, TITLES, altair, count, fill, number, percent, svg
+from mixrank.pipeline.reports import OVERALL, RUN_COLOURS, altair, count, fill, number, percent, svg
 from mixrank.schemas.files import write_atomically
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def grids(results: Results, baselines: Baselines) -> list[Grid]:
             continue
         at = _at(budget)
         found += qualities(results, budget, baselines)
-        found += _scenarios(rows, at)
+        found += _scenarios(results, rows, at)
         found.append(_costs(rows, at))
     if results.slopes:
         found.append(_scaling(results))
@@ -117,7 +118,7 @@ def plots(results: Results) -> list[Any]:
     """AUC of every training, or lines over the size where the table scales."""
     points = [
         {"model": row.name, "budget": size(row.budget), "size": row.result["dense_parameters"], "task": task}
-        | {metric: row.metrics[task, OVERALL, metric].values[index] for metric in METRICS}
+        | {metric.name: row.metrics[task, OVERALL, metric.name].values[index] for metric in _shown(results)}
         for rows in results.parts.values()
         for row in rows
         for task in results.tasks
@@ -126,7 +127,9 @@ def plots(results: Results) -> list[Any]:
     if not points:
         return []
     frame = pd.DataFrame(points)
-    return [_lines(frame, metric) for metric in ("auc", "log_loss")] if results.table.scaling else [_dots(frame)]
+    if not results.table.scaling:
+        return [_dots(frame)]
+    return [_lines(frame, metric) for metric in _shown(results) if metric.relative]
 
 
 def _dots(frame: pd.DataFrame) -> Any:
@@ -146,43 +149,45 @@ def _dots(frame: pd.DataFrame) -> Any:
     return svg(chart.resolve_scale(x="independent"), "AUC of every training")
 
 
-def _lines(frame: pd.DataFrame, metric: str) -> Any:
+def _lines(frame: pd.DataFrame, metric: Metric) -> Any:
     alt = altair()
     base = alt.Chart(frame).encode(
         x=alt.X("size:Q", scale=alt.Scale(type="log", nice=False), title="dense parameters"),
         color=alt.Color("model:N", title=None, scale=alt.Scale(range=list(RUN_COLOURS))),
     )
-    y = alt.Y(f"{metric}:Q", scale=alt.Scale(zero=False), title=f"{TITLES[metric]}, mean and every seed")
-    mean = alt.Y(f"mean({metric}):Q", scale=alt.Scale(zero=False))
+    y = alt.Y(f"{metric.name}:Q", scale=alt.Scale(zero=False), title=f"{metric.heading}, mean and every seed")
+    mean = alt.Y(f"mean({metric.name}):Q", scale=alt.Scale(zero=False))
     chart = base.mark_point(size=25, opacity=0.5).encode(y=y) + base.mark_line().encode(y=mean)
     return svg(
         chart.properties(width=380, height=260).facet(alt.Facet("task:N", title=None)).resolve_scale(y="independent"),
-        f"{TITLES[metric]} over dense parameters",
+        f"{metric.heading} over dense parameters",
     )
 
 
 def _quality(results: Results, rows: Sequence[Row], task: str, at: str, baselines: Baselines) -> Grid:
     reference = results.table.reference
-    headers = ["model", *(TITLES[metric] for metric in METRICS), "RelaImp", "p", "p (Holm)", "p (paired)"]
+    shown = _shown(results)
+    headers = ["model", *(metric.heading for metric in shown), "RelaImp", "p", "p (Holm)", "p (paired)"]
     if reference is None:
         headers.remove("RelaImp")
     cells = []
     for row in rows:
-        own = [spread_text(row.metrics[task, OVERALL, metric]) for metric in METRICS]
+        own = [spread_text(row.metrics[task, OVERALL, metric.name]) for metric in shown]
         own += [percent(row.relative.get(task, math.nan))] if reference is not None else []
         own += [_p(found.get(task, math.nan)) for found in (row.p_value, row.adjusted, row.paired)]
         cells.append((row.name + _seeds(row), *own))
     best: set[tuple[int, int]] = set()
-    for column, metric in enumerate(METRICS, start=1):
+    for column, metric in enumerate(shown, start=1):
         several = any(row.seeds[0] > 1 for row in rows)
         means = [
-            row.metrics[task, OVERALL, metric].mean if row.seeds[0] > 1 or not several else math.nan for row in rows
+            row.metrics[task, OVERALL, metric.name].mean if row.seeds[0] > 1 or not several else math.nan
+            for row in rows
         ]
         best |= {(index, column) for index in _best(means, metric)}
     for name, tasks in baselines.items():
         values = tasks[task][OVERALL]
-        numbers = [number(values[metric]) for metric in METRICS]
-        cells.append((name, *numbers, *["-"] * (len(headers) - 1 - len(METRICS))))
+        numbers = [number(values.get(metric.name, math.nan)) for metric in shown]
+        cells.append((name, *numbers, *["-"] * (len(headers) - 1 - len(shown))))
     tests = sum(not math.isnan(p) for row in rows for p in row.p_value.values())
     standard = reference if results.table.tested == "reference" else "the best other model"
     notes = [
@@ -194,27 +199,36 @@ def _quality(results: Results, rows: Sequence[Row], task: str, at: str, baseline
     return Grid(f"{task}{at}", tuple(headers), tuple(cells), frozenset(best), tuple(notes))
 
 
-def _best(means: Sequence[float], metric: str) -> list[int]:
+def _shown(results: Results) -> list[Metric]:
+    """Headline metrics that every training of a table has."""
+    rows = [row for part in results.parts.values() for row in part]
+    wanted = [(row, task) for row in rows for task in results.tasks]
+    return [
+        metric for metric in headlines() if all((task, OVERALL, metric.name) in row.metrics for row, task in wanted)
+    ]
+
+
+def _best(means: Sequence[float], metric: Metric) -> list[int]:
     """Index of the best of the means that are known, if any is."""
     known = [mean for mean in means if not math.isnan(mean)]
-    return [means.index(min(known) if metric == "log_loss" else max(known))] if known else []
+    return [means.index(max(known) if metric.higher_is_better else min(known))] if known else []
 
 
-def _scenarios(rows: Sequence[Row], at: str) -> list[Grid]:
+def _scenarios(results: Results, rows: Sequence[Row], at: str) -> list[Grid]:
     """A grid for every metric; none for a log without scenarios."""
     columns = list(dict.fromkeys((t, part) for row in rows for t, part, _ in row.metrics if part != OVERALL))
     if not columns:
         return []
     headers = ("model", *(f"{task}, scenario {part}" for task, part in columns))
     found = []
-    for metric in METRICS:
-        cells = [(row.name, *(spread_text(row.metrics[t, part, metric]) for t, part in columns)) for row in rows]
+    for metric in _shown(results):
+        cells = [(row.name, *(spread_text(row.metrics[t, part, metric.name]) for t, part in columns)) for row in rows]
         best = {
             (index, column)
             for column, (task, part) in enumerate(columns, start=1)
-            for index in _best([row.metrics[task, part, metric].mean for row in rows], metric)
+            for index in _best([row.metrics[task, part, metric.name].mean for row in rows], metric)
         }
-        title = f"{TITLES[metric]} inside the main scenarios{at}"
+        title = f"{metric.heading} inside the main scenarios{at}"
         found.append(Grid(title, headers, tuple(cells), frozenset(best)))
     return found
 
@@ -245,7 +259,7 @@ def _costs(rows: Sequence[Row], at: str) -> Grid:
 
 def _scaling(results: Results) -> Grid:
     cells = [
-        (name, task, TITLES[metric], f"{s.value:+.4f}", f"{s.low:+.4f} to {s.high:+.4f}")
+        (name, task, find_metric(metric).heading, f"{s.value:+.4f}", f"{s.low:+.4f} to {s.high:+.4f}")
         for (name, task, metric), s in results.slopes.items()
     ]
     return Grid("Change per tenfold size", ("model", "task", "metric", "slope", "95 % interval"), tuple(cells))

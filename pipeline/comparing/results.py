@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from mixrank.components.metrics import rela_impr_auc
+from mixrank.components.metrics import find_metric, rela_impr_auc
 from mixrank.pipeline.comparing.significance import Slope, holm, paired_t_test, slope, t_test
 from mixrank.pipeline.comparing.trial_plan import Trial
 from mixrank.pipeline.config import Budget, Table
 from mixrank.pipeline.reports import OVERALL
-
-METRICS = ("auc", "gauc", "log_loss")
 
 
 @dataclass(frozen=True)
@@ -122,11 +120,13 @@ def collect(table: Table, trials: Sequence[Trial]) -> Results:
 def _row(name: str, budget: Budget, wanted: int, done: Sequence[tuple[Trial, dict[str, Any]]]) -> Row:
     results = [result for _, result in done]
     first = results[0]["metrics"]
+    # A training of before a metric was added does not know it.
     metrics = {
         (task, part, metric): Spread(tuple(result["metrics"][task][part][metric] for result in results))
         for task, slices in first.items()
         for part, values in slices.items()
         for metric in values
+        if all(metric in result["metrics"][task][part] for result in results)
     }
     return Row(
         name=name,
@@ -167,7 +167,7 @@ def _slopes(parts: dict[Budget, list[Row]]) -> dict[tuple[str, str, str], Slope]
     for rows in parts.values():
         for row in rows:
             for (task, part, metric), spread in row.metrics.items():
-                if part == OVERALL and metric in ("auc", "log_loss"):
+                if part == OVERALL and find_metric(metric).relative:
                     found = points.setdefault((row.name, task, metric), [])
                     found += [(row.result["dense_parameters"], value) for value in spread.values]
     fitted = {}

@@ -16,7 +16,6 @@ from .plots import RUN_COLOURS as RUN_COLOURS
 from .plots import altair as altair
 from .plots import svg as svg
 from .run_folder import RunFolder as RunFolder
-from .run_report import TITLES as TITLES
 from .run_report import count as count
 from .run_report import metrics_table as metrics_table
 from .run_report import number as number

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mixrank.components.metrics import auc as auc_of
-from mixrank.components.metrics import auc_by_group, calibration, log_loss, rela_impr_auc, rela_impr_log_loss, summarise
+from mixrank.components.metrics import Rows, measure, reported
 from mixrank.pipeline.reports.intervals import draw_users, percentile_interval, resampled_metrics
 from mixrank.pipeline.reports.run_folder import RunFolder
 
 OVERALL = "overall"
-METRICS = ("auc", "gauc", "log_loss", "calibration")
 # Below these an interval is wider than any difference between models.
 MIN_ROWS, MIN_OF_CLASS = 100, 10
 TFMA_TOLERANCE = 1e-3
@@ -42,7 +40,7 @@ class SliceScores:
         model: metric -> estimate; empty if the slice is not judged.
         baseline: the same for the additive baseline; empty if there is none.
         difference: metric -> model minus baseline, from paired resamples.
-        relative: "auc" and "log_loss" -> relative improvement over the baseline (HeMix, Eq. 25).
+        relative: metric -> relative improvement over the baseline (HeMix, Eq. 25), of the metrics that have one.
         why: why the slice is not judged, or why it has no GAUC.
     """
 
@@ -121,8 +119,9 @@ def _judge(
         return SliceScores(*counts, why=f"only {min(positives, rows - positives)} rows with label {rare}")
     exact = [exact_metrics(labels, column, users) for column in columns]
     samples = [resampled_metrics(labels, column, users, drawn) for column in columns]
+    none = np.full(len(drawn), np.nan)
     estimates = [
-        {metric: Estimate(values[metric], *percentile_interval(sample[metric])) for metric in METRICS}
+        {metric: Estimate(value, *percentile_interval(sample.get(metric, none))) for metric, value in values.items()}
         for values, sample in zip(exact, samples, strict=True)
     ]
     why = "" if not math.isnan(exact[0]["gauc"]) else "no GAUC: no user has both outcomes"
@@ -130,22 +129,19 @@ def _judge(
         return SliceScores(*counts, model=estimates[0], why=why)
     difference = {
         metric: Estimate(
-            exact[0][metric] - exact[1][metric], *percentile_interval(samples[0][metric] - samples[1][metric])
+            value - exact[1][metric],
+            *percentile_interval(samples[0].get(metric, none) - samples[1].get(metric, none)),
         )
-        for metric in METRICS
+        for metric, value in exact[0].items()
     }
     relative = {
-        "auc": rela_impr_auc(exact[0]["auc"], exact[1]["auc"]),
-        "log_loss": rela_impr_log_loss(exact[0]["log_loss"], exact[1]["log_loss"]),
+        metric.name: metric.relative(exact[0][metric.name], exact[1][metric.name])
+        for metric in reported()
+        if metric.relative
     }
     return SliceScores(*counts, estimates[0], estimates[1], difference, relative, why)
 
 
 def exact_metrics(labels: NDArray[np.int64], scores: NDArray[np.float64], users: NDArray[np.int64]) -> dict[str, float]:
-    """AUC, GAUC weighted by rows, log loss and calibration of rows; `users` are their group."""
-    return {
-        "auc": auc_of(labels, scores),
-        "gauc": summarise(auc_by_group(labels, scores, users)).impressions,
-        "log_loss": log_loss(labels, scores),
-        "calibration": calibration(labels, scores),
-    }
+    """Metric -> value of the metrics of a page; `users` are the groups of the rows."""
+    return measure(Rows(labels, scores, users), reported())

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from mixrank.components.metrics import headlines
 from mixrank.pipeline.reports.against_last_pushed import SliceScores
 from mixrank.pipeline.reports.run_folder import RunFolder
 
@@ -104,11 +105,14 @@ def score_distribution(runs: Sequence[RunFolder]) -> Markup:
 def training_curves(runs: Sequence[RunFolder]) -> Markup | None:
     """Training loss and validation metrics by step; None if no run logged its training."""
     points = []
+    # The loss stands beside the training loss already.
+    shown = {"loss", *(metric.name for metric in headlines() if metric.name != "log_loss")}
     for run in runs:
         for entry in run.training:
-            values = {"training loss": entry.get("loss"), **{f"validation {k}": v for k, v in entry["valid"].items()}}
+            valid = {k: v for k, v in entry["valid"].items() if k.rpartition(".")[2] in shown}
+            values = {"training loss": entry.get("loss"), **{f"validation {k}": v for k, v in valid.items()}}
             for metric, value in values.items():
-                if value is not None and math.isfinite(value) and not metric.endswith(".log_loss"):
+                if value is not None and math.isfinite(value):
                     points.append({"model": run.name, "step": entry["step"], "metric": metric, "value": value})
     if not points:
         return None

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixrank.components.metrics import reported
 from mixrank.pipeline.reports.against_last_pushed import (
-    METRICS,
     MIN_OF_CLASS,
     MIN_ROWS,
     OVERALL,
@@ -24,8 +24,6 @@ from mixrank.schemas.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-TITLES = {"auc": "AUC", "gauc": "GAUC", "log_loss": "Log loss", "calibration": "Calibration"}
 
 
 def write_report(run_dirs: Sequence[Path], output: Path) -> dict[str, Any]:
@@ -94,7 +92,8 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
     for name in ("task", runs[0].scenario, *(("run",) if several else ())):
         table.add_column(name, no_wrap=True)
     # Short enough for 80 columns.
-    titles = [TITLES[metric].replace("Calibration", "Calib.") for metric in METRICS]
+    shown = [metric for metric in reported() if metric.headline]
+    titles = [metric.narrow_heading for metric in shown]
     for name in ("rows", *titles, *(("Base", "RelaImp") if based else ())):
         table.add_column(name, justify="right", no_wrap=True)
     skipped: dict[str, set[str]] = {}
@@ -106,7 +105,7 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
                 skipped.setdefault(f"{row.title}: {row.why}", set()).add(row.task)
                 continue
             cells = [row.task, row.title, *([numbers[run.name]] if several else []), f"{row.rows:,}"]
-            cells += [number(row.model[metric].value) for metric in METRICS]
+            cells += [number(row.model[metric.name].value) for metric in shown]
             if based:
                 cells += (
                     [number(row.baseline["auc"].value), percent(row.relative["auc"])] if row.baseline else ["-"] * 2
@@ -131,7 +130,8 @@ def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> st
         "runs": runs,
         "tasks": list(dict.fromkeys(task for run in runs for task in run.tasks)),
         "groups": side_by_side(scores),
-        "metrics": TITLES,
+        "metrics": reported(),
+        "compared": [metric for metric in reported() if metric.relative],
         "overall": OVERALL,
         "resamples": RESAMPLES,
         "min_rows": MIN_ROWS,

@@ -189,7 +189,7 @@ def test_a_negative_threshold_is_refused():
 
 
 def test_thresholds_refuse_an_unknown_bound():
-    with pytest.raises(ValueError, match="Thresholds has no field `min_acu`; did you mean `min_auc`"):
+    with pytest.raises(ValueError, match="there is no bound `min_acu`; did you mean `min_auc`"):
         Thresholds(min_acu={"click": 0.5})
 
 

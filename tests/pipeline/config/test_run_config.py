@@ -63,7 +63,7 @@ def test_overrides_reach_any_depth():
     assert config.train.optimizer.name == "adam", "what is not overridden stays"
     assert config.model.params == {"dim": 16}
     assert config.train.early_stopping.higher_is_better
-    assert config.thresholds.min_auc["click"] == 0.6
+    assert config.thresholds.root["min_auc"]["click"] == 0.6
     assert config.run_dir == Path("/somewhere/else/movielens")
     assert config.push_dir == Path.cwd() / "models"
 
@@ -81,7 +81,7 @@ def test_overrides_reach_any_depth():
         ("model.preset=tinny", r"hemix has no preset `tinny`; did you mean `tiny`\?"),
         ("model.params.num_layer=3", r"hemix has no parameter `num_layer`; did you mean `num_layers`\?"),
         ("model.params.dim=wide", "`dim` of hemix must be int, received 'wide'"),
-        ("thresholds.min_acu.click=0.5", r"Thresholds has no field `min_acu`; did you mean `min_auc`\?"),
+        ("thresholds.min_acu.click=0.5", r"thresholds: there is no bound `min_acu`; did you mean `min_auc`\?"),
         ("name=my run", "name: String should match pattern .*, received 'my run'"),
         ("beam=[runner=FnApiRunner]", "one option such as --runner=FnApiRunner, received 'runner=FnApiRunner'"),
         ("epochs", "--set takes key=value, received 'epochs'"),

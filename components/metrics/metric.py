@@ -1,0 +1,139 @@
+"""A metric in one place: its name, its direction, and how it is computed on rows and on resamples of their groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mixrank.components.metrics.ranking_metrics import GroupAuc, auc_by_group
+
+# Elements of the largest work array, 32 MB.
+BLOCK = 4_000_000
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Evaluation rows of one task; what several metrics need of them is computed once.
+
+    Args:
+        labels: `(rows,)`.
+        scores: `(rows,)`. The model's predictions.
+        groups: integer or text, `(rows,)`. Group of each row, usually the user. `Metric.of_resamples` needs integers:
+            columns of `drawn`.
+    """
+
+    labels: NDArray[Any]
+    scores: NDArray[Any]
+    groups: NDArray[Any]
+
+    @cached_property
+    def by_group(self) -> GroupAuc:
+        """AUC, size and position of every group."""
+        return auc_by_group(self.labels, self.scores, self.groups)
+
+
+class Bound(NamedTuple):
+    """A bound that a metric may be held to.
+
+    Attributes:
+        metric: name of the metric.
+        side: "min", "max", or "change" for a bound against the last pushed model.
+    """
+
+    metric: str
+    side: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of one task.
+
+    Args:
+        name: as in thresholds, `early_stopping.metric` and files of results, such as "auc".
+        title: for people, inside a sentence, such as "log loss".
+        of_rows: rows -> the value; NaN where it is not defined, such as the AUC of one class.
+        of_resamples: rows, drawn -> the value of every resample, `(resamples,)`, where `drawn` `(resamples, groups)`
+            says how often each group is drawn; see `ratio_of_sums`. None: the metric has no interval.
+        higher_is_better: None for what has no direction, such as a count or calibration. Early stopping and bounds
+            against the last pushed model need a direction.
+        headline: whether tables in the terminal and comparisons of models show it; pages of a run and the evaluation
+            show all that have a direction.
+        relative: value, value of a baseline -> relative improvement, or None.
+        unit: of the value, or "".
+        short: title where columns are narrow; the title by default.
+
+    >>> wrong = lambda rows: float(np.mean((rows.scores > 0.5) != rows.labels))
+    >>> list(Metric("error_rate", "error rate", wrong, higher_is_better=False).bounds)
+    ['max_error_rate', 'max_error_rate_rise']
+    """
+
+    name: str
+    title: str
+    of_rows: Callable[[Rows], float]
+    of_resamples: Callable[[Rows, NDArray[np.float64]], NDArray[np.float64]] | None = None
+    higher_is_better: bool | None = None
+    headline: bool = False
+    relative: Callable[[float, float], float] | None = None
+    unit: str = ""
+    short: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The title at the start of a line."""
+        return self.title[0].upper() + self.title[1:]
+
+    @property
+    def narrow_heading(self) -> str:
+        """`heading`, or `short` where there is one."""
+        return self.short or self.heading
+
+    @property
+    def bounds(self) -> dict[str, Bound]:
+        """Name in a config's `thresholds` -> bound; a metric without a direction may be bounded on both sides."""
+        low, high = {f"min_{self.name}": Bound(self.name, "min")}, {f"max_{self.name}": Bound(self.name, "max")}
+        if self.higher_is_better is None:
+            return low | high
+        if self.higher_is_better:
+            return low | {f"max_{self.name}_drop": Bound(self.name, "change")}
+        return high | {f"max_{self.name}_rise": Bound(self.name, "change")}
+
+
+def sums(rows: Rows, values: ArrayLike, drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum of a value per row over the rows of every resample, `(resamples,)`."""
+    return drawn @ np.bincount(rows.groups, np.broadcast_to(values, len(rows.groups)), drawn.shape[1])
+
+
+def ratio_of_sums(rows: Rows, upper: ArrayLike, lower: ArrayLike, drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ratio of two sums over the rows of every resample, `(resamples,)`; NaN where the lower one is 0.
+
+    Args:
+        rows: the rows.
+        upper, lower: value per row, `(rows,)` or one number. A mean has `lower` 1.
+        drawn: how often each group is drawn, `(resamples, groups)`.
+    """
+    above, below = sums(rows, upper, drawn), sums(rows, lower, drawn)
+    return np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
+
+
+def resampled_auc(rows: Rows, drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+    """AUC over the rows of every resample, `(resamples,)`; NaN where they have one class."""
+    order = np.argsort(rows.scores, kind="stable")
+    s, y, u = rows.scores[order], rows.labels[order].astype(np.float64), rows.groups[order]
+    starts = np.flatnonzero(np.append(True, s[1:] != s[:-1]))
+    found = np.full(len(drawn), np.nan)
+    step = max(1, BLOCK // max(1, len(s)))
+    for at in range(0, len(drawn), step):
+        weight = drawn[at : at + step, u]
+        # (resamples, distinct scores)
+        positive = np.add.reduceat(weight * y, starts, axis=1)
+        negative = np.add.reduceat(weight * (1 - y), starts, axis=1)
+        beaten = np.cumsum(negative, axis=1) - negative / 2
+        pairs = positive.sum(axis=1) * negative.sum(axis=1)
+        wins = (positive * beaten).sum(axis=1)
+        found[at : at + step] = np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    return found
