@@ -78,18 +78,18 @@ def test_metrics_are_those_of_the_readers_on_the_evaluated_rows(found):
         scores.append(Observer(before=30, within=15).predict(world, events)[rows])
     y, p = np.concatenate(labels), np.concatenate(scores)
     # The share of pairs in the right order; equal predictions do not occur.
-    assert found[IDEAL].auc == pytest.approx((p[y == 1][:, None] > p[y == 0]).mean(), abs=1e-6)
-    assert found[IDEAL].log_loss == pytest.approx(-np.log(np.where(y, p, 1 - p)).mean())
+    assert found[IDEAL]["auc"] == pytest.approx((p[y == 1][:, None] > p[y == 0]).mean(), abs=1e-6)
+    assert found[IDEAL]["log_loss"] == pytest.approx(-np.log(np.where(y, p, 1 - p)).mean())
 
 
 def test_every_kind_of_knowledge_has_a_price(found):
     fewer = [name for name in found if name.startswith("without ") and name != PRIOR]
     assert len(fewer) == 4
-    assert found[TRUTH].auc > found[IDEAL].auc + 0.01
+    assert found[TRUTH]["auc"] > found[IDEAL]["auc"] + 0.01
     for name in fewer:
-        assert found[PRIOR].log_loss - 0.005 > found[name].log_loss > found[IDEAL].log_loss + 0.003, name
-        assert found[name].auc < found[IDEAL].auc - 0.003, name
-    assert found["constant"].auc == 0.5
+        assert found[PRIOR]["log_loss"] - 0.005 > found[name]["log_loss"] > found[IDEAL]["log_loss"] + 0.003, name
+        assert found[name]["auc"] < found[IDEAL]["auc"] - 0.003, name
+    assert found["constant"]["auc"] == 0.5
 
 
 def test_readers_see_as_much_as_the_histories_of_the_spec():

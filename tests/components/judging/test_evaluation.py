@@ -2,7 +2,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
 from mixrank.components.judging.evaluation import (
     OVERALL,
@@ -117,6 +117,10 @@ def blocked(root):
         min_gauc={"buy": 0.99},
         max_log_loss={"buy": 0.1},
         max_auc_drop={"click": 0.01},
+        max_log_loss_rise={"click": 0.001, "buy": 10},
+        min_calibration={"click": 0.2},
+        max_calibration={"click": 0.3},
+        min_example_count={"buy": ROWS + 1},
     )
     return evaluate(root, thresholds, baseline=True)
 
@@ -129,16 +133,20 @@ def test_every_slice_equals_scikit_learn_on_its_rows(blocked, log):
         for page in (OVERALL, "home", "cart"):
             rows = np.ones(ROWS, bool) if page == OVERALL else log["page"] == page
             labels, scores, members = log[task][rows], log[f"{task}_new"][rows], log["member"][rows]
-            counts, areas = [], []
+            counts, areas, gains = [], [], []
             for member in np.unique(members):
                 mine = members == member
                 if len(set(labels[mine])) == 2:
                     counts.append(mine.sum())
                     areas.append(roc_auc_score(labels[mine], scores[mine]))
+                    gains.append(ndcg_score([labels[mine]], [scores[mine]], k=10))
+            mean_label = np.full(len(labels), labels.mean())
             expected = {
                 "auc": roc_auc_score(labels, scores),
                 "gauc": np.average(areas, weights=counts),
                 "gauc_uniform": np.mean(areas),
+                "ndcg@10": np.average(gains, weights=counts),
+                "normalized_entropy": log_loss(labels, scores) / log_loss(labels, mean_label),
                 "gauc_groups_used": len(areas),
                 "gauc_groups_skipped": len(np.unique(members)) - len(areas),
                 "log_loss": log_loss(labels, scores),
@@ -160,13 +168,17 @@ def test_metrics_of_the_last_blessed_model_are_told_apart(blocked, log):
 @pytest.mark.slow
 def test_each_failed_bound_is_told_in_words(blocked, log):
     area, loss = roc_auc_score(log["click"], log["click_new"]), log_loss(log["buy"], log["buy_new"])
+    rise = log_loss(log["click"], log["click_new"]) - log_loss(log["click"], log["click_old"])
     reasons = why_not_blessed(blocked[0])
     assert not blocked[1]
     assert f"task click: AUC is {area:.4f}, below the lower bound 0.95" in reasons
     assert f"task click: AUC is {1 - area:.4f} below the last pushed model's, more than the 0.01 allowed" in reasons
     assert f"task buy: log loss is {loss:.4f}, above the upper bound 0.1" in reasons
     assert any(reason.startswith("task buy: GAUC is 0.") for reason in reasons)
-    assert len(reasons) == 4
+    assert f"task click: log loss is {rise:.4f} above the last pushed model's, more than the 0.001 allowed" in reasons
+    assert any(reason.startswith("task click: calibration is ") for reason in reasons)
+    assert f"task buy: number of examples is {ROWS}.0000, below the lower bound {ROWS + 1}" in reasons
+    assert len(reasons) == 7
 
 
 @pytest.mark.slow
