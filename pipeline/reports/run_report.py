@@ -131,6 +131,7 @@ def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> st
         "tasks": list(dict.fromkeys(task for run in runs for task in run.tasks)),
         "groups": side_by_side(scores),
         "metrics": reported(),
+        "titles": {metric.name: metric.heading for metric in reported()},
         "compared": [metric for metric in reported() if metric.relative],
         "overall": OVERALL,
         "resamples": RESAMPLES,

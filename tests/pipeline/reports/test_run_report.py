@@ -141,8 +141,8 @@ def test_the_baseline_stands_beside_the_model(folder, written):
     model = roc_auc_score(joined["label_click"], joined["score_click_x"])
     base = roc_auc_score(joined["label_click"], joined["score_click_y"])
     (cells,) = [c for c in written[2].rows if c[0].strip() == "all rows" and c[4].startswith(f"{model:.4f}")]
-    assert cells[8].startswith(f"{model - base:+.4f}")
-    assert cells[10].split("log loss")[0].strip() == f"{100 * ((model - 0.5) / (base - 0.5) - 1):+.1f} %"
+    assert cells[11].startswith(f"{model - base:+.4f}")
+    assert cells[13].split("log loss")[0].strip() == f"{100 * ((model - 0.5) / (base - 0.5) - 1):+.1f} %"
     assert any(len(c) > 4 and c[3].strip() == "baseline" and c[4].startswith(f"{base:.4f}") for c in written[2].rows)
 
 
@@ -152,7 +152,7 @@ def test_slices_that_cannot_be_judged_show_a_dash_and_say_why(written):
     assert re.fullmatch(r"only \d\d rows", cells["help"][3].strip())
     assert cells["new"][3].strip() == "no rows"
     for title in ("cart", "help", "new"):
-        assert [cell.strip() for cell in cells[title][4:]] == ["-"] * 7
+        assert [cell.strip() for cell in cells[title][4:]] == ["-"] * 10
     assert "nan" not in re.sub(r"base64,[^\"]*", "", written[1]).lower()
 
 
@@ -247,7 +247,7 @@ def test_a_number_on_which_tfma_disagrees_is_flagged(folder, tmp_path, monkeypat
         for metric, value in values.items()
         if (task, page, metric) != ("click", "overall", "auc")
     ]
-    monkeypatch.setattr("mixrank.components.judging.evaluation.load_metrics", lambda uri: rows)
+    monkeypatch.setattr("mixrank.components.judging.load_metrics", lambda uri: rows)
     about = json.loads((folder / "run.json").read_text())
     copy = tmp_path / "copy"
     copy.mkdir()
