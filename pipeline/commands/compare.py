@@ -9,7 +9,9 @@ import typer
 from mixrank.pipeline.commands.run import Config, Overrides
 from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
 
-Jobs = Annotated[int | None, typer.Option(min=1, help="Trainings at once; one per core, or per GPU, if left out.")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Number of trainings at a time (default: one per core, or one per GPU).")
+]
 
 
 @guarded
@@ -19,22 +21,27 @@ def compare(
     tables: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Tables to fill: models (default), hemix, blocks, mtmixatt, mixformer, scaling, or your own."
+            help="Tables to fill: models, hemix, blocks, mtmixatt, mixformer, scaling, or your own (default: models)."
         ),
     ] = None,
     budgets: Annotated[
-        list[str] | None, typer.Option("--budget", help="Only this size of the tables, such as 250K; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--budget", help="Take only this size of the tables, such as 250K; repeatable (default: all sizes)."
+        ),
     ] = None,
     jobs: Jobs = None,
     speed: Annotated[
-        bool, typer.Option(help="Measure speed after the trainings, one model at a time; wants a quiet machine.")
+        bool, typer.Option(help="Measure speed after the trainings, one model at a time; needs a quiet machine.")
     ] = True,
-    report_only: Annotated[bool, typer.Option(help="Write the report of what is done; train nothing.")] = False,
+    report_only: Annotated[
+        bool, typer.Option(help="Write the report of the finished trainings; start no training.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Train models alike over several seeds on the last run's rows, and judge them against each other.
+    """Train several models alike over several seeds on the last run's rows, and compare them.
 
-    Give it again after an interruption: what is done is not done again.
+    After an interruption, run the same command again to resume.
     """
     from mixrank.pipeline.config import load_config
 
@@ -63,15 +70,19 @@ def compare(
 @needs("pipeline")
 def tune(
     config: Config,
-    models: Annotated[list[str] | None, typer.Argument(help="Models; all of them if left out.")] = None,
-    draws: Annotated[int, typer.Option(min=1, help="Random draws per model, besides the config's own settings.")] = 6,
-    budget: Annotated[str | None, typer.Option(help="Dense parameters of every model, such as 250K.")] = None,
+    models: Annotated[list[str] | None, typer.Argument(help="Models to search for (default: all).")] = None,
+    draws: Annotated[
+        int, typer.Option(min=1, help="Number of random draws per model, besides the config's own settings.")
+    ] = 6,
+    budget: Annotated[
+        str | None, typer.Option(help="Dense parameters of every model, such as 250K (default: as the config has it).")
+    ] = None,
     jobs: Jobs = None,
     overrides: Overrides = None,
 ) -> None:
-    """Search settings for every model alike: the same random draws, judged on the validation split.
+    """Search training settings: the same random draws for every model, judged on the validation split.
 
-    Give it again after an interruption: what is done is not done again.
+    After an interruption, run the same command again to resume.
     """
     from mixrank.pipeline.config import load_config
 

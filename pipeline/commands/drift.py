@@ -20,21 +20,23 @@ def drift(
         Path, typer.Argument(help="Rows as TFRecord, Parquet or JSON lines, a file or a folder; or a run folder.")
     ],
     model: Annotated[
-        Path | None, typer.Option(help="The exported model that scored the rows; needed if BASELINE is no run folder.")
+        Path | None,
+        typer.Option(help="The exported model that scored the rows; required unless BASELINE is a run folder."),
     ] = None,
     split: Annotated[str, typer.Option(help="Split to judge, if NEW is a run folder.")] = "eval",
     days: Annotated[
-        str | None, typer.Option(help="Judge the rows of FIRST..LAST, such as 2022-05-05..2022-05-06.")
+        str | None,
+        typer.Option(help="Judge only the rows of FIRST..LAST, such as 2022-05-05..2022-05-06 (default: all)."),
     ] = None,
-    timezone: Annotated[str, typer.Option(help="Zone whose calendar --days means.")] = "UTC",
+    timezone: Annotated[str, typer.Option(help="Time zone of --days.")] = "UTC",
     limit: Annotated[
         list[str] | None, typer.Option(help="A limit, such as psi=0.3; repeatable. docs/drift.md lists them.")
     ] = None,
-    min_rows: Annotated[int, typer.Option(min=0, help="Distances on fewer rows raise no alarm.")] = 1000,
-    json: Annotated[Path | None, typer.Option(help="File for the findings as JSON.")] = None,
-    html: Annotated[Path | None, typer.Option(help="File for the report with plots.")] = None,
+    min_rows: Annotated[int, typer.Option(min=0, help="Minimum rows for a distance to raise an alarm.")] = 1000,
+    json: Annotated[Path | None, typer.Option(help="JSON file to write the findings to.")] = None,
+    html: Annotated[Path | None, typer.Option(help="HTML file to write the report with plots to.")] = None,
 ) -> None:
-    """Compare served or logged rows with training. Exit code 0: no alarm, 3: alarms, 1: an error."""
+    """Compare served or logged rows with training; exit code 0: no alarm, 3: alarms, 1: error."""
     from mixrank.serving.drift import Limits
 
     limits = Limits.parse(limit or [])

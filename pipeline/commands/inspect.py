@@ -30,7 +30,9 @@ def features(dataset: Annotated[str, typer.Argument(help="A dataset, or a config
 @needs("pipeline")
 def schema(
     dataset: Annotated[str, typer.Argument(help="A dataset, or a config that names one.")],
-    check: Annotated[bool, typer.Option("--check", help="Compare with the committed schema instead.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare with the committed schema, and print nothing else.")
+    ] = False,
     write: Annotated[bool, typer.Option("--write", help="Write the committed schema.")] = False,
 ) -> None:
     """Print the TFMD schema that a feature spec generates."""
@@ -53,7 +55,9 @@ def schema(
 @guarded
 @needs("layers")
 def models(
-    name: Annotated[str | None, typer.Argument(help="One model: its parameters and presets.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Model whose parameters and presets to print (default: list all models).")
+    ] = None,
     sizes: Annotated[bool, typer.Option("--sizes", help="Print parameters and FLOPs of every preset.")] = False,
     match_params: Annotated[
         str | None, typer.Option(help="Scale to this number of dense parameters: 1M, 20M, 1.5B, 1000000.")

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 def parity(
     run: Annotated[Path, typer.Argument(help="A run's folder, or a model's folder together with --examples.")],
     examples: Annotated[
-        str | None, typer.Option(help="TFRecord files of joined rows, a pattern; those of the run if left out.")
+        str | None, typer.Option(help="Pattern of TFRecord files with joined rows (default: those of the run).")
     ] = None,
-    rows: Annotated[int, typer.Option(help="So many rows, the first ones.", min=1)] = 512,
-    tolerance: Annotated[float, typer.Option(help="Most that two probabilities may differ.", min=0)] = 1e-5,
+    rows: Annotated[int, typer.Option(help="Number of rows to compare, from the first.", min=1)] = 512,
+    tolerance: Annotated[float, typer.Option(help="Maximum difference between two probabilities.", min=0)] = 1e-5,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="Server to ask, http://host:8501 or grpc://host:8500; repeatable. None starts one here."),
+        typer.Option(help="Server to ask, http://host:8501 or grpc://host:8500; repeatable (default: start one here)."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="The model's name on those servers; its folder's if left out.")
+        str | None, typer.Option(help="Name of the model on those servers (default: the folder's name).")
     ] = None,
 ) -> None:
     """Compare in-memory Keras, SavedModel, REST, gRPC and Beam, row by row."""

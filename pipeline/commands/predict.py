@@ -29,29 +29,30 @@ BLOCK, SHOWN = 128, 20
 def predict(
     target: Annotated[
         str | None,
-        typer.Argument(help="http://host:8501, grpc://host:8500, or a model's folder, which is then loaded here."),
+        typer.Argument(help="http://host:8501, grpc://host:8500, or the folder of a model to load in this process."),
     ] = None,
     rows: Annotated[
         str | None, typer.Argument(help="Rows: JSON lines, a .json file with a list of them, or - for standard input.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="The model's name on the server; that of the folder --spec if left out.")
+        str | None, typer.Option(help="Name of the model on the server (default: the name of the --spec folder).")
     ] = None,
     rank: Annotated[
         bool, typer.Option("--rank", help='Each line is {"request": {...}, "candidates": [{...}, ...]}.')
     ] = False,
-    version: Annotated[int | None, typer.Option(help="Ask this version.")] = None,
-    label: Annotated[str | None, typer.Option(help="Ask the version with this label, such as stable.")] = None,
+    version: Annotated[int | None, typer.Option(help="Version to ask (default: newest).")] = None,
+    label: Annotated[str | None, typer.Option(help="Label of the version to ask, such as stable.")] = None,
     spec: Annotated[
-        Path | None, typer.Option(help="Folder of the model, to check and pad rows by its features before sending.")
+        Path | None,
+        typer.Option(help="Folder of the model; rows are checked and padded by its features before they are sent."),
     ] = None,
     deadline: Annotated[float, typer.Option(help=f"Seconds for a request of up to {BLOCK} rows.")] = 10.0,
-    output: Annotated[Path | None, typer.Option(help="File to write instead of standard output.")] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write (default: standard output).")] = None,
     drop_unknown: Annotated[
-        bool, typer.Option("--drop-unknown", help="Leave fields out that the model does not know.")
+        bool, typer.Option("--drop-unknown", help="Drop fields that the model does not know.")
     ] = False,
     example: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Only print example rows for the model in this folder.")
+        Path | None, typer.Option(metavar="DIR", help="Print example rows for the model in this folder, and stop.")
     ] = None,
 ) -> None:
     """Score rows, or rank candidates: JSON lines in, JSON lines out."""

@@ -18,11 +18,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Base = Annotated[Path, typer.Argument(help="The model's folder of versions, such as runs/kuairand/serving/kuairand.")]
-Version = Annotated[int | None, typer.Option("--version", help="A version other than the one meant by default.")]
-Config = Annotated[
-    Path | None, typer.Option("--config", help="The server's models.config; the one in BASE if left out.")
-]
-Name = Annotated[str | None, typer.Option("--name", help="The model's name; that of BASE if left out.")]
+Version = Annotated[int | None, typer.Option("--version", help="Version to use in place of the default one.")]
+Config = Annotated[Path | None, typer.Option("--config", help="The server's models.config (default: the one in BASE).")]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the model (default: the name of BASE).")]
 BasePath = Annotated[
     str | None, typer.Option(help="BASE as the server sees it, for a models.config that lacks the model.")
 ]
@@ -30,11 +28,17 @@ Url = Annotated[
     str | None, typer.Option("--url", help="REST address of the server to wait for, such as http://localhost:8501.")
 ]
 Wait = Annotated[float, typer.Option("--wait", help="Seconds to wait for the server at each step.")]
-GoldenFile = Annotated[Path | None, typer.Option("--golden", help="Golden rows; those inside the version if left out.")]
-Tolerance = Annotated[float, typer.Option("--tolerance", help="Most that a golden score may be off.")]
+GoldenFile = Annotated[
+    Path | None, typer.Option("--golden", help="File of golden rows (default: the one inside the version).")
+]
+Tolerance = Annotated[float, typer.Option("--tolerance", help="Maximum difference from a golden score.")]
 Unchecked = Annotated[bool, typer.Option("--unchecked", help="Send no golden rows.")]
 Keep = Annotated[
-    int | None, typer.Option("--keep", help="Remove all but so many versions; never one that is labelled or loaded.")
+    int | None,
+    typer.Option(
+        "--keep",
+        help="Number of versions to keep, besides those that are labelled or loaded (default: all).",
+    ),
 ]
 
 
@@ -49,14 +53,16 @@ def deploy(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of versions, or single versions.")],
     output: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")] = Path("deploy"),
     model_name: Annotated[
-        list[str] | None, typer.Option(help="The model's name, once per DIR; the folder's name if left out.")
+        list[str] | None, typer.Option(help="Name of the model, once per DIR (default: the folder's name).")
     ] = None,
     grpc_port: Annotated[int, typer.Option(help="gRPC port on the host.")] = 8500,
     rest_port: Annotated[int, typer.Option(help="REST port on the host.")] = 8501,
     batch_size: Annotated[
-        int | None, typer.Option(help="Most rows per batch; 0 turns batching off.", show_default="128")
+        int | None, typer.Option(help="Maximum rows per batch; 0 turns batching off.", show_default="128")
     ] = None,
-    batch_timeout: Annotated[float, typer.Option(help="Milliseconds that a request waits for others.")] = 2.0,
+    batch_timeout: Annotated[
+        float, typer.Option(help="Milliseconds that a request waits for others to join its batch.")
+    ] = 2.0,
 ) -> None:
     """Write what TensorFlow Serving needs to serve pushed models: configuration, flags, docker run, compose."""
     from mixrank.serving import rollout as deployment
@@ -102,8 +108,8 @@ def deploy(
 @needs("pipeline")
 def push(
     base: Base,
-    model: Annotated[Path, typer.Argument(help="A SavedModel, or a folder of versions, of which the newest.")],
-    golden: Annotated[Path | None, typer.Option(help="Golden rows to put into the version.")] = None,
+    model: Annotated[Path, typer.Argument(help="A SavedModel, or a folder of versions (the newest is used).")],
+    golden: Annotated[Path | None, typer.Option(help="File of golden rows to put into the version.")] = None,
     keep: Keep = None,
     config: Config = None,
     name: Name = None,
@@ -129,7 +135,7 @@ def canary(
     base_path: BasePath = None,
     wait: Wait = 120.0,
 ) -> None:
-    """Load a version, the newest by default, beside the stable one, and give it the label canary."""
+    """Load a version (default: the newest) beside the stable one, and label it canary."""
     _rollout(base, config, name, base_path, url, wait).canary(version, golden=_golden(golden, tolerance, unchecked))
     _next("promote", base, config, name, url or "http://localhost:8501", "make it stable")
 
@@ -150,7 +156,7 @@ def promote(
     base_path: BasePath = None,
     wait: Wait = 120.0,
 ) -> None:
-    """Make the canary stable, if it scores the golden rows; the version before stays loaded."""
+    """Make a version (default: the canary) stable if it passes the golden rows; the previous one stays loaded."""
     steps = _rollout(base, config, name, base_path, url, wait)
     steps.promote(version, golden=_golden(golden, tolerance, unchecked), keep=keep)
     _next("rollback", base, config, name, url, "if it disappoints: back to the version before")
@@ -161,8 +167,10 @@ def promote(
 @needs("pipeline")
 def rollback(
     base: Base,
-    to: Annotated[int | None, typer.Option(help="A version other than the previous stable one.")] = None,
-    trial: Annotated[bool, typer.Option("--canary", help="Only end the canary's trial; stable stays.")] = False,
+    to: Annotated[int | None, typer.Option(help="Version to return to (default: the previous stable one).")] = None,
+    trial: Annotated[
+        bool, typer.Option("--canary", help="End the canary's trial and leave the stable version as it is.")
+    ] = False,
     url: Url = None,
     config: Config = None,
     name: Name = None,
@@ -178,7 +186,7 @@ def rollback(
 @guarded
 @needs("pipeline")
 def status(base: Base, url: Url = None, config: Config = None, name: Name = None) -> None:
-    """Print every version: label, when it was pushed, model and metrics where known, whether it is served."""
+    """Print every version: label, time of the push, model and metrics if known, and whether it is served."""
     from mixrank.serving.base import describe
 
     steps = _rollout(base, config, name, None, url)

@@ -22,34 +22,32 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 @guarded
 @needs("pipeline")
 def score(
-    model: Annotated[Path, typer.Argument(help="A version's folder, or a folder of versions, of which the newest.")],
+    model: Annotated[Path, typer.Argument(help="Folder of a version, or a folder of versions (the newest is used).")],
     source: Annotated[
         Path | None, typer.Argument(metavar="INPUT", help="A file, a folder or a pattern; not with --dataset.")
     ] = None,
-    output: Annotated[Path | None, typer.Argument(help="Folder to write; an unfinished run in it goes on.")] = None,
-    format: Annotated[
-        str | None, typer.Option(help="parquet, csv or tfrecord; told from the files' names if left out.")
-    ] = None,
+    output: Annotated[Path | None, typer.Argument(help="Folder to write; an unfinished run in it is resumed.")] = None,
+    format: Annotated[str | None, typer.Option(help="parquet, csv or tfrecord (default: by the files' names).")] = None,
     keep: Annotated[
         list[str] | None, typer.Option(help="Column to copy besides user, item, time and scenario; repeatable.")
     ] = None,
-    max_bad: Annotated[float, typer.Option(help="Share of rows that may be bad.")] = 0.01,
+    max_bad: Annotated[float, typer.Option(help="Maximum share of bad rows.")] = 0.01,
     batch_size: Annotated[int, typer.Option(help="Rows per call of the model.")] = 2048,
     rows_per_item: Annotated[
-        int, typer.Option(help="Rows of a Parquet file per output file, at least; cut at row groups.")
+        int, typer.Option(help="Minimum rows of a Parquet file per output file; files are cut at row groups.")
     ] = 250_000,
     dataset: Annotated[
-        str | None, typer.Option(help="Score a raw log: the dataset that declares it. Then: MODEL OUTPUT.")
+        str | None, typer.Option(help="Dataset that declares a raw log to score; the arguments are then MODEL OUTPUT.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder with the raw log's files.")] = None,
     days: Annotated[
-        str | None, typer.Option(help="Days of the raw log to score, 2022-05-05..2022-05-06; all if left out.")
+        str | None, typer.Option(help="Days of the raw log to score, such as 2022-05-05..2022-05-06 (default: all).")
     ] = None,
     beam: Annotated[
         list[str] | None, typer.Option(help="Option of the Beam pipeline, such as --beam=--runner=FnApiRunner.")
     ] = None,
 ) -> None:
-    """Score Parquet, CSV or TFRecord files with a pushed model, on Beam; given again, go on where it stopped."""
+    """Score Parquet, CSV or TFRecord files with a pushed model on Beam; run it again to resume."""
     from mixrank.components.examples import parse_days
     from mixrank.serving.batch_scoring import FORMATS
 

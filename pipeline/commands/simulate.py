@@ -20,16 +20,18 @@ if TYPE_CHECKING:
 @needs("pipeline")
 def simulate(
     folder: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
-    users: Annotated[int | None, typer.Option(help="Users.", show_default="3000")] = None,
-    items: Annotated[int | None, typer.Option(help="Items.", show_default="100")] = None,
-    days: Annotated[int | None, typer.Option(help="Days; the last is 2024-06-30.", show_default="10")] = None,
+    users: Annotated[int | None, typer.Option(help="Number of users.", show_default="3000")] = None,
+    items: Annotated[int | None, typer.Option(help="Number of items.", show_default="100")] = None,
+    days: Annotated[int | None, typer.Option(help="Number of days; the last is 2024-06-30.", show_default="10")] = None,
     impressions: Annotated[
-        float | None, typer.Option(help="Mean impressions of a user on a day.", show_default="12")
+        float | None, typer.Option(help="Mean number of impressions per user and day.", show_default="12")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The same values give the same files.", show_default="0")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed; equal options and seeds give equal files.", show_default="0")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A strength or another setting, such as intent=0 or tastes=6; repeatable."),
+        typer.Option("--set", help="Change a setting of the simulation, such as intent=0 or tastes=6; repeatable."),
     ] = None,
 ) -> None:
     """Write a simulated log, and print the best metrics that any model can reach on its last two days."""
