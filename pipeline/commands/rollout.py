@@ -37,7 +37,7 @@ Keep = Annotated[
     int | None,
     typer.Option(
         "--keep",
-        help="Number of versions to keep, besides those that are labelled or loaded (default: all).",
+        help="Number of newest versions to keep; labelled and loaded ones stay too (default: all).",
     ),
 ]
 

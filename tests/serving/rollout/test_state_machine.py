@@ -710,9 +710,7 @@ SLOW = ("push-and-pin", "rollback-canary")
 @pytest.mark.parametrize(
     "scenario", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in SCENARIOS]
 )
-def test_a_kill_leaves_the_old_or_the_new_state_and_the_command_can_be_repeated(
-    scenario, tmp_path, monkeypatch
-):
+def test_a_kill_leaves_the_old_or_the_new_state_and_the_command_can_be_repeated(scenario, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     before, command, after = SCENARIOS[scenario]
     template = tmp_path / "template"
