@@ -1,7 +1,7 @@
 """The names under which Keras finds mixrank's classes in a `.keras` file, without importing one of them.
 
-Keras looks a class up in its table of registered names. A decorator fills that table when the class is imported; here it
-is filled beforehand, as soon as Keras itself is loaded, with stand-ins that import the class when a file asks for it.
+Keras looks a class up in a table of registered names, which a decorator fills when the class is imported. Here the
+table is filled beforehand, as soon as Keras is loaded, with stand-ins that import the class when a file asks for it.
 """
 
 from __future__ import annotations

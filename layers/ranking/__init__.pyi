@@ -1,3 +1,4 @@
+from .budget import dense_parameters as dense_parameters
 from .budget import dense_parts as dense_parts
 from .budget import match as match
 from .inputs import field_names as field_names

@@ -55,8 +55,7 @@ class Table(Declaration):
         budgets: dense parameters to which every variant is scaled, one part of the table for each; None takes the
             presets as they are.
         variants: the models, at least two.
-        every_model: whether to take, in the place of `variants`, all models that `mixrank models` lists and the config's
-            own.
+        every_model: whether to take all models that `mixrank models` lists, and the config's own, for variants.
         scaling: whether to fit a line through the budgets of each variant.
     """
 

@@ -5,63 +5,14 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from mixrank.schemas.features import (
-    Action,
-    Categorical,
-    EventTime,
-    FeatureSpec,
-    History,
-    Key,
-    Label,
-    MultiCategorical,
-    Numeric,
-    Scenario,
-    TimeGap,
-)
-
-FIELDS = ("clip", "tag", "action", "gap")
-SIZES = {"person": 6, "clip": 9, "tag": 5, "country": 4}
+from mixrank import testing
 
 
 def _randomize(layer, seed: int = 0, scale: float = 0.5) -> None:
     """Gives every weight, biases and norms included, a random value."""
     rng = np.random.default_rng(seed)
     layer.set_weights([rng.normal(scale=scale, size=w.shape) for w in layer.get_weights()])
-
-
-def _gradients(layer, variables, *inputs) -> list[np.ndarray]:
-    """Gradients of a random weighting of the outputs, so that symmetric losses hide nothing."""
-    with tf.GradientTape() as tape:
-        outputs = tf.nest.flatten(layer(*inputs))
-        weights = [np.random.default_rng(5).normal(size=y.shape) for y in outputs]
-        loss = sum(tf.reduce_sum(tf.cast(y, "float32") * w) for y, w in zip(outputs, weights, strict=True))
-    found = tape.gradient(loss, variables)
-    return [None if g is None else np.array(tf.convert_to_tensor(g)) for g in found]
-
-
-def _matrix_product_flops(model, rows) -> int:
-    """2 per multiply-add of every matrix product in the traced graph, per row; what a batch pays once is left out."""
-
-    def of_batch(size: int) -> int:
-        @tf.function
-        def forward(batch):
-            return model(batch)
-
-        example = {name: tf.constant(x[:size]) for name, x in rows.items()}
-        graph = convert_variables_to_constants_v2(forward.get_concrete_function(example)).graph
-        total = 0
-        for op in graph.get_operations():
-            assert op.type not in ("Einsum", "Conv2D"), op.name
-            if op.type in ("MatMul", "BatchMatMulV2"):
-                left, (output,) = op.inputs[0].shape, op.outputs
-                inner = left[-2] if op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x") else left[-1]
-                total += 2 * inner * output.shape.num_elements()
-        return total
-
-    return of_batch(3) - of_batch(2)
 
 
 @pytest.fixture
@@ -71,12 +22,12 @@ def randomize():
 
 @pytest.fixture
 def matrix_product_flops():
-    return _matrix_product_flops
+    return testing.matrix_product_flops
 
 
 @pytest.fixture
 def gradients():
-    return _gradients
+    return testing.gradients
 
 
 @pytest.fixture
@@ -116,7 +67,7 @@ def check_layer(tmp_path, float32_afterwards):
         np.testing.assert_array_equal(keras.models.load_model(tmp_path / "layer.keras")(list(inputs)), output)
 
         variables = layer.trainable_variables
-        for variable, gradient in zip(variables, _gradients(layer, variables, *inputs), strict=True):
+        for variable, gradient in zip(variables, testing.gradients(layer, variables, *inputs), strict=True):
             assert gradient is not None and np.any(gradient), f"no gradient reaches {variable.path}"
 
         keras.config.set_dtype_policy("mixed_bfloat16")
@@ -130,57 +81,19 @@ def check_layer(tmp_path, float32_afterwards):
 
 
 @pytest.fixture
-def spec() -> FeatureSpec:
+def spec():
     """Every feature type, both histories, two tasks; all sizes different."""
-    return FeatureSpec(
-        name="toy",
-        user=Key("person"),
-        item=Key("clip"),
-        time=EventTime("at"),
-        scenario=Scenario("place", values=(3, 7), dim=2),
-        labels=(Label("click"), Label("like")),
-        features=(
-            Categorical("person", group="user", dim=5),
-            Numeric("age", group="user"),
-            Categorical("clip", group="item", dim=6),
-            MultiCategorical("tag", group="item", max_length=2, dim=3),
-            Numeric("seconds", group="item", transform="bucketize", buckets=4, dim=2),
-            Categorical("country", group="context", dim=4),
-            Action("action", flags=("click", "like"), dim=2),
-            TimeGap("gap", buckets=8, dim=3),
-            History("past", of=FIELDS, length=5, window="before"),
-            History("today", of=FIELDS, length=3, window="within"),
-        ),
-    )
+    return testing.toy_spec()
 
 
 @pytest.fixture
 def sizes() -> dict[str, int]:
-    return dict(SIZES)
+    return dict(testing.SIZES)
 
 
 @pytest.fixture
 def make_rows():
-    """Random transformed rows of a ranker's inputs; histories are padded at the end, the first row's are empty."""
-
-    def make(model, batch: int = 4, seed: int = 0, high: int = 4) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng(seed)
-        rows = {}
-        for name, tensor in model.input.items():
-            shape = (batch, *tensor.shape[1:])
-            if tensor.dtype == "float32":
-                rows[name] = rng.normal(size=shape).astype("float32")
-            else:
-                rows[name] = rng.integers(1, high, size=shape)
-        for history, length in (("past", 5), ("today", 3)):
-            filled = np.arange(length)[None, :] < rng.integers(1, length + 1, size=batch)[:, None]
-            filled[0] = False
-            for name in rows:
-                if name.startswith(f"{history}_"):
-                    rows[name] = rows[name] * np.repeat(filled, rows[name].shape[1] // length, axis=1)
-        return rows
-
-    return make
+    return testing.toy_rows
 
 
 @pytest.fixture
@@ -219,7 +132,7 @@ def check_backbone():
 
         variables = layer.trainable_variables
         assert sum(part.parameters for part in layer.parts()) == sum(int(np.prod(v.shape)) for v in variables)
-        for variable, gradient in zip(variables, _gradients(layer, variables, *arguments), strict=True):
+        for variable, gradient in zip(variables, testing.gradients(layer, variables, *arguments), strict=True):
             if any(name in variable.path for name in unused):
                 assert gradient is None, f"a gradient reaches {variable.path}"
             else:
