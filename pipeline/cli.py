@@ -56,7 +56,7 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, listed, rest = super().resolve_command(ctx, args)
-        return name, listed and load_command(name), rest
+        return name, listed and load_command(str(name)), rest
 
 
 def load_command(name: str) -> Any:
