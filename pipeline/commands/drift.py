@@ -24,28 +24,25 @@ def drift(
         typer.Option(help="The exported model that scored the rows; required unless BASELINE is a run folder."),
     ] = None,
     split: Annotated[str, typer.Option(help="Split to judge, if NEW is a run folder.")] = "eval",
-    days: Annotated[
-        str | None,
-        typer.Option(help="Judge only the rows of FIRST..LAST, such as 2022-05-05..2022-05-06 (default: all)."),
-    ] = None,
-    timezone: Annotated[str, typer.Option(help="Time zone of --days.")] = "UTC",
     limit: Annotated[
         list[str] | None, typer.Option(help="A limit, such as psi=0.3; repeatable. docs/drift.md lists them.")
     ] = None,
     min_rows: Annotated[int, typer.Option(min=0, help="Minimum rows for a distance to raise an alarm.")] = 1000,
     json: Annotated[Path | None, typer.Option(help="JSON file to write the findings to.")] = None,
-    html: Annotated[Path | None, typer.Option(help="HTML file to write the report with plots to.")] = None,
+    html: Annotated[Path | None, typer.Option(help="HTML file to write the report to.")] = None,
+    statistics: Annotated[
+        Path | None, typer.Option(help="File (.pb) to write the statistics of NEW to, for TFDV's visualize_statistics.")
+    ] = None,
 ) -> None:
     """Compare served or logged rows with training; exit code 0: no alarm, 3: alarms, 1: error."""
     from mixrank.serving.drift import Limits
 
     limits = Limits.parse(limit or [])
-    from mixrank.pipeline.reports import Days, known_model, read_baseline, read_new
+    from mixrank.pipeline.reports import known_model, read_baseline, read_new
 
-    chosen = None if days is None else Days.parse(days, timezone)
     known = known_model(baseline, model)
     errors.print("loading TensorFlow Data Validation ...", style="dim")
-    from mixrank.pipeline.reports import compare, drift_table, write_json, write_page
+    from mixrank.pipeline.reports import compare, drift_table, write_json, write_page, write_statistics
 
     with errors.status("reading") as status:
 
@@ -53,7 +50,7 @@ def drift(
             status.update(f"reading {name}: {rows:,} rows")
 
         old = read_baseline(baseline, known, progress)
-        fresh = read_new(new, known, split, chosen, progress)
+        fresh = read_new(new, known, split, progress)
         status.update("comparing")
         found = compare(old, fresh, known, limits, min_rows)
     console.print(f"{fresh.name}: {fresh.rows:,} rows", style="bold", markup=False, soft_wrap=True)
@@ -63,17 +60,16 @@ def drift(
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     if json is not None:
         write_json(found, json)
+    if statistics is not None:
+        write_statistics(fresh, statistics)
     if html is not None:
         write_page(found, known, html)
         console.print(f"report: {html}", markup=False, soft_wrap=True)
     uncertain = f", {len(found.uncertain)} over the limit on too few rows" if found.uncertain else ""
     console.print(f"{len(found.alarms)} alarms of {len(found.findings)} measures{uncertain}", markup=False)
     if html is None:
-        of_run = split if (new / "run.json").is_file() else None
-        chosen_rows = {"--model": model, "--split": of_run, "--days": days, "--timezone": timezone if days else None}
-        given = "".join(f" {option} {value}" for option, value in chosen_rows.items() if value is not None)
-        console.print(
-            f"next:\n  mixrank drift {baseline} {new}{given} --html drift.html   # the same with plots", soft_wrap=True
-        )
+        chosen = {"--model": model, "--split": split if (new / "run.json").is_file() else None}
+        given = "".join(f" {option} {value}" for option, value in chosen.items() if value is not None)
+        console.print(f"next:\n  mixrank drift {baseline} {new}{given} --html drift.html", soft_wrap=True)
     if found.alarms:
         raise typer.Exit(ALARM)

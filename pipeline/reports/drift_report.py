@@ -29,8 +29,8 @@ from mixrank.serving.drift import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Rows of the table that are below their limits, and plots of the page.
-CALM, PLOTS = 5, 12
+# Rows of the table that are below their limits.
+CALM = 5
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,18 @@ def write_page(comparison: Comparison, known: Known, file: Path) -> None:
     write_atomically(file, lambda path: path.write_text(page, encoding="utf-8"))
 
 
+def write_statistics(side: Side, file: Path) -> None:
+    """Writes the statistics of a side's features for TFDV, whole or not at all.
+
+    Raises:
+        ValueError: if the side has no features.
+    """
+    if side.statistics is None:
+        raise ValueError(f"{side.name} has no features whose statistics could be written")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, lambda path: path.write_bytes(side.statistics.SerializeToString()))
+
+
 def render(comparison: Comparison, known: Known) -> str:
     """The page as text; names from data are escaped by the template."""
     from mixrank.pipeline.reports import drift_plots
@@ -173,7 +185,6 @@ def render(comparison: Comparison, known: Known) -> str:
         "shown": shown,
         "limits": asdict(comparison.limits),
         "scores": drift_plots.scores(before.judged, after.judged, tasks),
-        "features": drift_plots.features(before.statistics, after.statistics, worst(comparison)),
     }
     return fill("drift.html", values)
 
@@ -181,14 +192,6 @@ def render(comparison: Comparison, known: Known) -> str:
 def same_scores(baseline: Side, new: Side) -> bool:
     """Whether both sides read their scores from one file."""
     return new.scores_from is not None and new.scores_from == baseline.scores_from
-
-
-def worst(comparison: Comparison) -> list[str]:
-    """Columns whose distributions are drawn: those over a limit, then those closest to theirs."""
-    if comparison.baseline.statistics is None or comparison.new.statistics is None:
-        return []
-    drawn = by_name(comparison.baseline.statistics).keys() & by_name(comparison.new.statistics).keys()
-    return list(dict.fromkeys(f.feature for f in comparison.findings if f.feature in drawn))[:PLOTS]
 
 
 def _label_rates(side: Side, tasks: Sequence[str]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,40 +13,11 @@ import pyarrow as pa
 from mixrank.pipeline.reports.run_folder import RunFolder
 from mixrank.schemas import FeatureSpec
 from mixrank.serving.base import find_version, load_spec
-from mixrank.serving.drift import LoggedRows, RowSummary, between, day_bounds, read_vocabularies, summarize
+from mixrank.serving.drift import LoggedRows, RowSummary, read_vocabularies, summarize
 
 STATISTICS = (".pb", ".pbtxt")
 # Reports how many rows of what were read so far.
 Progress = Callable[[str, int], None]
-
-
-@dataclass(frozen=True)
-class Days:
-    """Days to choose rows by.
-
-    Args:
-        first, last: such as "2022-05-05", both included.
-        zone: IANA name of the zone whose calendar counts.
-    """
-
-    first: str
-    last: str
-    zone: str
-
-    @classmethod
-    def parse(cls, text: str, zone: str) -> Days:
-        """Days from "2022-05-05..2022-05-06" or a single day.
-
-        Raises:
-            ValueError: if the text or the zone is something else.
-        """
-        first, _, last = text.partition("..")
-        try:
-            day_bounds(first, last or first, zone)
-        except (ValueError, KeyError, OSError) as error:
-            raise ValueError(f"`--days` takes FIRST..LAST, such as 2022-05-05..2022-05-06, received {text!r} "
-                             f"in zone {zone!r} ({error})") from None  # fmt: skip
-        return cls(first, last or first, zone)
 
 
 @dataclass(frozen=True)
@@ -130,32 +101,29 @@ def read_baseline(path: Path, known: Known, progress: Progress) -> Side:
     return _of_rows(path, known, progress)
 
 
-def read_new(path: Path, known: Known, split: str, days: Days | None, progress: Progress) -> Side:
+def read_new(path: Path, known: Known, split: str, progress: Progress) -> Side:
     """The rows to judge.
 
     Args:
         path: rows, a statistics file, or a run folder, of which `split`; its scores belong to the split `eval`.
         known: the model.
         split: split of a run folder.
-        days: None for all rows.
         progress: told of rows read.
 
     Raises:
         ValueError: if there is no row.
     """
     if path.suffix in STATISTICS:
-        if days is not None:
-            raise ValueError("`--days` chooses rows, a statistics file has none")
         statistics = _load_statistics(path)
         return Side(path.name, int(statistics.datasets[0].num_examples), statistics, {}, pd.DataFrame())
     if not is_run(path):
-        return _of_rows(path, known, progress, days)
+        return _of_rows(path, known, progress)
     run = RunFolder.load(path)
-    side = _of_rows(Path(run.about["examples"]) / f"Split-{split}", known, progress, days, f"{run.name}, split {split}")
+    side = _of_rows(Path(run.about["examples"]) / f"Split-{split}", known, progress, f"{run.name}, split {split}")
     file = Path(run.about["model_run"]) / "predictions.parquet"
     if split != "eval" or not file.is_file():
         return side
-    judged, _ = _rows(file, known, progress, days)
+    judged, _ = _rows(file, known, progress)
     return Side(side.name, side.rows, side.statistics, side.unseen, judged.judged, file, side.notes)
 
 
@@ -164,30 +132,27 @@ def is_run(path: Path) -> bool:
     return (path / "run.json").is_file()
 
 
-def _of_rows(path: Path, known: Known, progress: Progress, days: Days | None = None, name: str = "") -> Side:
-    found, ignored = _rows(path, known, progress, days)
+def _of_rows(path: Path, known: Known, progress: Progress, name: str = "") -> Side:
+    found, ignored = _rows(path, known, progress)
     if not found.rows:
-        raise ValueError(f"{path} has no rows" + (f" from {days.first} to {days.last}" if days else ""))
+        raise ValueError(f"{path} has no rows")
     notes = [f"columns that the model does not know: {', '.join(sorted(ignored))}"] if ignored else []
     if found.statistics is None:
         notes.append(f"{path.name} holds scores and no features; only scores were compared")
     return Side(name or str(path), found.rows, found.statistics, found.unseen, found.judged, notes=notes)
 
 
-def _rows(path: Path, known: Known, progress: Progress, days: Days | None = None) -> tuple[RowSummary, set[str]]:
+def _rows(path: Path, known: Known, progress: Progress) -> tuple[RowSummary, set[str]]:
     rows = LoggedRows(path, known.spec)
 
-    def chosen() -> Iterator[pa.RecordBatch]:
+    def counted() -> Iterator[pa.RecordBatch]:
         count = 0
         for batch in rows:
-            if days is not None:
-                batch = between(batch, known.spec, days.first, days.last, days.zone)
             count += batch.num_rows
             progress(path.name, count)
             yield batch
 
-    batches: Iterable[pa.RecordBatch] = chosen()
-    return summarize(batches, known.spec, known.vocabularies), rows.ignored
+    return summarize(counted(), known.spec, known.vocabularies), rows.ignored
 
 
 def _load_statistics(path: Path) -> Any:

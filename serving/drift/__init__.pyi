@@ -4,14 +4,10 @@ from .alarms import Finding as Finding
 from .alarms import Limits as Limits
 from .alarms import worst_first as worst_first
 from .feature_drift import by_name as by_name
-from .feature_drift import common as common
 from .feature_drift import feature_findings as feature_findings
 from .feature_drift import unseen_findings as unseen_findings
-from .feature_drift import value_shares as value_shares
 from .logged_rows import LoggedRows as LoggedRows
 from .row_summary import RowSummary as RowSummary
-from .row_summary import between as between
-from .row_summary import day_bounds as day_bounds
 from .row_summary import read_vocabularies as read_vocabularies
 from .row_summary import summarize as summarize
 from .score_drift import label_findings as label_findings

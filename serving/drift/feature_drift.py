@@ -43,6 +43,7 @@ def feature_findings(spec: FeatureSpec, baseline: Any, new: Any, limits: Limits,
     old, now = by_name(baseline), by_name(new)
     rows_before, rows_after = _rows(baseline), _rows(new)
     rows = min(rows_before, rows_after)
+    enough = rows >= min_rows
     found: list[Finding] = []
     gone = set()
     for column in columns(spec):
@@ -56,10 +57,8 @@ def feature_findings(spec: FeatureSpec, baseline: Any, new: Any, limits: Limits,
         before, after = old[column.name], now[column.name]
         if column.length is None:
             shares = missing_share(before, rows_before), missing_share(after, rows_after)
-            found.append(
-                Finding(column.name, MISSING, shares[1] - shares[0], limits.missing, rows, rows >= min_rows,
-                        f"{100 * shares[0]:.1f} % missing", f"{100 * shares[1]:.1f} % missing")
-            )  # fmt: skip
+            said = [f"{100 * share:.1f} % missing" for share in shares]
+            found.append(Finding(column.name, MISSING, shares[1] - shares[0], limits.missing, rows, enough, *said))
         elif column.history is None or column.name == _clock(spec, column.history):
             found.append(_lengths(column, before, after, limits, rows, min_rows))
     return found + _by_tfdv(spec, baseline, new, gone, limits, rows, min_rows)
@@ -74,8 +73,8 @@ def comparison_schema(spec: FeatureSpec, limits: Limits) -> Any:
     """
     schema = tfmd.schema(spec)
     kept = [feature for feature in schema.feature if tfmd.SERVING not in feature.not_in_environment]
-    numbers = {name for history in spec.histories for name, field in spec.history_fields(history)
-               if isinstance(field, Action | TimeGap)}  # fmt: skip
+    fields = [field for history in spec.histories for field in spec.history_fields(history)]
+    numbers = {name for name, field in fields if isinstance(field, Action | TimeGap)}
     numbers |= {column.name for column in columns(spec) if column.kind == "float"}
     for feature in kept:
         if feature.HasField("drift_comparator"):
@@ -105,10 +104,8 @@ def unseen_findings(
         if not all_before or not all_after:
             continue
         shares, rows = (before / all_before, after / all_after), min(all_before, all_after)
-        found.append(
-            Finding(column, UNSEEN, shares[1] - shares[0], limits.unseen, rows, rows >= min_rows,
-                    f"{100 * shares[0]:.1f} % unseen", f"{100 * shares[1]:.1f} % unseen")
-        )  # fmt: skip
+        said = [f"{100 * share:.1f} % unseen" for share in shares]
+        found.append(Finding(column, UNSEEN, shares[1] - shares[0], limits.unseen, rows, rows >= min_rows, *said))
     return found
 
 
@@ -216,18 +213,16 @@ def _by_tfdv(
         name = compared.path.step[0]
         if name not in before or name not in after or name in gone:
             continue
+        said = top_values(before[name]), top_values(after[name], before[name]), newcomers(before[name], after[name])
         for measured in compared.drift_measurements:
-            found.append(
-                Finding(name, measures[measured.type], measured.value, measured.threshold, rows, rows >= min_rows,
-                        top_values(before[name]), top_values(after[name], before[name]),
-                        newcomers(before[name], after[name]))
-            )  # fmt: skip
+            measure, value, limit = measures[measured.type], measured.value, measured.threshold
+            found.append(Finding(name, measure, value, limit, rows, rows >= min_rows, *said))
     for name, anomaly in sorted(anomalies.anomaly_info.items()):
         for reason in anomaly.reason:
             kind = anomalies_pb2.AnomalyInfo.Type.Name(reason.type)
             if name not in gone and not kind.startswith("COMPARATOR_"):
-                found.append(Finding(name, SCHEMA, 1.0, 0.0, rows, note=f"{reason.short_description}: "
-                                     f"{reason.description}"))  # fmt: skip
+                note = f"{reason.short_description}: {reason.description}"
+                found.append(Finding(name, SCHEMA, 1.0, 0.0, rows, note=note))
     return found
 
 

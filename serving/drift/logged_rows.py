@@ -186,8 +186,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary,
-                                             pa.types.is_large_binary))  # fmt: skip
+    return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
 
 def _rows(file: Path, number: int, line: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What is kept of rows to compare them with others: statistics, unseen values, scores and labels."""
+"""Summary of rows for comparison with others: statistics, unseen values, scores and labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -52,9 +51,11 @@ def summarize(batches: Iterable[pa.RecordBatch], spec: FeatureSpec, vocabularies
     identity = {spec.user.name, spec.item.name, spec.scenario.name}
     features = {column.name for column in columns(spec) if column.serving} - identity
     owners = {
-        column: feature.name for feature in spec.inputs if feature.name in vocabularies
-        and isinstance(feature, Categorical | MultiCategorical) for column in spec.vocab_columns(feature)
-    }  # fmt: skip
+        column: feature.name
+        for feature in spec.inputs
+        if feature.name in vocabularies and isinstance(feature, Categorical | MultiCategorical)
+        for column in spec.vocab_columns(feature)
+    }
     generators = stats_impl.get_generators(tfdv.StatsOptions(schema=tfmd.schema(spec)), in_memory=True)
     counted = [generator.create_accumulator() for generator in generators]
     unseen: dict[str, tuple[int, int]] = {}
@@ -89,40 +90,6 @@ def read_vocabularies(spec: FeatureSpec, assets: Path) -> dict[str, pa.Array]:
             values = pa.array(file.read_bytes().splitlines(), pa.large_binary())
             found[feature.name] = values.cast(pa.large_string()).cast(pa.int64()) if feature.dtype == "int" else values
     return found
-
-
-def between(batch: pa.RecordBatch, spec: FeatureSpec, first: str, last: str, zone: str) -> pa.RecordBatch:
-    """The rows of a batch whose time lies in some days.
-
-    Args:
-        batch: rows.
-        spec: the columns.
-        first, last: days, such as "2022-05-05", both included.
-        zone: IANA name of the zone whose calendar counts.
-
-    Raises:
-        ValueError: if the batch has no time.
-    """
-    name = spec.time.name
-    place = batch.schema.get_field_index(name)
-    if place < 0 or not len(times := batch.column(place).flatten()) == batch.num_rows:
-        raise ValueError(f"rows can be chosen by day only if each has its time, column `{name}`")
-    begin, end = day_bounds(first, last, zone)
-    inside = pc.and_(pc.greater_equal(times, begin), pc.less(times, end))
-    return pa.RecordBatch.from_arrays([array.filter(inside) for array in batch.columns], batch.schema.names)
-
-
-def day_bounds(first: str, last: str, zone: str) -> tuple[int, int]:
-    """Where the first day begins and the last one ends, milliseconds.
-
-    Raises:
-        ValueError: if one is no day or the last lies before the first.
-    """
-    days = [pd.Timestamp(day, tz=ZoneInfo(zone)).normalize() for day in (first, last)]
-    if days[1] < days[0]:
-        raise ValueError(f"the first day must not lie after the last, received {first} and {last}")
-    begin, end = days[0], days[1] + pd.DateOffset(days=1)
-    return begin.value // 1_000_000, end.value // 1_000_000
 
 
 def _outside(values: pa.Array, vocabulary: pa.Array) -> tuple[int, int]:

@@ -50,10 +50,9 @@ def label_findings(
         labels = new[f"label_{task}"].dropna() if f"label_{task}" in new else pd.Series(dtype=float)
         if len(labels) and baseline.get(task):
             rate, enough = float(labels.mean()), len(labels) >= min_rows and _sure(labels, baseline[task])
-            found.append(
-                Finding(task, LABEL_RATE, abs(rate / baseline[task] - 1), limits.label, len(labels), enough,
-                        f"{100 * baseline[task]:.2f} % positive", f"{100 * rate:.2f} % positive")
-            )  # fmt: skip
+            said = [f"{100 * share:.2f} % positive" for share in (baseline[task], rate)]
+            change = abs(rate / baseline[task] - 1)
+            found.append(Finding(task, LABEL_RATE, change, limits.label, len(labels), enough, *said))
     return found
 
 
@@ -76,18 +75,17 @@ def quality_findings(
             continue
         value, before = _calibration(now), 1.0 if known is None else _calibration(known)
         enough = len(now) >= min_rows and _sure(now["label"], float(now["score"].mean()))
-        found.append(
-            Finding(task, CALIBRATION, abs(value / before - 1), limits.calibration, len(now), enough,
-                    f"mean score / mean label {before:.3f}" if known is not None else "no labels, taken as 1",
-                    f"mean score / mean label {value:.3f}")
-        )  # fmt: skip
+        said = [f"mean score / mean label {ratio:.3f}" for ratio in (before, value)]
+        if known is None:
+            said[0] = "no labels, taken as 1"
+        change = abs(value / before - 1)
+        found.append(Finding(task, CALIBRATION, change, limits.calibration, len(now), enough, *said))
         if known is None or known["label"].all() or now["label"].all():
             continue
         (value, error), (before, _) = _auc(now), _auc(known)
-        found.append(
-            Finding(task, AUC, before - value, limits.auc, len(now), len(now) >= min_rows and 3 * error < limits.auc,
-                    f"AUC {before:.4f}", f"AUC {value:.4f}")
-        )  # fmt: skip
+        enough = len(now) >= min_rows and 3 * error < limits.auc
+        said = [f"AUC {before:.4f}", f"AUC {value:.4f}"]
+        found.append(Finding(task, AUC, before - value, limits.auc, len(now), enough, *said))
     return found
 
 
@@ -98,8 +96,8 @@ def shares(baseline: np.ndarray, new: np.ndarray, bins: int = BINS) -> tuple[np.
     bin, which makes fewer of them.
     """
     edges = np.unique(np.quantile(baseline, np.arange(1, bins) / bins))
-    counts = [np.bincount(np.searchsorted(edges, side, side="right"), minlength=len(edges) + 1) for side in
-              (baseline, new)]  # fmt: skip
+    places = [np.searchsorted(edges, side, side="right") for side in (baseline, new)]
+    counts = [np.bincount(place, minlength=len(edges) + 1) for place in places]
     before, after = ((count + 0.5) / (count.sum() + 0.5 * len(count)) for count in counts)
     return before, after
 
@@ -126,8 +124,8 @@ def _distances(
         (SCORE_JS, float(jensenshannon(p, q, base=2) ** 2), limits.js),
         (KS, float(ks_2samp(*sides, method="asymp").statistic), limits.ks),
     )
-    said = [f"mean {side.mean():.4f}, quartiles {' '.join(f'{x:.3f}' for x in np.quantile(side, (0.25, 0.5, 0.75)))}"
-            for side in sides]  # fmt: skip
+    quartiles = [" ".join(f"{x:.3f}" for x in np.quantile(side, (0.25, 0.5, 0.75))) for side in sides]
+    said = [f"mean {side.mean():.4f}, quartiles {text}" for side, text in zip(sides, quartiles, strict=True)]
     return [
         Finding(task, measure, value, limit, rows, rows >= min_rows, said[0], said[1], scenario=scenario)
         for measure, value, limit in measured

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import tensorflow_data_validation as tfdv
 import typer
+from tensorflow_data_validation.utils import display_util
 from typer.testing import CliRunner
 
 from mixrank.pipeline.commands.drift import drift
-from mixrank.schemas.synthetic import START_MS, toy_rows
+from mixrank.schemas.synthetic import toy_rows
 from mixrank.serving.drift.logged_rows import LoggedRows
 from mixrank.serving.drift.row_summary import read_vocabularies, summarize
 
@@ -52,10 +54,8 @@ def toy_run(tmp_path_factory, toy_spec, toy_data):
 
 @pytest.fixture(scope="module")
 def fresh(toy_spec, tmp_path_factory):
-    """1500 rows of the process that made the training rows, half of them on each of two days."""
+    """1500 rows of the process that made the training rows."""
     rows = list(toy_rows(toy_spec, 1500, seed=21))
-    for number, row in enumerate(rows):
-        row["at"] = START_MS // DAY * DAY + (DAY if number % 2 else 0) + number
     file = tmp_path_factory.mktemp("fresh") / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
@@ -91,7 +91,7 @@ def test_alarms_are_exit_code_3_and_the_worst_stands_first(toy_run, fresh, tmp_p
     assert set(named) == {("price", "missing column"), ("page", "L-infinity"), ("country", "L-infinity")}
     assert said.output.index("missing column") < said.output.index("L-infinity")
     page = (tmp_path / "d.html").read_text()
-    assert "3 alarms" in page and "data:image/svg+xml" in page and "&lt;b&gt;v1&lt;/b&gt;" in page
+    assert "3 alarms" in page and "&lt;b&gt;v1&lt;/b&gt;" in page
     assert "<b>v1</b>" not in page and "http" not in page.replace("http://www.w3.org", "")
     assert [path.name for path in tmp_path.glob("*.partial")] == []
 
@@ -117,7 +117,8 @@ def test_batch_scores_are_compared_without_features(toy_run, tmp_path):
         scores = {"person": frame["person"], "click": frame["score_click"] * factor, "buy": frame["score_buy"]}
         file = tmp_path / "scores.parquet"
         pd.DataFrame(scores).to_parquet(file)
-        return mixrank_drift(toy_run.folder, file, "--min-rows", 100, "--json", tmp_path / "d.json")
+        files = ("--json", tmp_path / "d.json", "--html", tmp_path / "d.html")
+        return mixrank_drift(toy_run.folder, file, "--min-rows", 100, *files)
 
     said = score(1.0)
     assert said.exit_code == 0 and "holds scores and no features" in said.output, said.output
@@ -125,16 +126,17 @@ def test_batch_scores_are_compared_without_features(toy_run, tmp_path):
     found = json.loads((tmp_path / "d.json").read_text())["findings"]
     assert {finding["feature"] for finding in found if finding["alarm"]} == {"click"}
     assert {finding["feature"] for finding in found} == {"click", "buy"}
+    assert "data:image/svg+xml" in (tmp_path / "d.html").read_text()
 
 
-def test_days_choose_rows_by_time_in_a_zone(toy_run, fresh):
-    first = pd.Timestamp(START_MS // DAY * DAY, unit="ms").strftime("%Y-%m-%d")
-    said = mixrank_drift(toy_run.folder, fresh, "--days", first, "--min-rows", 0, "--limit", "number=1")
-    assert f"{fresh}: 750 rows" in said.output
-    both = mixrank_drift(toy_run.folder, fresh, "--days", f"{first}..{first}", "--timezone", "America/New_York")
-    assert f"{fresh}: 750 rows" in both.output
-    none = mixrank_drift(toy_run.folder, fresh, "--days", "1999-01-01")
-    assert none.exit_code == 1 and "has no rows from 1999-01-01 to 1999-01-01" in none.output
+def test_the_statistics_of_new_rows_are_written_for_tfdv(toy_run, fresh, tmp_path):
+    file = tmp_path / "new" / "stats.pb"
+    assert mixrank_drift(toy_run.folder, fresh, "--statistics", file).exit_code == 0
+    baseline, new = (tfdv.load_stats_binary(str(path)) for path in (toy_run.statistics / "FeatureStats.pb", file))
+    assert new.datasets[0].num_examples == 1500
+    assert "facets-overview" in display_util.get_statistics_html(baseline, new)
+    again = mixrank_drift(toy_run.folder, file)
+    assert again.exit_code == 0 and "stats.pb: 1,500 rows" in again.output
 
 
 def test_statistics_alone_are_a_baseline_too(toy_run, fresh):
@@ -155,8 +157,6 @@ def test_rows_against_rows(toy_run, toy_data, fresh):
     ("options", "said"),
     [
         (["--limit", "pis=1"], "there is no limit `pis`; did you mean `psi`"),
-        (["--days", "yesterday"], "`--days` takes FIRST..LAST"),
-        (["--days", "2022-05-05", "--timezone", "Mars/Base"], "in zone 'Mars/Base'"),
         (["--model", "nowhere"], "there is no folder nowhere"),
     ],
 )

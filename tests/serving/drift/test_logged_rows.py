@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -16,7 +15,6 @@ import pytest
 from mixrank.schemas.encode import Column, encode, to_instance
 from mixrank.schemas.synthetic import toy_rows
 from mixrank.serving.drift.logged_rows import LoggedRows, as_lists
-from mixrank.serving.drift.row_summary import between, day_bounds
 
 MISSING_INT = -(2**63)
 
@@ -193,25 +191,6 @@ def test_a_file_of_no_known_form_is_named(tmp_path, toy_spec, content):
     (tmp_path / "rows.bin").write_bytes(content)
     with pytest.raises(ValueError, match="rows.bin"):
         list(LoggedRows(tmp_path / "rows.bin", toy_spec))
-
-
-def test_days_begin_where_the_zone_says():
-    begin, end = day_bounds("2022-05-05", "2022-05-06", "Asia/Shanghai")
-    assert pd.Timestamp(begin, unit="ms") == pd.Timestamp("2022-05-04 16:00")
-    assert pd.Timestamp(end, unit="ms") == pd.Timestamp("2022-05-06 16:00")
-    with pytest.raises(ValueError, match="must not lie after"):
-        day_bounds("2022-05-06", "2022-05-05", "UTC")
-
-
-def test_rows_of_some_days_are_chosen_by_their_time(tmp_path, toy_spec):
-    begin, end = day_bounds("2022-05-05", "2022-05-05", "UTC")
-    times = np.array([begin - 1, begin, end - 1, end])
-    pd.DataFrame({"at": times, "person": [0, 1, 2, 3]}).to_parquet(tmp_path / "rows.parquet")
-    (batch,) = LoggedRows(tmp_path / "rows.parquet", toy_spec)
-    chosen = between(batch, toy_spec, "2022-05-05", "2022-05-05", "UTC")
-    assert dict(zip(chosen.schema.names, chosen.to_pydict().values(), strict=True))["person"] == [[1], [2]]
-    with pytest.raises(ValueError, match="each has its time, column `at`"):
-        between(pa.RecordBatch.from_arrays([batch.column(1)], ["person"]), toy_spec, "2022-05-05", "2022-05-05", "UTC")
 
 
 def test_a_source_without_files_is_refused(tmp_path: Path, toy_spec: Any):
