@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from mixrank.schemas.files import write_atomically
-from mixrank.serving.base import sync
 
 PLATFORM = "tensorflow"
 HEADER = "# Written by mixrank; comments are not kept.\n"
@@ -83,13 +82,8 @@ def write(path: Path, config: Any) -> bool:
     if path.exists() and path.read_text() == text:
         return False
 
-    def durably(temporary: Path) -> None:
-        temporary.write_text(text)
-        sync(temporary)
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, durably)
-    sync(path.parent)
+    write_atomically(path, lambda temporary: temporary.write_text(text))
     return True
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from mixrank.components.training.settings import EarlyStopping
-from mixrank.schemas.files import write_atomically
+from mixrank.schemas.files import leftovers, write_atomically, write_folder_atomically
 
 REPORT_EVERY_S = 5.0
 
@@ -180,10 +180,6 @@ class Rounds(keras.callbacks.Callback):
             print(f"  stopping early: {rule.metric} was best in round {self.best_round}", file=sys.stderr, flush=True)
 
     def _save(self, done: int) -> None:
-        temporary = self.directory / "round.partial"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        self.model.save_weights(temporary / "model.weights.h5")
         state = {
             "round": done,
             "batch_size": self.batch_size,
@@ -192,8 +188,14 @@ class Rounds(keras.callbacks.Callback):
             "best_round": self.best_round,
             "stopped": self.stopped,
         }
-        (temporary / "state.json").write_text(json.dumps(state))
-        temporary.rename(self.directory / f"round-{done:06d}")
+
+        def write(folder: Path) -> None:
+            self.model.save_weights(folder / "model.weights.h5")
+            (folder / "state.json").write_text(json.dumps(state))
+
+        for folder in leftovers(self.directory):
+            shutil.rmtree(folder)
+        write_folder_atomically(self.directory / f"round-{done:06d}", write)
         for old in sorted(self.directory.glob("round-*[0-9]"))[:-1]:
             shutil.rmtree(old)
         for old in self.directory.glob("best-*.weights.h5"):

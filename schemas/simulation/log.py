@@ -10,7 +10,6 @@ FOLDER/simulation.json    the settings, from which the rest can be drawn again
 from __future__ import annotations
 
 import datetime
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,6 +21,7 @@ import pyarrow.compute
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from mixrank.schemas.files import write_folder_atomically
 from mixrank.schemas.simulation.world import AGE_SHARES, AGES, SCENARIO_SHARES, SCENARIOS, Simulation, World, make_world
 
 # Whatever its length, a log ends with this day (UTC), so that one declaration fits all.
@@ -134,9 +134,8 @@ def write_log(
     if folder.exists():
         raise ValueError(f"{folder} exists; a simulated log is written to a folder of its own")
     world, parts = make_world(simulation), blocks(simulation)
-    temporary = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+
+    def write(temporary: Path) -> None:
         for part in ("log", "truth"):
             (temporary / part).mkdir(parents=True)
         (temporary / SETTINGS).write_text(simulation.model_dump_json(indent=1))
@@ -160,9 +159,8 @@ def write_log(
                 temporary / "truth" / name,
                 {**keys, "probability": events.probability, "taste": events.taste, "intent": events.intent},
             )
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+    write_folder_atomically(folder, write)
 
 
 def read_settings(folder: Path) -> Simulation:

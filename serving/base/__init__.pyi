@@ -1,5 +1,4 @@
 from .model_versions import METADATA as METADATA
-from .model_versions import PARTIAL as PARTIAL
 from .model_versions import check_saved_model as check_saved_model
 from .model_versions import describe as describe
 from .model_versions import find_copy as find_copy
@@ -8,6 +7,5 @@ from .model_versions import is_version as is_version
 from .model_versions import load_spec as load_spec
 from .model_versions import next_version as next_version
 from .model_versions import publish as publish
-from .model_versions import sync as sync
 from .model_versions import versions as versions
 from .without_autotune import untuned as untuned

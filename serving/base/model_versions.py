@@ -2,13 +2,12 @@
 
 movielens/
   1700000000/saved_model.pb ...    a version; never changed once it is there
-  .1700000060.4711.partial/        a version that is being copied; no number, so no server looks at it
+  .1700000060.3f2a….partial/       a version that is being copied; no number, so no server looks at it
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mixrank.schemas import FeatureSpec
+from mixrank.schemas.files import write_folder_atomically
 
-PARTIAL = ".partial"
 METADATA = "assets.extra/mixrank.json"
 
 
@@ -73,26 +72,21 @@ def publish(
         base: folder of versions; made if it does not exist.
         version: number of the new version; `next_version` if left out.
         extra: path inside the version -> file to put there, over the model's own.
-        mark: part of the temporary name, by which its owner finds it again after a kill.
+        mark: as in `write_folder_atomically`.
 
     Returns:
         The new version's folder.
     """
-    base.mkdir(parents=True, exist_ok=True)
     version = next_version(base) if version is None else version
-    temporary, target = base / f".{version}.{mark or os.getpid()}{PARTIAL}", base / str(version)
-    try:
-        shutil.copytree(model, temporary)
+    target = base / str(version)
+
+    def copy(temporary: Path) -> None:
+        shutil.copytree(model, temporary, dirs_exist_ok=True)
         for name, file in (extra or {}).items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, temporary / name)
-        for path in [*temporary.rglob("*"), temporary]:
-            sync(path)
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync(base)
+
+    write_folder_atomically(target, copy, mark)
     return target
 
 
@@ -106,15 +100,6 @@ def describe(folder: Path) -> dict[str, Any]:
     """What a version says of its model: the `model` part of its mixrank.json, or nothing."""
     file = folder / METADATA
     return dict(json.loads(file.read_text()).get("model") or {}) if file.is_file() else {}
-
-
-def sync(path: Path) -> None:
-    """Writes a file, or the names in a folder, through to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _files(folder: Path) -> dict[str, Path]:

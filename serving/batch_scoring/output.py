@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from mixrank.schemas.files import locked, write_atomically
+from mixrank.schemas.files import leftovers, locked, write_atomically
 from mixrank.serving.batch_scoring.scoring_plan import Item
 from mixrank.serving.batch_scoring.work import SCORES, WORK
 
@@ -68,7 +68,7 @@ def finished(output: Path, items: Sequence[Item]) -> set[int]:
 def sweep(output: Path, items: Sequence[Item], finished: set[int]) -> None:
     """Removes what a killed run left of its unfinished items."""
     for folder in (SCORES, WORK):
-        for path in (output / folder).glob(".*.partial"):
+        for path in leftovers(output / folder):
             path.unlink()
     for item in items:
         if item.number not in finished:

@@ -15,7 +15,6 @@ import json
 import queue
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,17 +98,19 @@ class ScoreItem(beam.DoFn):
         yield counts
 
     def _score(self, item: Item, work: Path) -> dict[str, Any]:
-        spec = self._model.spec
-        counters = Counters(spec.tasks)
+        counters = Counters(self._model.spec.tasks)
+        target = Path(self._settings.output, SCORES, f"{item.name}.parquet")
+        letters = work / f"{item.name}.jsonl"
+        write_atomically(
+            target, lambda scores: write_atomically(letters, lambda bad: self._write(item, scores, bad, counters))
+        )
+        return counters.to_json()
+
+    def _write(self, item: Item, scores: Path, bad: Path, counters: Counters) -> None:
+        spec, work = self._model.spec, Path(self._settings.output, WORK)
         schema = pa.schema([*self._settings.keep.items(), *((f"score_{task}", pa.float32()) for task in spec.tasks)])
         beat = 0.0
-        target = Path(self._settings.output, SCORES, f"{item.name}.parquet")
-        with (
-            _unfinished(target) as scores,
-            _unfinished(work / f"{item.name}.jsonl") as bad,
-            pq.ParquetWriter(scores, schema) as writer,
-            bad.open("w") as letters,
-        ):
+        with pq.ParquetWriter(scores, schema) as writer, bad.open("w") as letters:
             waiting: list[pa.Table] = []
             for batch in _read(item, spec, self._settings):
                 scored = (
@@ -131,7 +132,6 @@ class ScoreItem(beam.DoFn):
                     (work / f"{item.name}.rows").write_text(str(counters.rows))
             if waiting:
                 writer.write_table(pa.concat_tables(waiting))
-        return counters.to_json()
 
 
 def _table(schema: pa.Schema, kept: Mapping[str, pa.Array], scores: Mapping[str, np.ndarray]) -> pa.Table:
@@ -143,17 +143,6 @@ def _table(schema: pa.Schema, kept: Mapping[str, pa.Array], scores: Mapping[str,
 
 def _letter(file: str, row: int, column: str, reason: str) -> str:
     return json.dumps({"file": file, "row": row, "column": column or None, "reason": reason}) + "\n"
-
-
-@contextlib.contextmanager
-def _unfinished(target: Path) -> Iterator[Path]:
-    """A temporary name that no other attempt at the same item has, renamed when all went well."""
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-    try:
-        yield temporary
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mixrank.schemas.files import write_folder_atomically
 from mixrank.serving import model_config
 from mixrank.serving.base import check_saved_model, is_version, versions
 
@@ -143,18 +143,14 @@ def write_deployment(output: Path, models: Sequence[Served], options: Options) -
     files["flags.txt"] = "".join(f"{flag}\n" for flag in flags)
     files["docker-run.sh"] = _docker_run(output, models, options, flags)
     files["compose.yaml"] = _compose(output, models, options, flags)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir()
+
+    def write(temporary: Path) -> None:
         for name, text in files.items():
             (temporary / name).write_text(text)
         (temporary / "docker-run.sh").chmod(0o755)
         validate(temporary)
-        temporary.rename(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+    write_folder_atomically(output, write)
 
 
 def validate(folder: Path) -> None:

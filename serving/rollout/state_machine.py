@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from mixrank.schemas.files import leftovers, sync
 from mixrank.serving import model_config
-from mixrank.serving.base import PARTIAL, check_saved_model, find_copy, next_version, publish, sync, versions
+from mixrank.serving.base import check_saved_model, find_copy, next_version, publish, versions
 from mixrank.serving.export import GOLDEN_FILE, Scorer, check_golden, read_golden
 from mixrank.serving.rollout.log import Journal, locked
 from mixrank.serving.rollout.model_server import AVAILABLE, Server, wait_available, wait_label
@@ -282,9 +283,10 @@ class Rollout:
         A command that the server did not follow in time has come through as well: models.config says what it wanted.
         """
         with locked(self.lock, f"mixrank rollout {command}, model {self.entry.name}"):
-            for leftover in self.base.iterdir() if self.base.is_dir() else ():
-                if leftover.name.endswith((f".{MARK}{PARTIAL}", REMOVED)):
-                    shutil.rmtree(leftover)
+            for folder in (*leftovers(self.base, mark=MARK), *self.base.glob(f".*{REMOVED}")):
+                shutil.rmtree(folder)
+            for file in leftovers(self.entry.path.parent, self.entry.path.name):
+                file.unlink()
             if (last := self.journal.last()) is None:
                 yield False
                 return

@@ -32,8 +32,7 @@ def test_a_push_that_dies_leaves_no_version(model, tmp_path, monkeypatch):
     base = tmp_path / "serving"
     before = publish(model, base)
 
-    def die(source, target):
-        target.mkdir(parents=True)
+    def die(source, target, **_):
         (target / "saved_model.pb").write_bytes(b"half")
         raise OSError("disk full")
 
