@@ -42,11 +42,11 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
     from mixrank.layers.base import counts
     from mixrank.layers.ranking import build_ranker, match, table_sizes, widths
-    from mixrank.schemas import Categorical, MultiCategorical, datasets
+    from mixrank.schemas import datasets
 
     spec = datasets.load(options.dataset).spec
     params = match(name, options.params, widths(spec), spec.tasks, spec.scenario.values, preset="tiny")
-    sizes = {f.name: VOCABULARY for f in spec.features if isinstance(f, Categorical | MultiCategorical)}
+    sizes = {feature.name: VOCABULARY for feature in spec.categorical}
     before = peak_mb()
     model = build_ranker(spec, sizes, model=name, params=params)
     parts = {part.name: part for part in counts(model)}

@@ -7,7 +7,7 @@ that a served request and a training row go through the same code.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, assert_never
 
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -16,11 +16,13 @@ from mixrank.schemas import (
     KEYS,
     Action,
     Categorical,
+    EventField,
     FeatureSpec,
     Hash,
     History,
     MultiCategorical,
     Numeric,
+    RowFeature,
     Scenario,
     TimeGap,
     Vocab,
@@ -43,22 +45,10 @@ def preprocessing_fn(inputs: Mapping[str, tf.RaggedTensor], custom_config: Mappi
 
 def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[str, tf.Tensor]:
     """`preprocessing_fn` for a spec; must run inside a TFT analysis or its exported graph."""
-    vocabularies = {
-        feature.name: count_vocabulary(feature.name, feature.vocab, inputs[feature.name])
-        for feature in spec.inputs
-        if isinstance(feature, Categorical | MultiCategorical) and isinstance(feature.vocab, Vocab)
-    }
+    vocabularies = {name: count_vocabulary(name, vocab, inputs[name]) for name, vocab in spec.vocabularies.items()}
     outputs = {spec.scenario.name: scenario_id(spec.scenario, inputs[spec.scenario.name])}
     for feature in spec.inputs:
-        values = inputs[feature.name]
-        if isinstance(feature, Categorical):
-            dense = first(values, PADDING[feature.dtype])
-            outputs[feature.name] = categorical_ids(feature, dense, vocabularies)
-        elif isinstance(feature, MultiCategorical):
-            dense = padded(values, feature.max_length, PADDING[feature.dtype])
-            outputs[feature.name] = categorical_ids(feature, dense, vocabularies)
-        elif isinstance(feature, Numeric):
-            outputs[feature.name] = numeric(feature, values)
+        outputs[feature.name] = row_values(feature, inputs[feature.name], vocabularies)
     for history in spec.histories:
         for column, field in spec.history_fields(history):
             outputs[column] = history_ids(history, field, inputs[column], vocabularies)
@@ -67,6 +57,20 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
     for role, key in (("user", spec.user), ("item", spec.item), ("time", spec.time)):
         outputs[KEYS[role]] = first(inputs[key.name], PADDING[getattr(key, "dtype", "int")])
     return outputs
+
+
+def row_values(feature: RowFeature, values: tf.RaggedTensor, vocabularies: Mapping[str, Any]) -> tf.Tensor:
+    """Ids or numbers of a feature of the row, `[batch]`, or `[batch, max_length]` of a multi-valued one."""
+    match feature:
+        case Categorical():
+            return categorical_ids(feature, first(values, PADDING[feature.dtype]), vocabularies)
+        case MultiCategorical():
+            dense = padded(values, feature.max_length, PADDING[feature.dtype])
+            return categorical_ids(feature, dense, vocabularies)
+        case Numeric():
+            return numeric(feature, values)
+        case _:
+            assert_never(feature)
 
 
 def first(values: tf.RaggedTensor, default: Any) -> tf.Tensor:
@@ -116,11 +120,14 @@ def categorical_ids(
         vocabularies: feature name -> asset path of its vocabulary.
     """
     present = tf.not_equal(values, tf.constant(PADDING[feature.dtype], values.dtype))
-    if isinstance(feature.vocab, Hash):
-        text = values if values.dtype == tf.string else tf.strings.as_string(values)
-        ids = tf.strings.to_hash_bucket_fast(text, feature.vocab.size)
-    else:
-        ids = tft.apply_vocabulary(values, vocabularies[feature.name], num_oov_buckets=feature.vocab.oov)
+    match feature.vocab:
+        case Hash(size=size):
+            text = values if values.dtype == tf.string else tf.strings.as_string(values)
+            ids = tf.strings.to_hash_bucket_fast(text, size)
+        case Vocab(oov=oov):
+            ids = tft.apply_vocabulary(values, vocabularies[feature.name], num_oov_buckets=oov)
+        case _:
+            assert_never(feature.vocab)
     return tf.where(present, ids + 1, tf.zeros_like(ids))
 
 
@@ -140,21 +147,22 @@ def numeric(feature: Numeric, values: tf.RaggedTensor) -> tf.Tensor:
     return value
 
 
-def history_ids(history: History, field: Any, values: tf.RaggedTensor, vocabularies: Mapping[str, Any]) -> tf.Tensor:
+def history_ids(
+    history: History, field: EventField, values: tf.RaggedTensor, vocabularies: Mapping[str, Any]
+) -> tf.Tensor:
     """Ids of one history field, `[batch, length]` (times `max_length` for a multi-valued field), newest first."""
-    if isinstance(field, Categorical | MultiCategorical):
-        width = field.max_length if isinstance(field, MultiCategorical) else 1
-        return categorical_ids(field, padded(values, history.length * width, PADDING[field.dtype]), vocabularies)
-    dense = padded(values, history.length, PADDING["int"])
-    present = dense != PADDING["int"]
-    if isinstance(field, Action):
-        ids = 1 + tf.clip_by_value(dense, 0, 2 ** len(field.flags) - 1)
-    elif isinstance(field, TimeGap):
-        # Compared as integers: a float logarithm of 2^k may fall short of k, and not in every batch alike.
-        bounds = tf.constant([2**k - 1 for k in range(1, field.buckets - 1)], tf.int64)
-        passed = tf.searchsorted(bounds, tf.reshape(dense, [-1]), side="right", out_type=tf.int64)
-        bucket = 2 + tf.reshape(passed, [-1, history.length])
-        ids = tf.where(dense < 0, tf.ones_like(bucket), bucket)
-    else:
-        raise TypeError(f"history `{history.name}` cannot hold {type(field).__name__} `{field.name}`")
-    return tf.where(present, ids, tf.zeros_like(ids))
+    dense = padded(values, history.length * field.width, PADDING[field.kind])
+    match field:
+        case Categorical() | MultiCategorical():
+            return categorical_ids(field, dense, vocabularies)
+        case Action():
+            ids = 1 + tf.clip_by_value(dense, 0, 2 ** len(field.flags) - 1)
+        case TimeGap():
+            # Compared as integers: a float logarithm of 2^k may fall short of k, and not in every batch alike.
+            bounds = tf.constant([2**k - 1 for k in range(1, field.buckets - 1)], tf.int64)
+            passed = tf.searchsorted(bounds, tf.reshape(dense, [-1]), side="right", out_type=tf.int64)
+            bucket = 2 + tf.reshape(passed, [-1, history.length])
+            ids = tf.where(dense < 0, tf.ones_like(bucket), bucket)
+        case _:
+            assert_never(field)
+    return tf.where(dense != PADDING["int"], ids, tf.zeros_like(ids))

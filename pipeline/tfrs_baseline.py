@@ -46,7 +46,7 @@ from mixrank.components.training import (
     validation_metrics,
     vocabulary_sizes,
 )
-from mixrank.layers.ranking import is_number, table_sizes
+from mixrank.layers.ranking import table_sizes
 from mixrank.pipeline.config import load_config
 from mixrank.pipeline.fast_loop import describe, last_run, new_folder, patterns
 from mixrank.pipeline.runners import LOG_FILE, quiet
@@ -111,10 +111,10 @@ class Columns:
     """
 
     def __init__(self, spec: FeatureSpec) -> None:
-        looked_up = [spec.scenario, *(feature for feature in spec.inputs if not is_number(feature))]
+        looked_up = [spec.scenario, *(feature for feature in spec.inputs if not feature.is_number)]
         fields = [pair for history in spec.histories for pair in spec.history_fields(history)]
         self.tables = {f.name: f.name for f in looked_up} | {column: field.name for column, field in fields}
-        self.numbers = [feature.name for feature in spec.inputs if is_number(feature)]
+        self.numbers = [feature.name for feature in spec.inputs if feature.is_number]
 
     def arrange(self, row: Mapping[str, tf.Tensor]) -> dict[str, Any]:
         """Transformed columns as `Ranking` takes them; a log without numbers gets a constant one."""

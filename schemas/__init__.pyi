@@ -1,8 +1,11 @@
 from .features import GROUPS as GROUPS
 from .features import KEYS as KEYS
 from .features import Action as Action
+from .features import AnyCategorical as AnyCategorical
 from .features import Categorical as Categorical
+from .features import EventField as EventField
 from .features import EventTime as EventTime
+from .features import Feature as Feature
 from .features import FeatureSpec as FeatureSpec
 from .features import Hash as Hash
 from .features import History as History
@@ -10,6 +13,7 @@ from .features import Key as Key
 from .features import Label as Label
 from .features import MultiCategorical as MultiCategorical
 from .features import Numeric as Numeric
+from .features import RowFeature as RowFeature
 from .features import Scenario as Scenario
 from .features import TimeGap as TimeGap
 from .features import Vocab as Vocab

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import assert_never
 
 from mixrank.schemas.features import (
     Action,
     Categorical,
+    Encoding,
+    Feature,
     FeatureSpec,
+    Hash,
     History,
     MultiCategorical,
     Numeric,
@@ -28,30 +32,39 @@ def describe(spec: FeatureSpec) -> Iterator[tuple[str, str, str, str, str, str]]
     for label in spec.labels:
         yield label.name, "label", "", f"weight {label.weight:g}", "", ""
     for feature in spec.features:
-        if isinstance(feature, Categorical | MultiCategorical):
-            kind = "categorical" if isinstance(feature, Categorical) else f"up to {feature.max_length} categories"
-            shared = ", ".join(spec.vocab_columns(feature)[1:])
-            yield feature.name, kind, feature.group, _encoding(feature), str(feature.dim), shared
-        elif isinstance(feature, Numeric):
-            bucketized = feature.transform == "bucketize"
-            how = f"{feature.buckets} quantiles" if bucketized else feature.transform
-            yield feature.name, "numeric", feature.group, how, str(feature.dim if bucketized else 1), ""
-        elif isinstance(feature, Action):
-            used = ", ".join(h.column(feature.name) for h in spec.histories if feature.name in h.of)
-            yield feature.name, "action", "event", " + ".join(feature.flags), str(feature.dim), used
-        elif isinstance(feature, TimeGap):
-            used = ", ".join(h.column(feature.name) for h in spec.histories if feature.name in h.of)
-            yield feature.name, "time gap", "event", f"{feature.buckets} log2 buckets", str(feature.dim), used
-        elif isinstance(feature, History):
+        yield (feature.name, *_feature(spec, feature))
+
+
+def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, str]:
+    match feature:
+        case Categorical() | MultiCategorical():
+            kind = "categorical" if feature.max_values is None else f"up to {feature.max_values} categories"
+            shared = ", ".join(spec.columns_of(feature)[1:])
+            return kind, feature.group, f"{feature.dtype}, {_encoding(feature.vocab)}", str(feature.dim), shared
+        case Numeric():
+            if feature.is_number:
+                return "numeric", feature.group, feature.transform, "1", ""
+            return "numeric", feature.group, f"{feature.buckets} quantiles", str(feature.dim), ""
+        case Action():
+            return "action", "event", " + ".join(feature.flags), str(feature.dim), ", ".join(spec.columns_of(feature))
+        case TimeGap():
+            columns = ", ".join(spec.columns_of(feature))
+            return "time gap", "event", f"{feature.buckets} log2 buckets", str(feature.dim), columns
+        case History():
             when = {"before": "long-term", "within": "real-time"}[feature.window]
             only = f", only {feature.only}" if feature.only else ""
-            yield feature.name, f"history, {when}", "user", f"{feature.length} newest{only}", "", ", ".join(feature.of)
+            return f"history, {when}", "user", f"{feature.length} newest{only}", "", ", ".join(feature.of)
+        case _:
+            assert_never(feature)
 
 
-def _encoding(feature: Categorical | MultiCategorical) -> str:
-    vocab = feature.vocab
-    if not isinstance(vocab, Vocab):
-        return f"{feature.dtype}, hash {vocab.size:,}"
-    most = f" top {vocab.max_size:,}" if vocab.max_size else ""
-    seen = f" count>={vocab.min_count}" if vocab.min_count > 1 else ""
-    return f"{feature.dtype}, vocab{seen}{most}, {vocab.oov} OOV"
+def _encoding(vocab: Encoding) -> str:
+    match vocab:
+        case Vocab():
+            most = f" top {vocab.max_size:,}" if vocab.max_size else ""
+            seen = f" count>={vocab.min_count}" if vocab.min_count > 1 else ""
+            return f"vocab{seen}{most}, {vocab.oov} OOV"
+        case Hash():
+            return f"hash {vocab.size:,}"
+        case _:
+            assert_never(vocab)

@@ -11,11 +11,20 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, assert_never
 
-from mixrank.schemas.features import Categorical, FeatureSpec, History, MultiCategorical, Numeric
+from mixrank.schemas.features import (
+    Action,
+    Categorical,
+    FeatureSpec,
+    History,
+    Kind,
+    MultiCategorical,
+    Numeric,
+    TimeGap,
+)
 from mixrank.schemas.naming import nearest
-from mixrank.schemas.wire import Kind, entry, example
+from mixrank.schemas.wire import entry, example
 
 # Stands for a missing attribute of an event inside a history, and for a missing value in a JSON instance.
 PADDING: dict[str, Any] = {"int": -(2**63), "str": "", "float": math.nan}
@@ -62,22 +71,19 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
     for label in spec.labels:
         yield Column(label.name, "int", serving=False)
     for feature in spec.features:
-        if isinstance(feature, History):
-            for name, field in spec.history_fields(feature):
-                width = field.max_length if isinstance(field, MultiCategorical) else 1
-                kind: Kind = field.dtype if isinstance(field, Categorical | MultiCategorical) else "int"
-                yield Column(name, kind, length=feature.length * width, width=width, history=feature.name)
-        elif isinstance(feature, MultiCategorical):
-            yield _of_row(feature, feature.dtype, feature.required, feature.max_length)
-        elif isinstance(feature, Numeric):
-            yield _of_row(feature, "float", feature.required)
-        elif isinstance(feature, Categorical):
-            is_key = feature.name in (spec.user.name, spec.item.name)
-            yield _of_row(feature, feature.dtype, feature.required or is_key)
-
-
-def _of_row(feature: Any, kind: Kind, required: bool, length: int | None = None) -> Column:
-    return Column(feature.name, kind, length=length, required=required, candidate=feature.group == "item")
+        match feature:
+            case Categorical() | MultiCategorical() | Numeric():
+                required = feature.required or feature.name in (spec.user.name, spec.item.name)
+                of_item = feature.group == "item"
+                yield Column(feature.name, feature.kind, feature.max_values, required=required, candidate=of_item)
+            case History():
+                for name, field in spec.history_fields(feature):
+                    length, width = feature.length * field.width, field.width
+                    yield Column(name, field.kind, length, width, history=feature.name)
+            case Action() | TimeGap():
+                pass  # Read from the histories alone.
+            case _:
+                assert_never(feature)
 
 
 def check_row(spec: FeatureSpec, row: Mapping[str, Any], labels: bool = False) -> None:

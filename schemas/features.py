@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard, assert_never
 
 from pydantic import Field, field_validator, model_validator
 
@@ -35,6 +35,7 @@ from mixrank.schemas.naming import Declaration, nearest
 
 Group = Literal["user", "item", "context"]
 Dtype = Literal["int", "str"]
+Kind = Literal["int", "float", "str"]
 GROUPS: tuple[Group, ...] = ("user", "item", "context")
 # Columns of a transformed row that identify it; the model does not read them.
 KEYS = {"user": "key_user", "item": "key_item", "time": "key_time"}
@@ -153,7 +154,36 @@ class Label(Named):
     weight: float = Field(default=1.0, gt=0)
 
 
-class Categorical(Named):
+class Valued(Named):
+    """A feature with values of its own, in a row or in every event of a history."""
+
+    @property
+    def kind(self) -> Kind:
+        """Type of the raw values."""
+        raise NotImplementedError
+
+    @property
+    def max_values(self) -> int | None:
+        """Most values per row or event; None for a single value."""
+        return None
+
+    @property
+    def width(self) -> int:
+        """Transformed values per row or event."""
+        return self.max_values or 1
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it enters the model as a number, without an embedding."""
+        return False
+
+    @property
+    def never_missing(self) -> bool:
+        """Whether every event has it, so that its id in a history is 0 behind the last event only."""
+        return False
+
+
+class Categorical(Valued):
     """One categorical value per row.
 
     Args:
@@ -174,8 +204,12 @@ class Categorical(Named):
     required: bool = False
     drift: float | None = Field(default=None, gt=0, le=1)
 
+    @property
+    def kind(self) -> Kind:
+        return self.dtype
 
-class MultiCategorical(Named):
+
+class MultiCategorical(Valued):
     """Up to `max_length` categorical values per row (tags, genres), pooled by their mean.
 
     Args:
@@ -194,8 +228,16 @@ class MultiCategorical(Named):
     required: bool = False
     drift: float | None = Field(default=None, gt=0, le=1)
 
+    @property
+    def kind(self) -> Kind:
+        return self.dtype
 
-class Numeric(Named):
+    @property
+    def max_values(self) -> int:
+        return self.max_length
+
+
+class Numeric(Valued):
     """One number per row.
 
     Args:
@@ -216,8 +258,16 @@ class Numeric(Named):
     required: bool = False
     drift: float | None = Field(default=None, gt=0, le=1)
 
+    @property
+    def kind(self) -> Kind:
+        return "float"
 
-class Action(Named):
+    @property
+    def is_number(self) -> bool:
+        return self.transform != "bucketize"
+
+
+class Action(Valued):
     """History-only field: what the user did with a past item, as the bit mask of `flags`.
 
     Bit i is set if column `flags[i]` of the past row is non-zero. These columns are outcomes: they enter the history
@@ -228,8 +278,16 @@ class Action(Named):
     flags: tuple[str, ...] = Field(min_length=1, max_length=8)
     dim: int = Field(default=8, ge=1)
 
+    @property
+    def kind(self) -> Kind:
+        return "int"
 
-class TimeGap(Named):
+    @property
+    def never_missing(self) -> bool:
+        return True
+
+
+class TimeGap(Valued):
     """History-only field: seconds from the past event to the impression, as id `2 + floor(log2(1 + seconds))`.
 
     Id 1 stands for an unknown time (a raw value of -1).
@@ -238,6 +296,14 @@ class TimeGap(Named):
     type: Literal["time_gap"] = "time_gap"
     buckets: int = Field(default=32, ge=2, le=64)
     dim: int = Field(default=8, ge=1)
+
+    @property
+    def kind(self) -> Kind:
+        return "int"
+
+    @property
+    def never_missing(self) -> bool:
+        return True
 
 
 class History(Named):
@@ -263,9 +329,36 @@ class History(Named):
         return f"{self.name}_{field}"
 
 
-Feature = Annotated[Categorical | MultiCategorical | Numeric | Action | TimeGap | History, Field(discriminator="type")]
-ItemField = Categorical | MultiCategorical | Numeric
-EventField = Categorical | MultiCategorical | Action | TimeGap
+# Looked up in a vocabulary or by a hash; one value per row; one value per event of a history; all there are. A fold
+# takes one of these unions apart and ends with `assert_never`, so that a new type is an error wherever it is forgotten.
+AnyCategorical = Categorical | MultiCategorical
+RowFeature = AnyCategorical | Numeric
+EventField = AnyCategorical | Action | TimeGap
+Feature = RowFeature | Action | TimeGap | History
+
+
+def is_of_row(feature: Feature) -> TypeGuard[RowFeature]:
+    """Whether a feature is a column of the row, and not only a field of its histories."""
+    match feature:
+        case Categorical() | MultiCategorical() | Numeric():
+            return True
+        case Action() | TimeGap() | History():
+            return False
+        case _:
+            assert_never(feature)
+
+
+def is_of_event(feature: Feature) -> TypeGuard[EventField]:
+    """Whether a history may list the feature."""
+    match feature:
+        case Categorical() | MultiCategorical():
+            return feature.group == "item"
+        case Action() | TimeGap():
+            return True
+        case Numeric() | History():
+            return False
+        case _:
+            assert_never(feature)
 
 
 class FeatureSpec(Declaration):
@@ -289,7 +382,7 @@ class FeatureSpec(Declaration):
     time: EventTime
     scenario: Scenario
     labels: tuple[Label, ...] = Field(min_length=1)
-    features: tuple[Feature, ...] = Field(min_length=1)
+    features: tuple[Annotated[Feature, Field(discriminator="type")], ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _check(self) -> FeatureSpec:
@@ -311,23 +404,18 @@ class FeatureSpec(Declaration):
                 raise ValueError(f"two features are called `{feature.name}`; tables and histories need distinct names")
             named.add(feature.name)
         for key in (self.user, self.item):
-            feature = self.get(key.name)
-            if key.name in owners and not isinstance(feature, Categorical):
+            shared = self.get(key.name)
+            if key.name in owners and not isinstance(shared, Categorical):
                 raise ValueError(
                     f"key `{key.name}` may share its column with a Categorical only, not {owners[key.name]}"
                 )
-            if isinstance(feature, Categorical) and feature.dtype != key.dtype:
-                raise ValueError(f"key and feature `{key.name}` differ in dtype: {key.dtype} and {feature.dtype}")
+            if isinstance(shared, Categorical) and shared.dtype != key.dtype:
+                raise ValueError(f"key and feature `{key.name}` differ in dtype: {key.dtype} and {shared.dtype}")
         self._check_histories()
         return self
 
     def _check_histories(self) -> None:
-        fields = {
-            feature.name: feature
-            for feature in self.features
-            if isinstance(feature, Action | TimeGap)
-            or (isinstance(feature, Categorical | MultiCategorical) and feature.group == "item")
-        }
+        fields = [feature.name for feature in self.features if is_of_event(feature)]
         windows: dict[str, str] = {}
         for history in self.histories:
             for field in history.of:
@@ -348,10 +436,10 @@ class FeatureSpec(Declaration):
                 )
         used = {field for history in self.histories for field in history.of}
         for feature in self.features:
-            if isinstance(feature, Action | TimeGap) and feature.name not in used:
+            if is_of_event(feature) and not is_of_row(feature) and feature.name not in used:
                 raise ValueError(f"`{feature.name}` is a history-only field but no history lists it in `of`")
 
-    def get(self, name: str) -> Any:
+    def get(self, name: str) -> Feature | None:
         """The feature of this name, or None."""
         return next((feature for feature in self.features if feature.name == name), None)
 
@@ -360,9 +448,19 @@ class FeatureSpec(Declaration):
         return tuple(feature for feature in self.features if isinstance(feature, History))
 
     @property
-    def inputs(self) -> tuple[ItemField, ...]:
+    def inputs(self) -> tuple[RowFeature, ...]:
         """The non-sequential features in declaration order."""
-        return tuple(f for f in self.features if isinstance(f, Categorical | MultiCategorical | Numeric))
+        return tuple(feature for feature in self.features if is_of_row(feature))
+
+    @property
+    def categorical(self) -> tuple[AnyCategorical, ...]:
+        """The features whose raw values are categories, in declaration order."""
+        return tuple(feature for feature in self.inputs if not isinstance(feature, Numeric))
+
+    @property
+    def vocabularies(self) -> dict[str, Vocab]:
+        """Feature -> how its vocabulary is counted, for those that have one."""
+        return {feature.name: feature.vocab for feature in self.categorical if isinstance(feature.vocab, Vocab)}
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -377,21 +475,23 @@ class FeatureSpec(Declaration):
 
     def history_fields(self, history: History) -> Iterator[tuple[str, EventField]]:
         """(column, feature) of each field of a history, for instance ("global_video_id", Categorical("video_id"))."""
+        fields = {feature.name: feature for feature in self.features if is_of_event(feature)}
         for field in history.of:
-            yield history.column(field), self.get(field)
+            yield history.column(field), fields[field]
 
     def widened(self, factor: float) -> FeatureSpec:
         """The same columns with every embedding `factor` times as wide, rounded, at least 1."""
 
-        def wider(declared: Any) -> Any:
+        def wider(declared: Scenario | RowFeature | EventField) -> Any:
             return declared.model_copy(update={"dim": max(1, round(factor * declared.dim))})
 
-        features = tuple(wider(f) if hasattr(f, "dim") else f for f in self.features)
+        features = tuple(f if isinstance(f, History) else wider(f) for f in self.features)
         return self.model_copy(update={"scenario": wider(self.scenario), "features": features})
 
-    def vocab_columns(self, feature: Categorical | MultiCategorical) -> tuple[str, ...]:
-        """Every column that shares the feature's vocabulary: its own, then one per history that lists it."""
-        return (feature.name, *(h.column(feature.name) for h in self.histories if feature.name in h.of))
+    def columns_of(self, feature: RowFeature | EventField) -> tuple[str, ...]:
+        """Every column that holds values of a feature: its own, if it is of the row, then one per history with it."""
+        own = (feature.name,) if is_of_row(feature) else ()
+        return (*own, *(history.column(feature.name) for history in self.histories if feature.name in history.of))
 
     @classmethod
     def from_json(cls, text: str) -> FeatureSpec:
@@ -401,9 +501,7 @@ class FeatureSpec(Declaration):
         return self.model_dump_json()
 
 
-def _columns(feature: Any) -> list[tuple[str, str]]:
+def _columns(feature: Feature) -> list[tuple[str, str]]:
     if isinstance(feature, History):
         return [(feature.column(field), f"history `{feature.name}`") for field in feature.of]
-    if isinstance(feature, Action | TimeGap):
-        return []
-    return [(feature.name, f"feature `{feature.name}`")]
+    return [(feature.name, f"feature `{feature.name}`")] if is_of_row(feature) else []

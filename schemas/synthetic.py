@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, assert_never
 
 from mixrank.schemas.features import Action, Categorical, FeatureSpec, History, MultiCategorical, Numeric, TimeGap
 
@@ -37,18 +37,23 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
             spec.scenario.name: draw.choice(spec.scenario.values),
         }
         for feature in spec.features:
-            if isinstance(feature, Categorical):
-                if feature.name not in row:
+            match feature:
+                case Categorical():
+                    if feature.name not in row:
+                        absent = draw.random() < missing and not feature.required
+                        row[feature.name] = None if absent else _value(feature.dtype, _skewed(draw))
+                case MultiCategorical():
+                    length = draw.randint(int(feature.required), feature.max_length)
+                    row[feature.name] = [_value(feature.dtype, _skewed(draw)) for _ in range(length)]
+                case Numeric():
                     absent = draw.random() < missing and not feature.required
-                    row[feature.name] = None if absent else _value(feature.dtype, _skewed(draw))
-            elif isinstance(feature, MultiCategorical):
-                length = draw.randint(int(feature.required), feature.max_length)
-                row[feature.name] = [_value(feature.dtype, _skewed(draw)) for _ in range(length)]
-            elif isinstance(feature, Numeric):
-                absent = draw.random() < missing and not feature.required
-                row[feature.name] = None if absent else round(draw.lognormvariate(1.0, 1.0), 3)
-            elif isinstance(feature, History):
-                row.update(_history(spec, feature, draw))
+                    row[feature.name] = None if absent else round(draw.lognormvariate(1.0, 1.0), 3)
+                case History():
+                    row.update(_history(spec, feature, draw))
+                case Action() | TimeGap():
+                    pass  # Drawn for every event of the histories.
+                case _:
+                    assert_never(feature)
         for label in spec.labels:
             item, scenario = (_hidden(row[column], label.name) for column in (spec.item.name, spec.scenario.name))
             row[label.name] = int(draw.random() < 0.7 * item + 0.3 * scenario)
@@ -59,13 +64,15 @@ def _history(spec: FeatureSpec, history: History, draw: random.Random) -> dict[s
     events = draw.randint(0, history.length)
     columns: dict[str, list[Any]] = {}
     for column, field in spec.history_fields(history):
-        if isinstance(field, Action):
-            columns[column] = [draw.randrange(2 ** len(field.flags)) for _ in range(events)]
-        elif isinstance(field, TimeGap):
-            columns[column] = sorted(draw.randrange(100_000) for _ in range(events))
-        else:
-            width = field.max_length if isinstance(field, MultiCategorical) else 1
-            columns[column] = [_value(field.dtype, _skewed(draw)) for _ in range(events * width)]
+        match field:
+            case Action():
+                columns[column] = [draw.randrange(2 ** len(field.flags)) for _ in range(events)]
+            case TimeGap():
+                columns[column] = sorted(draw.randrange(100_000) for _ in range(events))
+            case Categorical() | MultiCategorical():
+                columns[column] = [_value(field.dtype, _skewed(draw)) for _ in range(events * field.width)]
+            case _:
+                assert_never(field)
     return columns
 
 

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from mixrank.schemas.features import Categorical, FeatureSpec, MultiCategorical, Numeric
+from mixrank.schemas.features import FeatureSpec
 from mixrank.schemas.naming import Declaration, nearest
 
 Format = Literal["parquet", "csv", "tfrecord"]
@@ -304,8 +304,8 @@ class Dataset(Declaration):
 
     def _check_popularity(self) -> None:
         items = {f.name: f for f in self.spec.inputs if f.group == "item"}
-        numbers = [name for name, feature in items.items() if isinstance(feature, Numeric)]
-        attributes = [name for name, feature in items.items() if isinstance(feature, Categorical)]
+        numbers = [name for name, feature in items.items() if feature.kind == "float"]
+        attributes = [f.name for f in self.spec.categorical if f.group == "item" and f.max_values is None]
         for column, rule in self.source.popularity.items():
             if column not in numbers:
                 raise ValueError(
@@ -329,8 +329,3 @@ class Dataset(Declaration):
         if isinstance(split, SplitByDay):
             return tuple(name for name in SPLITS if name in split.splits)
         return tuple(name for name in SPLITS if name != "valid" or split.valid > 0)
-
-    @property
-    def list_columns(self) -> tuple[str, ...]:
-        """Columns that hold lists in the raw files."""
-        return tuple(f.name for f in self.spec.inputs if isinstance(f, MultiCategorical) and f.separator is None)

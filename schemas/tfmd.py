@@ -7,9 +7,9 @@ copy in `schemas/generated/` is there to be reviewed, and a test compares it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
-from mixrank.schemas.features import Action, Categorical, FeatureSpec, History, MultiCategorical, Numeric
+from mixrank.schemas.features import Action, Categorical, FeatureSpec, History, MultiCategorical, Numeric, TimeGap
 
 if TYPE_CHECKING:
     from tensorflow_metadata.proto.v0 import schema_pb2
@@ -64,38 +64,42 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
         column.int_domain.min, column.int_domain.max = 0, 1
 
     for feature in spec.features:
-        if isinstance(feature, Categorical | MultiCategorical):
-            most = feature.max_length if isinstance(feature, MultiCategorical) else 1
-            is_key = feature.name in (spec.user.name, spec.item.name)
-            column = add(feature.name, feature.dtype, at_most=most, always=feature.required or is_key)
-            if feature.dtype == "int":
-                column.int_domain.is_categorical = True
-            if feature.drift is not None:
-                column.drift_comparator.infinity_norm.threshold = feature.drift
-                column.skew_comparator.infinity_norm.threshold = feature.drift
-        elif isinstance(feature, Numeric):
-            column = add(feature.name, "float", always=feature.required)
-            if feature.drift is not None:
-                column.drift_comparator.jensen_shannon_divergence.threshold = feature.drift
-                column.skew_comparator.jensen_shannon_divergence.threshold = feature.drift
-        elif isinstance(feature, History):
-            _add_history(add, spec, feature)
+        match feature:
+            case Categorical() | MultiCategorical():
+                is_key = feature.name in (spec.user.name, spec.item.name)
+                column = add(feature.name, feature.kind, at_most=feature.width, always=feature.required or is_key)
+                if feature.kind == "int":
+                    column.int_domain.is_categorical = True
+                if feature.drift is not None:
+                    column.drift_comparator.infinity_norm.threshold = feature.drift
+                    column.skew_comparator.infinity_norm.threshold = feature.drift
+            case Numeric():
+                column = add(feature.name, feature.kind, always=feature.required)
+                if feature.drift is not None:
+                    column.drift_comparator.jensen_shannon_divergence.threshold = feature.drift
+                    column.skew_comparator.jensen_shannon_divergence.threshold = feature.drift
+            case History():
+                _add_history(add, spec, feature)
+            case Action() | TimeGap():
+                pass  # Columns of the histories.
+            case _:
+                assert_never(feature)
     return proto
 
 
 def _add_history(add: Any, spec: FeatureSpec, history: History) -> None:
     for name, field in spec.history_fields(history):
-        if isinstance(field, MultiCategorical):
-            column = add(name, field.dtype, at_most=history.length * field.max_length)
-        elif isinstance(field, Categorical):
-            column = add(name, field.dtype, at_most=history.length)
-        else:
-            column = add(name, "int", at_most=history.length)
-            if isinstance(field, Action):
+        column = add(name, field.kind, at_most=history.length * field.width)
+        match field:
+            case Categorical() | MultiCategorical():
+                if field.kind == "int":
+                    column.int_domain.is_categorical = True
+            case Action():
                 column.int_domain.min, column.int_domain.max = 0, 2 ** len(field.flags) - 1
-            continue
-        if field.dtype == "int":
-            column.int_domain.is_categorical = True
+            case TimeGap():
+                pass  # Any number of seconds.
+            case _:
+                assert_never(field)
 
 
 def as_text(spec: FeatureSpec) -> str:

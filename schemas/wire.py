@@ -12,9 +12,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Literal
 
-Kind = Literal["int", "float", "str"]
+from mixrank.schemas.features import Kind
+
 # Feature is a oneof {bytes_list = 1, float_list = 2, int64_list = 3}; all three are length-delimited (wire type 2).
 _FEATURE_TAG = {"str": b"\x0a", "float": b"\x12", "int": b"\x1a"}
 _FIELD_1, _FIELD_2 = b"\x0a", b"\x12"

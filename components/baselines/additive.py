@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-BATCH = 4096
 
 
 class AdditiveLogOdds:
@@ -80,51 +78,6 @@ class AdditiveLogOdds:
             at = np.minimum(np.searchsorted(values, column), len(values) - 1)
             score = score + np.where(values[at] == column, offset[at], 0.0)
         return 1 / (1 + np.exp(-score))
-
-
-def read_columns(pattern: str, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Some columns of the `tf.Example`s in gzipped TFRecord files, in the order of sorted files and their rows.
-
-    Args:
-        pattern: glob, for instance "examples/Split-train/*".
-        columns: names of features with one value per row; the type is taken from the first row.
-
-    Returns:
-        name -> `(rows,)` of int64, float32 or text.
-
-    Raises:
-        ValueError: if no file matches, or a row lacks one of the columns or has several values of it.
-    """
-    import tensorflow as tf
-
-    from mixrank.serving.base import untuned
-
-    files = sorted(tf.io.gfile.glob(pattern))
-    if not files:
-        raise ValueError(f"`pattern` {pattern} matches no file")
-    records = untuned(tf.data.TFRecordDataset(files, compression_type="GZIP"))
-    first = tf.train.Example()
-    for record in records.take(1):
-        first.ParseFromString(record.numpy())
-    kinds = {"int64_list": tf.int64, "float_list": tf.float32, "bytes_list": tf.string}
-    wanted = {}
-    for name in columns:
-        kind = first.features.feature[name].WhichOneof("kind")
-        if kind is None:
-            raise ValueError(f"the first row of {files[0]} has no column `{name}`")
-        wanted[name] = tf.io.FixedLenFeature([], kinds[kind])
-    parsed = records.batch(BATCH).map(lambda batch: tf.io.parse_example(batch, wanted), num_parallel_calls=2)
-    try:
-        batches = list(parsed.prefetch(2).as_numpy_iterator())
-    except tf.errors.InvalidArgumentError as error:
-        raise ValueError(
-            f"`columns` {list(columns)} need one value in every row of {pattern}: {error.message}"
-        ) from None
-    found = {name: np.concatenate([batch[name] for batch in batches]) for name in columns}
-    return {
-        name: np.char.decode(c.astype(bytes), "utf-8").astype(object) if c.dtype == object else c
-        for name, c in found.items()
-    }
 
 
 def _logit(rate: Any) -> Any:

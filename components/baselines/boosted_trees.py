@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from mixrank.components.baselines.example_arrays import ExampleArrays
 from mixrank.components.examples import TargetStatistics
-from mixrank.schemas import Action, Categorical, FeatureSpec, History, MultiCategorical, Numeric, TimeGap
+from mixrank.schemas import Action, Categorical, FeatureSpec, History, MultiCategorical, TimeGap
 
 # Up to so many values the trees divide by themselves; scikit-learn takes 255 at most, and rare ones teach it little.
 CATEGORIES = 64
@@ -94,12 +94,13 @@ class BoostedTrees:
                 raise ValueError(f"task `{task}` must have both 0 and 1, received {len(column)} rows with mean {rate}")
         self.categories = {}
         keys = (self.spec.user.name, self.spec.item.name)
-        for feature in (self.spec.scenario, *self.spec.inputs):
-            if isinstance(feature, MultiCategorical | Numeric) or feature.name in keys:
+        single = [feature.name for feature in self.spec.categorical if feature.max_values is None]
+        for name in (self.spec.scenario.name, *single):
+            if name in keys:
                 continue
-            known = np.unique(rows.columns[feature.name])
+            known = np.unique(rows.columns[name])
             if len(known := known[known > 0]) <= CATEGORIES:
-                self.categories[feature.name] = known
+                self.categories[name] = known
         self.statistics = {
             name: TargetStatistics(smoothing=self.smoothing).fit(values, days, labels)
             for name, values in self._counted(rows)
@@ -143,7 +144,7 @@ class BoostedTrees:
             place = np.searchsorted(known, rows.columns[name])
             seen = np.isin(rows.columns[name], known)
             found[name] = np.where(seen, place, np.nan)
-        found |= {f.name: rows.columns[f.name] for f in self.spec.inputs if isinstance(f, Numeric)}
+        found |= {f.name: rows.columns[f.name] for f in self.spec.inputs if f.kind == "float"}
         for history in self.spec.histories:
             found |= {f"{history.name}.{name}": column for name, column in _history(self.spec, history, rows)}
         return pd.DataFrame({name: np.asarray(column, np.float32) for name, column in found.items()})
@@ -156,8 +157,8 @@ class BoostedTrees:
         yield item, columns[item]
         for key in (user, item):
             yield f"{scenario}*{key}", _crossed(columns[scenario], columns[key])
-        for feature in self.spec.inputs:
-            if isinstance(feature, Numeric) or feature.name in (user, item):
+        for feature in self.spec.categorical:
+            if feature.name in (user, item):
                 continue
             if feature.name not in self.categories:
                 yield feature.name, columns[feature.name]
@@ -174,14 +175,20 @@ def _crossed(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.int64]:
 def _history(spec: FeatureSpec, history: History, rows: ExampleArrays) -> Iterator[tuple[str, Any]]:
     """Name and column of each feature of a history."""
     events = rows.events[history.name]
-    fields = list(spec.history_fields(history))
-    flags = {
-        flag: (rows.columns[name] >= 0) & (rows.columns[name] >> bit & 1 > 0)
-        for name, field in fields
-        if isinstance(field, Action)
-        for bit, flag in enumerate(field.flags)
-    }
-    gaps = next((rows.columns[name] for name, field in fields if isinstance(field, TimeGap)), None)
+    flags: dict[str, NDArray[np.bool_]] = {}
+    gaps: NDArray[Any] | None = None
+    attributes: dict[str, NDArray[Any]] = {}
+    for name, field in spec.history_fields(history):
+        column = rows.columns[name]
+        match field:
+            case Action():
+                flags |= {flag: (column >= 0) & (column >> bit & 1 > 0) for bit, flag in enumerate(field.flags)}
+            case TimeGap():
+                gaps = column if gaps is None else gaps
+            case Categorical() | MultiCategorical():
+                attributes[field.name] = column
+            case _:
+                assert_never(field)
     yield "events", events
     for flag, set_ in flags.items():
         yield flag, _share(set_.sum(axis=1), events)
@@ -189,17 +196,15 @@ def _history(spec: FeatureSpec, history: History, rows: ExampleArrays) -> Iterat
     if gaps is not None:
         yield "newest.seconds", _least(gaps)
         yield "oldest.seconds", -_least(-gaps)
-    for name, field in fields:
-        if not isinstance(field, Categorical | MultiCategorical):
-            continue
-        same = _shares_a_value(rows.columns[name], rows.columns[field.name])
+    for name, column in attributes.items():
+        same = _shares_a_value(column, rows.columns[name])
         count = same.sum(axis=1)
-        yield f"same_{field.name}", count
+        yield f"same_{name}", count
         for task in spec.tasks:
             if task in flags:
-                yield f"same_{field.name}.{task}", _share((same & flags[task]).sum(axis=1), count)
+                yield f"same_{name}.{task}", _share((same & flags[task]).sum(axis=1), count)
         if gaps is not None:
-            yield f"same_{field.name}.seconds", _least(np.where(same, gaps, np.nan))
+            yield f"same_{name}.seconds", _least(np.where(same, gaps, np.nan))
 
 
 def _shares_a_value(events: NDArray[Any], own: NDArray[Any]) -> NDArray[np.bool_]:

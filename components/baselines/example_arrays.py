@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mixrank.schemas import Action, FeatureSpec, MultiCategorical, TimeGap
+from mixrank.schemas import Action, Categorical, FeatureSpec, MultiCategorical, TimeGap
 from mixrank.schemas.encode import PADDING, UNKNOWN_GAP, Column, columns
 
 BATCH = 4096
@@ -57,30 +57,19 @@ def read_examples(spec: FeatureSpec, patterns: Sequence[str]) -> ExampleArrays:
     Raises:
         ValueError: without patterns, if no file matches one, or if a row has no time or label, or several.
     """
-    import tensorflow as tf
-
-    from mixrank.serving.base import untuned
-
     if not patterns:
         raise ValueError("`patterns` must name at least one split, received none")
-    kinds = {"int": tf.int64, "float": tf.float32, "str": tf.string}
     known = columns(spec)
-    wanted = {column.name: tf.io.RaggedFeature(kinds[column.kind]) for column in known}
     coders: dict[str, _Coder] = {}
     collected = [_Collected(spec, column, coders) for column in known]
     counts: dict[str, list[NDArray[np.int64]]] = {history.name: [] for history in spec.histories}
     ends, rows = [], 0
     for pattern in patterns:
-        files = sorted(tf.io.gfile.glob(pattern))
-        if not files:
-            raise ValueError(f"`patterns`: {pattern} matches no file")
-        records = untuned(tf.data.TFRecordDataset(files, compression_type="GZIP")).batch(BATCH)
-        for batch in records.map(lambda serialized: tf.io.parse_example(serialized, wanted)).prefetch(1):
+        for batch in _batches(pattern, known):
             events: dict[str, Any] = {}
             for each in collected:
-                ragged = batch[each.column.name]
-                lengths = ragged.row_lengths().numpy()
-                each.add(ragged.values.numpy(), lengths, pattern)
+                values, lengths = batch[each.column.name]
+                each.add(values, lengths, pattern)
                 if (history := each.column.history) is not None:
                     found = np.minimum(lengths, each.length) // each.column.width
                     events[history] = np.maximum(events.get(history, 0), found)
@@ -93,36 +82,104 @@ def read_examples(spec: FeatureSpec, patterns: Sequence[str]) -> ExampleArrays:
     return ExampleArrays(joined, {name: np.concatenate(parts) for name, parts in counts.items()}, tuple(ends))
 
 
+def read_columns(spec: FeatureSpec, pattern: str, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Some columns as they are, in the order of sorted files and their rows.
+
+    Args:
+        spec: the columns.
+        pattern: as in `read_examples`, of one split.
+        names: columns with one value in every row.
+
+    Returns:
+        name -> `(rows,)` of int64, float32 or text.
+
+    Raises:
+        ValueError: if no file matches, or a row lacks one of the columns or has several values of it.
+    """
+    wanted = [column for column in columns(spec) if column.name in names]
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+    for batch in _batches(pattern, wanted):
+        for name, part in parts.items():
+            values, lengths = batch[name]
+            _check_one(name, lengths, pattern)
+            part.append(np.array([text.decode() for text in values], object) if values.dtype == object else values)
+    return {name: np.concatenate(part) for name, part in parts.items()}
+
+
+def _batches(pattern: str, wanted: Sequence[Column]) -> Iterator[dict[str, tuple[NDArray[Any], NDArray[np.int64]]]]:
+    """Column -> its values, one row after the other, and how many each row has."""
+    import pyarrow.compute as pc
+    import tensorflow as tf
+    from tensorflow_metadata.proto.v0 import schema_pb2
+    from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
+
+    from mixrank.serving.base import untuned
+
+    files = sorted(tf.io.gfile.glob(pattern))
+    if not files:
+        raise ValueError(f"{pattern} matches no file")
+    kinds = {"int": schema_pb2.INT, "float": schema_pb2.FLOAT, "str": schema_pb2.BYTES}
+    schema = schema_pb2.Schema()
+    for column in wanted:
+        schema.feature.add(name=column.name, type=kinds[column.kind])
+    decoder = ExamplesToRecordBatchDecoder(schema.SerializeToString())
+    records = untuned(tf.data.TFRecordDataset(files, compression_type="GZIP")).batch(BATCH).prefetch(1)
+    for serialized in records.as_numpy_iterator():
+        try:
+            batch = decoder.DecodeBatch(serialized.tolist())
+        except RuntimeError as error:
+            raise ValueError(f"{pattern} holds other columns than the spec says: {error}") from None
+        yield {
+            name: (
+                lists.flatten().to_numpy(zero_copy_only=False),
+                pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64),
+            )
+            for name, lists in zip(batch.schema.names, batch.columns, strict=True)
+        }
+
+
+def _check_one(name: str, lengths: NDArray[np.int64], pattern: str) -> None:
+    if (lengths != 1).any():
+        found = int(lengths[lengths != 1][0])
+        raise ValueError(f"every row of {pattern} must have one `{name}`, one has {found}")
+
+
 class _Collected:
     """One column, batch by batch."""
 
     def __init__(self, spec: FeatureSpec, column: Column, coders: dict[str, _Coder]) -> None:
-        fields: dict[str, Any] = {name: field for h in spec.histories for name, field in spec.history_fields(h)}
+        fields = {name: field for history in spec.histories for name, field in spec.history_fields(history)}
         field = fields.get(column.name)
         self.column, self.length = column, column.length or 1
         self.has_one = column.name in (spec.time.name, *spec.tasks)
-        self.is_gap = isinstance(field, TimeGap)
+        self.is_gap = False
         self.coder: _Coder | None = None
         self.fill: float = 0
         dtype: Any = np.int32
-        if isinstance(field, Action):
-            self.fill, dtype = -1, np.int16
-        elif self.is_gap or column.kind == "float":
-            self.fill, dtype = np.nan, np.float32
-        elif self.has_one:
-            dtype = np.int64
-        else:
-            self.coder = coders.setdefault(column.name if field is None else field.name, _Coder(column.kind))
+        match field:
+            case None if self.has_one:
+                dtype = np.int64
+            case None if column.kind == "float":
+                self.fill, dtype = np.nan, np.float32
+            case None:
+                self.coder = coders.setdefault(column.name, _Coder(column.kind))
+            case Action():
+                self.fill, dtype = -1, np.int16
+            case TimeGap():
+                self.is_gap, self.fill, dtype = True, np.nan, np.float32
+            case Categorical() | MultiCategorical():
+                self.coder = coders.setdefault(field.name, _Coder(column.kind))
+            case _:
+                assert_never(field)
         self.dtype = np.dtype(dtype)
         self.shape: tuple[int, ...] = () if column.length is None else (self.length,)
-        if column.history is not None and isinstance(field, MultiCategorical):
+        if field is not None and field.max_values is not None:
             self.shape = (self.length // column.width, column.width)
         self.parts: list[NDArray[Any]] = []
 
     def add(self, values: NDArray[Any], lengths: NDArray[np.int64], pattern: str) -> None:
-        if self.has_one and (lengths != 1).any():
-            found = int(lengths[lengths != 1][0])
-            raise ValueError(f"every row of {pattern} must have one `{self.column.name}`, one has {found}")
+        if self.has_one:
+            _check_one(self.column.name, lengths, pattern)
         if self.coder is not None:
             values = self.coder.codes(values)
         elif self.is_gap:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, assert_never
 
 import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from mixrank.components.examples import raw_files
 from mixrank.components.examples.raw_values import RawColumn
-from mixrank.schemas import Categorical, Dataset, Join, MultiCategorical, Table
+from mixrank.schemas import Categorical, Dataset, Join, MultiCategorical, Numeric, Table
 from mixrank.schemas.naming import nearest
 
 LOG, PRIOR = "log", "prior"
@@ -189,12 +189,13 @@ def _features(dataset: Dataset) -> Iterator[RawColumn]:
     # A row without a scenario is bad, but only the join can tell if the scenario is joined or derived.
     yield RawColumn(spec.scenario.name, spec.scenario.dtype)
     for feature in spec.inputs:
-        if isinstance(feature, MultiCategorical):
-            yield RawColumn(feature.name, feature.dtype, many=True, separator=feature.separator)
-        elif isinstance(feature, Categorical):
-            yield RawColumn(feature.name, feature.dtype)
-        else:
-            yield RawColumn(feature.name, "float")
+        match feature:
+            case MultiCategorical():
+                yield RawColumn(feature.name, feature.kind, many=True, separator=feature.separator)
+            case Categorical() | Numeric():
+                yield RawColumn(feature.name, feature.kind)
+            case _:
+                assert_never(feature)
     for rule in dataset.source.derive.values():
         yield RawColumn(rule.column, "float")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import pandas as pd
@@ -83,13 +83,17 @@ def build(
         cut = slices(sequence, user, time, keep, starts, history.window, history.length)
         shard.histories[history.name] = cut
         for name, feature in spec.history_fields(history):
-            if isinstance(feature, TimeGap):
-                shard.columns.append(GapColumn(name, time, sequence, cut))
-                continue
-            events = _actions(feature, flags) if isinstance(feature, Action) else _attribute(feature, log, prior)
-            kind = "int" if isinstance(feature, Action) else feature.dtype
-            width = feature.max_length if isinstance(feature, MultiCategorical) else 1
-            shard.columns.append(HistoryColumn(name, kind, events, width, sequence, cut))
+            match feature:
+                case TimeGap():
+                    written: EntryColumn = GapColumn(name, time, sequence, cut)
+                case Action():
+                    written = HistoryColumn(name, feature.kind, _actions(feature, flags), 1, sequence, cut)
+                case Categorical() | MultiCategorical():
+                    events = _attribute(feature, log, prior)
+                    written = HistoryColumn(name, feature.kind, events, feature.width, sequence, cut)
+                case _:
+                    assert_never(feature)
+            shard.columns.append(written)
     for position, name in enumerate(SPLITS):
         counts[f"rows_{name}"] = int((shard.split == position).sum())
     counts["rows_in_no_split"] = int((shard.split == splits.NONE).sum())
@@ -105,10 +109,7 @@ def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:
     result.append(ValueColumn(spec.time.name, "int", log[spec.time.name]))
     result.append(ValueColumn(spec.scenario.name, spec.scenario.dtype, log[spec.scenario.name]))
     result += [ValueColumn(label.name, "int", log[label.name]) for label in spec.labels]
-    for feature in spec.inputs:
-        length = feature.max_length if isinstance(feature, MultiCategorical) else None
-        kind = feature.dtype if isinstance(feature, Categorical | MultiCategorical) else "float"
-        result.append(ValueColumn(feature.name, kind, log[feature.name], length))
+    result += [ValueColumn(f.name, f.kind, log[f.name], f.max_values) for f in spec.inputs]
     return result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, assert_never
 
 import keras
 import tensorflow as tf
@@ -20,7 +20,7 @@ from mixrank.layers.backbone import backbone_of, routing_report
 from mixrank.layers.base import counts
 from mixrank.layers.ranking import build_ranker, field_names, match, model_inputs, widths
 from mixrank.layers.tokens import Storage
-from mixrank.schemas import Categorical, FeatureSpec, MultiCategorical, Vocab
+from mixrank.schemas import FeatureSpec, Hash, Vocab
 
 # Batches of evaluation rows that the routing report looks at.
 ROUTED_BATCHES = 4
@@ -29,13 +29,14 @@ ROUTED_BATCHES = 4
 def vocabulary_sizes(spec: FeatureSpec, transform_output: tft.TFTransformOutput) -> dict[str, int]:
     """Feature -> number of ids, padding and out-of-vocabulary buckets included."""
     sizes = {}
-    for feature in spec.inputs:
-        if isinstance(feature, Categorical | MultiCategorical):
-            if isinstance(feature.vocab, Vocab):
-                counted = transform_output.vocabulary_size_by_name(feature.name)
-                sizes[feature.name] = 1 + counted + feature.vocab.oov
-            else:
-                sizes[feature.name] = 1 + feature.vocab.size
+    for feature in spec.categorical:
+        match feature.vocab:
+            case Vocab(oov=oov):
+                sizes[feature.name] = 1 + transform_output.vocabulary_size_by_name(feature.name) + oov
+            case Hash(size=size):
+                sizes[feature.name] = 1 + size
+            case _:
+                assert_never(feature.vocab)
     return sizes
 
 

@@ -57,8 +57,8 @@ def warm_start(
     tables = json.loads((export / METADATA).read_text())["embeddings"]
     checkpoint = tf.train.load_checkpoint(str(export / "variables" / "variables"))
     copied: dict[str, int] = {}
-    for feature in spec.inputs:
-        if not isinstance(feature, Categorical | MultiCategorical) or feature.name not in tables:
+    for feature in spec.categorical:
+        if feature.name not in tables:
             continue
         (variable,) = [v for v in model.variables if f"embedding_{feature.name}/" in f"{v.path}/"]
         old = _read(checkpoint, tables[feature.name])

@@ -2,7 +2,6 @@ from .budget import dense_parameters as dense_parameters
 from .budget import dense_parts as dense_parts
 from .budget import match as match
 from .inputs import field_names as field_names
-from .inputs import is_number as is_number
 from .inputs import model_inputs as model_inputs
 from .inputs import table_sizes as table_sizes
 from .inputs import widths as widths

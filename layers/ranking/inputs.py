@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, assert_never
 
-from mixrank.schemas import GROUPS, Action, Categorical, FeatureSpec, MultiCategorical, Numeric, TimeGap
+from mixrank.schemas import GROUPS, Action, Categorical, FeatureSpec, History, MultiCategorical, Numeric, TimeGap
 from mixrank.schemas.naming import nearest
 
 if TYPE_CHECKING:
     import keras
 
     from mixrank.layers.backbone import Widths
-
-
-def is_number(feature: Any) -> bool:
-    """Whether a feature enters the model as a number, without an embedding."""
-    return isinstance(feature, Numeric) and feature.transform != "bucketize"
 
 
 def model_inputs(spec: FeatureSpec, one_request: bool = False) -> dict[str, keras.KerasTensor]:
@@ -36,12 +31,11 @@ def model_inputs(spec: FeatureSpec, one_request: bool = False) -> dict[str, kera
 
     shapes: dict[str, tuple[int, ...]] = {spec.scenario.name: ()}
     for feature in spec.inputs:
-        shapes[feature.name] = (feature.max_length,) if isinstance(feature, MultiCategorical) else ()
+        shapes[feature.name] = () if feature.max_values is None else (feature.max_values,)
     for history in spec.histories:
         for column, field in spec.history_fields(history):
-            values = field.max_length if isinstance(field, MultiCategorical) else 1
-            shapes[column] = (history.length * values,)
-    numbers = {feature.name for feature in spec.inputs if is_number(feature)}
+            shapes[column] = (history.length * field.width,)
+    numbers = {feature.name for feature in spec.inputs if feature.is_number}
     items = {feature.name for feature in spec.inputs if feature.group == "item"}
     return {
         name: keras.Input(
@@ -68,21 +62,29 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
         ValueError: if `sizes` lacks a feature or names one that is none.
     """
     result = {spec.scenario.name: len(spec.scenario.values) + 2}
-    counted = [feature.name for feature in spec.features if isinstance(feature, Categorical | MultiCategorical)]
+    counted = [feature.name for feature in spec.categorical]
     for name in sizes:
         if name not in counted:
             raise ValueError(
                 f"`sizes` names {name!r}, which is no categorical feature of {spec.name}{nearest(name, counted)}"
             )
     for feature in spec.features:
-        if isinstance(feature, Categorical | MultiCategorical):
-            if feature.name not in sizes:
-                raise ValueError(f"`sizes` lacks the categorical feature `{feature.name}` of {spec.name}")
-            result[feature.name] = int(sizes[feature.name])
-        elif isinstance(feature, Action):
-            result[feature.name] = 2 ** len(feature.flags) + 1
-        elif isinstance(feature, TimeGap) or (isinstance(feature, Numeric) and not is_number(feature)):
-            result[feature.name] = feature.buckets + 1
+        match feature:
+            case Categorical() | MultiCategorical():
+                if feature.name not in sizes:
+                    raise ValueError(f"`sizes` lacks the categorical feature `{feature.name}` of {spec.name}")
+                result[feature.name] = int(sizes[feature.name])
+            case Action():
+                result[feature.name] = 2 ** len(feature.flags) + 1
+            case TimeGap():
+                result[feature.name] = feature.buckets + 1
+            case Numeric():
+                if not feature.is_number:
+                    result[feature.name] = feature.buckets + 1
+            case History():
+                pass  # Its fields have tables.
+            case _:
+                assert_never(feature)
     return result
 
 
@@ -97,7 +99,7 @@ def widths(spec: FeatureSpec) -> Widths:
     vectors: dict[str, list[int]] = {group: [] for group in GROUPS}
     vectors["context"].append(spec.scenario.dim)
     for feature in spec.inputs:
-        vectors[feature.group].append(1 if is_number(feature) else feature.dim)
+        vectors[feature.group].append(1 if feature.is_number else feature.dim)
     histories: dict[str, tuple[int, int]] = {
         history.window: (history.length, sum(field.dim for _, field in spec.history_fields(history)))
         for history in spec.histories

@@ -12,9 +12,9 @@ from keras import ops
 from mixrank.layers import registry
 from mixrank.layers.backbone import backbone_of
 from mixrank.layers.base import seeded
-from mixrank.layers.ranking.inputs import field_names, is_number, model_inputs, table_sizes
+from mixrank.layers.ranking.inputs import field_names, model_inputs, table_sizes
 from mixrank.layers.tokens import HistoryMask, IdEmbedding, MaskedMean, Storage
-from mixrank.schemas import GROUPS, Action, FeatureSpec, History, MultiCategorical, TimeGap
+from mixrank.schemas import GROUPS, FeatureSpec, History
 
 
 @keras.saving.register_keras_serializable("mixrank")
@@ -189,11 +189,11 @@ def _vectors(spec: FeatureSpec, inputs: Mapping[str, Any], windows: tuple[str, .
 
 
 def _vector(feature, column, layers: _Layers):
-    if is_number(feature):
+    if feature.is_number:
         # (batch,) -> (batch, 1)
         return layers.get(keras.layers.Reshape, f"number_{feature.name}", target_shape=(1,))(column)
     vector = layers.lookup(feature, column)
-    if isinstance(feature, MultiCategorical):
+    if feature.max_values is not None:
         vector = layers.get(MaskedMean, f"mean_{feature.name}")(vector, column)
     return vector
 
@@ -202,15 +202,15 @@ def _items(spec: FeatureSpec, history: History, inputs: Mapping[str, Any], layer
     vectors, ids, never_zero = [], [], []
     for column, field in spec.history_fields(history):
         values = inputs[column]
-        if isinstance(field, MultiCategorical):
+        if field.max_values is not None:
             # (batch, length * max_length) -> (batch, length, max_length)
-            shape = (history.length, field.max_length)
+            shape = (history.length, field.max_values)
             values = layers.get(keras.layers.Reshape, f"values_{column}", target_shape=shape, dtype="int64")(values)
             vectors.append(layers.get(MaskedMean, f"mean_{column}")(layers.lookup(field, values), values))
         else:
             vectors.append(layers.lookup(field, values))
         ids.append(values)
-        if isinstance(field, Action | TimeGap):
+        if field.never_missing:
             never_zero.append(values)
     # An unknown item attribute may be 0 in a real event, an action or a time gap never is.
     mask = layers.get(HistoryMask, f"mask_{history.name}")(never_zero[:1] or ids)

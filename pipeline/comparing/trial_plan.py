@@ -11,7 +11,7 @@ from typing import Any
 
 from mixrank.components.training import ModelSettings, TrainSettings
 from mixrank.pipeline.config import Budget, RunConfig, Table, Tuned, Variant, merged
-from mixrank.schemas import FeatureSpec, History
+from mixrank.schemas import FeatureSpec
 from mixrank.schemas.files import write_atomically
 from mixrank.schemas.naming import nearest, readable
 
@@ -135,19 +135,19 @@ def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
     Raises:
         ValueError: for a name that is none of these; the nearest is in the text.
     """
-    inside = {f"{f.name}.{field}": (f.name, field) for f in spec.features if isinstance(f, History) for field in f.of}
+    inside = {f"{f.name}.{field}": (f.name, field) for f in spec.histories for field in f.of}
     names = [*(feature.name for feature in spec.features), *inside]
     if unknown := [name for name in without if name not in names]:
         raise ValueError(f"`without` names `{unknown[0]}`, which is no feature or history{nearest(unknown[0], names)}")
     gone = {inside[name] for name in without if name in inside}
-    left = []
-    for feature in spec.features:
-        if isinstance(feature, History):
-            of = tuple(name for name in feature.of if name not in without and (feature.name, name) not in gone)
-            feature = feature.model_copy(update={"of": of})
-        if feature.name not in without:
-            left.append(feature)
-    return FeatureSpec.model_validate(spec.model_copy(update={"features": tuple(left)}).model_dump())
+    shorter = {
+        h.name: h.model_copy(
+            update={"of": tuple(name for name in h.of if name not in without and (h.name, name) not in gone)}
+        )
+        for h in spec.histories
+    }
+    left = tuple(shorter.get(f.name, f) for f in spec.features if f.name not in without)
+    return FeatureSpec.model_validate(spec.model_copy(update={"features": left}).model_dump())
 
 
 def split_patterns(rows: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from mixrank.components.baselines import AdditiveLogOdds, read_columns
 from mixrank.pipeline.runners import BASELINE_FILE, RUN_FILE
+from mixrank.schemas import FeatureSpec
 from mixrank.schemas.files import write_atomically
 
 
@@ -25,9 +26,10 @@ def write_baseline(run_dir: Path) -> Path:
     examples = Path(about["examples"])
     keys = [about["scenario"]["column"], about["user"], about["item"]]
     wanted = [*keys, about["time"], *about["tasks"]]
-    parts = [read_columns(str(examples / f"Split-{s}" / "*"), wanted) for s in about["config"]["train"]["splits"]]
+    spec = FeatureSpec.model_validate(about["spec"])
+    parts = [read_columns(spec, str(examples / f"Split-{s}" / "*"), wanted) for s in about["config"]["train"]["splits"]]
     training = {name: pd.concat([pd.Series(part[name]) for part in parts]).to_numpy() for name in wanted}
-    evaluated = read_columns(str(examples / "Split-eval" / "*"), wanted)
+    evaluated = read_columns(spec, str(examples / "Split-eval" / "*"), wanted)
     frame = pd.DataFrame({name: evaluated[name] for name in (about["user"], about["item"], about["time"])})
     for task in about["tasks"]:
         model = AdditiveLogOdds().fit({key: training[key] for key in keys}, training[task])

@@ -46,6 +46,8 @@ def write_boosted_trees(run_dir: Path, target: Path) -> Path:
     days = local_days(training.columns[spec.time.name], calendar.timezone, calendar.starts_at).astype(np.int64)
     scores = BoostedTrees(spec).fit(training, days).predict(rows.between(rows.ends[-2], rows.ends[-1]))
     keys = (spec.user.name, spec.item.name, spec.time.name)
-    frame = pd.DataFrame(read_columns(evaluated, keys)).assign(**{f"score_{task}": s for task, s in scores.items()})
+    frame = pd.DataFrame(read_columns(spec, evaluated, keys)).assign(
+        **{f"score_{task}": s for task, s in scores.items()}
+    )
     write_atomically(target, lambda path: frame.to_parquet(path, index=False))
     return target

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from mixrank.schemas import Action, FeatureSpec, TimeGap, tfmd
+from mixrank.schemas import FeatureSpec, tfmd
 from mixrank.schemas.encode import Column, columns
 from mixrank.serving.drift.alarms import (
     JENSEN_SHANNON,
@@ -71,15 +71,14 @@ def comparison_schema(spec: FeatureSpec, limits: Limits) -> Any:
         spec: the columns; where a feature sets `drift`, that stays.
         limits: the limits of all others.
     """
+    from tensorflow_metadata.proto.v0 import schema_pb2
+
     schema = tfmd.schema(spec)
     kept = [feature for feature in schema.feature if tfmd.SERVING not in feature.not_in_environment]
-    fields = [field for history in spec.histories for field in spec.history_fields(history)]
-    numbers = {name for name, field in fields if isinstance(field, Action | TimeGap)}
-    numbers |= {column.name for column in columns(spec) if column.kind == "float"}
     for feature in kept:
         if feature.HasField("drift_comparator"):
             continue
-        if feature.name in numbers:
+        if feature.type != schema_pb2.BYTES and not feature.int_domain.is_categorical:
             feature.drift_comparator.jensen_shannon_divergence.threshold = limits.number
         else:
             feature.drift_comparator.infinity_norm.threshold = limits.category
@@ -191,7 +190,7 @@ def _clock(spec: FeatureSpec, history: str) -> str:
     """The column whose values count the events of a history: one that every event has, if there is one."""
     (found,) = (h for h in spec.histories if h.name == history)
     fields = list(spec.history_fields(found))
-    return next((name for name, field in fields if isinstance(field, Action | TimeGap)), fields[0][0])
+    return next((name for name, field in fields if field.never_missing), fields[0][0])
 
 
 def _by_tfdv(

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mixrank.schemas import Categorical, FeatureSpec, MultiCategorical, Vocab, tfmd
+from mixrank.schemas import FeatureSpec, tfmd
 from mixrank.schemas.encode import columns
 from mixrank.serving.drift.logged_rows import TYPES
 
@@ -52,9 +52,9 @@ def summarize(batches: Iterable[pa.RecordBatch], spec: FeatureSpec, vocabularies
     features = {column.name for column in columns(spec) if column.serving} - identity
     owners = {
         column: feature.name
-        for feature in spec.inputs
-        if feature.name in vocabularies and isinstance(feature, Categorical | MultiCategorical)
-        for column in spec.vocab_columns(feature)
+        for feature in spec.categorical
+        if feature.name in vocabularies
+        for column in spec.columns_of(feature)
     }
     generators = stats_impl.get_generators(tfdv.StatsOptions(schema=tfmd.schema(spec)), in_memory=True)
     counted = [generator.create_accumulator() for generator in generators]
@@ -82,13 +82,14 @@ def read_vocabularies(spec: FeatureSpec, assets: Path) -> dict[str, pa.Array]:
         ValueError: if a file is missing.
     """
     found = {}
-    for feature in spec.inputs:
-        if isinstance(feature, Categorical | MultiCategorical) and isinstance(feature.vocab, Vocab):
-            file = assets / feature.name
-            if not file.is_file():
-                raise ValueError(f"{assets} holds no vocabulary of `{feature.name}`")
-            values = pa.array(file.read_bytes().splitlines(), pa.large_binary())
-            found[feature.name] = values.cast(pa.large_string()).cast(pa.int64()) if feature.dtype == "int" else values
+    for feature in spec.categorical:
+        if feature.name not in spec.vocabularies:
+            continue
+        file = assets / feature.name
+        if not file.is_file():
+            raise ValueError(f"{assets} holds no vocabulary of `{feature.name}`")
+        values = pa.array(file.read_bytes().splitlines(), pa.large_binary())
+        found[feature.name] = values.cast(pa.large_string()).cast(pa.int64()) if feature.dtype == "int" else values
     return found
 
 

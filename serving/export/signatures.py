@@ -13,7 +13,6 @@ All answer one probability per task, `(batch, 1)` or `(candidates, 1)`. None of 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ import tensorflow_transform as tft
 from tensorflow_transform.saved.saved_transform_io_v2 import SavedModelLoader
 
 from mixrank.layers.ranking import request_ranker
-from mixrank.schemas import FeatureSpec, Numeric
+from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import PADDING, Column, columns
+from mixrank.schemas.files import write_folder_atomically
 from mixrank.schemas.tfmd import parsing_spec
 from mixrank.serving.base import METADATA
 
@@ -76,7 +76,7 @@ def export(
     transform_output: tft.TFTransformOutput,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the SavedModel under a temporary name and renames it.
+    """Writes the SavedModel whole or not at all.
 
     Beside it, `assets.extra/mixrank.json` holds the spec, `metadata` and where each embedding table and its vocabulary
     lie, so that a later training can take rows over by token.
@@ -99,19 +99,15 @@ def export(
     }
     if any(column.candidate for column in columns(spec)):
         signatures["rank_candidates"] = _request_signature(spec, scorer, request_ranker(spec, model))
-    temporary = directory.with_name(directory.name + ".partial")
     described = {**(metadata or {}), "spec": spec.model_dump(mode="json"), "embeddings": _embeddings(spec, model)}
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        tf.saved_model.save(scorer, str(temporary), signatures=signatures)
-        extra = temporary / METADATA
+
+    def write(folder: Path) -> None:
+        tf.saved_model.save(scorer, str(folder), signatures=signatures)
+        extra = folder / METADATA
         extra.parent.mkdir()
         extra.write_text(json.dumps(described, indent=1))
-        if directory.exists():
-            directory.rmdir()
-        temporary.rename(directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+    write_folder_atomically(directory, write)
 
 
 def row_columns(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
@@ -215,13 +211,11 @@ def _embeddings(spec: FeatureSpec, model: keras.Model) -> dict[str, dict[str, An
     # A variable is saved under its position among all of them.
     places = {id(v): f"weights/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number, v in enumerate(model.variables)}
     found = {}
-    for feature in spec.inputs:
-        if isinstance(feature, Numeric):
-            continue
+    for feature in spec.categorical:
         table = model.get_layer(f"embedding_{feature.name}")
         found[feature.name] = {
             "variable": places[id(table.embeddings)],
-            "vocabulary": f"assets/{feature.name}" if feature.vocab.type == "vocab" else None,
+            "vocabulary": f"assets/{feature.name}" if feature.name in spec.vocabularies else None,
             "shape": list(table.embeddings.shape),
             **({"scale": places[id(table.scale)]} if table.storage == "int8" else {}),
         }

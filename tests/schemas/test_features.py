@@ -144,8 +144,8 @@ def test_flags_are_labels_then_actions_without_repetition():
 
 
 def test_shared_columns_are_found_in_every_history(toy_spec):
-    assert toy_spec.vocab_columns(toy_spec.get("tag")) == ("tag", "global_tag", "realtime_tag")
-    assert toy_spec.vocab_columns(toy_spec.get("person")) == ("person",)
+    assert toy_spec.columns_of(toy_spec.get("tag")) == ("tag", "global_tag", "realtime_tag")
+    assert toy_spec.columns_of(toy_spec.get("person")) == ("person",)
     assert [name for name, _ in toy_spec.history_fields(toy_spec.histories[1])] == [
         "realtime_clip",
         "realtime_tag",

@@ -11,7 +11,6 @@ from mixrank.schemas.features import (
     FeatureSpec,
     Key,
     Label,
-    MultiCategorical,
     Numeric,
     Scenario,
 )
@@ -124,16 +123,6 @@ def test_splits_are_listed_in_the_order_of_time(split, names):
     assert dataset(split=split).split_names == names
 
 
-def test_only_columns_without_a_separator_hold_lists():
-    found = dataset(
-        MultiCategorical("tag", group="item"),
-        MultiCategorical("genre", group="item", separator=","),
-        Categorical("clip", group="item"),
-    )
-    assert found.list_columns == ("tag",)
-
-
-@pytest.mark.parametrize("name", datasets.names())
 def test_a_dataset_survives_json(name):
     found = datasets.load(name)
     copy = Dataset.model_validate_json(found.model_dump_json())

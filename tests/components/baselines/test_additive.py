@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mixrank.components.baselines.additive import AdditiveLogOdds, read_columns
+from mixrank.components.baselines.additive import AdditiveLogOdds
 
 
 def test_prediction_adds_smoothed_log_odds_of_each_key():
@@ -57,38 +57,3 @@ def test_predict_names_a_missing_key():
 def test_smoothing_must_be_positive():
     with pytest.raises(ValueError, match="`smoothing` must be > 0, received 0"):
         AdditiveLogOdds(smoothing=0)
-
-
-@pytest.fixture
-def examples(tmp_path):
-    """Two files of two and three rows, with a history next to the columns."""
-    import tensorflow as tf
-
-    for part, numbers in (("b", (4, 0, 9)), ("a", (7, -2))):
-        with tf.io.TFRecordWriter(str(tmp_path / f"data-{part}.gz"), options="GZIP") as writer:
-            for number in numbers:
-                example = tf.train.Example()
-                example.features.feature["item"].int64_list.value.append(number)
-                example.features.feature["price"].float_list.value.append(number / 2)
-                example.features.feature["page"].bytes_list.value.append(f"pä{number}".encode())
-                example.features.feature["history"].int64_list.value.extend([1] * max(number, 0))
-                writer.write(example.SerializeToString())
-    return str(tmp_path / "data-*")
-
-
-def test_columns_are_read_in_file_order_with_their_types(examples):
-    got = read_columns(examples, ["item", "price", "page"])
-    assert list(got) == ["item", "price", "page"]
-    np.testing.assert_array_equal(got["item"], np.array([7, -2, 4, 0, 9], np.int64))
-    np.testing.assert_array_equal(got["price"], np.array([3.5, -1.0, 2.0, 0.0, 4.5], np.float32))
-    assert got["page"].tolist() == ["pä7", "pä-2", "pä4", "pä0", "pä9"]
-    assert (got["item"].dtype, got["price"].dtype) == (np.int64, np.float32)
-
-
-def test_missing_columns_and_files_are_named(examples, tmp_path):
-    with pytest.raises(ValueError, match="has no column `label`"):
-        read_columns(examples, ["item", "label"])
-    with pytest.raises(ValueError, match=r"`columns` \['history'\] need one value in every row"):
-        read_columns(examples, ["history"])
-    with pytest.raises(ValueError, match="none-\\* matches no file"):
-        read_columns(str(tmp_path / "none-*"), ["item"])

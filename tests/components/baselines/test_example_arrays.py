@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mixrank.components.baselines.example_arrays import read_examples
+from mixrank.components.baselines.example_arrays import read_columns, read_examples
 from mixrank.schemas.encode import UNKNOWN_GAP, columns, encode
 from mixrank.schemas.features import Action, FeatureSpec, History, Numeric, TimeGap
 from mixrank.schemas.synthetic import toy_rows
@@ -87,3 +87,30 @@ def test_what_is_missing_is_named(tmp_path, toy_spec):
     pattern = write(tmp_path, toy_spec, [{"person": 1, "clip": "a", "at": 5, "page": "home", "click": 1}])
     with pytest.raises(ValueError, match="must have one `buy`, one has 0"):
         read_examples(toy_spec, [pattern])
+
+
+def test_single_columns_are_read_in_file_order_with_their_types(tmp_path, toy_spec):
+    rows = list(toy_rows(toy_spec, 5, seed=3))
+    for row, page in zip(rows, ("pä", "home", "search", "home", "pö"), strict=True):
+        row["page"] = page
+    write(tmp_path, toy_spec, rows[:2], "data-b"), write(tmp_path, toy_spec, rows[2:], "data-a")
+    names = ["page", "person", "at", "click"]
+    got = read_columns(toy_spec, str(tmp_path / "data-*"), names)
+    assert list(got) == names
+    for name in names:
+        assert got[name].tolist() == [row[name] for row in rows[2:] + rows[:2]]
+        assert got[name].dtype == (object if name == "page" else np.int64)
+    with pytest.raises(ValueError, match=r"every row of .*data-\* must have one `tag`, one has"):
+        read_columns(toy_spec, str(tmp_path / "data-*"), ["tag"])
+    with pytest.raises(ValueError, match="none-\\* matches no file"):
+        read_columns(toy_spec, str(tmp_path / "none-*"), ["at"])
+
+
+def test_rows_of_another_type_than_the_spec_says_are_refused(tmp_path, toy_spec):
+    pattern = write(tmp_path, toy_spec, toy_rows(toy_spec, 3, seed=3))
+    fields = toy_spec.model_dump() | {"user": {"name": "person", "dtype": "str"}, "features": [
+        feature | {"dtype": "str"} if feature["name"] == "person" else feature
+        for feature in toy_spec.model_dump()["features"]
+    ]}  # fmt: skip
+    with pytest.raises(ValueError, match="holds other columns than the spec says"):
+        read_columns(FeatureSpec.model_validate(fields), pattern, ["person"])

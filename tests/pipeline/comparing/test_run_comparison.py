@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from mixrank.components.baselines.additive import read_columns
+from mixrank.components.baselines.example_arrays import read_columns
 from mixrank.pipeline.comparing import tuning
 from mixrank.pipeline.comparing.run_comparison import Comparison
 from mixrank.pipeline.comparing.scheduler import run_jobs, training_jobs
@@ -47,7 +47,7 @@ def run(toy_spec, toy_data, tmp_path_factory):
     spec = toy_spec
     keys = [spec.user.name, spec.item.name, spec.time.name]
     examples = toy_data.graph.parent / "examples"
-    columns = read_columns(str(examples / "Split-eval" / "*"), [*keys, spec.scenario.name, *spec.tasks])
+    columns = read_columns(spec, str(examples / "Split-eval" / "*"), [*keys, spec.scenario.name, *spec.tasks])
     frame = pd.DataFrame({name: columns[name] for name in [*keys, spec.scenario.name]})
     for task in spec.tasks:
         frame[f"label_{task}"], frame[f"score_{task}"] = columns[task], 0.5
