@@ -102,7 +102,6 @@ class Mood(Valued):
     """A type that `schemas/features.py` knows, and nothing else."""
 
 
-
 def test_a_type_without_a_branch_stops_a_run_where_it_is_missed(toy_spec, monkeypatch):
     for question in ("is_of_row", "is_of_event"):
         known = getattr(features, question)

@@ -169,15 +169,24 @@ def _request_signature(spec: FeatureSpec, scorer: Scorer, ranker: keras.Model) -
 
 
 def _ragged(column: Column, values: tf.Tensor) -> tf.RaggedTensor:
-    """Values `(rows,)` or `(rows, length)` as Transform takes them."""
+    """Values `(rows,)` or `(rows, length)` as Transform takes them.
+
+    Padding behind the last value is cut off; before it, a missing value keeps its place. In a history all of it stays.
+    """
+    padding = tf.constant(PADDING[column.kind], values.dtype)
+    if column.kind == "float":
+        present = tf.math.is_finite(values)
+        values = tf.where(present, values, padding)
+    else:
+        present = tf.not_equal(values, padding)
     if column.history is not None:
-        # Padding inside a history marks an event without this attribute: it must keep its place.
         return tf.RaggedTensor.from_tensor(values)
     if column.length is None:
-        values = values[:, None]
-    if column.kind == "float":
-        return tf.ragged.boolean_mask(values, tf.math.is_finite(values))
-    return tf.ragged.boolean_mask(values, tf.not_equal(values, tf.constant(PADDING[column.kind], values.dtype)))
+        values, present = values[:, None], present[:, None]
+    places = tf.range(1, tf.shape(values, tf.int64)[1] + 1)
+    # The largest of no places is far below 0.
+    lengths = tf.maximum(tf.reduce_max(tf.where(present, places, 0), axis=1), 0)
+    return tf.RaggedTensor.from_tensor(values, lengths=lengths)
 
 
 def _require(spec: FeatureSpec, raw: Mapping[str, tf.RaggedTensor]) -> list[tf.Operation]:

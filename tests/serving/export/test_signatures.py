@@ -11,13 +11,13 @@ import pytest
 import tensorflow as tf
 
 from mixrank.components.training.model_factory import vocabulary_sizes
-from mixrank.schemas.encode import PADDING, encode
+from mixrank.schemas.encode import PADDING, Column, encode
 from mixrank.schemas.features import FeatureSpec
 from mixrank.schemas.wire import entry, example
 from mixrank.serving.base import METADATA
 from mixrank.serving.export.columns import to_columns
 from mixrank.serving.export.loaders import REQUESTS
-from mixrank.serving.export.signatures import export, row_columns
+from mixrank.serving.export.signatures import _ragged, export, row_columns
 
 TASKS = ("click", "buy")
 
@@ -126,6 +126,31 @@ def test_a_number_that_is_none_counts_as_missing(toy_export, toy_spec, number):
     required = [entry("page", "str", ["home"]), entry("person", "int", [3]), entry("clip", "str", ["v4"])]
     serialized = example([*required, entry("price", "float", [number]), entry("age", "float", [number])])
     assert_same(by_examples(toy_export, toy_spec, [serialized]), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "expected"),
+    [
+        ("float", [[1, np.nan, 3], [np.inf, 2, np.nan], [np.nan] * 3], [[1, np.nan, 3], [np.nan, 2], []]),
+        ("float", [[]], [[]]),
+        ("int", [[4, PADDING["int"], 6], [PADDING["int"]] * 3], [[4, PADDING["int"], 6], []]),
+        ("str", [["", "b", ""], ["a", "", ""], [""] * 3], [[b"", b"b"], [b"a"], []]),
+    ],
+)
+def test_a_missing_value_inside_a_list_keeps_its_place(kind, rows, expected):
+    values = tf.constant(rows, {"float": tf.float32, "int": tf.int64, "str": tf.string}[kind])
+    for got, row in zip(_ragged(Column("mood", kind, length=3), values).to_list(), expected, strict=True):
+        if kind == "float":
+            np.testing.assert_array_equal(got, row)
+        else:
+            assert got == row
+
+
+def test_a_list_with_a_gap_is_read_alike_by_both_signatures(toy_export, toy_spec):
+    gap = ROW | {"tag": ["v1", "", "v2"]}
+    examples = by_examples(toy_export, toy_spec, [gap])
+    assert_same(examples, by_rows(toy_export, toy_spec, [gap]))
+    assert not np.allclose(examples["click"], by_rows(toy_export, toy_spec, [ROW])["click"], atol=1e-6)
 
 
 def test_events_beyond_the_length_of_a_history_do_not_count(toy_export, toy_spec):
