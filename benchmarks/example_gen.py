@@ -4,11 +4,17 @@
 
 Every size runs in a process of its own. Memory is the peak of that process above what it held after its imports, so
 that it shows what the data needs. The number of shards grows with the log, so memory should stay flat.
+
+    python benchmarks/example_gen.py kuairand DATA_DIR --copies 1 --encoder ours tfx-bsl
+
+also measures the run with Arrow columns and tfx-bsl's `RecordBatchToExamplesEncoder` in place of
+`components/examples/columns.py`, and says how long the columns of all shards took to build and to encode.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -16,9 +22,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+ENCODERS = ("ours", "tfx-bsl")
+ARROW = {"int": pa.int64(), "float": pa.float32(), "str": pa.large_binary()}
 
 
 def replicate(name: str, data_dir: str, copies: int, folder: str) -> None:
@@ -56,7 +70,89 @@ def as_parquet(name: str) -> str:
     return json.dumps(dataset)
 
 
-def measure(dataset: str, data_dir: str, shards: int | None) -> dict[str, float]:
+class ArrowColumn:
+    """A column of `components/examples/columns.py` as Arrow lists, for tfx-bsl's encoder."""
+
+    def __init__(self, name: str, arrays_of: Callable[[np.ndarray], pa.Array]) -> None:
+        self.name, self.arrays_of = name, arrays_of
+
+
+def arrow_value(name: str, kind: str, coded: Any, length: int | None = None) -> ArrowColumn:
+    lists = [list(v)[:length] if isinstance(v, tuple) else [] if v is None else [v] for v in coded.values]
+    distinct = pa.array(lists, pa.large_list(ARROW[kind]))
+    return ArrowColumn(name, lambda rows: distinct.take(pa.array(coded.codes[rows])))
+
+
+def arrow_history(name: str, kind: str, coded: Any, width: int, sequence: Any, slices: Any) -> ArrowColumn:
+    from mixrank.schemas.encode import PADDING
+
+    listed = [list(v)[:width] if isinstance(v, tuple) else [] if v is None else [v] for v in coded.values]
+    flat = [value for values in listed for value in values + [PADDING[kind]] * (width - len(values))]
+    distinct, codes = pa.array(flat, ARROW[kind]), coded.codes[sequence.events]
+
+    def arrays_of(rows: np.ndarray) -> pa.Array:
+        places, ends = places_of(slices, rows)
+        values = (codes[places][:, None] * width + np.arange(width)).ravel()
+        return pa.LargeListArray.from_arrays(pa.array(np.append(0, ends) * width), distinct.take(pa.array(values)))
+
+    return ArrowColumn(name, arrays_of)
+
+
+def arrow_gap(name: str, time_ms: np.ndarray, sequence: Any, slices: Any) -> ArrowColumn:
+    from mixrank.schemas.encode import UNKNOWN_GAP
+
+    def arrays_of(rows: np.ndarray) -> pa.Array:
+        places, ends = places_of(slices, rows)
+        events = sequence.events[places]
+        known = events < len(time_ms)
+        passed = np.repeat(time_ms[rows], slices.counts[rows]) - time_ms[np.where(known, events, 0)]
+        seconds = np.where(known, passed // 1000, UNKNOWN_GAP)
+        return pa.LargeListArray.from_arrays(pa.array(np.append(0, ends)), pa.array(seconds))
+
+    return ArrowColumn(name, arrays_of)
+
+
+def places_of(slices: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places in a sequence of the events of some rows, and where each row ends among them."""
+    starts, counts = slices.starts[rows], slices.counts[rows]
+    ends = np.cumsum(counts)
+    return np.arange(counts.sum()) + np.repeat(starts - ends + counts, counts), ends
+
+
+def arrow_examples(columns: list[ArrowColumn], rows: np.ndarray) -> Iterator[bytes]:
+    from tfx_bsl.coders.example_coder import RecordBatchToExamplesEncoder
+
+    batch = pa.RecordBatch.from_arrays([column.arrays_of(rows) for column in columns], [c.name for c in columns])
+    yield from RecordBatchToExamplesEncoder().encode(batch)
+
+
+def timed(encoder: str) -> dict[str, float]:
+    """Makes ExampleGen use an encoder; the result grows by the CPU seconds of building and of encoding columns."""
+    from mixrank.components.examples import stages, user_shard
+
+    if encoder == "tfx-bsl":
+        user_shard.ValueColumn, user_shard.HistoryColumn = arrow_value, arrow_history  # type: ignore
+        user_shard.GapColumn, stages.examples = arrow_gap, arrow_examples  # type: ignore
+    spent = {"build_seconds": 0.0, "encode_seconds": 0.0}
+    build, encode = stages.build, stages.examples
+
+    def timed_build(*args: Any) -> Any:
+        start = time.process_time()
+        result = build(*args)
+        spent["build_seconds"] += time.process_time() - start
+        return result
+
+    def timed_encode(columns: Any, rows: np.ndarray) -> list[bytes]:
+        start = time.process_time()
+        result = list(encode(columns, rows))
+        spent["encode_seconds"] += time.process_time() - start
+        return result
+
+    stages.build, stages.examples = timed_build, timed_encode  # type: ignore
+    return spent
+
+
+def measure(dataset: str, data_dir: str, shards: int | None, encoder: str) -> dict[str, float]:
     """Runs ExampleGen once in this process."""
     import apache_beam as beam
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
@@ -65,6 +161,7 @@ def measure(dataset: str, data_dir: str, shards: int | None) -> dict[str, float]
     from mixrank.components.examples import Executor, build_example_gen
     from mixrank.schemas import Dataset
 
+    spent = timed(encoder)
     component = build_example_gen(Dataset.model_validate_json(dataset), data_dir, shards)
     context = BaseBeamExecutor.Context(make_beam_pipeline_fn=lambda: beam.Pipeline(argv=["--runner=FnApiRunner"]))
     with tempfile.TemporaryDirectory() as output:
@@ -83,6 +180,7 @@ def measure(dataset: str, data_dir: str, shards: int | None) -> dict[str, float]
         "memory_mb": peak_mb() - before,
         "peak_mb": peak_mb(),
         "output_mb": size / 1e6,
+        **spent,
     }
 
 
@@ -96,22 +194,24 @@ def main() -> None:
     parser.add_argument("data_dir")
     parser.add_argument("--copies", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--shards", type=int, help="number of user shards; by default it follows the size")
+    parser.add_argument("--encoder", nargs="+", choices=ENCODERS, default=ENCODERS[:1])
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.once:
-        print(json.dumps(measure(as_parquet(args.dataset), args.data_dir, args.shards)))
+        print(json.dumps(measure(as_parquet(args.dataset), args.data_dir, args.shards, args.encoder[0])))
         return
-    print("copies      rows shards  seconds  CPU s   rows/s  memory MB  peak MB")
-    for copies in args.copies:
+    print("copies encoder      rows shards  seconds  CPU s   rows/s  build s  encode s  memory MB  peak MB")
+    for copies, encoder in itertools.product(args.copies, args.encoder):
         with tempfile.TemporaryDirectory() as folder:
             replicate(args.dataset, args.data_dir, copies, folder)
-            command = [sys.executable, __file__, args.dataset, folder, "--once"]
+            command = [sys.executable, __file__, args.dataset, folder, "--once", "--encoder", encoder]
             command += ["--shards", str(args.shards)] if args.shards else []
             process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         row = json.loads(process.stdout.splitlines()[-1])
         print(
-            f"{copies:6d} {row['rows']:9d} {row['shards']:6d} {row['seconds']:8.1f} {row['cpu_seconds']:6.1f} "
-            f"{row['rows'] / row['seconds']:8.0f} {row['memory_mb']:10.0f} {row['peak_mb']:8.0f}",
+            f"{copies:6d} {encoder:7s} {row['rows']:9d} {row['shards']:6d} {row['seconds']:8.1f} "
+            f"{row['cpu_seconds']:6.1f} {row['rows'] / row['seconds']:8.0f} "
+            f"{row['build_seconds']:8.1f} {row['encode_seconds']:9.1f} {row['memory_mb']:10.0f} {row['peak_mb']:8.0f}",
             flush=True,
         )
 
