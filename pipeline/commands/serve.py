@@ -33,8 +33,6 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     rest_port: Annotated[int, typer.Option(help="REST port; 0 takes a free one.")] = 8501,
     grpc_port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.")] = 8500,
-    batch_size: Annotated[int, typer.Option(help="Most rows per batch; 0 runs each request by itself.")] = 0,
-    batch_timeout: Annotated[float, typer.Option(help="Milliseconds that a request waits for others.")] = 2.0,
     poll: Annotated[float, typer.Option(help="Seconds between two looks at the folders.")] = 1.0,
 ) -> None:
     """Serve pushed models over REST and gRPC as TensorFlow Serving does; a development server."""
@@ -46,18 +44,16 @@ def serve(
     console.print("mixrank development server; for production, see `mixrank deploy`")
     errors.print("loading TensorFlow ...", style="dim")
     began = time.monotonic()
-    from mixrank.serving.dev_server import Batching, running
+    from mixrank.serving.dev_server import running
 
     errors.print(f"TensorFlow is loaded ({time.monotonic() - began:.0f} s); loading models ...", style="dim")
-    batching = Batching(batch_size, batch_timeout) if batch_size else None
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    ports = {"rest_port": rest_port, "grpc_port": grpc_port}
     with (
-        running(models, host=host, batching=batching, poll_seconds=poll, say=say, **ports) as server,
+        running(models, host=host, rest_port=rest_port, grpc_port=grpc_port, poll_seconds=poll, say=say) as server,
         _told_to_stop() as stop,
     ):
-        name = next(iter(server.repository.served))
-        console.print(f"status page {server.rest_url}/   gRPC {server.grpc_target}", soft_wrap=True)
+        console.print(f"REST {server.rest_url}   gRPC {server.grpc_target}", soft_wrap=True)
+        name = next(iter(server.repository.models))
         console.print("try:")
         console.print(f"  curl {server.rest_url}/v1/models/{name}", soft_wrap=True, highlight=False)
         console.print(f"  mixrank predict {server.rest_url} rows.jsonl --model {name}", soft_wrap=True, highlight=False)
@@ -87,7 +83,8 @@ def _models(folders: list[Path], names: list[str], config: Path | None) -> dict[
             raise ValueError("--models-config names all models; leave MODEL_DIR and --model-name out")
         if not config.is_file():
             raise ValueError(f"--models-config {config} is no file")
-        model_config.read(config)
+        if not model_config.read(config).model_config_list.config:
+            raise ValueError(f"--models-config {config} names no model")
         return config
     if not folders:
         raise ValueError("name a folder of versions, such as runs/kuairand/serving/kuairand, or give --models-config")

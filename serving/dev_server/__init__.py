@@ -1,9 +1,11 @@
 """A development server that answers as TensorFlow Serving does, for machines without its binary or Docker.
 
-`running` serves folders of versions over REST and gRPC from a thread of this process.
+rest -> json_tensors      REST: a request's route, then its JSON as arrays
+grpc_service -> messages  gRPC: the same with protobuf messages
+repository                which version answers; versions and labels follow their folders and models.config
+loaded_model              one version in memory, which computes the answer
 """
 
-from mixrank.serving.dev_server.batching import Batching
-from mixrank.serving.dev_server.server import DevelopmentServer, running
+import lazy_loader
 
-__all__ = ["Batching", "DevelopmentServer", "running"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

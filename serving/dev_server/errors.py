@@ -1,9 +1,6 @@
-"""What the server refuses, as a gRPC status with a message, and the HTTP status that goes with it."""
+"""What the server refuses: a gRPC status with a message, and the HTTP status that goes with it."""
 
 from __future__ import annotations
-
-import grpc
-import tensorflow as tf
 
 HTTP_STATUS = {
     "INVALID_ARGUMENT": 400,
@@ -15,38 +12,16 @@ HTTP_STATUS = {
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
-_CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 class Refused(Exception):
-    """An answer that is no prediction.
+    """An answer other than scores.
 
     Args:
-        code: name of a gRPC status.
-        message: why, for whoever sent the request.
+        code: name of a gRPC status; INVALID_ARGUMENT for a request that cannot be answered as it is.
+        message: the reason, for the caller.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, message: str, code: str = "INVALID_ARGUMENT") -> None:
         super().__init__(message)
-        self.code = code
-
-    @property
-    def http_status(self) -> int:
-        """What REST answers instead of the gRPC status."""
-        return HTTP_STATUS.get(self.code, 500)
-
-
-def invalid(message: str) -> Refused:
-    """A request that cannot be answered as it is."""
-    return Refused("INVALID_ARGUMENT", message)
-
-
-def of_tensorflow(error: tf.errors.OpError) -> Refused:
-    """TensorFlow's error, without the names of its nodes."""
-    return Refused(_CODE_NAMES.get(error.error_code, "UNKNOWN"), plain(error.message) or type(error).__name__)
-
-
-def plain(message: str) -> str:
-    """What TensorFlow says, without where in the graph."""
-    message = message.removeprefix("Graph execution error:\n\n")
-    return message.split("\n\t [[")[0].split("\n\nOriginal stack trace")[0].strip()
+        self.code, self.http_status = code, HTTP_STATUS.get(code, 500)

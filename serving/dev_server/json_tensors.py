@@ -14,130 +14,126 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
-from mixrank.serving.dev_server.errors import Refused, invalid
-from mixrank.serving.dev_server.json_values import Stack, is_object, short
-from mixrank.serving.dev_server.loaded_model import Signature
+from mixrank.serving.dev_server.errors import Refused
+
+# Kind of a NumPy type -> what JSON may hold for it. A dict is {"b64": ...}; a bool is no number.
+_TYPES = {"O": {str, dict}, "b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
+_WEB_SAFE = str.maketrans("-_", "+/")
 
 
-def parse_body(body: bytes) -> dict[str, Any]:
+def parse(body: bytes) -> dict[str, Any]:
     """The object of a request.
 
     Raises:
         Refused: INVALID_ARGUMENT saying what is wrong with it.
     """
     if not body:
-        raise invalid("JSON Parse error: The document is empty")
+        raise Refused("JSON Parse error: The document is empty")
     try:
-        found = json.loads(body.decode())
-    except UnicodeDecodeError as error:
-        raise invalid(f"JSON Parse error: Invalid encoding in string. at offset: {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise invalid(f"JSON Parse error: {error.msg} at offset: {error.pos}") from None
+        found = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise invalid(f"JSON Parse error: {error}") from None
+        raise Refused(f"JSON Parse error: {error}") from None
     if not isinstance(found, dict):
-        raise invalid(f"JSON Value: {short(found)} Is not object")
+        raise Refused(f"JSON Value: {_short(found)} Is not object")
     if not isinstance(found.get("signature_name", ""), str):
-        raise invalid(
-            f"JSON Value: {short(found)} not formatted correctly. 'signature_name' key must be a string value."
-        )
+        raise Refused(f"JSON Value: {_short(found)} 'signature_name' key must be a string value.")
+    if ("instances" in found) == ("inputs" in found):
+        both = "expecting only one of 'inputs' or 'instances' keys to exist"
+        raise Refused(both if "inputs" in found else "Missing 'inputs' or 'instances' key")
     return found
 
 
-def parse_tensors(request: Mapping[str, Any], signature: Signature) -> tuple[dict[str, np.ndarray], bool]:
-    """The inputs of a request, and whether it came in rows.
+def to_arrays(request: Mapping[str, Any], signature: Any) -> dict[str, np.ndarray]:
+    """The inputs of a request.
+
+    Args:
+        request: as `parse` returns it.
+        signature: `SignatureDef` of what is asked.
 
     Raises:
         Refused: INVALID_ARGUMENT naming row, input and value.
     """
-    if "instances" in request and "inputs" in request:
-        raise invalid(
-            f"JSON Value: {short(request)} Not formatted correctly expecting only one of 'inputs' or 'instances' keys "
-            f"to exist "
-        )
-    if "instances" in request:
-        return _rows(request, signature), True
-    if "inputs" in request:
-        return _columns(request["inputs"], signature), False
-    raise invalid("Missing 'inputs' or 'instances' key")
+    columns = _by_column(request["instances"], signature) if "instances" in request else request["inputs"]
+    if not _is_object(columns):
+        columns = {_only_input(signature): columns}
+    return {name: _array(name, values, signature) for name, values in columns.items()}
 
 
-def render(outputs: Mapping[str, np.ndarray], by_row: bool) -> bytes:
+def render(outputs: Mapping[str, np.ndarray], by_row: bool) -> str:
     """The answer.
 
     Raises:
         Refused: INVALID_ARGUMENT if rows were asked for, but outputs have no such axis.
     """
     values = {name: _listed(name, value) for name, value in outputs.items()}
+    single = next(iter(values.values())) if len(values) == 1 else None
     if not by_row:
-        answer: Any = next(iter(values.values())) if len(values) == 1 else values
-        return json.dumps({"outputs": answer}).encode()
-    sizes = {name: value.shape[0] if value.ndim else None for name, value in outputs.items()}
-    if None in sizes.values() or len(set(sizes.values())) > 1:
-        raise invalid(f"the outputs have no common batch axis: {sizes}; ask with 'inputs' instead of 'instances'")
-    rows: list[Any]
-    if len(values) == 1:
-        (rows,) = values.values()
-    else:
-        rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
-    return json.dumps({"predictions": rows}).encode()
+        return json.dumps({"outputs": values if single is None else single})
+    sizes = {value.shape[:1] for value in outputs.values()}
+    if len(sizes) != 1 or () in sizes:
+        raise Refused("the outputs have no common batch axis; ask with 'inputs' instead of 'instances'")
+    rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+    return json.dumps({"predictions": rows if single is None else single})
 
 
-def _rows(request: Mapping[str, Any], signature: Signature) -> dict[str, np.ndarray]:
-    rows = request["instances"]
-    if not isinstance(rows, list):
-        raise invalid(f"JSON Value: {short(request)} Excepting 'instances' to be an list/array")
-    if not rows:
-        raise invalid(f"JSON Value: {short(request)} No values in 'instances' array")
-    named = is_object(rows[0])
-    if not named and len(signature.inputs) > 1:
-        raise invalid(
-            "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
-            "tensorinfo_map"
-        )
-    stacked = {name: Stack(info.dtype) for name, info in signature.inputs.items()}
+def _by_column(rows: Any, signature: Any) -> dict[str, list[Any]]:
+    if not isinstance(rows, list) or not rows:
+        problem = "No values in 'instances' array" if rows == [] else "Excepting 'instances' to be an list/array"
+        raise Refused(f"JSON Value: {_short(rows)} {problem}")
+    if not _is_object(rows[0]):
+        rows = [row if _is_object(row) else {_only_input(signature): row} for row in rows]
     for number, row in enumerate(rows):
-        if is_object(row) != named:
-            expected, got = ("object", "list") if named else ("value/list", "object")
-            raise invalid(f"Expecting {expected} but got {got} at item {number} of input list")
-        for name, value in row.items() if named else [(next(iter(signature.inputs)), row)]:
-            try:
-                if name not in stacked:
-                    raise invalid(f"JSON object: does not have named input: {name}")
-                stacked[name].add(value)
-            except Refused as error:
-                key = f" key: {name}" if named else ""
-                raise invalid(
-                    f"Failed to process element: {number}{key} of 'instances' list. Error: {error.code}: {error}"
-                ) from None
-        if named and len(row) != len(stacked):
-            raise invalid(
-                f"Failed to process element: {number} of 'instances' list. JSON object: {short(row)} keys must be "
-                f"equal to: {','.join(stacked)}"
+        if not _is_object(row) or set(row) != set(signature.inputs):
+            raise Refused(
+                f"Failed to process element: {number} of 'instances' list. JSON object: {_short(row)} keys must be "
+                f"equal to: {','.join(sorted(signature.inputs))}"
             )
-    return {name: stack.array((len(rows),)) for name, stack in stacked.items()}
+    return {name: [row[name] for row in rows] for name in signature.inputs}
 
 
-def _columns(inputs: Any, signature: Signature) -> dict[str, np.ndarray]:
-    if not is_object(inputs):
-        if len(signature.inputs) > 1:
-            raise invalid(
-                "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
-                "tensorinfo_map"
+def _only_input(signature: Any) -> str:
+    if len(signature.inputs) > 1:
+        raise Refused("a plain value/list, but expecting objects as multiple input tensors required")
+    return next(iter(signature.inputs))
+
+
+def _array(name: str, values: Any, signature: Any) -> np.ndarray:
+    if name not in signature.inputs:
+        raise Refused(f"JSON object: does not have named input: {name}")
+    dtype = np.dtype(tf.as_dtype(signature.inputs[name].dtype).as_numpy_dtype)
+    # Lists of several lengths, or nested deeper than arrays go, stay lists inside of it.
+    array = np.array(values, object)
+    for place, value in np.ndenumerate(array):
+        if type(value) not in _TYPES[dtype.kind]:
+            kind = "Encountered list at unexpected level or size" if isinstance(value, list) else "JSON Value"
+            expected = "string" if dtype.kind == "O" else dtype.name
+            raise Refused(
+                f"Failed to process element: {place[0] if place else 0} key: {name}. {kind}: {_short(value)} is not of "
+                f"expected type: {expected}"
             )
-        inputs = {next(iter(signature.inputs)): inputs}
-    arrays = {}
-    for name, info in signature.inputs.items():
-        if name not in inputs:
-            raise invalid(f"Missing named input: {name} in 'inputs' object.")
-        stack = Stack(info.dtype)
-        try:
-            stack.add(inputs[name])
-        except Refused as error:
-            raise invalid(f"input `{name}`: {error}") from None
-        arrays[name] = stack.array(())
-    return arrays
+    try:
+        if dtype.kind == "O":
+            return np.array(np.frompyfunc(_bytes, 1, 1)(array), object)
+        with np.errstate(over="ignore"):
+            return array.astype(dtype)
+    except (ValueError, OverflowError) as error:
+        raise Refused(f"Failed to process elements of key: {name}: {error}") from None
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    if _is_object(value):
+        raise ValueError(f"JSON Value: {_short(value)} not formatted correctly for base64 data")
+    text = value["b64"].translate(_WEB_SAFE).rstrip("=")
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+
+
+def _is_object(value: Any) -> bool:
+    """Whether a value is a JSON object and no base64 text."""
+    return isinstance(value, dict) and not (len(value) == 1 and isinstance(value.get("b64"), str))
 
 
 def _listed(name: str, value: np.ndarray) -> Any:
@@ -146,10 +142,16 @@ def _listed(name: str, value: np.ndarray) -> Any:
         return value.astype(str).astype(np.float64).tolist()
     if value.dtype.kind != "O":
         return value.tolist()
-    as_bytes = name.endswith("_bytes")
 
-    def one(item: Any) -> Any:
-        item = item if isinstance(item, bytes) else str(item).encode()
-        return {"b64": base64.b64encode(item).decode()} if as_bytes else item.decode(errors="replace")
+    def text(item: bytes) -> Any:
+        return {"b64": base64.b64encode(item).decode()} if name.endswith("_bytes") else item.decode(errors="replace")
 
-    return np.frompyfunc(one, 1, 1)(value).tolist() if value.ndim else one(value.item())
+    return np.frompyfunc(text, 1, 1)(value).tolist() if value.ndim else text(value.item())
+
+
+def _short(value: Any) -> str:
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        text = "deeply nested lists"
+    return text if len(text) <= 300 else f"{text[:300]}..."

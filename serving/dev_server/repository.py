@@ -1,236 +1,170 @@
-"""All models of a server: which versions they should have, and which one answers a request."""
+"""The models of a server: which versions they have, and which one answers a request."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixrank.serving import model_config
 from mixrank.serving.base import versions
-from mixrank.serving.dev_server.errors import Refused, invalid
-from mixrank.serving.dev_server.loaded_model import LoadedModel
-from mixrank.serving.dev_server.prometheus import Metrics
-from mixrank.serving.dev_server.served import AVAILABLE, END, ServedModel, VersionState
+from mixrank.serving.dev_server.errors import Refused
 from mixrank.serving.rollout import served
+
+if TYPE_CHECKING:
+    from mixrank.serving.dev_server.loaded_model import LoadedModel
+
+LOADING, AVAILABLE, END = "LOADING", "AVAILABLE", "END"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version that a server knows.
+
+    Args:
+        state: LOADING, AVAILABLE or END.
+        model: what answers, if it is AVAILABLE.
+        message: what went wrong, if it could not be loaded.
+    """
+
+    state: str
+    model: LoadedModel | None = None
+    message: str = ""
 
 
 class Repository:
     """Follows folders of versions, and a models.config if there is one.
 
+    One thread looks; any may ask, since every change puts a new inner mapping in place.
+
     Args:
         models: name -> folder of versions, of which the newest is served, or one version; or a models.config.
-        metrics: counts loads.
-        poll_seconds: between two looks at the folders.
+        load: makes a model of a version's folder.
         say: told each change that is worth a line.
 
     Raises:
-        ValueError: if a folder holds no version, or the models.config is not there or not valid, or names no model.
+        ValueError: if a folder holds no version, or the models.config is not valid.
     """
 
     def __init__(
         self,
         models: Mapping[str, Path] | Path,
         *,
-        metrics: Metrics,
-        poll_seconds: float,
-        say: Callable[[str], None],
+        load: Callable[[Path], LoadedModel],
+        say: Callable[[str], object] = lambda line: None,
     ) -> None:
+        self._load_model, self._say = load, say
         self._file = models if isinstance(models, Path) else None
-        self._text: str | None = None
-        self._metrics, self._poll_seconds, self._say = metrics, poll_seconds, say
-        self._changed = threading.Condition(threading.RLock())
-        self._following, self._stopped = threading.Lock(), threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="mixrank-versions", daemon=True)
-        self._served: dict[str, ServedModel] = {}
-        self._labels: dict[tuple[str, str], int] = {}
-        if isinstance(models, Path):
-            self._text = _read(models)
-            self._config = _parse(self._text, models)
-        else:
-            self._config = _config_of(models)
-
-    @property
-    def served(self) -> dict[str, ServedModel]:
-        """Name -> model."""
-        with self._changed:
-            return dict(self._served)
-
-    @property
-    def labels(self) -> dict[tuple[str, str], int]:
-        """Model and label -> version."""
-        with self._changed:
-            return dict(self._labels)
+        self._config = model_config.read(models) if isinstance(models, Path) else _config_of(models)
+        # Model -> number -> version.
+        self.models: dict[str, dict[int, Version]] = {}
+        self._labels: dict[str, dict[str, int]] = {}
 
     def start(self) -> None:
-        """Loads all models, then follows their folders in a thread.
+        """Loads all models.
 
         Raises:
             ValueError: naming a model that has no version, or none that can be loaded.
         """
         self.look()
         for entry in self._config.model_config_list.config:
-            model = self.served[entry.name]
-            if not model.available():
-                failed = [f"version {version}: {state.message}" for version, state in model.states.items()]
-                self.stop()
-                raise ValueError(
-                    f"model `{entry.name}`: no version of {entry.base_path} could be loaded; "
-                    f"{'; '.join(failed) or 'it holds none'}"
-                )
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends the thread and unloads all models after their last request."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        for model in self.served.values():
-            model.unload({})
+            found = self.models.get(entry.name, {})
+            if not _available(found):
+                failed = "; ".join(f"version {number}: {each.message}" for number, each in found.items())
+                raise ValueError(f"no version of model `{entry.name}` could be loaded; {failed or 'there is none'}")
 
     def look(self) -> None:
-        """Does what the folders and the models.config ask for now."""
-        with self._following:
-            self._read_again()
-            config = self._config
-            wanted = {entry.name: _wanted(entry) for entry in config.model_config_list.config}
-            for name, found in wanted.items():
-                with self._changed:
-                    if name not in self._served:
-                        self._served[name] = ServedModel(
-                            name, metrics=self._metrics, changed=self._changed, say=self._say
-                        )
-                self._served[name].load(found)
-            # Between the two, so that no label names a version that is gone.
-            self._set_labels(config)
-            for name, model in self.served.items():
-                model.unload(wanted.get(name, {}))
+        """Does what the folders and the models.config ask for now: loads, unloads, then moves labels."""
+        if self._file is not None:
+            try:
+                self._config = model_config.read(self._file)
+            except ValueError as error:
+                self._say(f"the old configuration stays: {error}")
+        entries = {entry.name: entry for entry in self._config.model_config_list.config}
+        for name in {**self.models, **entries}:
+            self._follow(name, _wanted(entries[name]) if name in entries else {})
+        self._move_labels({name: dict(entry.version_labels) for name, entry in entries.items()})
 
-    def reload(self, config: Any) -> None:
-        """Replaces the configuration, as TensorFlow Serving's ReloadConfig request does.
-
-        Raises:
-            Refused: INVALID_ARGUMENT if it is not valid, FAILED_PRECONDITION for a label of a version that is not
-                AVAILABLE.
-        """
-        try:
-            model_config.check(config, "the configuration")
-        except ValueError as error:
-            raise invalid(str(error)) from None
-        for entry in config.model_config_list.config:
-            model = self.served.get(entry.name)
-            loaded = model.available() if model is not None else {}
-            for label, version in entry.version_labels.items():
-                if version not in loaded:
-                    raise Refused(
-                        "FAILED_PRECONDITION",
-                        f"Request to assign label to version {version} of model {entry.name} with label {label}, "
-                        f"which is not currently available for inference",
-                    )
-        with self._following:
-            self._config = config
-        with self._changed:
-            self._set_labels(config)
-
-    @contextmanager
-    def use(self, name: str, version: int | None = None, label: str | None = None) -> Iterator[tuple[int, LoadedModel]]:
-        """The version that answers a request, kept loaded meanwhile: the newest unless one is named.
+    def find(self, name: str, version: int | None = None, label: str | None = None) -> tuple[int, LoadedModel]:
+        """The version that answers a request: the newest unless one is named.
 
         Raises:
             Refused: NOT_FOUND for an unknown model or version, INVALID_ARGUMENT for an unknown label or no model name.
         """
         if not name:
-            raise invalid("ModelSpec has no name specified.")
-        wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-        with self._changed:
-            if label is not None and name in self._served:
-                version = self._labels.get((name, label))
-                if version is None:
-                    raise invalid(f"Unrecognized servable version label: {label}")
-            model = self._served.get(name)
-            loaded = model.available() if model is not None else {}
-            chosen = max(loaded, default=None) if version is None else version
-            if chosen is None or chosen not in loaded:
-                raise Refused("NOT_FOUND", f"Servable not found for request: {wanted}")
-            # Entered under the lock that an unload takes first.
-            using = loaded[chosen].in_use()
-            using.__enter__()
-        try:
-            yield chosen, loaded[chosen]
-        finally:
-            using.__exit__(None, None, None)
+            raise Refused("ModelSpec has no name specified.")
+        available = _available(self.models.get(name, {}))
+        if label is not None and name in self.models:
+            version = self._labels.get(name, {}).get(label)
+            if version is None:
+                raise Refused(f"Unrecognized servable version label: {label}")
+        chosen = max(available, default=None) if version is None else version
+        if chosen is None or chosen not in available:
+            wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+            raise Refused(f"Servable not found for request: {wanted}", "NOT_FOUND")
+        return chosen, available[chosen]
 
-    def states(self, name: str, version: int | None = None) -> dict[int, VersionState]:
-        """Version -> state of a model, or of one of its versions.
+    def states(self, name: str, version: int | None = None) -> dict[int, Version]:
+        """The versions of a model, newest first, or one of them.
 
         Raises:
             Refused: NOT_FOUND if there is none.
         """
-        model = self.served.get(name)
-        found = {} if model is None else model.states
+        found = self.models.get(name, {})
         if version is not None:
-            if version not in found:
-                raise Refused("NOT_FOUND", f"Could not find version {version} of model {name}")
-            return {version: found[version]}
+            found = {version: found[version]} if version in found else {}
         if not found:
-            raise Refused("NOT_FOUND", f"Could not find any versions of model {name}")
-        return found
+            which = "any versions" if version is None else f"version {version}"
+            raise Refused(f"Could not find {which} of model {name}", "NOT_FOUND")
+        return dict(sorted(found.items(), reverse=True))
 
-    def wait_for(self, name: str, version: int, state: str, seconds: float) -> VersionState:
-        """Waits until a version is in a state.
+    def _follow(self, name: str, wanted: Mapping[int, Path]) -> None:
+        """Loads what is wanted, then drops the rest, unless nothing would be left of what is wanted."""
+        for number, folder in wanted.items():
+            before = self.models.get(name, {}).get(number, Version(END))
+            if before.state == END and not before.message:
+                self._load(name, number, folder)
+        found = self.models.get(name, {})
+        replaced = not wanted or bool(set(wanted) & set(_available(found)))
+        for number, version in found.items():
+            if number in wanted:
+                continue
+            if version.message:
+                # It ended with an error; once it is asked for again, it gets another try.
+                self._enter(name, number, Version(END))
+            elif version.model and replaced:
+                self._enter(name, number, Version(END))
+                self._say(f"{name}: version {number} is unloaded")
 
-        Raises:
-            TimeoutError: if that takes longer; ValueError if it can no longer happen, since the version ended.
-        """
-        deadline = time.monotonic() + seconds
-        with self._changed:
-            while True:
-                model = self._served.get(name)
-                found = model.states.get(version, VersionState("UNKNOWN")) if model else VersionState("UNKNOWN")
-                if found.name == state:
-                    return found
-                if found.name == END and found.message and state == AVAILABLE:
-                    raise ValueError(f"version {version} of `{name}` could not be loaded: {found.message}")
-                if not self._changed.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:
-                    raise TimeoutError(
-                        f"version {version} of `{name}` is {found.name} after {seconds:g} s, not {state}"
-                    )
-
-    def _poll(self) -> None:
-        while not self._stopped.wait(self._poll_seconds):
-            try:
-                self.look()
-            except OSError as error:
-                self._say(f"cannot look at the folders: {error}")
-
-    def _read_again(self) -> None:
-        if self._file is None:
-            return
+    def _load(self, name: str, number: int, folder: Path) -> None:
+        self._enter(name, number, Version(LOADING))
+        began = time.monotonic()
         try:
-            text = _read(self._file)
-            if text != self._text:
-                self._text = text
-                self._config = _parse(text, self._file)
-                self._say(f"{self._file} has changed")
-        except ValueError as error:
-            self._say(f"the old configuration stays: {error}")
+            model = self._load_model(folder)
+        # Damaged files make TensorFlow and protobuf raise whatever they like.
+        except Exception as error:
+            self._enter(name, number, Version(END, message=str(error) or type(error).__name__))
+            self._say(f"{name}: version {number} could not be loaded: {error}")
+        else:
+            self._enter(name, number, Version(AVAILABLE, model))
+            self._say(f"{name}: version {number} is available ({time.monotonic() - began:.1f} s)")
 
-    def _set_labels(self, config: Any) -> None:
-        labels = {}
-        for entry in config.model_config_list.config:
-            model = self.served.get(entry.name)
-            loaded = model.available() if model is not None else {}
-            for label, version in entry.version_labels.items():
-                key = (entry.name, label)
-                # A label waits at its old version until the new one is there.
-                target = version if version in loaded else self._labels.get(key)
-                if target is not None:
-                    labels[key] = target
-        with self._changed:
-            self._labels = labels
+    def _enter(self, name: str, number: int, version: Version) -> None:
+        self.models = {**self.models, name: {**self.models.get(name, {}), number: version}}
+
+    def _move_labels(self, wanted: dict[str, dict[str, int]]) -> None:
+        """Moves all labels, or none while one that exists would go to a version that is not loaded."""
+        for name, labels in wanted.items():
+            for label, version in labels.items():
+                if label in self._labels.get(name, {}) and version not in _available(self.models.get(name, {})):
+                    return
+        self._labels = wanted
+
+
+def _available(found: Mapping[int, Version]) -> dict[int, LoadedModel]:
+    return {number: version.model for number, version in found.items() if version.model is not None}
 
 
 def _config_of(models: Mapping[str, Path]) -> Any:
@@ -244,28 +178,9 @@ def _config_of(models: Mapping[str, Path]) -> Any:
     return config
 
 
-def _parse(text: str, file: Path) -> Any:
-    config = model_config.parse(text, str(file))
-    if not config.model_config_list.config:
-        # As one that is just being written does.
-        raise ValueError(f"{file} names no model")
-    return config
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text()
-    except OSError as error:
-        raise ValueError(f"cannot read {file}: {error.strerror}") from None
-
-
 def _wanted(entry: Any) -> dict[int, Path]:
-    """Version -> folder, for the versions that an entry of a models.config asks for and that are there as a whole."""
-    found = {
-        version: folder
-        for version, folder in versions(Path(entry.base_path)).items()
-        if (folder / "saved_model.pb").is_file() or (folder / "saved_model.pbtxt").is_file()
-    }
+    """Version -> folder, for the versions that an entry of a models.config asks for and that are there."""
+    found = versions(Path(entry.base_path))
     policy = entry.model_version_policy
     choice = policy.WhichOneof("policy_choice")
     if choice == "specific":

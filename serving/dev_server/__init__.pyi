@@ -1,0 +1,2 @@
+from .server import DevelopmentServer as DevelopmentServer
+from .server import running as running
