@@ -6,7 +6,9 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import shutil
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -179,6 +181,99 @@ def toy_transform(toy_data: ToyData) -> Any:
     import tensorflow_transform as tft
 
     return tft.TFTransformOutput(str(toy_data.graph))
+
+
+@pytest.fixture(scope="session")
+def save_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function `(base, version, factor=2.0, tasks=("click", "buy"))` that writes a small SavedModel as a version.
+
+    `serving_default` answers `y = factor * x` and refuses negative numbers; `words` echoes text under two names;
+    `score_rows` and `rank_candidates` answer `click = factor * x` and `buy = 1 - click`, as far as they are tasks.
+    """
+    import tensorflow as tf
+
+    saved: dict[Any, Path] = {}
+
+    class Tiny(tf.Module):
+        def __init__(self, factor: float, tasks: tuple[str, ...]) -> None:
+            super().__init__()
+            self.factor, self.tasks = tf.Variable(factor), tasks
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+        def default(self, x: Any) -> Any:
+            with tf.control_dependencies([tf.debugging.assert_non_negative(x, message="x must not be negative")]):
+                return {"y": self.factor * x}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="word")])
+        def words(self, word: Any) -> Any:
+            return {"text": word, "raw_bytes": word}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x"), tf.TensorSpec([None], tf.string, "page")])
+        def score_rows(self, x: Any, page: Any) -> Any:
+            click = self.factor * x[:, tf.newaxis]
+            return {task: {"click": click, "buy": 1 - click}[task] for task in self.tasks}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x"), tf.TensorSpec([], tf.int64, "user")])
+        def rank_candidates(self, x: Any, user: Any) -> Any:
+            return self.score_rows(x, tf.constant([""]))
+
+    def write(base: Path, version: int, *, factor: float = 2.0, tasks: tuple[str, ...] = ("click", "buy")) -> Path:
+        if (factor, tasks) not in saved:
+            tiny, folder = Tiny(factor, tasks), tmp_path_factory.mktemp("tiny")
+            names = ("words", "score_rows", "rank_candidates")
+            signatures = {"serving_default": tiny.default} | {name: getattr(tiny, name) for name in names}
+            tf.saved_model.save(tiny, str(folder), signatures=signatures)
+            saved[factor, tasks] = folder
+        base.mkdir(exist_ok=True)
+        temporary = base / f".{version}.partial"
+        shutil.copytree(saved[factor, tasks], temporary)
+        return temporary.rename(base / str(version))
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_server(save_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The development server with the model `tiny`, whose click is a tenth of x.
+
+    Version 12 answers where none is named; 7 is broken; 3 is `stable`, its click a fifth of x and its only task.
+    """
+    from mixrank.serving import model_config
+    from mixrank.serving.dev_server import running
+
+    base = tmp_path_factory.mktemp("tiny_server") / "tiny"
+    save_tiny(base, 3, factor=0.2, tasks=("click",))
+    save_tiny(base, 7)
+    (base / "7" / "saved_model.pb").write_bytes(b"no graph")
+    save_tiny(base, 12, factor=0.1)
+    config = model_config.new()
+    model_config.pin(model_config.add(config, "tiny", str(base)), {3, 7, 12}, {"stable": 3})
+    model_config.write(base / "models.config", config)
+    with running(base / "models.config") as server:
+        yield server
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What development servers of this process are asked: `seen` has the inputs of every request.
+
+    `answer`, where a test sets it, gets the inputs and answers in the model's place: outputs, or a `Refused`.
+    """
+    from mixrank.serving.dev_server.loaded_model import LoadedModel
+
+    run, about = LoadedModel.run, SimpleNamespace(seen=[], answer=None)
+
+    def plain(value: np.ndarray) -> Any:
+        return np.vectorize(bytes.decode, otypes=[object])(value).tolist() if value.dtype == object else value.tolist()
+
+    def watched(self: Any, signature: Any, inputs: Any, outputs: Any = ()) -> Any:
+        about.seen.append({name: plain(value) for name, value in inputs.items()})
+        if about.answer is None:
+            return run(self, signature, inputs, outputs)
+        return {name: np.asarray(value) for name, value in about.answer(about.seen[-1]).items()}
+
+    monkeypatch.setattr(LoadedModel, "run", watched)
+    return about
 
 
 @pytest.fixture(scope="session")

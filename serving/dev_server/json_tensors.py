@@ -85,10 +85,11 @@ def _by_column(rows: Any, signature: Any) -> dict[str, list[Any]]:
     if not _is_object(rows[0]):
         rows = [row if _is_object(row) else {_only_input(signature): row} for row in rows]
     for number, row in enumerate(rows):
-        if not _is_object(row) or set(row) != set(signature.inputs):
+        names = set(row) if _is_object(row) else set()
+        if odd := sorted(names ^ set(signature.inputs)):
             raise Refused(
-                f"Failed to process element: {number} of 'instances' list. JSON object: {_short(row)} keys must be "
-                f"equal to: {','.join(sorted(signature.inputs))}"
+                f"Failed to process element: {number} of 'instances' list. JSON object keys must be equal to: "
+                f"{','.join(sorted(signature.inputs))}; extra or missing: {','.join(odd)}"
             )
     return {name: [row[name] for row in rows] for name in signature.inputs}
 

@@ -95,8 +95,8 @@ def running(
     repository = Repository(models, load=LoadedModel, say=say)
     repository.start()
     with (
-        _rest(repository, host, rest_port) as rest_url,
         _grpc(repository, host, grpc_port) as grpc_target,
+        _rest(repository, host, rest_port) as rest_url,
         _following(repository, poll_seconds),
     ):
         yield DevelopmentServer(repository, rest_url, grpc_target)

@@ -10,7 +10,6 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from mixrank.schemas.encode import encode
-from mixrank.serving.dev_server import running
 from mixrank.serving.export.warmup import SIZES, WARMUP_FILE, write_warmup
 
 SIGNATURES = ("serving_default", "score_rows", "rank_candidates")
@@ -48,30 +47,6 @@ def test_requests_are_of_several_sizes(version, toy_export):
         item = "examples" if request.model_spec.signature_name == "serving_default" else "clip"
         sizes[request.model_spec.signature_name].append(request.inputs[item].tensor_shape.dim[0].size)
     assert sizes == {name: list(SIZES) for name in SIGNATURES}
-
-
-def test_the_development_server_answers_them_first(version):
-    with running({"toy": version.parent}) as server:
-        server.wait_for("toy", 1)
-
-
-def test_a_request_that_the_model_refuses_keeps_a_version_from_being_served(version, toy_spec, toy_data, tmp_path):
-    shutil.copytree(version, tmp_path / "toy" / "1")
-    row = {name: value for name, value in toy_data.rows["eval"][0].items() if name != "clip"}
-    with tf.io.TFRecordWriter(str(tmp_path / "toy" / "1" / WARMUP_FILE)) as writer:
-        request = logs(version)[0]
-        request.inputs["examples"].CopyFrom(tf.make_tensor_proto([encode_unchecked(toy_spec, row)]))
-        log = prediction_log_pb2.PredictLog(request=request)
-        writer.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())
-    with pytest.raises(ValueError, match="required column `clip` is missing"), running({"toy": tmp_path / "toy"}):
-        pass
-
-
-def encode_unchecked(spec, row):
-    """A tf.Example without its required item."""
-    example = tf.train.Example.FromString(encode(spec, row | {"clip": "x"}))
-    del example.features.feature["clip"]
-    return example.SerializeToString()
 
 
 def test_requests_need_rows(version, toy_spec):

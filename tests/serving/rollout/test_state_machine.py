@@ -11,9 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +19,9 @@ import pytest
 
 from mixrank.serving import model_config
 from mixrank.serving.base.model_versions import versions
+from mixrank.serving.dev_server import repository
+from mixrank.serving.dev_server.errors import Refused
+from mixrank.serving.dev_server.repository import Repository, Version
 from mixrank.serving.export.golden import read_golden, write_golden
 from mixrank.serving.rollout import model_server
 from mixrank.serving.rollout.log import Journal, locked
@@ -42,141 +43,65 @@ def save(folder, factor=0.25, weights=b"weights"):
     return folder
 
 
-class FakeServing:
-    """TensorFlow Serving as far as a roll-out sees it: it follows the models.config of a base, a step per question.
+class Scaled:
+    """In place of a loaded model: scores x as `factor` times x."""
 
-    A version takes one step in LOADING. Labels move a step after versions are unloaded, which is as late as it may be.
-    An existing label moves only to a version that is loaded, else no label moves.
-    Every step in which a label names a version that is not loaded is an outage.
+    def __init__(self, folder):
+        if (folder / "broken").exists():
+            raise ValueError("cannot parse the graph")
+        self.factor = float((folder / "factor").read_text())
+
+
+class Stepping(Repository):
+    """The development server without its network and TensorFlow; it looks at its files when it is asked.
+
+    An answer is what was so before the look, which is as late as it may be. `outages` are labels that named a version
+    that was unloaded before they moved.
     """
 
-    def __init__(self, config, name="shop", base=None):
-        self.config, self.name, self.lock = Path(config), name, threading.Lock()
-        self.base = Path(base or self.config.parent)
-        self.states, self.labels, self.outages, self.seen = {}, {}, [], {}
+    def __init__(self, config):
+        super().__init__(Path(config), load=Scaled)
+        self.outages = []
+        self.look()
 
-    def step(self):
-        entry = model_config.find(model_config.read(self.config), self.name)
-        if entry is None:
-            return
-        found = versions(self.base)
-        wanted = set(entry.model_version_policy.specific.versions) or {max(found)}
-        for version in wanted & set(found):
-            state = self.states.get(version)
-            if state is None or state == State("END"):
-                self.states[version] = State("LOADING")
-            elif state.name == "LOADING":
-                broken = (found[version] / "broken").exists()
-                self.states[version] = State("END", "cannot parse the graph") if broken else State("AVAILABLE")
-        for version in set(self.states) - wanted:
-            if self.states[version].name != "END":
-                self.states[version] = State("END")
-        moves, self.seen = self.seen, dict(entry.version_labels)
-        if all(self.available(version) or label not in self.labels for label, version in moves.items()):
-            self.labels = moves
-        self.outages += [pair for pair in self.labels.items() if not self.available(pair[1])]
-
-    def started(self):
-        """This server, once it has loaded what it found."""
-        self.step(), self.step(), self.step()
-        self.outages.clear()
-        return self
-
-    def available(self, version):
-        return self.states.get(version) == State("AVAILABLE")
+    def _move_labels(self, wanted):
+        for name, labels in self._labels.items():
+            self.outages += [each for each in labels.items() if self.models[name][each[1]].model is None]
+        super()._move_labels(wanted)
 
     # As `mixrank.serving.rollout.model_server.Server`.
 
     def state(self, version):
-        with self.lock:
-            self.step()
-            return self.states.get(version, State("UNKNOWN"))
+        found = self.models.get("shop", {}).get(version, Version("UNKNOWN"))
+        self.look()
+        return State(found.state, found.message)
 
     def resolve(self, label):
-        with self.lock:
-            self.step()
-            version = self.labels.get(label)
-            return version if self.available(version) else None
+        try:
+            return self.find("shop", label=label)[0]
+        except Refused:
+            return None
+        finally:
+            self.look()
 
     def score(self, version, instances):
-        factor = float((self.base / str(version) / "factor").read_text())
-        return [{"click": factor * instance["x"]} for instance in instances]
-
-
-def answer(serving, method, path, body):
-    """Status and JSON for a REST request, as TensorFlow Serving answers it."""
-    parts, _, verb = path.partition(":")
-    words = parts.split("/")
-    if words[1] != "v1":
-        return 404, {"error": "Not found"}
-    if len(words) < 4 or words[2] != "models":
-        return 400, {"error": f"Malformed request: {method} {path}"}
-    name, rest = words[3], words[4:]
-    if name != serving.name:
-        return 404, {"error": f"Could not find any versions of model {name}"}
-    version = None
-    if rest[:1] == ["versions"]:
-        version = int(rest[1])
-        state = serving.state(version)
-    elif rest[:1] == ["labels"]:
-        with serving.lock:
-            serving.step()
-            if rest[1] not in serving.labels:
-                return 400, {"error": f"Unrecognized servable version label: {rest[1]}"}
-            version = serving.labels[rest[1]]
-            state = serving.states.get(version, State("UNKNOWN"))
-    if method == "POST" and verb == "predict":
-        if state.name != "AVAILABLE":
-            return 404, {"error": f"Servable not found for request: Specific({name}, {version})"}
-        if body.get("signature_name") != "score_rows":
-            return 400, {"error": "Serving signature name not found"}
-        scores = serving.score(version, [{"x": x} for x in body["inputs"]["x"]])
-        # The name of a single output is left out.
-        return 200, {"outputs": [[each["click"]] for each in scores]}
-    if method == "GET" and rest[2:] == ["metadata"]:
-        if state.name != "AVAILABLE":
-            return 404, {"error": f"Servable not found for request: Specific({name}, {version})"}
-        signatures = {"score_rows": {"inputs": {"x": {}}, "outputs": {"click": {}}}}
-        spec = {"name": name, "signature_name": "", "version": str(version)}
-        return 200, {"model_spec": spec, "metadata": {"signature_def": {"signature_def": signatures}}}
-    if method == "GET" and rest[:1] == ["versions"] and len(rest) == 2:
-        if state.name == "UNKNOWN":
-            return 404, {"error": f"Could not find version {version} of model {name}"}
-        status = {"error_code": "UNKNOWN" if state.message else "OK", "error_message": state.message}
-        return 200, {"model_version_status": [{"version": rest[1], "state": state.name, "status": status}]}
-    return 400, {"error": f"Malformed request: {method} {path}"}
+        return [{"click": self.find("shop", version)[1].factor * instance["x"]} for instance in instances]
 
 
 @pytest.fixture
-def listen():
-    """Puts a `FakeServing` on a port."""
-    servers = []
+def shop(save_tiny, tmp_path):
+    """Versions 1 and 2 of the model `shop`, and `new` beside it, with the development server that follows them."""
+    from mixrank.serving.dev_server import running
 
-    def start(serving):
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                status, found = answer(serving, self.command, self.path, json.loads(body or b"{}"))
-                text = json.dumps(found).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            do_POST = do_GET
-
-            def log_message(self, *arguments):
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    base = tmp_path / "shop"
+    for folder, version, factor in ((base, 1, 0.25), (base, 2, 0.5), (tmp_path / "new", 9, 0.75)):
+        golden = save_tiny(folder, version, factor=factor) / "assets.extra" / "golden.jsonl"
+        golden.parent.mkdir()
+        rows = [{"x": 1.0, "page": ""}, {"x": 2.0, "page": ""}]
+        write_golden(golden, rows, [{"click": factor * row["x"], "buy": 1 - factor * row["x"]} for row in rows])
+    (base / "models.config").touch()
+    with running(base / "models.config", poll_seconds=0.02) as server:
+        yield SimpleNamespace(base=base, new=tmp_path / "new", url=server.rest_url)
 
 
 @pytest.fixture(autouse=True)
@@ -224,10 +149,8 @@ def rollout(base, serving=None, wait=5.0):
 # The commands.
 
 
-def test_a_version_goes_from_push_to_stable_and_back_without_an_outage(base, tmp_path, listen, mixrank):
-    serving = FakeServing(base / "models.config")
-    url = listen(serving)
-    model = save(tmp_path / "new", weights=b"newest.")
+def test_a_version_goes_from_push_to_stable_and_back(shop, mixrank):
+    base, url = shop.base, shop.url
 
     def succeeds(*arguments):
         result = mixrank(*arguments)
@@ -239,7 +162,7 @@ def test_a_version_goes_from_push_to_stable_and_back_without_an_outage(base, tmp
     assert (labels(base), loaded(base)) == ({"canary": 1}, {1})
     assert "version 1 scores 2 golden rows as expected" in succeeds("promote", base, "--url", url)
     assert labels(base) == {"stable": 1, "canary": 1}
-    pushed = succeeds("push", base, model)
+    pushed = succeeds("push", base, shop.new)
     (third,) = set(versions(base)) - {1, 2}
     assert f"pushed version {third}; nothing serves it yet" in pushed and loaded(base) == {1}
     assert abs(third - time.time()) < 60
@@ -251,16 +174,15 @@ def test_a_version_goes_from_push_to_stable_and_back_without_an_outage(base, tmp
     succeeds("rollback", base, "--url", url)
     assert (labels(base), loaded(base)) == ({"stable": 1, "canary": 1}, {1})
     assert RestServer(url, "shop").resolve("stable") == 1
-    assert RestServer(url, "shop").state(third) == State("END")
-    assert serving.outages == []
+    model_server.wait_label(RestServer(url, "shop"), "previous", None, seconds=20)
 
 
-def test_status_is_a_table_of_what_is_there_and_what_is_served(base, listen, mixrank, tmp_path):
-    url = listen(FakeServing(base / "models.config"))
+def test_status_is_a_table_of_what_is_there_and_what_is_served(shop, mixrank):
+    base, url = shop.base, shop.url
     (base / "2" / "assets.extra" / "mixrank.json").write_text('{"model": {"name": "hemix", "preset": "tiny"}}')
     mixrank("canary", base, "--version", 1, "--url", url), mixrank("promote", base, "--url", url)
     mixrank("canary", base, "--version", 2, "--url", url, "--unchecked")
-    mixrank("push", base, save(tmp_path / "new", weights=b"newest."))
+    mixrank("push", base, shop.new)
     result = mixrank("status", base, "--url", url)
     assert result.exit_code == 0, result.output
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.output.splitlines() if "│" in line]
@@ -329,7 +251,7 @@ def test_after_a_trial_has_ended_rollback_still_goes_back(base):
 
 
 def test_rollback_returns_to_a_named_version_that_it_loads_first(base):
-    serving = FakeServing(base / "models.config")
+    serving = Stepping(base / "models.config")
     steps = rollout(base, serving)
     steps.canary(2), steps.promote()
     with pytest.raises(ValueError, match="no previous stable version to return to; name a version: --to VERSION"):
@@ -342,7 +264,7 @@ def test_rollback_returns_to_a_named_version_that_it_loads_first(base):
 
 def test_a_repeated_rollback_changes_nothing(base):
     said = []
-    steps = Rollout(base, server=FakeServing(base / "models.config"), say=said.append)
+    steps = Rollout(base, server=Stepping(base / "models.config"), say=said.append)
     steps.canary(1), steps.promote(), steps.canary(2), steps.promote()
     assert steps.rollback() == steps.rollback() == 1
     assert said[-1] == "version 1 is stable already, by the last rollback; to go further back, name a version: --to"
@@ -375,25 +297,24 @@ def test_mistakes_are_one_readable_line(base, tmp_path, mixrank, arguments, mess
 # Golden rows.
 
 
-def test_a_version_that_scores_golden_rows_otherwise_is_not_promoted(base, listen, mixrank):
-    serving = FakeServing(base / "models.config")
-    url = listen(serving)
-    (base / "2" / "factor").write_text("0.2500001")
-    rollout(base, serving).canary(1), rollout(base, serving).promote()
-    mixrank("canary", base, "--version", 2, "--url", url)
+def test_a_version_that_scores_golden_rows_otherwise_is_not_promoted(shop, mixrank):
+    base, url = shop.base, shop.url
+    mixrank("canary", base, "--version", 1, "--url", url), mixrank("promote", base, "--url", url)
+    golden = base / "2" / "assets.extra" / "golden.jsonl"
+    write_golden(golden, [{"x": 1.0, "page": ""}] * 2, [{"click": 0.5}, {"click": 0.48}])
+    assert mixrank("canary", base, "--version", 2, "--url", url, "--unchecked").exit_code == 0
     before = (base / "models.config").read_bytes()
-    (base / "2" / "factor").write_text("0.26")
     result = mixrank("promote", base, "--url", url)
     assert result.exit_code == 1
     assert "off by 0.02, more than the tolerance 0.0001" in result.output
-    assert "golden row 2, click: 0.52 instead of 0.5" in result.output
+    assert "golden row 2, click: 0.5 instead of 0.48" in result.output
     assert (base / "models.config").read_bytes() == before
     assert mixrank("promote", base, "--url", url, "--tolerance", 0.03).exit_code == 0
     assert labels(base)["stable"] == 2
 
 
 def test_a_canary_that_scores_golden_rows_otherwise_gets_no_label_and_is_unloaded(base):
-    serving = FakeServing(base / "models.config")
+    serving = Stepping(base / "models.config")
     steps = rollout(base, serving)
     steps.canary(1), steps.promote()
     (base / "2" / "factor").write_text("nan")
@@ -404,20 +325,19 @@ def test_a_canary_that_scores_golden_rows_otherwise_gets_no_label_and_is_unloade
 
 
 def test_a_server_that_has_not_loaded_the_canary_stops_a_promotion(base):
-    serving = FakeServing(base / "models.config")
+    serving = Stepping(base / "models.config")
     rollout(base).canary(1)
     steps = rollout(base, serving)
-    with pytest.raises(ValueError, match="the server is not ready: version 1 is LOADING"):
+    with pytest.raises(ValueError, match="the server is not ready: version 1 is UNKNOWN"):
         steps.promote()
     assert labels(base) == {"canary": 1}
-    serving.step()
     steps.promote()
     assert labels(base) == {"stable": 1, "canary": 1}
 
 
 def test_a_version_without_golden_rows_needs_a_word_to_be_promoted(base):
     (base / "1" / "assets.extra" / "golden.jsonl").unlink()
-    steps = rollout(base, FakeServing(base / "models.config"))
+    steps = rollout(base, Stepping(base / "models.config"))
     steps.canary(1)
     with pytest.raises(ValueError, match="version 1 has no golden rows to check"):
         steps.promote()
@@ -484,15 +404,13 @@ def test_a_golden_file_that_is_none_is_refused(tmp_path, text, message):
 # The server.
 
 
-def test_a_version_that_does_not_load_gets_no_label_and_the_others_keep_serving(base, listen, mixrank):
-    serving = FakeServing(base / "models.config")
-    url = listen(serving)
+def test_a_version_that_does_not_load_gets_no_label_and_the_others_keep_serving(base):
+    serving = Stepping(base / "models.config")
     rollout(base, serving).canary(1), rollout(base, serving).promote()
     before = (base / "models.config").read_bytes()
     (base / "2" / "broken").touch()
-    result = mixrank("canary", base, "--url", url)
-    assert result.exit_code == 1
-    assert "the server could not load version 2: cannot parse the graph" in result.output
+    with pytest.raises(ValueError, match="the server could not load version 2: cannot parse the graph"):
+        rollout(base, serving).canary()
     assert (base / "models.config").read_bytes() == before
     assert serving.resolve("stable") == 1 and serving.outages == []
 
@@ -500,12 +418,12 @@ def test_a_version_that_does_not_load_gets_no_label_and_the_others_keep_serving(
 def test_a_first_version_that_does_not_load_leaves_no_model_behind(base):
     (base / "2" / "broken").touch()
     with pytest.raises(ValueError, match="could not load version 2"):
-        rollout(base, FakeServing(base / "models.config")).canary()
+        rollout(base, Stepping(base / "models.config")).canary()
     assert model_config.find(model_config.read(base / "models.config"), "shop") is None
 
 
 def test_a_failure_of_an_earlier_attempt_is_not_taken_for_one_of_this(base, monkeypatch):
-    serving = FakeServing(base / "models.config")
+    serving = Stepping(base / "models.config")
     answers = iter([State("END", "out of memory"), State("END", "out of memory"), State("LOADING"), State("AVAILABLE")])
     monkeypatch.setattr(serving, "state", lambda version: next(answers))
     model_server.wait_available(serving, 1, seconds=5)
@@ -513,14 +431,14 @@ def test_a_failure_of_an_earlier_attempt_is_not_taken_for_one_of_this(base, monk
 
 
 def test_a_server_that_never_looks_at_the_file_is_told_apart(base, tmp_path):
-    blind = FakeServing(tmp_path / "another.config")
+    blind = Stepping(tmp_path / "another.config")
     with pytest.raises(ValueError, match="version 2 is UNKNOWN after 0 s; was the server started with --model_config"):
         rollout(base, blind, wait=0).canary()
     assert labels(base) == {}
 
 
 def test_a_label_that_the_server_does_not_take_is_an_error_and_the_command_can_go_on(base, monkeypatch):
-    serving = FakeServing(base / "models.config")
+    serving = Stepping(base / "models.config")
     steps = rollout(base, serving)
     steps.canary(1), steps.promote(), steps.canary(2), steps.promote()
     monkeypatch.setattr(serving, "resolve", lambda label: 2)
@@ -533,21 +451,18 @@ def test_a_label_that_the_server_does_not_take_is_an_error_and_the_command_can_g
     assert (labels(base), loaded(base), serving.outages) == ({"stable": 1, "canary": 1}, {1}, [])
 
 
-def test_a_deployed_version_is_followed_by_what_the_pusher_adds(base, tmp_path, listen, mixrank):
+def test_a_deployed_version_is_followed_by_what_the_pusher_adds(base, tmp_path, monkeypatch):
     from mixrank.serving.rollout.deployment import Options, served, write_deployment
 
     write_deployment(tmp_path / "out", [served(base / "1")], Options())
     config = tmp_path / "out" / "models.config"
-    serving = FakeServing(config, base=base).started()
-    options = ["--config", config, "--url", listen(serving)]
-    assert serving.labels == {"stable": 1, "canary": 1}, "version 2 was there and is not served"
-    for command in ("canary", "promote"):
-        result = mixrank(command, base, *options)
-        assert result.exit_code == 0, result.output
-        assert f"--config {config}" in result.output
-    assert serving.resolve("stable") == 2 and serving.outages == []
-    assert mixrank("rollback", base, *options).exit_code == 0
-    assert serving.resolve("stable") == 1 and serving.outages == []
+    # In the container the folder has another path.
+    monkeypatch.setattr(repository, "versions", lambda path: versions({Path("/models/shop"): base}[path]))
+    serving = Stepping(config)
+    steps = Rollout(base, config=config, server=serving, wait=5.0, say=str)
+    assert serving.resolve("canary") == 1, "version 2 was there and is not served"
+    assert (steps.canary(), steps.promote(), serving.resolve("stable")) == (2, 2, 2)
+    assert (steps.rollback(), serving.resolve("stable"), serving.outages) == (1, 1, [])
     (entry,) = model_config.read(config).model_config_list.config
     assert entry.base_path == "/models/shop"
 
@@ -588,7 +503,7 @@ def test_the_same_model_is_not_pushed_twice(base, tmp_path):
 
 
 def test_pruning_never_removes_what_is_labelled(base, tmp_path):
-    steps = rollout(base, FakeServing(base / "models.config"))
+    steps = rollout(base, Stepping(base / "models.config"))
     for number in (3, 4, 5, 6):
         save(base / str(number), weights=b"version" + bytes([number]))
     steps.canary(1), steps.promote(), steps.canary(3), steps.promote(), steps.canary(4)
@@ -672,11 +587,14 @@ def drive(scenario, template, folder):
     while True:
         # Links are enough: whoever changes a file writes another and renames it.
         shutil.copytree(template, folder / str(number), copy_function=os.link)
+        base = folder / str(number) / "shop"
+        config = model_config.read(base / "models.config")
+        config.model_config_list.config[0].base_path = str(base)
+        model_config.write(base / "models.config", config)
         child = os.fork()
         if not child:
             kill_at(number)
-            base = folder / str(number) / "shop"
-            SCENARIOS[scenario][1](rollout(base, FakeServing(base / "models.config").started()))
+            SCENARIOS[scenario][1](rollout(base, Stepping(base / "models.config")))
             os._exit(0)
         status = os.waitpid(child, 0)[1]
         if os.WIFEXITED(status):
@@ -740,7 +658,7 @@ def test_a_kill_leaves_the_old_or_the_new_state_and_the_command_can_be_repeated(
         for path in found.values():
             assert {each.relative_to(path) for each in path.rglob("*")} == whole
             assert (path / "variables" / "variables.data-00000-of-00001").stat().st_size == 8
-        serving = FakeServing(base / "models.config").started()
+        serving = Stepping(base / "models.config")
         command(rollout(base, serving))
         assert labels(base) == after and serving.outages == []
         assert loaded(base) == set(after.values())
