@@ -52,14 +52,18 @@ def predict(
         bool, typer.Option("--drop-unknown", help="Drop fields that the model does not know.")
     ] = False,
     example: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Print example rows for the model in this folder, and stop.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Print example rows for the model in this folder, or with --rank a request, and stop."
+        ),
     ] = None,
+    count: Annotated[int, typer.Option(help="Rows, or candidates of the request, that --example prints.")] = 3,
 ) -> None:
     """Score rows, or rank candidates: JSON lines in, JSON lines out."""
     from mixrank.pipeline.commands.request_files import example_lines, read_lines
 
     if example is not None:
-        for line in example_lines(example, rank):
+        for line in example_lines(example, rank, count):
             typer.echo(json.dumps(line))
         kind, option = ("requests", " --rank") if rank else ("rows", "")
         _next(
@@ -89,9 +93,9 @@ def predict(
                     raise ValueError(f"{option} is for a server; {target} is a folder")
             scorer = _local(Path(target), version, drop_unknown)
         answers = _rank(scorer, lines) if rank else _score(scorer, lines)
-        count = _write(answers, output, rank)
+        scored = _write(answers, output, rank)
     errors.print(
-        f"{count} {'requests' if rank else 'rows'} scored by {target}", style="dim", soft_wrap=True, highlight=False
+        f"{scored} {'requests' if rank else 'rows'} scored by {target}", style="dim", soft_wrap=True, highlight=False
     )
     if output is None:
         again = f"{target} {rows}{' --rank' if rank else ''}"

@@ -15,8 +15,8 @@ from mixrank.schemas.synthetic import toy_rows
 from mixrank.serving.base import find_version, load_spec
 from mixrank.serving.export import GOLDEN_FILE, read_golden
 
-# Rows of an example, and events of a history in one that is drawn.
-EXAMPLES, EVENTS = 3, 3
+# Events of a history in a row that is drawn.
+EVENTS = 3
 
 
 @dataclass(frozen=True)
@@ -94,21 +94,24 @@ def _check_request(where: str, value: dict[str, Any]) -> None:
         )
 
 
-def example_lines(folder: Path, rank: bool, count: int = EXAMPLES) -> list[dict[str, Any]]:
-    """Rows that a model can score, or one request with candidates: golden rows where it has some, else drawn ones.
+def example_lines(folder: Path, rank: bool, count: int) -> list[dict[str, Any]]:
+    """Rows that a model can score, or one request with candidates: its golden rows, then drawn ones.
 
     Args:
         folder: a version, or a folder of versions.
         rank: whether a request is wanted.
-        count: most rows, >= 1.
+        count: rows or candidates, >= 1.
 
     Raises:
-        ValueError: if there is no feature spec.
+        ValueError: if there is no feature spec, or `count` is below 1.
     """
+    if count < 1:
+        raise ValueError(f"--count must be at least 1, received {count}")
     version = find_version(folder)
     spec = load_spec(version)
     file = version / GOLDEN_FILE
-    rows = [each.row for each in read_golden(file)][:count] if file.is_file() else _drawn(spec, count)
+    rows = [each.row for each in read_golden(file)][:count] if file.is_file() else []
+    rows += _drawn(spec, count - len(rows))
     if not rank:
         return rows
     items = {column.name for column in columns(spec) if column.candidate}

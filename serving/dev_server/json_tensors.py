@@ -19,7 +19,7 @@ import tensorflow as tf
 from mixrank.serving.dev_server.errors import Refused
 
 # Kind of a NumPy type -> what JSON may hold for it. A dict is {"b64": ...}; a bool is no number.
-_TYPES = {"O": {str, dict}, "b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
+_TYPES: dict[str, set[type]] = {"O": {str, dict}, "b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
 _WEB_SAFE = str.maketrans("-_", "+/")
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
@@ -25,37 +23,6 @@ def mixrank(monkeypatch):
     app = typer.Typer(pretty_exceptions_enable=False)
     app.command()(predict)
     return lambda *arguments, **given: CliRunner().invoke(app, [str(each) for each in arguments], **given)
-
-
-@pytest.fixture
-def server():
-    """A server whose `click` is a tenth of x, or what `answer` says; `seen` has path and inputs of every request."""
-    about = SimpleNamespace(seen=[], answer=lambda inputs: (200, {"outputs": scores(inputs)}))
-
-    def scores(inputs):
-        values = [[x / 10] for x in inputs["x"]]
-        return {"click": values, "buy": [[(1 - x) / 10] for x in inputs["x"]]}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            about.seen.append((self.path, body["signature_name"], body["inputs"]))
-            status, answer = about.answer(body["inputs"])
-            text = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, *arguments):
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
-    about.url = f"http://127.0.0.1:{listening.server_port}"
-    yield about
-    listening.shutdown()
-    listening.server_close()
 
 
 @pytest.fixture
@@ -98,45 +65,51 @@ def out(result):
 ROW = {"page": "cart", "person": 7, "clip": "a"}
 
 
-def test_rows_of_a_file_are_scored_in_order(mixrank, server, tmp_path):
-    rows = jsonl(tmp_path / "rows.jsonl", *({"x": number} for number in range(130)))
-    result = mixrank(server.url, rows, "--model", "toy", "--label", "stable")
-    assert [line["click"] for line in out(result)] == pytest.approx([number / 10 for number in range(130)])
-    assert [path for path, _, _ in server.seen] == ["/v1/models/toy/labels/stable:predict"] * 2
-    assert [len(inputs["x"]) for _, _, inputs in server.seen] == [128, 2]
+@pytest.fixture
+def url(tiny_server):
+    return tiny_server.rest_url
+
+
+def xs(*values):
+    return [{"x": value, "page": ""} for value in values]
+
+
+def test_rows_of_a_file_are_scored_in_order(mixrank, url, served, tmp_path):
+    rows = jsonl(tmp_path / "rows.jsonl", *xs(*range(130)))
+    result = mixrank(url, rows, "--model", "tiny", "--label", "stable")
+    assert [line["click"] for line in out(result)] == pytest.approx([number / 5 for number in range(130)])
+    assert [len(inputs["x"]) for inputs in served.seen] == [128, 2]
     assert "130 rows scored" in result.stderr and "next:\n  mixrank predict http" in result.stderr
 
 
-def test_candidates_come_with_their_order_by_the_first_task(mixrank, server, tmp_path):
+def test_candidates_come_with_their_order_by_the_first_task(mixrank, url, tmp_path):
     requests = jsonl(
         tmp_path / "requests.jsonl",
         {"request": {"user": 1}, "candidates": [{"x": 3}, {"x": 9}, {"x": 5}]},
         {"request": {"user": 2}, "candidates": [{"x": 4}]},
     )
-    first, second = out(mixrank(server.url, requests, "--model", "toy", "--rank"))
+    first, second = out(mixrank(url, requests, "--model", "tiny", "--rank"))
     # Without a spec the tasks stand in alphabetical order: `buy` falls with x.
     assert first["order"] == [0, 2, 1] and second["order"] == [0]
     assert [score["click"] for score in first["scores"]] == pytest.approx([0.3, 0.9, 0.5])
-    assert server.seen[0][1:] == ("rank_candidates", {"user": 1, "x": [3, 9, 5]})
 
 
-def test_standard_input_and_json_lists_are_read(mixrank, server, tmp_path):
-    result = mixrank(server.url, "-", "--model", "toy", input='{"x": 1}\n\n{"x": 2}\n')
-    assert [line["click"] for line in out(result)] == pytest.approx([0.1, 0.2])
-    (tmp_path / "rows.json").write_text(json.dumps([{"x": 3}, {"x": 4}], indent=1))
-    assert [line["click"] for line in out(mixrank(server.url, tmp_path / "rows.json", "--model", "toy"))] == [0.3, 0.4]
-    (tmp_path / "rows.json").write_text('{\n"x": 5}')
-    assert [line["click"] for line in out(mixrank(server.url, tmp_path / "rows.json", "--model", "toy"))] == [0.5]
+def test_standard_input_and_json_lists_are_read(mixrank, url, tmp_path):
+    def clicks(rows, **given):
+        return [line["click"] for line in out(mixrank(url, rows, "--model", "tiny", **given))]
+
+    assert clicks("-", input='{"x": 1, "page": ""}\n\n{"x": 2, "page": ""}\n') == pytest.approx([0.1, 0.2])
+    (tmp_path / "rows.json").write_text(json.dumps(xs(3, 4), indent=1))
+    assert clicks(tmp_path / "rows.json") == [0.3, 0.4]
+    (tmp_path / "rows.json").write_text('{\n"x": 5, "page": ""}')
+    assert clicks(tmp_path / "rows.json") == [0.5]
 
 
-def test_a_spec_names_the_model_and_pads_rows(mixrank, server, folder, tmp_path):
-    server.answer = lambda inputs: (200, {"outputs": {"click": [[0.5]], "buy": [[0.25]]}})
+def test_a_spec_names_the_model(mixrank, url, folder, tmp_path):
     rows = jsonl(tmp_path / "rows.jsonl", ROW)
     for spec in (folder, folder / "4"):
-        assert out(mixrank(server.url, rows, "--spec", spec, "--version", 4)) == [{"click": 0.5, "buy": 0.25}]
-    path, signature, inputs = server.seen[1]
-    assert (path, signature) == ("/v1/models/toy/versions/4:predict", "score_rows")
-    assert inputs["tag"] == [["", "", ""]]
+        result = mixrank(url, rows, "--spec", spec, "--version", 4)
+        assert f"line 1: model `toy`, version 4 at {url}: NOT_FOUND: " in result.stderr
 
 
 def test_a_folder_is_scored_without_a_server(mixrank, local, tmp_path):
@@ -187,19 +160,18 @@ def test_a_terminal_shows_a_table(mixrank, local, tmp_path, monkeypatch):
         (b'{"request": {}, "candidates": []}\n', ["--rank"], "line 1: a request needs at least one candidate"),
     ],
 )
-def test_a_malformed_line_is_named(mixrank, server, tmp_path, text, options, message):
+def test_a_malformed_line_is_named(mixrank, url, tmp_path, text, options, message):
     (tmp_path / "rows.jsonl").write_bytes(text)
-    result = mixrank(server.url, tmp_path / "rows.jsonl", "--model", "toy", *options)
+    result = mixrank(url, tmp_path / "rows.jsonl", "--model", "tiny", *options)
     assert result.exit_code == 1 and message in result.stderr, result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_a_refusal_of_the_server_names_the_lines_of_the_request(mixrank, server, tmp_path):
-    server.answer = lambda inputs: (400, {"error": "no such input"})
+def test_a_refusal_of_the_server_names_the_lines_of_the_request(mixrank, url, tmp_path):
     rows = jsonl(tmp_path / "rows.jsonl", {"z": 1}, {"z": 2})
-    result = mixrank(server.url, rows, "--model", "toy")
+    result = mixrank(url, rows, "--model", "tiny")
     assert result.exit_code == 1
-    assert f"rows.jsonl, line 1 to 2: model `toy` at {server.url}: INVALID_ARGUMENT: no such input" in result.stderr
+    assert f"rows.jsonl, line 1 to 2: model `tiny` at {url}: INVALID_ARGUMENT: " in result.stderr
 
 
 def test_a_failure_leaves_the_old_output(mixrank, local, tmp_path):
@@ -225,6 +197,7 @@ def test_a_failure_leaves_the_old_output(mixrank, local, tmp_path):
         (["{folder}", "{rows}", "--version", "9"], "there is no version 9 in "),
         (["{folder}/nowhere", "{rows}"], "there is no folder "),
         (["--example", "{tmp}"], "holds no assets.extra/mixrank.json"),
+        (["--example", "{folder}", "--count", "0"], "--count must be at least 1, received 0"),
     ],
 )
 def test_mistakes_are_one_readable_line(mixrank, folder, tmp_path, arguments, message):
@@ -249,6 +222,8 @@ def test_examples_are_the_golden_rows_where_there_are_some(mixrank, folder):
     golden = [ROW | {"clip": f"c{number}", "price": 1.5} for number in range(5)]
     write_golden(folder / "4" / "assets.extra" / "golden.jsonl", golden, [{"click": 0.5}] * 5)
     assert out(mixrank("--example", folder)) == golden[:3]
+    more = out(mixrank("--example", folder, "--count", 7))
+    assert more[:5] == golden and len(more) == 7 and "clip" in more[6]
     candidates = [{"clip": f"c{number}", "price": 1.5} for number in range(3)]
     assert out(mixrank("--example", folder / "4", "--rank")) == [
         {"request": {"page": "cart", "person": 7}, "candidates": candidates}
