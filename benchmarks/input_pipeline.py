@@ -9,7 +9,6 @@ that reading, parsing and shuffling hide behind the training step.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -30,15 +29,15 @@ def main() -> None:
     import tensorflow as tf
     import tensorflow_transform as tft
 
-    from mixrank.components.training import ModelSettings, TrainSettings, build_model, training_stream, transformed_rows
-    from mixrank.schemas import FeatureSpec
+    from mixrank.components.training import build_model, training_stream, transformed_rows
+    from mixrank.pipeline.config import RunConfig
+    from mixrank.pipeline.run_record import RunRecord, split_files
 
-    about = json.loads((arguments.run / "run.json").read_text())
-    spec = FeatureSpec.model_validate(about["spec"])
-    settings = TrainSettings.model_validate(about["config"]["train"])
-    model_settings = ModelSettings.model_validate(about["config"]["model"])
-    transform_output = tft.TFTransformOutput(about["transform_graph"])
-    pattern = str(Path(about["transformed_examples"], "Split-train", "*"))
+    run = RunRecord.read(arguments.run)
+    config = RunConfig.model_validate(run.config)
+    spec, settings, model_settings = run.spec, config.train, config.model
+    transform_output = tft.TFTransformOutput(str(run.rows.transform_graph))
+    pattern = split_files(run.rows.transformed)["train"]
     rows = transformed_rows(spec, [pattern], transform_output)
     steps_per_pass = rows.count() // settings.batch_size
     needed = (arguments.turns + 2) * arguments.steps
@@ -70,7 +69,7 @@ def main() -> None:
     rate(cached), rate(real)
     pairs = [(rate(cached), rate(real)) for _ in range(arguments.turns)]
     ratios = sorted(b / a for a, b in pairs)
-    print(f"model {about['config']['model']['name']}, batch {settings.batch_size}, {arguments.steps} steps a turn")
+    print(f"model {model_settings.name}, batch {settings.batch_size}, {arguments.steps} steps a turn")
     print(f"one cached batch  {statistics.median(a for a, _ in pairs):7.1f} steps/s")
     print(f"real rows         {statistics.median(b for _, b in pairs):7.1f} steps/s")
     print(f"ratio             {statistics.median(ratios):7.2f}   ({ratios[0]:.2f} to {ratios[-1]:.2f})")

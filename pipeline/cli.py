@@ -23,11 +23,11 @@ from mixrank.pipeline import commands
 PANELS = {
     "Train and judge": {
         "run": "run.run",
-        "train": "run.train",
+        "train": "train.train",
         "compare": "compare.compare",
         "tune": "compare.tune",
-        "incumbent": "run.incumbent",
-        "report": "run.report",
+        "tfrs-baseline": "train.tfrs_baseline",
+        "report": "report.report",
     },
     "Look": {
         "features": "inspect.features",
@@ -44,7 +44,7 @@ PANELS = {
         "rollout": "rollout.rollout",
     },
     "Score and watch": {"score": "score.score", "drift": "drift.drift"},
-    "Kubeflow": {"compile": "kubeflow.compile_", "submit": "submit.submit"},
+    "Kubeflow": {"compile": "kubeflow.compile_spec", "submit": "kubeflow.submit"},
 }
 # A command of commands: its module has an `app`, whose callback is the function above.
 GROUPS = ("rollout",)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
+from mixrank.pipeline.baselines import BASELINE_FILE, fit_additive
 from mixrank.pipeline.config import RunConfig
-from mixrank.pipeline.runners import BASELINE_FILE, LOG_FILE, RUN_FILE, quiet
+from mixrank.pipeline.run_record import RUN_FILE, RunRecord, is_run, split_files
+from mixrank.pipeline.runners import LOG_FILE, quiet
 from mixrank.schemas import Dataset
-from mixrank.schemas.files import write_atomically
 
 
 def train_only(config: RunConfig) -> Path:
@@ -34,43 +34,38 @@ def train_only(config: RunConfig) -> Path:
     prepare_devices(config.train.replicas)
     started = datetime.now()
     folder = new_folder(config, started)
+    export = folder / "export"
     with quiet(folder / LOG_FILE):
         train_model(
             spec=dataset.spec,
             model_settings=config.model,
             settings=config.train.model_copy(update={"warm_start": config.warm_start_folder()}),
-            patterns=patterns(earlier, dataset),
-            transform_output=tft.TFTransformOutput(earlier["transform_graph"]),
+            patterns=split_files(earlier.rows.transformed),
+            transform_output=tft.TFTransformOutput(str(earlier.rows.transform_graph)),
             checkpoints=folder / "checkpoints",
             run_dir=folder / "model_run",
-            export_dir=folder / "export",
+            export_dir=export,
         )
-    describe(config, earlier, folder, started, export=str(folder / "export"))
+    record_training(config, earlier, folder, started, export)
     return folder
 
 
-def last_run(config: RunConfig) -> tuple[dict[str, Any], Dataset]:
-    """What `run.json` says of the config's last run, and the dataset.
+def last_run(config: RunConfig) -> tuple[RunRecord, Dataset]:
+    """The config's last run, and the dataset.
 
     Raises:
         ValueError: if there is no earlier run, or it was of another dataset or feature spec.
     """
     source = config.run_dir / RUN_FILE
-    if not source.is_file():
+    if not is_run(config.run_dir):
         raise ValueError(f"{source} does not exist: run the pipeline once first, `mixrank run` with the same config")
-    earlier = json.loads(source.read_text())
-    if earlier["config"]["dataset"] != config.dataset:
-        raise ValueError(f"{source} is a run of dataset {earlier['config']['dataset']}, not of {config.dataset}")
+    earlier = RunRecord.read(config.run_dir)
+    if earlier.dataset != config.dataset:
+        raise ValueError(f"{source} is a run of dataset {earlier.dataset}, not of {config.dataset}")
     dataset = config.load_dataset()
-    if dataset.spec.model_dump(mode="json") != earlier.get("spec"):
+    if dataset.spec != earlier.spec:
         raise ValueError(f"the feature spec of {config.dataset} has changed since {source}: `mixrank run` it again")
     return earlier, dataset
-
-
-def patterns(earlier: dict[str, Any], dataset: Dataset) -> dict[str, str]:
-    """Split -> files of an earlier run's transformed rows."""
-    rows = Path(earlier["transformed_examples"])
-    return {split: str(rows / f"Split-{split}" / "*") for split in dataset.split_names}
 
 
 def new_folder(config: RunConfig, started: datetime, suffix: str = "") -> Path:
@@ -80,8 +75,10 @@ def new_folder(config: RunConfig, started: datetime, suffix: str = "") -> Path:
     return folder
 
 
-def describe(config: RunConfig, earlier: dict[str, Any], folder: Path, started: datetime, export: str | None) -> None:
-    """Writes what makes the folder of a training look like a run folder: `run.json`, and the run's baseline.
+def record_training(
+    config: RunConfig, earlier: RunRecord, folder: Path, started: datetime, export: Path | None
+) -> None:
+    """Makes the folder of a training a run folder: its record, and the baseline on the same rows.
 
     Args:
         config: settings of the training.
@@ -90,21 +87,24 @@ def describe(config: RunConfig, earlier: dict[str, Any], folder: Path, started: 
         started: when the training began.
         export: folder of the SavedModel, or None where none was exported.
     """
-    if (baseline := config.run_dir / BASELINE_FILE).exists():
-        write_atomically(folder / BASELINE_FILE, lambda path: path.write_bytes(baseline.read_bytes()))
     finished = datetime.now()
-    described = {
-        **earlier,
-        "name": f"{config.name}/{folder.name}",
-        "config": config.model_dump(mode="json"),
-        "started": started.isoformat(timespec="seconds"),
-        "finished": finished.isoformat(timespec="seconds"),
-        "seconds": {"Trainer": (finished - started).total_seconds()},
-        "blessed": False,
-        "reasons": ["trained alone; nothing was judged"],
-        "pushed": None,
-        "evaluation": None,
-        "model_run": str(folder / "model_run"),
-        "export": export,
-    }
-    write_atomically(folder / RUN_FILE, lambda path: path.write_text(json.dumps(described, indent=1)))
+    record = RunRecord(
+        name=f"{config.name}/{folder.name}",
+        dataset=config.dataset,
+        config=config.model_dump(mode="json"),
+        spec=earlier.spec,
+        splits=config.train.splits,
+        started=started,
+        finished=finished,
+        seconds={"Trainer": (finished - started).total_seconds()},
+        rows=earlier.rows,
+        model_run=folder / "model_run",
+        export=export,
+        judgement=None,
+    )
+    known = config.run_dir / BASELINE_FILE
+    if earlier.splits == record.splits and known.is_file():
+        shutil.copy(known, folder / BASELINE_FILE)
+    else:
+        fit_additive(record, folder / BASELINE_FILE)
+    record.write(folder)

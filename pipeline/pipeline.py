@@ -21,10 +21,11 @@ from mixrank.components.validation import ExampleValidator
 from mixrank.layers import registry
 from mixrank.pipeline import fingerprint
 from mixrank.pipeline.config import RunConfig
+from mixrank.schemas import Dataset
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """What differs between this machine and a cluster; a value may be a parameter of the run there.
 
     Args:
@@ -52,9 +53,9 @@ class Place:
     metadata: Path | None
 
 
-def this_machine(config: RunConfig) -> Place:
+def this_machine(config: RunConfig) -> Target:
     """Everything below the run's folder."""
-    return Place(
+    return Target(
         name=config.name,
         root=str(config.run_dir / "artifacts"),
         data=str(config.data_dir()),
@@ -68,26 +69,26 @@ def this_machine(config: RunConfig) -> Place:
     )
 
 
-def create_pipeline(config: RunConfig, place: Place) -> tfx.dsl.Pipeline:
+def create_pipeline(config: RunConfig, dataset: Dataset, target: Target) -> tfx.dsl.Pipeline:
     """Components and their order.
 
     Args:
         config: the run.
-        place: where it runs.
+        dataset: its dataset.
+        target: where it runs.
 
     Returns:
         A TFX pipeline for any runner.
     """
-    dataset = config.load_dataset()
-    spec, splits, source = dataset.spec, dataset.split_names, place.source
+    spec, splits, source = dataset.spec, dataset.split_names, target.source
 
     # Impressions joined with user and item features, both histories built point-in-time, split by time.
     examples = build_example_gen(
         dataset,
-        place.data,
+        target.data,
         config.shards,
         source_hash=source("mixrank.components.examples.example_gen"),
-        split_days=place.split_days,
+        split_days=target.split_days,
     )
 
     # What the spec promises, as a TFMD schema.
@@ -117,13 +118,13 @@ def create_pipeline(config: RunConfig, place: Place) -> tfx.dsl.Pipeline:
     transform.add_upstream_node(validator)
 
     # The model to beat, and perhaps to begin from: the newest version that was pushed.
-    pushed = LastPushed(push_to=place.push_to, version=place.pushed)
+    pushed = LastPushed(push_to=target.push_to, version=target.pushed)
 
     # Trains under MirroredStrategy, exports, and scores the evaluation split row by row.
     settings = {
         "spec": spec.to_json(),
         # What a config leaves to the code is known to its fingerprint.
-        "model": config.model.model_dump_json(exclude={"preset"}, exclude_defaults=True),
+        "model": config.model.model_dump_json(exclude_defaults=True),
         "train": config.train.model_dump_json(exclude_defaults=True),
         "source": source(
             "mixrank.components.training.trainer",
@@ -138,8 +139,8 @@ def create_pipeline(config: RunConfig, place: Place) -> tfx.dsl.Pipeline:
         base_model=pushed.outputs["model"] if config.train.warm_start == PUSHED else None,
         splits=splits,
         # A killed run resumes only a training with the same settings and code.
-        custom_config={**settings, "checkpoints": str(place.checkpoints / fingerprint.of_values(*settings.values()))},
-        preset=place.preset,
+        custom_config={**settings, "checkpoints": str(target.checkpoints / fingerprint.of_values(*settings.values()))},
+        preset=target.preset,
     )
 
     # AUC, GAUC, log loss and calibration per task and scenario; blesses on the overall slice.
@@ -150,8 +151,8 @@ def create_pipeline(config: RunConfig, place: Place) -> tfx.dsl.Pipeline:
         spec=spec,
         thresholds=config.thresholds,
         source=source(
-            "mixrank.components.judging.component",
             "mixrank.components.judging.evaluation",
+            "mixrank.components.judging.last_pushed",
             "mixrank.components.judging.tfma_metrics",
             "mixrank.components.judging.tfma_batches",
         ),
@@ -172,14 +173,14 @@ def create_pipeline(config: RunConfig, place: Place) -> tfx.dsl.Pipeline:
     pusher = Pusher(
         model_blessing=judge.outputs["blessing"],
         infra_blessing=check.outputs["blessing"],
-        push_to=place.push_to,
+        push_to=target.push_to,
     )
 
     metadata = tfx.orchestration.metadata.sqlite_metadata_connection_config
     return tfx.dsl.Pipeline(
-        pipeline_name=place.name,
-        pipeline_root=place.root,
-        metadata_connection_config=None if place.metadata is None else metadata(str(place.metadata)),
+        pipeline_name=target.name,
+        pipeline_root=target.root,
+        metadata_connection_config=None if target.metadata is None else metadata(str(target.metadata)),
         components=[examples, schema, statistics, validator, transform, pushed, trainer, judge, check, pusher],
         enable_cache=True,
         beam_pipeline_args=list(config.beam),

@@ -14,19 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from mixrank.pipeline.config import RunConfig
-from mixrank.schemas.files import write_atomically
+from mixrank.pipeline.run_record import Judgement, Rows, RunRecord
+from mixrank.schemas import Dataset, FeatureSpec
 
-RUN_FILE, LOG_FILE, BASELINE_FILE = "run.json", "run.log", "baseline.parquet"
+LOG_FILE = "run.log"
 
 
-def run_local(config: RunConfig) -> dict[str, Any]:
-    """Runs the pipeline of a config in this process.
+def run_local(config: RunConfig, dataset: Dataset) -> RunRecord:
+    """Runs the pipeline of a config in this process, and fits the additive baseline on its rows.
 
     Args:
         config: the run.
+        dataset: its dataset.
 
     Returns:
-        What `run.json` in the run folder holds: artifact folders, seconds per component, blessing and reasons.
+        What `run.json` in the run folder holds.
 
     Raises:
         ValueError: if a component refuses its input; other errors as the components raise them.
@@ -41,18 +43,20 @@ def run_local(config: RunConfig) -> dict[str, Any]:
         prepare_devices(config.train.replicas)
         from tfx import v1 as tfx
 
+        from mixrank.pipeline.baselines import BASELINE_FILE, fit_additive
         from mixrank.pipeline.pipeline import create_pipeline, this_machine
 
-        pipeline = create_pipeline(config, this_machine(config))
+        pipeline = create_pipeline(config, dataset, this_machine(config))
         names = [component.id for component in pipeline.components]
         with _component_progress(names) as seconds:
             tfx.orchestration.LocalDagRunner().run(pipeline)
-        result = _describe(config, started, seconds)
-    write_atomically(run_dir / RUN_FILE, lambda path: path.write_text(json.dumps(result, indent=1)))
-    return result
+        record = _describe(config, dataset.spec, started, seconds)
+    record.write(run_dir)
+    fit_additive(record, run_dir / BASELINE_FILE)
+    return record
 
 
-def _describe(config: RunConfig, started: datetime, seconds: dict[str, float]) -> dict[str, Any]:
+def _describe(config: RunConfig, spec: FeatureSpec, started: datetime, seconds: dict[str, float]) -> RunRecord:
     """Collects the newest artifact of each kind from the metadata store."""
     from tfx.orchestration import metadata
 
@@ -61,40 +65,30 @@ def _describe(config: RunConfig, started: datetime, seconds: dict[str, float]) -
     connection = metadata.sqlite_metadata_connection_config(str(config.run_dir / "metadata.db"))
     with metadata.Metadata(connection) as handle:
         newest = _outputs_of_latest_run(handle.store)
-    blessing, infra, pushed = newest["ModelBlessing"], newest["InfraBlessing"], newest["PushedModel"]
-    evaluation = newest["ModelEvaluation"].uri
-    reasons = [] if _number(blessing, "blessed") else why_not_blessed(evaluation)
+    evaluation, infra = newest["ModelEvaluation"].uri, newest["InfraBlessing"]
+    reasons = [] if _number(newest["ModelBlessing"], "blessed") else why_not_blessed(evaluation)
     if not _number(infra, "blessed"):
         reasons += json.loads((Path(infra.uri) / REASONS).read_text())
-    dataset = config.load_dataset()
-    scenario = dataset.spec.scenario
-    return {
-        "name": config.name,
-        "config": config.model_dump(mode="json"),
-        "dataset": dataset.spec.name,
-        "spec": dataset.spec.model_dump(mode="json"),
-        "tasks": list(dataset.spec.tasks),
-        "user": dataset.spec.user.name,
-        "item": dataset.spec.item.name,
-        "time": dataset.spec.time.name,
-        "scenario": {
-            "column": scenario.name,
-            "labels": {str(value): scenario.label_of(value) for value in scenario.values},
-        },
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now().isoformat(timespec="seconds"),
-        "seconds": seconds,
-        "blessed": not reasons,
-        "reasons": reasons,
-        "pushed": pushed.custom_properties["pushed_destination"].string_value or None,
-        "examples": newest["Examples"].uri,
-        "transformed_examples": newest["TransformedExamples"].uri,
-        "transform_graph": newest["TransformGraph"].uri,
-        "statistics": newest["ExampleStatistics"].uri,
-        "evaluation": evaluation,
-        "model_run": newest["ModelRun"].uri,
-        "export": str(Path(newest["Model"].uri) / "Format-Serving"),
-    }
+    pushed = newest["PushedModel"].custom_properties["pushed_destination"].string_value
+    return RunRecord(
+        name=config.name,
+        dataset=config.dataset,
+        config=config.model_dump(mode="json"),
+        spec=spec,
+        splits=config.train.splits,
+        started=started,
+        finished=datetime.now(),
+        seconds=seconds,
+        rows=Rows(
+            examples=newest["Examples"].uri,
+            statistics=newest["ExampleStatistics"].uri,
+            transformed=newest["TransformedExamples"].uri,
+            transform_graph=newest["TransformGraph"].uri,
+        ),
+        model_run=newest["ModelRun"].uri,
+        export=Path(newest["Model"].uri) / "Format-Serving",
+        judgement=Judgement(evaluation=evaluation, reasons=tuple(reasons), pushed=pushed or None),
+    )
 
 
 def _outputs_of_latest_run(store: Any) -> dict[str, Any]:
@@ -121,7 +115,10 @@ def _number(artifact: Any, name: str) -> int:
 
 @contextmanager
 def _component_progress(names: list[str]) -> Iterator[dict[str, float]]:
-    """Prints a line as each component begins and ends; yields component -> seconds (0 where the cache answered)."""
+    """Prints a line as each component begins and ends; yields component -> seconds (0 where the cache answered).
+
+    It listens to TFX's log: should TFX word it differently, these lines and the seconds are missing, nothing else.
+    """
     seconds: dict[str, float] = {}
 
     class Watch(logging.Handler):

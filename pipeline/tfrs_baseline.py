@@ -1,9 +1,9 @@
-"""The incumbent: TensorFlow Recommenders' own DLRM and DCN ranking models, on the rows and by the measures of a run.
+"""The TFRS baseline: TensorFlow Recommenders' own DLRM and DCN, on the rows and by the measures of a run.
 
     TF_USE_LEGACY_KERAS=1 python -m mixrank.pipeline.tfrs_baseline CONFIG --model dlrm
 
 TensorFlow Recommenders knows legacy Keras only, which TensorFlow must be told before it is imported. So this is the one
-file that imports `tf_keras`, nothing else imports this file, and `mixrank incumbent` runs it as a process of its own.
+file that imports `tf_keras`, nothing else imports this file, and `mixrank tfrs-baseline` runs it in its own process.
 
 As its authors ship it: `tfrs.experimental.models.Ranking` with its default towers and vectors of 16, and as feature
 interaction either its dot products (DLRM) or its cross layers (DCN). It has one output, so there is a model per task.
@@ -24,7 +24,7 @@ from typing import Any
 
 if os.environ.get("TF_USE_LEGACY_KERAS") != "1":
     raise ImportError(
-        "mixrank.pipeline.tfrs_baseline needs TF_USE_LEGACY_KERAS=1 in its environment; use `mixrank incumbent`"
+        "mixrank.pipeline.tfrs_baseline needs TF_USE_LEGACY_KERAS=1 in its environment; use `mixrank tfrs-baseline`"
     )
 
 import numpy as np
@@ -48,7 +48,8 @@ from mixrank.components.training import (
 )
 from mixrank.layers.ranking import table_sizes
 from mixrank.pipeline.config import load_config
-from mixrank.pipeline.fast_loop import describe, last_run, new_folder, patterns
+from mixrank.pipeline.fast_loop import last_run, new_folder, record_training
+from mixrank.pipeline.run_record import split_files
 from mixrank.pipeline.runners import LOG_FILE, quiet
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.files import write_atomically
@@ -220,13 +221,18 @@ def train(
             logs = model.fit(batches, callbacks=[Progress(task, steps, settings.batch_size)], verbose=0).history
             losses[task] = float(logs["mean_loss"][-1])
         seconds = time.monotonic() - began
+        loss = sum(label.weight * losses[label.name] for label in spec.labels)
+        valid = validation_metrics(spec, predict(spec, infer, rows["valid"])) if validated else {}
+        samples = (number + 1) * steps * settings.batch_size
         entry: dict[str, Any] = {
             "round": number + 1,
             "step": (number + 1) * steps,
+            "samples": samples,
             "epoch": number + 1.0,
-            "loss": sum(label.weight * losses[label.name] for label in spec.labels),
+            "loss": loss,
             "metrics": {f"{task}_loss": loss for task, loss in losses.items()},
-            "valid": validation_metrics(spec, predict(spec, infer, rows["valid"])) if validated else {},
+            "valid": valid,
+            "curve": [{"samples": samples, "loss": loss, "valid": valid}],
             "samples_per_second": steps * settings.batch_size / seconds,
             "seconds": seconds,
         }
@@ -234,8 +240,8 @@ def train(
             raise ValueError(f"training loss is {entry['loss']} in round {number + 1}; lower the learning rate")
         history.append(entry)
         _write_log(run_dir / TRAINING_LOG, history)
-        valid = "".join(f"  {metric} {value:.4f}" for metric, value in entry["valid"].items())
-        _say(f"round {number + 1}/{settings.epochs}  loss {entry['loss']:.4f}{valid}")
+        said = "".join(f"  {metric} {value:.4f}" for metric, value in valid.items())
+        _say(f"round {number + 1}/{settings.epochs}  loss {loss:.4f}{said}")
 
     predictions = predict(spec, infer, rows["eval"])
     card = {"name": f"tfrs-{name}", "preset": None, "params": _params(name), **_counts(models)}
@@ -260,7 +266,7 @@ def check(name: str, settings: TrainSettings) -> None:
     }
     for key, (wrong, instead) in refused.items():
         if wrong:
-            raise ValueError(f"the incumbent has no `train.{key}`: add  --set train.{key}={instead}")
+            raise ValueError(f"the TFRS baseline has no `train.{key}`: add  --set train.{key}={instead}")
 
 
 class Progress(tf_keras.callbacks.Callback):
@@ -348,11 +354,11 @@ def main() -> None:
                 spec=dataset.spec,
                 name=options.model,
                 settings=config.train,
-                patterns=patterns(earlier, dataset),
-                transform_output=tft.TFTransformOutput(earlier["transform_graph"]),
+                patterns=split_files(earlier.rows.transformed),
+                transform_output=tft.TFTransformOutput(str(earlier.rows.transform_graph)),
                 run_dir=folder / "model_run",
             )
-        describe(config, earlier, folder, started, export=None)
+        record_training(config, earlier, folder, started, export=None)
     except ValueError as error:
         sys.exit(f"error: {readable(error)}")
     # The last line of the output tells the caller where everything is.

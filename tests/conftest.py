@@ -10,6 +10,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +97,37 @@ def toy_spec() -> FeatureSpec:
             History("realtime", of=fields, length=4, window="within"),
         ),
     )
+
+
+@pytest.fixture(scope="session")
+def record_of() -> Any:
+    """Makes the record of a run, with folders that may not exist; what a test is about it gives itself."""
+    from mixrank.pipeline.run_record import Judgement, Rows, RunRecord
+
+    def make(spec: FeatureSpec, folder: Path = Path("/nowhere"), **changes: Any) -> RunRecord:
+        rows = Rows(
+            examples=changes.pop("examples", folder / "examples"),
+            statistics=changes.pop("statistics", folder / "statistics"),
+            transformed=changes.pop("transformed", folder / "transformed"),
+            transform_graph=changes.pop("transform_graph", folder / "graph"),
+        )
+        usual = {
+            "name": spec.name,
+            "dataset": spec.name,
+            "config": {},
+            "spec": spec,
+            "splits": ("train",),
+            "started": datetime(2024, 5, 1, 10),
+            "finished": datetime(2024, 5, 1, 10, 2),
+            "seconds": {"ExampleGen": 12.5, "Trainer": 75.25},
+            "rows": rows,
+            "model_run": folder / "model_run",
+            "export": folder / "export",
+            "judgement": Judgement(evaluation=folder / "evaluation"),
+        }
+        return RunRecord(**usual | changes)
+
+    return make
 
 
 @dataclass(frozen=True)

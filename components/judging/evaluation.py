@@ -122,7 +122,7 @@ def build_evaluator(
         example_split: split that is measured.
         source: as in `eval_config`.
     """
-    from mixrank.components.judging.component import Evaluator
+    from mixrank.components.judging.last_pushed import Evaluator
 
     return Evaluator(
         examples=examples,

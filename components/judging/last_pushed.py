@@ -1,4 +1,4 @@
-"""The model to beat: the newest version in the push folder, as an artifact that any runner can hand on.
+"""The model to beat: the newest version in the push folder, as an artifact, and TFX's Evaluator that reads it.
 
 TFX's own way, a resolver that asks the metadata store, is missing from open-source Kubeflow Pipelines.
 """
@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tfx.components.evaluator import component, executor
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import Channel, artifact_utils, component_spec, standard_artifacts
 from tfx.utils import path_utils
@@ -20,7 +21,7 @@ from mixrank.serving.base import versions
 NOTE = "last_pushed.json"
 
 
-class Executor(base_executor.BaseExecutor):
+class LastPushedExecutor(base_executor.BaseExecutor):
     """Copies the newest version: what serves may be cleaned up, an artifact must stay."""
 
     def Do(self, input_dict: dict[str, list[Any]], output_dict: dict[str, list[Any]], exec_properties: Any) -> None:
@@ -53,7 +54,7 @@ class LastPushed(base_component.BaseComponent):
     """
 
     SPEC_CLASS = LastPushedSpec
-    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(LastPushedExecutor)
 
     def __init__(self, *, push_to: Any, version: str = "") -> None:
         super().__init__(LastPushedSpec(push_to=push_to, version=version, model=Channel(type=standard_artifacts.Model)))
@@ -72,3 +73,17 @@ def saved_model(uri: str) -> Path | None:
     """The SavedModel in a Model artifact, or None in the one that `LastPushed` makes before the first push."""
     folder = Path(path_utils.serving_model_dir(uri))
     return folder if (folder / "saved_model.pb").is_file() else None
+
+
+class EvaluatorExecutor(executor.Executor):
+    """Measures without a baseline where the baseline's artifact holds no model, as before the first push."""
+
+    def Do(self, input_dict: dict[str, list[Any]], output_dict: dict[str, list[Any]], exec_properties: Any) -> None:
+        baseline = [model for model in input_dict.get("baseline_model", []) if saved_model(model.uri)]
+        super().Do({**input_dict, "baseline_model": baseline}, output_dict, exec_properties)
+
+
+class Evaluator(component.Evaluator):
+    """TFX component with the executor above."""
+
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(EvaluatorExecutor)

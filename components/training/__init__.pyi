@@ -1,7 +1,7 @@
 from .batches import training_stream as training_stream
 from .component import Trainer as Trainer
 from .model_factory import build_model as build_model
-from .model_factory import trainee as trainee
+from .model_factory import compile_for_training as compile_for_training
 from .model_factory import transformed_rows as transformed_rows
 from .model_factory import vocabulary_sizes as vocabulary_sizes
 from .predictions import inference as inference

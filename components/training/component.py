@@ -1,4 +1,8 @@
-"""TFX's Trainer with the model's preset as a parameter of its own, so that a run can choose it."""
+"""TFX's Trainer with the model's preset as a parameter of its own, so that a run on Kubeflow can choose it.
+
+`custom_config` is one text, in which Kubeflow replaces nothing. So the preset has a property beside it, and the
+executor puts it into the model's settings, where `run_fn` finds it.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,11 @@ from mixrank.components.training.workers import Workers
 
 
 class Executor(executor.GenericExecutor):
-    """Hands the preset to `run_fn` in its `custom_config`, which is one text and can hold no parameter of a run."""
+    """Hands `run_fn` the model's settings with the preset of this run."""
 
     def Do(self, input_dict: dict[str, list[Any]], output_dict: dict[str, list[Any]], exec_properties: Any) -> None:
-        config = {**json.loads(exec_properties["custom_config"]), "preset": exec_properties["preset"]}
+        config = json.loads(exec_properties["custom_config"])
+        config["model"] = json.dumps({**json.loads(config["model"]), "preset": exec_properties["preset"] or None})
         properties = {**exec_properties, "custom_config": json.dumps(config)}
         if Workers.of_environment().chief:
             super().Do(input_dict, output_dict, properties)
@@ -45,8 +50,8 @@ class Trainer(base_component.BaseComponent):
     Args:
         examples, transform_graph: outputs of Transform.
         splits: splits of the dataset.
-        custom_config: what `run_fn` reads, the preset excepted.
-        preset: the model's preset; empty for the model's defaults.
+        custom_config: what `run_fn` reads.
+        preset: the preset in place of that in `custom_config`; empty for the model's defaults.
         base_model: Model to begin from, or None.
     """
 

@@ -89,7 +89,7 @@ def build_model(
     )
 
 
-def trainee(
+def compile_for_training(
     model: keras.Model,
     spec: FeatureSpec,
     settings: TrainSettings,

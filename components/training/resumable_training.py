@@ -17,6 +17,26 @@ from mixrank.components.training.settings import EarlyStopping
 from mixrank.schemas.files import leftovers, write_atomically, write_folder_atomically
 
 REPORT_EVERY_S = 5.0
+# Points of a round's training curve.
+POINTS = 20
+# Validation within a round may take this share of the time of its steps.
+VALIDATION_SHARE = 0.1
+
+
+def validations_within(trained_rows: int, validated_rows: int) -> int:
+    """How many validations fit into a round before the one at its end.
+
+    A row that is only scored takes about a third of the time of one that is trained on, which is scored and walked
+    through backwards. The number follows from the rows alone, so that two equal trainings log the same.
+
+    Args:
+        trained_rows: int >= 1. Rows of a round.
+        validated_rows: int >= 1. Rows of the validation split.
+
+    >>> validations_within(80_000, 10_000)
+    2
+    """
+    return min(POINTS - 1, int(VALIDATION_SHARE * 3 * trained_rows / max(1, validated_rows)))
 
 
 class Rounds(keras.callbacks.Callback):
@@ -28,11 +48,13 @@ class Rounds(keras.callbacks.Callback):
 
     Args:
         directory: where states are kept; a later call with the same directory goes on from there.
-        log: file that gets one JSON line per round.
+        log: file that gets one JSON line per round, with the round's training curve inside.
         steps_per_round: int >= 1.
         steps_per_pass: int >= 1. Steps in one pass over the rows, to log the epoch.
         batch_size: int >= 1. Rows per step, to log samples per second; a state of other batches is not resumed.
-        validate: returns metric name -> value, or None where there is no validation split.
+        validate: returns metric name -> value, or None where there is no validation split. It must leave weights and
+            random states alone.
+        validations_within: int >= 0. Validations of a round, evenly spaced, before the one at its end.
         early_stopping: or None.
         chief: whether this worker writes.
         total: sum of a number over the workers; with early stopping it is asked after every round.
@@ -48,6 +70,7 @@ class Rounds(keras.callbacks.Callback):
         batch_size: int,
         total_rounds: int,
         validate: Callable[[], dict[str, float]] | None = None,
+        validations_within: int = 0,
         early_stopping: EarlyStopping | None = None,
         chief: bool = True,
         total: Callable[[float], float] = float,
@@ -67,6 +90,12 @@ class Rounds(keras.callbacks.Callback):
         self.best: float | None = None
         self.best_round = 0
         self.stopped = False
+        self._validated = _evenly(steps_per_round, validations_within + 1) if validate else set()
+        self._logged = _evenly(steps_per_round, POINTS) | self._validated
+        self._curve: list[dict[str, Any]] = []
+        # Step of the last point, and the sum of the losses up to it.
+        self._summed = (0, 0.0)
+        self._first_step = 0
         self._began = self._reported = time.monotonic()
 
     # -- resume ----------------------------------------------------------------------------------------------------
@@ -90,7 +119,9 @@ class Rounds(keras.callbacks.Callback):
                 f"{self.batch_size}: give it as many replicas as before, or remove {self.directory} to begin anew"
             )
         model.load_weights(states[-1] / "model.weights.h5")
-        self.history, self.best, self.best_round = state["history"], state["best"], state["best_round"]
+        self.history = state["history"]
+        self.best = state["best"]
+        self.best_round = state["best_round"]
         self.stopped = state["stopped"]
         if not self.chief:
             return int(state["round"])
@@ -108,14 +139,23 @@ class Rounds(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._began = self._reported = time.monotonic()
+        self._curve = []
+        self._summed = (0, 0.0)
+        self._first_step = epoch * self.steps_per_round
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if not self.chief:
+            return
+        step = batch + 1
+        if step in self._logged and step < self.steps_per_round:
+            before = time.monotonic()
+            self._add_point(step, (logs or {})["loss"], self._validate() if step in self._validated else {})
+            # Samples per second are those of training.
+            self._began += time.monotonic() - before
         now = time.monotonic()
         if now - self._reported < REPORT_EVERY_S:
             return
         self._reported = now
-        if not self.chief:
-            return
         rate = (batch + 1) * self.batch_size / (now - self._began)
         left = (self.steps_per_round - batch - 1) * self.batch_size / rate
         loss = float((logs or {}).get("loss", math.nan))
@@ -129,13 +169,17 @@ class Rounds(keras.callbacks.Callback):
         seconds = time.monotonic() - self._began
         logs = dict(logs or {})
         step = (epoch + 1) * self.steps_per_round
+        loss, valid = logs.pop("loss"), self._validate()
+        self._add_point(self.steps_per_round, loss, valid)
         entry: dict[str, Any] = {
             "round": epoch + 1,
             "step": step,
+            "samples": step * self.batch_size,
             "epoch": step / self.steps_per_pass,
-            "loss": logs.pop("loss"),
+            "loss": loss,
             "metrics": logs,
-            "valid": self.validate() if self.validate else {},
+            "valid": valid,
+            "curve": self._curve,
             "samples_per_second": self.steps_per_round * self.batch_size / seconds,
             "seconds": seconds,
         }
@@ -147,6 +191,17 @@ class Rounds(keras.callbacks.Callback):
             self.stopped = self.model.stop_training = self.total(self.stopped) > 0
 
     # -- details ---------------------------------------------------------------------------------------------------
+
+    def _validate(self) -> dict[str, float]:
+        return self.validate() if self.validate else {}
+
+    def _add_point(self, step: int, mean: float, valid: dict[str, float]) -> None:
+        """Adds the loss since the last point, from the round's mean so far, which is what Keras gives."""
+        last, before = self._summed
+        total = step * float(mean)
+        self._summed = (step, total)
+        loss = (total - before) / (step - last)
+        self._curve.append({"samples": (self._first_step + step) * self.batch_size, "loss": loss, "valid": valid})
 
     def _record(self, entry: dict[str, Any]) -> None:
         self.history.append(entry)
@@ -205,3 +260,9 @@ class Rounds(keras.callbacks.Callback):
     def _write_log(self) -> None:
         lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
         write_atomically(self.log, lambda path: path.write_text(lines))
+
+
+def _evenly(steps: int, points: int) -> set[int]:
+    """`points` of the steps 1, ..., steps, evenly spaced, the last among them."""
+    points = min(steps, points)
+    return {round(number * steps / points) for number in range(1, points + 1)}

@@ -8,24 +8,27 @@ import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
+import tensorflow as tf
 import tensorflow_transform as tft
 
-from mixrank.components.training.batches import training_stream
+from mixrank.components.training.batches import TransformedRows, training_stream
+from mixrank.components.training.micro_batches import MicroBatched
 from mixrank.components.training.model_factory import (
     build_model,
+    compile_for_training,
     insights,
     model_card,
     resolve,
-    trainee,
     transformed_rows,
 )
 from mixrank.components.training.predictions import inference, predict, validation_metrics
-from mixrank.components.training.resumable_training import Rounds
+from mixrank.components.training.resumable_training import Rounds, validations_within
 from mixrank.components.training.settings import PUSHED, ModelSettings, TrainSettings
 from mixrank.components.training.strategy import build_strategy
 from mixrank.components.training.warm_start import warm_start
@@ -48,14 +51,14 @@ def run_fn(fn_args: FnArgs) -> None:
 
     Args:
         fn_args: `custom_config` must hold `spec`, `model` and `train` (JSON of `FeatureSpec`, `ModelSettings` and
-            `TrainSettings`), `preset` (that of the model; empty for none) and `checkpoints`, a folder that outlives a
-            killed run. `base_model` is what `warm_start: pushed` means, and may be missing.
+            `TrainSettings`) and `checkpoints`, a folder that outlives a killed run. `base_model` is what
+            `warm_start: pushed` means, and may be missing.
 
     Raises:
         ValueError: if the model has no such preset.
     """
     config = fn_args.custom_config
-    model = ModelSettings(**{**json.loads(config["model"]), "preset": config["preset"] or None})
+    model = ModelSettings.model_validate_json(config["model"])
     registry.check(model.name, model.params, model.preset)
     settings = TrainSettings.model_validate_json(config["train"])
     if settings.warm_start == PUSHED:
@@ -106,7 +109,7 @@ def train_model(
         ValueError: if settings, data and devices do not fit together.
         WorkerLostError: if another worker has gone.
     """
-    # 0. Devices: before anything else uses TensorFlow.
+    # Before anything else uses TensorFlow.
     workers = Workers.of_environment()
     strategy = build_strategy(settings.replicas, workers)
     settings = settings.on(strategy.num_replicas_in_sync)
@@ -114,93 +117,179 @@ def train_model(
         run_dir.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(settings.seed)
     keras.config.set_dtype_policy(settings.precision)
-
-    # 1. Rows.
-    rows = {split: transformed_rows(spec, [pattern], transform_output) for split, pattern in patterns.items()}
     trained_on = [patterns[split] for split in settings.splits if split in patterns]
     training = transformed_rows(spec, trained_on, transform_output)
-    steps_per_pass = training.count() // settings.batch_size
-    steps_per_round = min(settings.steps_per_round or steps_per_pass, settings.epochs * max(steps_per_pass, 1))
-    total_rounds = max(1, round(settings.epochs * steps_per_pass / max(steps_per_round, 1)))
-
-    # 2. Model and optimizer, inside the strategy.
+    job = Job(
+        spec=spec,
+        settings=settings,
+        rows={split: transformed_rows(spec, [pattern], transform_output) for split, pattern in patterns.items()},
+        trained_on=training,
+        lengths=Lengths.of(training.count(), settings),
+        transform_output=transform_output,
+        checkpoints=checkpoints,
+        run_dir=run_dir,
+        workers=workers,
+        strategy=strategy,
+    )
     resolved = resolve(spec, model_settings)
-    with workers.watched(checkpoints), strategy.scope():
-        model = build_model(spec, resolved, settings, transform_output)
-        if settings.warm_start:
-            taken = warm_start(model, spec, transform_output, settings.warm_start)
-            print(f"  warm start: {sum(taken.values()):,} embedding rows taken over", file=sys.stderr, flush=True)
-        trained = trainee(
-            model, spec, settings, strategy, steps=total_rounds * steps_per_round, several_workers=workers.several
-        )
-
-    # 3. Training, in rounds that can be resumed.
-    validate = None
-    if settings.early_stopping is not None and "valid" not in rows:
-        raise ValueError("`early_stopping` needs a `valid` split, and this dataset has none: give its `split` one")
-    if "valid" in rows and "valid" not in settings.splits and workers.chief:
-        infer = inference(model)
-        validate = lambda: validation_metrics(spec, predict(spec, infer, rows["valid"]))  # noqa: E731
-    rounds = Rounds(
-        directory=checkpoints,
-        log=run_dir / TRAINING_LOG,
-        steps_per_round=steps_per_round,
-        steps_per_pass=steps_per_pass,
-        batch_size=settings.batch_size,
-        total_rounds=total_rounds,
-        validate=validate,
-        early_stopping=settings.early_stopping,
-        chief=workers.chief,
-        total=partial(workers.total, strategy),
-    )
-    done = rounds.restore(trained)
-    stream = partial(
-        training_stream,
-        training,
-        batch_size=settings.batch_size,
-        steps_per_pass=steps_per_pass,
-        steps=total_rounds * steps_per_round,
-        seed=settings.seed,
-        shuffle_rows=settings.shuffle_rows,
-        first_step=done * steps_per_round,
-    )
-    board = [keras.callbacks.TensorBoard(str(run_dir / "tensorboard"), write_graph=False)] if workers.chief else []
-    with workers.watched(checkpoints):
-        workers.check_same_round(strategy, done, checkpoints)
-        if done < total_rounds and not rounds.stopped:
-            trained.fit(
-                strategy.distribute_datasets_from_function(lambda share: stream(share=share))
-                if workers.several
-                else stream(),
-                steps_per_epoch=steps_per_round,
-                initial_epoch=done,
-                epochs=total_rounds,
-                callbacks=[rounds, *board],
-                shuffle=False,
-                verbose=0,
-            )
-        if not workers.chief:
-            workers.total(strategy, 0)
-            return
-    rounds.restore_best(trained)
-
-    # 4. The same weights outside the strategy, for export.
-    final = build_model(spec, resolved, settings, transform_output, table_storage=settings.table_storage)
-    take_weights(final, model)
-    card = model_card(final, {**model_settings.model_dump(mode="json"), "params": resolved.params})
-    card["insights"] = insights(final, spec, rows["eval"])
-    backbone_of(final).freeze()
-    if export_dir is not None:
-        export(export_dir, spec=spec, model=final, transform_output=transform_output, metadata={"model": card})
-
-    # 5. What the evaluation split gets, row by row.
-    predictions = predict(spec, inference(final), rows["eval"])
-    write_atomically(run_dir / MODEL_CARD, lambda path: path.write_text(json.dumps(card, indent=1)))
-    write_atomically(run_dir / PREDICTIONS, lambda path: predictions.to_parquet(path, index=False))
+    model, compiled = _build(job, resolved)
+    _fit(job, compiled, _rounds(job, model))
+    if not workers.chief:
+        return
+    final, card = _export(job, model, model_settings, resolved, export_dir)
+    _score(job, final, card)
     shutil.rmtree(checkpoints, ignore_errors=True)
     # The others have waited for this, to fail if the chief does; what is complete does not fail for their sake.
     with suppress(WorkerLostError), workers.watched(checkpoints):
         workers.total(strategy, 0)
+
+
+class Lengths(NamedTuple):
+    """How long a training is, in steps of one batch."""
+
+    steps_per_pass: int
+    steps_per_round: int
+    rounds: int
+
+    @classmethod
+    def of(cls, rows: int, settings: TrainSettings) -> Lengths:
+        """The number of rounds is the nearest to `epochs` passes."""
+        per_pass = rows // settings.batch_size
+        per_round = min(settings.steps_per_round or per_pass, settings.epochs * max(per_pass, 1))
+        return cls(per_pass, per_round, max(1, round(settings.epochs * per_pass / max(per_round, 1))))
+
+    @property
+    def steps(self) -> int:
+        return self.rounds * self.steps_per_round
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the parts of `train_model` share.
+
+    Args:
+        spec: columns of a row.
+        settings: how to train, in numbers.
+        rows: split -> its rows.
+        trained_on: rows of all splits that are trained on.
+        lengths: number of steps and rounds.
+        transform_output, checkpoints, run_dir: as in `train_model`.
+        workers: who takes part.
+        strategy: of their replicas.
+    """
+
+    spec: FeatureSpec
+    settings: TrainSettings
+    rows: Mapping[str, TransformedRows]
+    trained_on: TransformedRows
+    lengths: Lengths
+    transform_output: tft.TFTransformOutput
+    checkpoints: Path
+    run_dir: Path
+    workers: Workers
+    strategy: tf.distribute.Strategy
+
+
+def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, MicroBatched]:
+    """The model, and around it what `fit` trains; both inside the strategy."""
+    with job.workers.watched(job.checkpoints), job.strategy.scope():
+        model = build_model(job.spec, resolved, job.settings, job.transform_output)
+        if job.settings.warm_start:
+            taken = warm_start(model, job.spec, job.transform_output, job.settings.warm_start)
+            print(f"  warm start: {sum(taken.values()):,} embedding rows taken over", file=sys.stderr, flush=True)
+        compiled = compile_for_training(
+            model, job.spec, job.settings, job.strategy, steps=job.lengths.steps, several_workers=job.workers.several
+        )
+    return model, compiled
+
+
+def _rounds(job: Job, model: keras.Model) -> Rounds:
+    """What happens after every round; the chief alone validates, and only on rows that are not trained on."""
+    if job.settings.early_stopping is not None and "valid" not in job.rows:
+        raise ValueError("`early_stopping` needs a `valid` split, and this dataset has none: give its `split` one")
+    validate, within = None, 0
+    if "valid" in job.rows and "valid" not in job.settings.splits and job.workers.chief:
+        held_out = job.rows["valid"]
+        infer = inference(model)
+        within = validations_within(job.lengths.steps_per_round * job.settings.batch_size, held_out.count())
+
+        def validate() -> dict[str, float]:
+            return validation_metrics(job.spec, predict(job.spec, infer, held_out))
+
+    return Rounds(
+        directory=job.checkpoints,
+        log=job.run_dir / TRAINING_LOG,
+        steps_per_round=job.lengths.steps_per_round,
+        steps_per_pass=job.lengths.steps_per_pass,
+        batch_size=job.settings.batch_size,
+        total_rounds=job.lengths.rounds,
+        validate=validate,
+        validations_within=within,
+        early_stopping=job.settings.early_stopping,
+        chief=job.workers.chief,
+        total=partial(job.workers.total, job.strategy),
+    )
+
+
+def _fit(job: Job, compiled: MicroBatched, rounds: Rounds) -> None:
+    """Trains the rounds that are left, from the newest state on; the best weights are in the model at the end.
+
+    A worker that is not the chief waits here until the chief has finished everything.
+    """
+    done = rounds.restore(compiled)
+    stream = partial(
+        training_stream,
+        job.trained_on,
+        batch_size=job.settings.batch_size,
+        steps_per_pass=job.lengths.steps_per_pass,
+        steps=job.lengths.steps,
+        seed=job.settings.seed,
+        shuffle_rows=job.settings.shuffle_rows,
+        first_step=done * job.lengths.steps_per_round,
+    )
+    callbacks: list[keras.callbacks.Callback] = [rounds]
+    if job.workers.chief:
+        callbacks.append(keras.callbacks.TensorBoard(str(job.run_dir / "tensorboard"), write_graph=False))
+    with job.workers.watched(job.checkpoints):
+        job.workers.check_same_round(job.strategy, done, job.checkpoints)
+        if done < job.lengths.rounds and not rounds.stopped:
+            compiled.fit(
+                job.strategy.distribute_datasets_from_function(lambda share: stream(share=share))
+                if job.workers.several
+                else stream(),
+                steps_per_epoch=job.lengths.steps_per_round,
+                initial_epoch=done,
+                epochs=job.lengths.rounds,
+                callbacks=callbacks,
+                shuffle=False,
+                verbose=0,
+            )
+        if not job.workers.chief:
+            job.workers.total(job.strategy, 0)
+            return
+    rounds.restore_best(compiled)
+
+
+def _export(
+    job: Job, model: keras.Model, given: ModelSettings, resolved: ModelSettings, folder: Path | None
+) -> tuple[keras.Model, dict[str, Any]]:
+    """The same weights outside the strategy, exported, and the model's card."""
+    storage = job.settings.table_storage
+    final = build_model(job.spec, resolved, job.settings, job.transform_output, table_storage=storage)
+    take_weights(final, model)
+    card = model_card(final, {**given.model_dump(mode="json"), "params": resolved.params})
+    card["insights"] = insights(final, job.spec, job.rows["eval"])
+    backbone_of(final).freeze()
+    if folder is not None:
+        export(folder, spec=job.spec, model=final, transform_output=job.transform_output, metadata={"model": card})
+    return final, card
+
+
+def _score(job: Job, final: keras.Model, card: dict[str, Any]) -> None:
+    """Writes the model's card, and what every row of the evaluation split gets."""
+    predictions = predict(job.spec, inference(final), job.rows["eval"])
+    write_atomically(job.run_dir / MODEL_CARD, lambda path: path.write_text(json.dumps(card, indent=1)))
+    write_atomically(job.run_dir / PREDICTIONS, lambda path: predictions.to_parquet(path, index=False))
 
 
 def _existing(model: str | None) -> str | None:

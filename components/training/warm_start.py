@@ -19,21 +19,19 @@ def find_export(reference: str) -> Path:
     """The SavedModel that a reference means.
 
     Args:
-        reference: an exported or pushed model, a folder of numbered versions (the newest counts), or a run folder.
+        reference: an exported or pushed model, or a folder of numbered versions (the newest counts).
 
     Raises:
         ValueError: if there is no model with mixrank metadata in any of these places.
     """
     root = Path(reference)
     candidates = [root]
-    if (root / "run.json").is_file():
-        candidates.append(Path(json.loads((root / "run.json").read_text())["export"]))
     versions = [path for path in root.glob("*") if path.name.isdigit()] if root.is_dir() else []
     candidates += sorted(versions, key=lambda path: int(path.name), reverse=True)[:1]
     for candidate in candidates:
         if (candidate / METADATA).is_file():
             return candidate
-    raise ValueError(f"`warm_start`={reference} holds no model: expected {METADATA} in it, in a version or in a run")
+    raise ValueError(f"`warm_start`={reference} holds no model: expected {METADATA} in it or in a version")
 
 
 def warm_start(

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mixrank.pipeline.commands.run import Config, Overrides
-from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
+from mixrank.pipeline.commands.terminal import Config, Overrides, console, errors, guarded, needs
 
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Number of trainings at a time (default: one per core, or one per GPU).")
@@ -56,7 +55,7 @@ def compare(
         failed = comparison.train(parallel, say, speed=speed)
     if failed and not comparison.begun:
         _fail(failed)
-    page, markdown, grids = comparison.report(say)
+    page, markdown, grids = comparison.report()
     for grid in grids:
         console.print(grid.table())
     console.print(f"report: {page}\n        {markdown}", soft_wrap=True)

@@ -68,7 +68,9 @@ def drift(
     uncertain = f", {len(found.uncertain)} over the limit on too few rows" if found.uncertain else ""
     console.print(f"{len(found.alarms)} alarms of {len(found.findings)} measures{uncertain}", markup=False)
     if html is None:
-        chosen = {"--model": model, "--split": split if (new / "run.json").is_file() else None}
+        from mixrank.pipeline.run_record import is_run
+
+        chosen = {"--model": model, "--split": split if is_run(new) else None}
         given = "".join(f" {option} {value}" for option, value in chosen.items() if value is not None)
         console.print(f"next:\n  mixrank drift {baseline} {new}{given} --html drift.html", soft_wrap=True)
     if found.alarms:

@@ -36,16 +36,21 @@ def parity(
     ] = None,
 ) -> None:
     """Compare in-memory Keras, SavedModel, REST, gRPC and Beam, row by row."""
+    from mixrank.pipeline.reports import RunFolder
+    from mixrank.pipeline.run_record import is_run
     from mixrank.serving.base import find_version, load_spec
 
-    found_run = _run(run)
+    found_run = RunFolder.load(run) if is_run(run) else None
     if found_run is None:
         if examples is None:
             raise ValueError(f"{run} is no run's folder; for a model's folder name the rows: --examples 'FILES*'")
         version, pattern = find_version(run), examples
     else:
-        version = Path(found_run.about.get("pushed") or found_run.about["export"])
-        pattern = examples or str(Path(found_run.about["examples"]) / "Split-eval" / "*")
+        exported = found_run.record.pushed or found_run.record.export
+        if exported is None:
+            raise ValueError(f"{run} has no exported model: `mixrank tfrs-baseline` trains without an export")
+        version = exported
+        pattern = examples or found_run.record.rows.examples_of("eval")
     load_spec(version)
     errors.print("loading TensorFlow and Beam ...", style="dim")
     from mixrank.serving.parity import parity as compare
@@ -73,14 +78,6 @@ def parity(
         )
     console.print(f"all {len(found)} comparisons agree to {tolerance:g}")
     console.print(f"next:\n  mixrank deploy {version.parent}   # files for a model server", soft_wrap=True)
-
-
-def _run(folder: Path) -> RunFolder | None:
-    if not (folder / "run.json").is_file():
-        return None
-    from mixrank.pipeline.reports import RunFolder
-
-    return RunFolder.load(folder)
 
 
 def _rows(

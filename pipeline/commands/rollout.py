@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -256,19 +255,22 @@ def _next(step: str, base: Path, config: Path | None, name: str | None, url: str
 
 def _metrics(version: Path) -> str:
     """AUC per task of the run that pushed a version, if its run folder is around: `RUN/serving/MODEL/VERSION`."""
-    run = version.parent.parent.parent
-    if not (run / "run.json").is_file():
-        return ""
-    about = json.loads((run / "run.json").read_text())
-    if Path(about.get("pushed") or "").name != version.name:
-        return ""
-    from mixrank.components.metrics import auc
-    from mixrank.pipeline.reports import RunFolder
+    from mixrank.pipeline.run_record import RunRecord, is_run
 
+    run = version.parent.parent.parent
+    if not is_run(run):
+        return ""
     try:
-        found = RunFolder.load(run)
-        frame = found.predictions
+        record = RunRecord.read(run)
+        if record.pushed is None or record.pushed.name != version.name:
+            return ""
+        from mixrank.components.metrics import auc
+        from mixrank.pipeline.reports import RunFolder
+
+        frame = RunFolder(run, record).predictions
     except ValueError:
         # The run folder was moved or cleaned; the version is none the worse for it.
         return ""
-    return ", ".join(f"{task} AUC {auc(frame[f'label_{task}'], frame[f'score_{task}']):.4f}" for task in found.tasks)
+    return ", ".join(
+        f"{task} AUC {auc(frame[f'label_{task}'], frame[f'score_{task}']):.4f}" for task in record.spec.tasks
+    )

@@ -1,4 +1,4 @@
-"""What every `mixrank` command shares: where it prints, and how it fails."""
+"""What the `mixrank` commands share: where they print, how they fail, and the arguments that name a config."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ INSTALL: dict[Extra, str] = {
     "layers": "pip install 'mixrank[layers]'",
     "pipeline": "run `make install` in a checkout of mixrank",
 }
+Config = Annotated[
+    str, typer.Argument(help="A YAML file, or the name of a shipped config (movielens, kuairand, simulated).")
+]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, such as train.epochs=2; repeatable.")]
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mixrank.pipeline.comparing.trial import Given, run
+from mixrank.pipeline.comparing.trial import run
+from mixrank.pipeline.comparing.trial_plan import Given
+from mixrank.pipeline.run_record import split_files
 
 LATENCY_BATCHES = (1, 512)
 SECONDS = 5.0
@@ -22,29 +24,33 @@ def work(folder: Path) -> dict[str, Any]:
         milliseconds of a forward pass as it is served, from transformed columns to logits, by batch size.
     """
     import tensorflow as tf
+    import tensorflow_transform as tft
 
     from mixrank.components.training import (
         build_model,
         build_strategy,
+        compile_for_training,
         inference,
-        trainee,
+        prepare_devices,
         training_stream,
         transformed_rows,
     )
     from mixrank.serving.base import untuned
 
-    given = Given.of(folder)
+    given = Given.read(folder)
+    prepare_devices(given.train.replicas)
+    graph = tft.TFTransformOutput(str(given.graph))
     strategy = build_strategy(given.train.replicas)
     settings = given.train.on(strategy.num_replicas_in_sync)
-    rows = transformed_rows(given.spec, [given.patterns["train"]], given.graph)
+    rows = transformed_rows(given.spec, [split_files(given.rows)["train"]], graph)
 
     def batch_of(size: int) -> Any:
         stream = training_stream(rows, batch_size=size, steps_per_pass=1, steps=1, seed=0, shuffle_rows=size)
         return next(iter(stream))
 
     with strategy.scope():
-        model = build_model(given.spec, given.model, settings, given.graph)
-        trained = trainee(model, given.spec, settings, strategy, steps=1000)
+        model = build_model(given.spec, given.model, settings, graph)
+        trained = compile_for_training(model, given.spec, settings, strategy, steps=1000)
     infer = inference(model)
     latency = {}
     for size in LATENCY_BATCHES:

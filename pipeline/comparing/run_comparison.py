@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from mixrank.components.training import parse_count
+from mixrank.pipeline.baselines import fit_boosted_trees
 from mixrank.pipeline.comparing import comparison_page
-from mixrank.pipeline.comparing.judging import judge
 from mixrank.pipeline.comparing.results import collect
 from mixrank.pipeline.comparing.scheduler import Job, alone, run_jobs, training_jobs
+from mixrank.pipeline.comparing.trial import judge
 from mixrank.pipeline.comparing.trial_plan import FOLDER, Trial, size, trials
 from mixrank.pipeline.config import Budget, RunConfig, Table
 from mixrank.pipeline.fast_loop import last_run
 from mixrank.pipeline.reports import RunFolder
-from mixrank.schemas import FeatureSpec
+from mixrank.pipeline.run_record import RunRecord
+from mixrank.schemas import Dataset
 
 Say = Callable[[str], None]
 
@@ -29,13 +30,15 @@ class Comparison:
 
     Attributes:
         config: the run.
-        earlier: its `run.json`.
+        earlier: that run.
+        dataset: its dataset.
         tables: name -> table, cut to the wanted budgets.
         trials: name -> its trainings.
     """
 
     config: RunConfig
-    earlier: dict[str, Any]
+    earlier: RunRecord
+    dataset: Dataset
     tables: dict[str, Table]
     trials: dict[str, list[Trial]]
 
@@ -51,7 +54,7 @@ class Comparison:
         Raises:
             ValueError: an unknown table or size, no earlier run, or settings that do not fit together.
         """
-        earlier, _ = last_run(config)
+        earlier, dataset = last_run(config)
         wanted: set[Budget] = {parse_count(budget) for budget in budgets}
         found = {}
         for name in tables:
@@ -64,7 +67,8 @@ class Comparison:
                 # Fewer sizes than a line needs give no line.
                 table = table.model_copy(update={"budgets": left, "scaling": table.scaling and len(left) > 2})
             found[name] = table
-        return cls(config, earlier, found, {name: trials(config, earlier, table) for name, table in found.items()})
+        planned = {name: trials(config, earlier, table) for name, table in found.items()}
+        return cls(config, earlier, dataset, found, planned)
 
     @property
     def folder(self) -> Path:
@@ -85,7 +89,7 @@ class Comparison:
         )
 
     def train(self, parallel: int, say: Say, *, speed: bool = True) -> dict[str, str]:
-        """Trains what is missing, then measures speed, one variant at a time.
+        """Trains what is missing, grows the boosted trees, then measures speed, one variant at a time.
 
         Args:
             parallel: int >= 1. Trainings at once.
@@ -98,6 +102,9 @@ class Comparison:
         every = [trial for each in self.trials.values() for trial in each]
         with alone(self.folder):
             failed = run_jobs(training_jobs(every), parallel=parallel, say=say)
+            if self.begun and not self.trees.is_file():
+                say("fitting boosted trees (some minutes)")
+                fit_boosted_trees(self.earlier, self.dataset, self.trees)
             if not speed:
                 return failed
             done = [trial for trial in every if trial.result]
@@ -107,7 +114,7 @@ class Comparison:
             ]
             return failed | run_jobs(costs, parallel=1, say=say)
 
-    def report(self, say: Say) -> tuple[Path, Path, list[comparison_page.Grid]]:
+    def report(self) -> tuple[Path, Path, list[comparison_page.Grid]]:
         """Writes the report of what is done.
 
         Returns:
@@ -119,7 +126,7 @@ class Comparison:
         if not self.begun:
             raise ValueError(f"no training in {self.folder} is done: nothing to report")
         found = {name: collect(table, self.trials[name]) for name, table in self.tables.items()}
-        baselines = self.baselines(say)
+        baselines = self.baselines()
         pages = comparison_page.write_pages(self.folder, found, baselines, self.about())
         tables = [(each, budget) for each in found.values() for budget, rows in each.parts.items() if rows]
         return *pages, [grid for each, budget in tables for grid in comparison_page.qualities(each, budget, baselines)]
@@ -133,21 +140,20 @@ class Comparison:
             f"rows in batches of {train.batch_size}, unless a model's tuned settings say otherwise"
         )
 
-    def baselines(self, say: Say) -> comparison_page.Baselines:
-        """Metrics of the additive baseline and of boosted trees, on the rows that the models are judged on."""
-        from mixrank.pipeline.reports import write_baseline, write_boosted_trees
+    @property
+    def trees(self) -> Path:
+        """Scores of boosted trees; the name says which rows they were fitted on."""
+        fitted_on = "-".join([self.earlier.rows.examples.name, *self.earlier.splits])
+        return self.folder / f"boosted-{fitted_on}.parquet"
 
-        run = RunFolder.load(self.config.run_dir)
-        fitted_on = "-".join([Path(self.earlier["examples"]).name, *self.earlier["config"]["train"]["splits"]])
-        trees = self.folder / f"boosted-{fitted_on}.parquet"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not trees.is_file():
-            say("fitting boosted trees (some minutes)")
-            write_boosted_trees(self.config.run_dir, trees)
-        additive = write_baseline(self.config.run_dir)
-        spec = FeatureSpec.model_validate(self.earlier["spec"])
-        found = {"additive log-odds": additive, "boosted trees": trees}
-        return {name: judge(spec, _scored(run.predictions, run.scores_beside(file))) for name, file in found.items()}
+    def baselines(self) -> comparison_page.Baselines:
+        """Metrics of the additive baseline and of boosted trees, where they are fitted, on the rows of the models."""
+        run = RunFolder(self.config.run_dir, self.earlier)
+        scores = {"additive log-odds": run.baseline}
+        if self.trees.is_file():
+            scores["boosted trees"] = run.scores_beside(self.trees)
+        spec = self.earlier.spec
+        return {name: judge(spec, _scored(run.predictions, s)) for name, s in scores.items() if s is not None}
 
 
 def _scored(predictions: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:

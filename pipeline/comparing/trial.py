@@ -15,45 +15,19 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from mixrank.pipeline.comparing.trial_plan import RESULT_FILE, TRIAL_FILE, split_patterns
+import numpy as np
+import pandas as pd
+
+from mixrank.pipeline.comparing.trial_plan import RESULT_FILE, Given
+from mixrank.pipeline.reports import MIN_OF_CLASS, OVERALL, exact_metrics
+from mixrank.pipeline.run_record import split_files
+from mixrank.schemas import FeatureSpec
 from mixrank.schemas.files import write_atomically
 
-if TYPE_CHECKING:
-    import tensorflow_transform as tft
-
-    from mixrank.components.training import ModelSettings, TrainSettings
-    from mixrank.schemas import FeatureSpec
-
-
-class Given(NamedTuple):
-    """What `trial.json` says, ready for use."""
-
-    spec: FeatureSpec
-    model: ModelSettings
-    train: TrainSettings
-    patterns: dict[str, str]
-    graph: tft.TFTransformOutput
-
-    @classmethod
-    def of(cls, folder: Path) -> Given:
-        """Reads the folder's settings and prepares the devices they ask for."""
-        import tensorflow_transform as tft
-
-        from mixrank.components.training import ModelSettings, TrainSettings, prepare_devices
-        from mixrank.schemas import FeatureSpec
-
-        about = json.loads((folder / TRIAL_FILE).read_text())
-        train = TrainSettings(**about["train"])
-        prepare_devices(train.replicas)
-        return cls(
-            FeatureSpec.model_validate(about["spec"]),
-            ModelSettings(**about["model"]),
-            train,
-            split_patterns(about["rows"]),
-            tft.TFTransformOutput(about["graph"]),
-        )
+# A scenario with a smaller share of the rows is not shown: its metrics move more with the seed than with the model.
+MAIN_SHARE = 0.05
 
 
 def work(folder: Path) -> dict[str, Any]:
@@ -65,20 +39,20 @@ def work(folder: Path) -> dict[str, Any]:
     Returns:
         Metrics per task and slice, those of the last validation, dense parameters, FLOPs, and which code it was.
     """
-    import pandas as pd
+    import tensorflow_transform as tft
 
-    from mixrank.components.training import MODEL_CARD, PREDICTIONS, TRAINING_LOG, train_model
+    from mixrank.components.training import MODEL_CARD, PREDICTIONS, TRAINING_LOG, prepare_devices, train_model
     from mixrank.layers import registry
-    from mixrank.pipeline.comparing.judging import judge
     from mixrank.pipeline.fingerprint import source
 
-    given = Given.of(folder)
+    given = Given.read(folder)
+    prepare_devices(given.train.replicas)
     train_model(
         spec=given.spec,
         model_settings=given.model,
         settings=given.train,
-        patterns=given.patterns,
-        transform_output=given.graph,
+        patterns=split_files(given.rows),
+        transform_output=tft.TFTransformOutput(str(given.graph)),
         checkpoints=folder / "checkpoints",
         run_dir=folder,
         export_dir=None,
@@ -95,6 +69,33 @@ def work(folder: Path) -> dict[str, Any]:
             "mixrank.components.training.trainer", "mixrank.layers.models", registry.origin(given.model.name)
         ),
     }
+
+
+def judge(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Metrics of predictions as `mixrank.components.training.predictions.predict` gives them.
+
+    Returns:
+        task -> "overall" or the scenario as text -> metric -> value. A main scenario has at least `MAIN_SHARE` of the
+        rows, and enough rows with either label.
+    """
+    _, users = np.unique(predictions[spec.user.name].to_numpy(), return_inverse=True)
+    scenario = predictions[spec.scenario.name].astype(str).to_numpy()
+    values, counts = np.unique(scenario, return_counts=True)
+    largest = sorted(zip(-counts, values, strict=True))
+    slices: list[tuple[str, Any]] = [(OVERALL, np.arange(len(predictions)))]
+    slices += [
+        (value, np.flatnonzero(scenario == value)) for rows, value in largest if -rows >= MAIN_SHARE * len(predictions)
+    ]
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for task in spec.tasks:
+        labels = predictions[f"label_{task}"].to_numpy(np.int64)
+        scores = predictions[f"score_{task}"].to_numpy(np.float64)
+        found[task] = {
+            name: exact_metrics(labels[rows], scores[rows], users[rows])
+            for name, rows in slices
+            if min(labels[rows].sum(), len(rows) - labels[rows].sum()) >= MIN_OF_CLASS
+        }
+    return found
 
 
 def run(doing: Callable[[Path], dict[str, Any]]) -> None:

@@ -11,12 +11,47 @@ from typing import Any
 
 from mixrank.components.training import ModelSettings, TrainSettings
 from mixrank.pipeline.config import Budget, RunConfig, Table, Tuned, Variant, merged
+from mixrank.pipeline.run_record import RunRecord
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.files import write_atomically
-from mixrank.schemas.naming import nearest, readable
+from mixrank.schemas.naming import Declaration, nearest, readable
 
 FOLDER = "compare"
 TRIAL_FILE, RESULT_FILE, TRIAL_LOG = "trial.json", "result.json", "log.txt"
+
+
+class Given(Declaration):
+    """Everything that decides the result of a training: `trial.json`.
+
+    Args:
+        model: which architecture.
+        train: how to train it.
+        spec: the columns that it sees.
+        rows: folder of transformed rows.
+        graph: folder of Transform's graph.
+    """
+
+    model: ModelSettings
+    train: TrainSettings
+    spec: FeatureSpec
+    rows: Path
+    graph: Path
+
+    @classmethod
+    def read(cls, folder: Path) -> Given:
+        """Reads the settings that `Trial.prepare` wrote."""
+        return cls.model_validate_json((folder / TRIAL_FILE).read_bytes())
+
+    @property
+    def key(self) -> str:
+        """Short name of these settings."""
+        return _key(self.model_dump(mode="json"))
+
+    @property
+    def key_of_all_seeds(self) -> str:
+        """The same for all seeds."""
+        found = self.model_dump(mode="json")
+        return _key({**found, "train": {**found["train"], "seed": None}})
 
 
 @dataclass(frozen=True)
@@ -27,7 +62,7 @@ class Trial:
         variant: name of the variant in its table.
         budget: dense parameters it is scaled to, or None.
         seed: of weights and of the order of rows.
-        about: everything that decides the result; `folder` is named by it.
+        given: everything that decides the result; `folder` is named by it.
         folder: where it is trained.
         cost: where the speed of the variant is measured, the same for all of its seeds.
     """
@@ -35,7 +70,7 @@ class Trial:
     variant: str
     budget: Budget
     seed: int
-    about: dict[str, Any]
+    given: Given
     folder: Path
     cost: Path
 
@@ -57,15 +92,15 @@ class Trial:
         """Writes the settings into both folders, for the processes that work there."""
         for folder in (self.folder, self.cost):
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / TRIAL_FILE, lambda path: path.write_text(json.dumps(self.about, indent=1)))
+            write_atomically(folder / TRIAL_FILE, lambda path: path.write_text(self.given.model_dump_json(indent=1)))
 
 
-def trials(config: RunConfig, earlier: dict[str, Any], table: Table) -> list[Trial]:
+def trials(config: RunConfig, earlier: RunRecord, table: Table) -> list[Trial]:
     """Every training of a table: for each budget and seed all variants, so that a part of it is a comparison already.
 
     Args:
         config: the run; its `compare` names the seeds and what was found for each model.
-        earlier: `run.json` of the pipeline run whose transformed rows are trained on.
+        earlier: the pipeline run whose transformed rows are trained on.
         table: what to compare.
 
     Raises:
@@ -85,7 +120,7 @@ def trials(config: RunConfig, earlier: dict[str, Any], table: Table) -> list[Tri
 
 def trial(
     config: RunConfig,
-    earlier: dict[str, Any],
+    earlier: RunRecord,
     model: ModelSettings,
     train: TrainSettings,
     *,
@@ -93,18 +128,18 @@ def trial(
     without: Sequence[str] = (),
 ) -> Trial:
     """One training on the transformed rows of a run."""
-    spec = seen(FeatureSpec.model_validate(earlier["spec"]), without)
-    about = {
-        "model": model.model_dump(mode="json"),
-        "train": train.model_dump(mode="json"),
-        "spec": spec.model_dump(mode="json"),
-        "rows": earlier["transformed_examples"],
-        "graph": earlier["transform_graph"],
-    }
+    rows = earlier.rows
+    given = Given(
+        model=model, train=train, spec=seen(earlier.spec, without), rows=rows.transformed, graph=rows.transform_graph
+    )
     root = config.run_dir / FOLDER
-    unseeded = {**about, "train": {**about["train"], "seed": None}}
     return Trial(
-        name, model.match_params, train.seed, about, root / "trials" / _key(about), root / "costs" / _key(unseeded)
+        variant=name,
+        budget=model.match_params,
+        seed=train.seed,
+        given=given,
+        folder=root / "trials" / given.key,
+        cost=root / "costs" / given.key_of_all_seeds,
     )
 
 
@@ -150,11 +185,6 @@ def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
     return FeatureSpec.model_validate(spec.model_copy(update={"features": left}).model_dump())
 
 
-def split_patterns(rows: str) -> dict[str, str]:
-    """Split -> files of transformed rows."""
-    return {path.name.removeprefix("Split-"): str(path / "*") for path in Path(rows).glob("Split-*")}
-
-
 def size(budget: int | None) -> str:
     """A number of parameters as people write it.
 
@@ -174,5 +204,5 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.is_file() else None
 
 
-def _key(about: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+def _key(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

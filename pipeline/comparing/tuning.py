@@ -8,8 +8,9 @@ from typing import Any
 
 from mixrank.layers import registry
 from mixrank.pipeline.comparing.comparison_page import Grid
-from mixrank.pipeline.comparing.trial_plan import Trial, settings, split_patterns, trial
+from mixrank.pipeline.comparing.trial_plan import Trial, settings, trial
 from mixrank.pipeline.config import Budget, Range, RunConfig, Tuned, Variant, merged
+from mixrank.pipeline.run_record import RunRecord, split_files
 from mixrank.schemas.naming import readable
 
 OWN = "the config's"
@@ -44,7 +45,7 @@ class Draw:
 
 
 def search_settings(
-    config: RunConfig, earlier: dict[str, Any], models: Sequence[str], number: int, budget: Budget
+    config: RunConfig, earlier: RunRecord, models: Sequence[str], number: int, budget: Budget
 ) -> list[Draw]:
     """Every training of a search: per model the config's own settings and then the same number of random ones.
 
@@ -53,7 +54,7 @@ def search_settings(
 
     Args:
         config: the run; `compare.search` is the space.
-        earlier: `run.json` of the run whose rows are trained on.
+        earlier: the run whose rows are trained on.
         models: names of models.
         number: int >= 1. Random draws per model.
         budget: dense parameters of every model, or None for the preset.
@@ -63,7 +64,7 @@ def search_settings(
     """
     for name in models:
         registry.model(name)
-    if "valid" not in split_patterns(earlier["transformed_examples"]):
+    if "valid" not in split_files(earlier.rows.transformed):
         raise ValueError(
             f"the search is judged on a `valid` split, and {config.dataset} has none: give its `split` one"
         )
@@ -115,9 +116,7 @@ def search_grid(found: Sequence[Draw]) -> Grid:
     return Grid("Loss on the validation split", ("model", *names), tuple(cells), frozenset(marked))
 
 
-def _draw(
-    config: RunConfig, earlier: dict[str, Any], name: str, title: str, values: dict[str, Any], budget: Budget
-) -> Draw:
+def _draw(config: RunConfig, earlier: RunRecord, name: str, title: str, values: dict[str, Any], budget: Budget) -> Draw:
     # What an earlier search found is not where this one starts.
     untuned = config.compare.model_copy(update={"tuned": {name: _tuned(values)}})
     variant = Variant(name=name, model={"name": name}, train={"splits": ["train"]})

@@ -15,6 +15,7 @@ from mixrank.components.training import PUSHED, ModelSettings, TrainSettings
 from mixrank.layers import registry
 from mixrank.pipeline.config.comparison_tables import CompareSettings
 from mixrank.pipeline.config.kubeflow_settings import KubeflowSettings
+from mixrank.pipeline.run_record import RunRecord, is_run
 from mixrank.schemas import Dataset, datasets
 from mixrank.schemas.naming import Declaration, nearest, readable
 from mixrank.serving.base import versions
@@ -72,6 +73,17 @@ class RunConfig(Declaration):
         if model.match_params is not None and not registry.model(model.name).scaled:
             raise ValueError(f"`match_params`: {model.name} has no parameters that scale with its size; remove it")
         return model
+
+    @field_validator("train")
+    @classmethod
+    def _find_warm_start(cls, train: TrainSettings) -> TrainSettings:
+        """A run folder stands for the model that it exported."""
+        if train.warm_start in (None, PUSHED) or not is_run(Path(train.warm_start)):
+            return train
+        export = RunRecord.read(Path(train.warm_start)).export
+        if export is None:
+            raise ValueError(f"`warm_start`={train.warm_start} is a run without an exported model")
+        return train.model_copy(update={"warm_start": str(export)})
 
     @property
     def run_dir(self) -> Path:

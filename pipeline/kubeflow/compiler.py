@@ -7,16 +7,18 @@ parameters, volumes and node selectors) is added to the document, in the form in
 from __future__ import annotations
 
 import json
+import subprocess
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
 from mixrank.pipeline.config import KubeflowSettings, RunConfig, TrainerResources
-from mixrank.pipeline.kubeflow.image import image_name
-from mixrank.schemas import SplitByDay
+from mixrank.schemas import Dataset, SplitByDay
 from mixrank.schemas.files import write_atomically
 
+CHECKOUT = Path(__file__).parents[3]
 # Steps whose result may differ between two runs with equal parameters.
 UNCACHED = {"ExampleGen", "LastPushed"}
 # An installation may be busy for minutes, not for hours.
@@ -56,8 +58,9 @@ def compiled(config: RunConfig) -> str:
             "and give its dotted path"
         )
     image = settings.image or image_name()
-    parameters = run_parameters(config)
-    spec = _compiled_by_tfx(config, image, parameters)
+    dataset = config.load_dataset()
+    parameters = run_parameters(config, dataset)
+    spec = _compiled_by_tfx(config, dataset, image, parameters)
     spec["defaultPipelineRoot"] = settings.pipeline_root
     for name, definition in spec["root"]["inputDefinitions"]["parameters"].items():
         default, description = parameters[name]
@@ -88,6 +91,23 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 _Readable.add_representer(str, _text)
 
 
+def image_name() -> str:
+    """The image that holds this code: `mixrank:VERSION-COMMIT`, and `-dirty` if tracked files differ from the commit.
+
+    Outside of a git checkout the installed version says which code it is: `mixrank:VERSION`.
+    """
+    tag = version("mixrank")
+    if (CHECKOUT / ".git").exists():
+        tag += f"-{_git('rev-parse', '--short=12', 'HEAD')}"
+        tag += "-dirty" if _git("status", "--porcelain", "--untracked-files=no") else ""
+    return f"mixrank:{tag}"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(CHECKOUT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def image_of(spec: Path) -> str:
     """The image that a compiled pipeline names.
 
@@ -103,7 +123,7 @@ def image_of(spec: Path) -> str:
         raise ValueError(f"{spec} is no compiled pipeline") from None
 
 
-def run_parameters(config: RunConfig) -> dict[str, tuple[str, str]]:
+def run_parameters(config: RunConfig, dataset: Dataset) -> dict[str, tuple[str, str]]:
     """What a run may choose without compiling again: name -> default and description."""
     settings, home = config.kubeflow, PurePosixPath(config.kubeflow.mount)
     parameters = {
@@ -114,7 +134,7 @@ def run_parameters(config: RunConfig) -> dict[str, tuple[str, str]]:
             "Folder of the pushed versions.",
         ),
     }
-    if isinstance(split := config.load_dataset().source.split, SplitByDay):
+    if isinstance(split := dataset.source.split, SplitByDay):
         parameters["split_days"] = (
             json.dumps(split.splits),
             "Split -> first and last day, both included, as JSON.",
@@ -122,16 +142,18 @@ def run_parameters(config: RunConfig) -> dict[str, tuple[str, str]]:
     return parameters
 
 
-def _compiled_by_tfx(config: RunConfig, image: str, parameters: dict[str, tuple[str, str]]) -> dict[str, Any]:
+def _compiled_by_tfx(
+    config: RunConfig, dataset: Dataset, image: str, parameters: dict[str, tuple[str, str]]
+) -> dict[str, Any]:
     from tfx import v1 as tfx
     from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as kubeflow
 
-    from mixrank.pipeline.pipeline import Place, create_pipeline
+    from mixrank.pipeline.pipeline import Target, create_pipeline
 
     def parameter(name: str) -> Any:
         return tfx.dsl.experimental.RuntimeParameter(name=name, ptype=str)
 
-    place = Place(
+    target = Target(
         name=config.name.lower().replace("_", "-"),
         root=config.kubeflow.pipeline_root,
         data=parameter("data"),
@@ -151,7 +173,7 @@ def _compiled_by_tfx(config: RunConfig, image: str, parameters: dict[str, tuple[
             use_pipeline_spec_2_1=True,
         )
     )
-    job: dict[str, Any] = runner.run(create_pipeline(config, place), write_out=False)
+    job: dict[str, Any] = runner.run(create_pipeline(config, dataset, target), write_out=False)
     return job["pipelineSpec"]
 
 

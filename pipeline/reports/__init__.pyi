@@ -1,8 +1,6 @@
 from .against_last_pushed import MIN_OF_CLASS as MIN_OF_CLASS
 from .against_last_pushed import OVERALL as OVERALL
 from .against_last_pushed import exact_metrics as exact_metrics
-from .baseline import write_baseline as write_baseline
-from .boosted import write_boosted_trees as write_boosted_trees
 from .drift_report import compare as compare
 from .drift_report import drift_table as drift_table
 from .drift_report import write_json as write_json
@@ -11,10 +9,10 @@ from .drift_report import write_statistics as write_statistics
 from .drift_sources import known_model as known_model
 from .drift_sources import read_baseline as read_baseline
 from .drift_sources import read_new as read_new
+from .pages import RUN_COLOURS as RUN_COLOURS
+from .pages import altair as altair
 from .pages import fill as fill
-from .plots import RUN_COLOURS as RUN_COLOURS
-from .plots import altair as altair
-from .plots import svg as svg
+from .pages import svg as svg
 from .run_folder import RunFolder as RunFolder
 from .run_report import count as count
 from .run_report import metrics_table as metrics_table

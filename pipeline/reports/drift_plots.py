@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from mixrank.pipeline.reports.plots import BASELINE_COLOUR, RUN_COLOURS, altair, svg
+from mixrank.pipeline.reports.pages import BASELINE_COLOUR, RUN_COLOURS, altair, svg
 
 SIDES = ("baseline", "new")
 BINS = 40

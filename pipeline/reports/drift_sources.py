@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from mixrank.pipeline.reports.run_folder import RunFolder
+from mixrank.pipeline.run_record import RunRecord, is_run
 from mixrank.schemas import FeatureSpec
 from mixrank.serving.base import find_version, load_spec
 from mixrank.serving.drift import LoggedRows, RowSummary, read_vocabularies, summarize
@@ -71,9 +71,9 @@ def known_model(baseline: Path, model: Path | None) -> Known:
         return Known(spec, read_vocabularies(spec, version / "assets"))
     if not is_run(baseline):
         raise ValueError(f"{baseline} is no run folder: name the model that the rows were made for with --model")
-    run = RunFolder.load(baseline)
-    spec = FeatureSpec.model_validate(run.about["spec"])
-    return Known(spec, read_vocabularies(spec, Path(run.about["transform_graph"]) / "transform_fn" / "assets"))
+    run = RunRecord.read(baseline)
+    spec = run.spec
+    return Known(spec, read_vocabularies(spec, run.rows.transform_graph / "transform_fn" / "assets"))
 
 
 def read_baseline(path: Path, known: Known, progress: Progress) -> Side:
@@ -86,11 +86,11 @@ def read_baseline(path: Path, known: Known, progress: Progress) -> Side:
         ValueError: if something is missing, naming the file.
     """
     if is_run(path):
-        run = RunFolder.load(path)
-        statistics = _load_statistics(Path(run.about["statistics"]) / "Split-train" / "FeatureStats.pb")
-        held_out = Path(run.about["examples"]) / "Split-valid"
+        run = RunRecord.read(path)
+        statistics = _load_statistics(run.rows.statistics / "Split-train" / "FeatureStats.pb")
+        held_out = run.rows.examples / "Split-valid"
         later, _ = _rows(held_out, known, progress)
-        file = Path(run.about["model_run"]) / "predictions.parquet"
+        file = run.model_run / "predictions.parquet"
         judged, _ = _rows(file, known, progress)
         size = int(statistics.datasets[0].num_examples)
         return Side(f"{run.name}, split train", size, statistics, later.unseen, judged.judged, file)
@@ -118,18 +118,13 @@ def read_new(path: Path, known: Known, split: str, progress: Progress) -> Side:
         return Side(path.name, int(statistics.datasets[0].num_examples), statistics, {}, pd.DataFrame())
     if not is_run(path):
         return _of_rows(path, known, progress)
-    run = RunFolder.load(path)
-    side = _of_rows(Path(run.about["examples"]) / f"Split-{split}", known, progress, f"{run.name}, split {split}")
-    file = Path(run.about["model_run"]) / "predictions.parquet"
+    run = RunRecord.read(path)
+    side = _of_rows(run.rows.examples / f"Split-{split}", known, progress, f"{run.name}, split {split}")
+    file = run.model_run / "predictions.parquet"
     if split != "eval" or not file.is_file():
         return side
     judged, _ = _rows(file, known, progress)
     return Side(side.name, side.rows, side.statistics, side.unseen, judged.judged, file, side.notes)
-
-
-def is_run(path: Path) -> bool:
-    """Whether a folder is a finished run."""
-    return (path / "run.json").is_file()
 
 
 def _of_rows(path: Path, known: Known, progress: Progress, name: str = "") -> Side:

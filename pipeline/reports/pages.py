@@ -1,9 +1,16 @@
-"""HTML pages: every one fills the frame `templates/page.html`, which holds head and style."""
+"""HTML pages and the plots in them: every page fills the frame `templates/page.html`, every plot wears one style."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from markupsafe import Markup
+
+RUN_COLOURS = ("#2f6db3", "#d9772b", "#3f9a6b", "#8a5fb5", "#c4455a", "#7a6a4f")
+BASELINE_COLOUR = "#9aa3ad"
+INK, MUTED, GRID = "#27313b", "#66727e", "#e4e8ec"
 
 
 def fill(template: str, values: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None) -> str:
@@ -24,3 +31,38 @@ def fill(template: str, values: Mapping[str, Any], filters: Mapping[str, Callabl
     )
     environment.filters.update(filters or {})
     return environment.get_template(template).render(values)
+
+
+def svg(chart: Any, title: str) -> Markup:
+    """A chart in the report's style, as an image inside the page.
+
+    Args:
+        chart: an altair chart.
+        title: what it shows, for those who cannot see it.
+    """
+    import vl_convert
+
+    font = "Helvetica Neue, Helvetica, Arial, DejaVu Sans, sans-serif"
+    text = {
+        "labelColor": MUTED,
+        "titleColor": MUTED,
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+    }
+    chart = chart.configure(background="transparent", font=font, padding=4).configure_view(stroke=GRID)
+    chart = chart.configure_axis(**text, gridColor=GRID, domainColor=GRID, tickColor=GRID, labelLimit=160)
+    chart = chart.configure_header(labelColor=INK, labelFontSize=12, labelFontWeight="bold")
+    chart = chart.configure_legend(labelColor=INK, labelFontSize=11, titleColor=MUTED, orient="top")
+    drawn = vl_convert.vegalite_to_svg(chart.to_dict())
+    # As an image: identifiers inside several SVGs of one page would clash.
+    data = base64.b64encode(drawn.encode()).decode()
+    return Markup('<img class="plot" alt="{}" src="data:image/svg+xml;base64,{}">').format(title, data)
+
+
+def altair() -> Any:
+    """The altair module, ready for data of any size."""
+    import altair
+
+    altair.data_transformers.disable_max_rows()
+    return altair

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +12,10 @@ from markupsafe import Markup
 
 from mixrank.components.metrics import headlines
 from mixrank.pipeline.reports.against_last_pushed import SliceScores
+from mixrank.pipeline.reports.pages import BASELINE_COLOUR, GRID, MUTED, RUN_COLOURS, altair, svg
 from mixrank.pipeline.reports.run_folder import RunFolder
 
 BASELINE = "baseline"
-RUN_COLOURS = ("#2f6db3", "#d9772b", "#3f9a6b", "#8a5fb5", "#c4455a", "#7a6a4f")
-BASELINE_COLOUR = "#9aa3ad"
-INK, MUTED, GRID = "#27313b", "#66727e", "#e4e8ec"
 BINS = 15
 
 
@@ -103,17 +100,17 @@ def score_distribution(runs: Sequence[RunFolder]) -> Markup:
 
 
 def training_curves(runs: Sequence[RunFolder]) -> Markup | None:
-    """Training loss and validation metrics by step; None if no run logged its training."""
+    """Training loss and validation metrics by samples trained on; None if no run logged its training."""
     points = []
     # The loss stands beside the training loss already.
     shown = {"loss", *(metric.name for metric in headlines() if metric.name != "log_loss")}
     for run in runs:
-        for entry in run.training:
-            valid = {k: v for k, v in entry["valid"].items() if k.rpartition(".")[2] in shown}
-            values = {"training loss": entry.get("loss"), **{f"validation {k}": v for k, v in valid.items()}}
+        for point in (point for entry in run.training for point in entry["curve"]):
+            valid = {k: v for k, v in point["valid"].items() if k.rpartition(".")[2] in shown}
+            values = {"training loss": point["loss"], **{f"validation {k}": v for k, v in valid.items()}}
             for metric, value in values.items():
-                if value is not None and math.isfinite(value):
-                    points.append({"model": run.name, "step": entry["step"], "metric": metric, "value": value})
+                if math.isfinite(value):
+                    points.append({"model": run.name, "samples": point["samples"], "metric": metric, "value": value})
     if not points:
         return None
     frame = pd.DataFrame(points)
@@ -121,7 +118,7 @@ def training_curves(runs: Sequence[RunFolder]) -> Markup | None:
     alt = altair()
     chart = alt.Chart(frame).mark_line(point={"size": 28}, strokeWidth=2)
     chart = chart.encode(
-        x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=5)),
+        x=alt.X("samples:Q", title="samples", axis=alt.Axis(tickCount=5, format="~s")),
         y=alt.Y("value:Q", scale=alt.Scale(zero=False), title=None),
         color=_colours(names),
     ).properties(width=300, height=160)
@@ -199,38 +196,3 @@ def _colours(names: list[str]) -> Any:
     ]
     legend = alt.Legend(title=None, orient="top") if len(names) > 1 else None
     return alt.Color("model:N", scale=alt.Scale(domain=names, range=coloured), sort=names, legend=legend)
-
-
-def svg(chart: Any, title: str) -> Markup:
-    """A chart in the report's style, as an image inside the page.
-
-    Args:
-        chart: an altair chart.
-        title: what it shows, for those who cannot see it.
-    """
-    import vl_convert
-
-    font = "Helvetica Neue, Helvetica, Arial, DejaVu Sans, sans-serif"
-    text = {
-        "labelColor": MUTED,
-        "titleColor": MUTED,
-        "labelFontSize": 11,
-        "titleFontSize": 11,
-        "titleFontWeight": "normal",
-    }
-    chart = chart.configure(background="transparent", font=font, padding=4).configure_view(stroke=GRID)
-    chart = chart.configure_axis(**text, gridColor=GRID, domainColor=GRID, tickColor=GRID, labelLimit=160)
-    chart = chart.configure_header(labelColor=INK, labelFontSize=12, labelFontWeight="bold")
-    chart = chart.configure_legend(labelColor=INK, labelFontSize=11, titleColor=MUTED, orient="top")
-    drawn = vl_convert.vegalite_to_svg(chart.to_dict())
-    # As an image: identifiers inside several SVGs of one page would clash.
-    data = base64.b64encode(drawn.encode()).decode()
-    return Markup('<img class="plot" alt="{}" src="data:image/svg+xml;base64,{}">').format(title, data)
-
-
-def altair() -> Any:
-    """The altair module, ready for data of any size."""
-    import altair
-
-    altair.data_transformers.disable_max_rows()
-    return altair

@@ -10,50 +10,53 @@ from typing import Any
 
 import pandas as pd
 
+from mixrank.pipeline.run_record import RunRecord
+
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A finished run: its description and the files it points to, read when asked for.
+    """A finished run: its record and the files it points to, read when asked for.
 
     Args:
         path: folder with `run.json`.
-        about: content of `run.json`.
+        record: what the run was.
     """
 
     path: Path
-    about: dict[str, Any]
+    record: RunRecord
 
     @classmethod
     def load(cls, path: Path) -> RunFolder:
-        """Reads `run.json`.
+        """A run folder as `RunRecord.read` finds it.
 
         Raises:
-            ValueError: if the folder holds no `run.json`, or one without a field that the report needs.
+            ValueError: if there is no record of a run.
         """
-        file = Path(path) / "run.json"
-        if not file.is_file():
-            raise ValueError(f"{path} is no run folder: it holds no run.json")
-        about = json.loads(file.read_text())
-        if missing := sorted({"name", "tasks", "scenario", "model_run"} - set(about)):
-            raise ValueError(f"{file} lacks {missing}")
-        return cls(Path(path), about)
+        return cls(Path(path), RunRecord.read(path))
 
     @property
     def name(self) -> str:
-        return str(self.about["name"])
+        return self.record.name
 
     @property
-    def tasks(self) -> list[str]:
-        return list(self.about["tasks"])
+    def tasks(self) -> tuple[str, ...]:
+        return self.record.spec.tasks
 
     @property
     def scenario(self) -> str:
-        return str(self.about["scenario"]["column"])
+        return self.record.spec.scenario.name
 
     @property
     def scenario_labels(self) -> dict[str, str]:
         """Raw scenario value, as text -> display name."""
-        return {str(value): str(label) for value, label in self.about["scenario"]["labels"].items()}
+        scenario = self.record.spec.scenario
+        return {str(value): scenario.label_of(value) for value in scenario.values}
+
+    @property
+    def keys(self) -> list[str]:
+        """Columns that identify a row: user, item and time."""
+        spec = self.record.spec
+        return [spec.user.name, spec.item.name, spec.time.name]
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
@@ -62,7 +65,7 @@ class RunFolder:
         Raises:
             ValueError: if the file or one of its columns is missing.
         """
-        file = Path(self.about["model_run"]) / "predictions.parquet"
+        file = self.record.model_run / "predictions.parquet"
         if not file.is_file():
             raise ValueError(f"run {self.name}: {file} does not exist")
         frame = pd.read_parquet(file)
@@ -72,12 +75,6 @@ class RunFolder:
         if frame.empty:
             raise ValueError(f"{file} has no rows")
         return frame.assign(**{self.scenario: frame[self.scenario].astype(str)})
-
-    @property
-    def keys(self) -> list[str]:
-        """Columns that identify a row: user, item and time; the first three unless `run.json` names them."""
-        named = [self.about.get(key) for key in ("user", "item", "time")]
-        return [name or column for name, column in zip(named, self.predictions.columns, strict=False)]
 
     @cached_property
     def baseline(self) -> pd.DataFrame | None:
@@ -110,18 +107,18 @@ class RunFolder:
     @cached_property
     def training(self) -> list[dict[str, Any]]:
         """One entry per round of training."""
-        file = Path(self.about["model_run"]) / "training.jsonl"
+        file = self.record.model_run / "training.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines() if line] if file.is_file() else []
 
     @cached_property
     def model(self) -> dict[str, Any]:
         """Name, parameters and FLOPs of the model, per part."""
-        return self._json(self.about["model_run"], "model.json")
+        return _json(self.record.model_run / "model.json")
 
     @cached_property
     def rows(self) -> dict[str, Any]:
         """Counts of the example generation."""
-        return self._json(self.about.get("examples"), "report.json")
+        return _json(self.record.rows.examples / "report.json")
 
     @cached_property
     def label_rates(self) -> dict[str, dict[str, float]]:
@@ -129,7 +126,7 @@ class RunFolder:
         from tensorflow_metadata.proto.v0 import statistics_pb2
 
         rates = {}
-        for file in sorted(Path(self.about.get("statistics") or "/nowhere").glob("Split-*/FeatureStats.pb")):
+        for file in sorted(self.record.rows.statistics.glob("Split-*/FeatureStats.pb")):
             statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString(file.read_bytes())
             features = {".".join(f.path.step) or f.name: f for f in statistics.datasets[0].features}
             rates[file.parent.name.removeprefix("Split-")] = {
@@ -140,14 +137,13 @@ class RunFolder:
     @cached_property
     def tfma(self) -> dict[tuple[str, str, str], float]:
         """(task, slice, metric) -> value that the Evaluator measured; empty if it did not run."""
-        evaluation = self.about.get("evaluation")
-        if not evaluation or not Path(evaluation).is_dir():
+        judgement = self.record.judgement
+        if judgement is None or not judgement.evaluation.is_dir():
             return {}
         from mixrank.components.judging import load_metrics
 
-        return {(row.task, row.slice, row.metric): row.value for row in load_metrics(evaluation)}
+        return {(row.task, row.slice, row.metric): row.value for row in load_metrics(str(judgement.evaluation))}
 
-    @staticmethod
-    def _json(folder: str | None, name: str) -> dict[str, Any]:
-        file = Path(folder or "/nowhere") / name
-        return json.loads(file.read_text()) if file.is_file() else {}
+
+def _json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file.is_file() else {}

@@ -83,7 +83,7 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
     scores = [compare(run, resamples=0) for run in runs]
     based = any(row.baseline for rows in scores for row in rows)
     table = Table(
-        title=runs[0].about.get("dataset"),
+        title=runs[0].record.spec.name,
         box=box.SIMPLE_HEAD,
         caption_justify="left",
         padding=(0, 1, 0, 0),
@@ -138,7 +138,7 @@ def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> st
         "min_rows": MIN_ROWS,
         "min_of_class": MIN_OF_CLASS,
         "agreement": [_agreement(run, rows) for run, rows in zip(runs, scores, strict=True)],
-        "configs": [json.dumps(run.about.get("config", {}), indent=2, ensure_ascii=False) for run in runs],
+        "configs": [json.dumps(run.record.config, indent=2, ensure_ascii=False) for run in runs],
         "scenario_plot": plots.auc_by_scenario(runs, scores) if judged else None,
         "calibration_plot": plots.calibration_curve(runs),
         "roc_plot": plots.roc(runs),

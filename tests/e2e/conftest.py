@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import yaml
 from typer.testing import CliRunner
 
 from mixrank.pipeline.cli import app
+from mixrank.pipeline.run_record import RunRecord
 
 USERS = 80
 KILL_AFTER_S = 400
@@ -131,5 +131,5 @@ def finished(killed):
     return SimpleNamespace(
         **vars(killed) | {"progress": (killed.root / "finished.txt").read_text()},
         output=result.output,
-        about=json.loads((killed.run / "run.json").read_text()),
+        record=RunRecord.read(killed.run),
     )

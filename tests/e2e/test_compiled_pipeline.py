@@ -56,7 +56,7 @@ def test_a_first_run_has_no_model_to_beat(compiled_run):
 def test_rows_are_scored_as_in_the_local_run(compiled_run, finished):
     keys = ["user_id", "item_id", "timestamp"]
     ours = pd.read_parquet(Path(compiled_run.outputs["Trainer"]["model_run"]["uri"]) / "predictions.parquet")
-    local = pd.read_parquet(Path(finished.about["model_run"]) / "predictions.parquet")
+    local = pd.read_parquet(finished.record.model_run / "predictions.parquet")
     joined = ours.merge(local, on=keys, suffixes=("", "_local"))
     assert len(joined) == len(ours) == len(local) > 500
     for task in ("click", "like"):
@@ -67,7 +67,7 @@ def test_the_model_is_judged_as_in_the_local_run(compiled_run, finished):
     from mixrank.components.judging.evaluation import load_metrics
 
     ours = load_metrics(compiled_run.outputs["Evaluator"]["evaluation"]["uri"])
-    local = load_metrics(finished.about["evaluation"])
+    local = load_metrics(str(finished.record.judgement.evaluation))
     assert [value[:3] for value in ours] == [value[:3] for value in local]
     assert {value.metric for value in ours} >= {"auc", "gauc", "log_loss"}
     np.testing.assert_allclose([value.value for value in ours], [value.value for value in local], atol=1e-6)
@@ -82,10 +82,10 @@ def test_the_pushed_version_is_the_trained_model_and_scores_as_the_local_one(com
     assert compiled_run.outputs["Pusher"]["pushed_model"]["metadata"]["pushed_destination"] == str(version)
     trained = Path(compiled_run.outputs["Trainer"]["model"]["uri"]) / "Format-Serving"
     assert (version / "saved_model.pb").read_bytes() == (trained / "saved_model.pb").read_bytes()
-    examples = tf.constant(read_examples(finished.about["examples"] + "/Split-eval", 50))
+    examples = tf.constant(read_examples(str(finished.record.rows.examples / "Split-eval"), 50))
     ours, local = (
         tf.saved_model.load(str(folder)).signatures["serving_default"](examples=examples)
-        for folder in (version, finished.about["pushed"])
+        for folder in (version, finished.record.pushed)
     )
     for task in ("click", "like"):
         np.testing.assert_allclose(ours[task], local[task], atol=1e-6)

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from mixrank.pipeline.run_record import RunRecord
+
 pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-a-model.md"
@@ -39,15 +41,15 @@ def outside(films, finished, tmp_path_factory):
         config=str(config),
         run=run,
         progress=(root / "progress.txt").read_text(),
-        about=json.loads((run / "run.json").read_text()),
+        record=RunRecord.read(run),
     )
 
 
 def test_it_is_trained_on_the_cached_rows_and_pushed(outside):
     assert "Transform: unchanged, taken from the cache" in outside.progress
     assert re.search(r"warm start: [\d,]{2,} embedding rows taken over", outside.progress)
-    assert outside.about["pushed"] is not None, outside.about["reasons"]
-    card = json.loads((Path(outside.about["model_run"]) / "model.json").read_text())
+    assert outside.record.pushed is not None, outside.record.judgement.reasons
+    card = json.loads((outside.record.model_run / "model.json").read_text())
     assert card["name"] == str(outside.model)
     assert "dense layers" in [part["name"] for part in card["parts"]]
 

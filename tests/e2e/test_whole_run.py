@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+
+from mixrank.pipeline.run_record import RunRecord
+from mixrank.schemas import datasets
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +47,7 @@ def test_the_same_command_goes_on_after_the_last_round(killed, finished):
     rounds = int(re.search(r"round 1/(\d+)", killed.progress)[1])
     done = int(re.search(rf"resuming after round (\d+) of {rounds}", finished.progress)[1])
     assert 1 <= done < rounds
-    log = Path(finished.about["model_run"]) / "training.jsonl"
+    log = finished.record.model_run / "training.jsonl"
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     assert [entry["round"] for entry in entries] == list(range(1, rounds + 1))
     assert not list((killed.run / "checkpoints").rglob("round-*")), "what was resumed from is removed"
@@ -53,29 +55,30 @@ def test_the_same_command_goes_on_after_the_last_round(killed, finished):
 
 def test_every_component_ran_in_order(finished):
     assert started(finished.progress) == COMPONENTS
-    assert set(finished.about["seconds"]) == set(COMPONENTS)
-    assert finished.about["seconds"]["ExampleGen"] == 0
-    assert finished.about["seconds"]["Trainer"] > 0
+    assert set(finished.record.seconds) == set(COMPONENTS)
+    assert finished.record.seconds["ExampleGen"] == 0
+    assert finished.record.seconds["Trainer"] > 0
 
 
 def test_the_run_describes_itself(finished):
-    about = finished.about
-    assert about["blessed"] is True and about["reasons"] == []
-    assert (about["name"], about["dataset"], about["tasks"]) == ("films", "movielens", ["click", "like"])
-    assert (about["user"], about["item"], about["time"]) == ("user_id", "item_id", "timestamp")
-    assert about["scenario"]["labels"]["25_34"] == "25-34"
-    for folder in ("examples", "transformed_examples", "transform_graph", "statistics", "evaluation", "model_run"):
-        assert Path(about[folder]).is_dir(), folder
-    assert (Path(about["examples"]) / "Split-eval").is_dir()
-    assert (Path(about["transformed_examples"]) / "Split-eval").is_dir()
-    assert about["transformed_examples"] != about["examples"]
-    assert (Path(about["export"]) / "saved_model.pb").is_file()
-    assert about["config"]["train"]["batch_size"] == 128
+    record = finished.record
+    assert record.judgement.blessed
+    assert (record.name, record.dataset, record.splits) == ("films", "movielens", ("train",))
+    assert record.spec == datasets.load("movielens").spec
+    rows = record.rows
+    folders = (rows.examples, rows.transformed, rows.transform_graph, rows.statistics)
+    for folder in (*folders, record.judgement.evaluation, record.model_run):
+        assert folder.is_dir(), folder
+    assert (rows.examples / "Split-eval").is_dir()
+    assert (rows.transformed / "Split-eval").is_dir()
+    assert rows.transformed != rows.examples
+    assert (record.export / "saved_model.pb").is_file()
+    assert record.config["train"]["batch_size"] == 128
 
 
 def test_every_evaluated_row_is_scored_and_has_a_baseline(finished):
-    report = json.loads((Path(finished.about["examples"]) / "report.json").read_text())
-    predictions = pd.read_parquet(Path(finished.about["model_run"]) / "predictions.parquet")
+    report = json.loads((finished.record.rows.examples / "report.json").read_text())
+    predictions = pd.read_parquet(finished.record.model_run / "predictions.parquet")
     baseline = pd.read_parquet(finished.run / "baseline.parquet")
     assert len(predictions) == len(baseline) == report["rows"]["eval"] > 500
     keys = ["user_id", "item_id", "timestamp"]
@@ -95,7 +98,7 @@ def test_the_report_and_the_next_commands_are_shown(finished):
     page = (finished.run / "report.html").read_text()
     assert "films" in page and "data:image" in page
     assert f"report: {finished.run}/report.html" in finished.output
-    assert f"pushed: {finished.about['pushed']}" in finished.output
+    assert f"pushed: {finished.record.pushed}" in finished.output
     assert "next:" in finished.output
     for title in ("AUC", "GAUC", "Log loss", "35 and over"):
         assert title in finished.output
@@ -109,16 +112,16 @@ def test_the_pushed_version_scores_like_the_trained_model(finished):
     from mixrank.schemas.datasets import load
     from mixrank.schemas.encode import decode
 
-    version = Path(finished.about["pushed"])
+    version = finished.record.pushed
     assert version.parent == finished.run / "serving" / "films"
     assert version.name.isdigit()
-    examples = read_examples(finished.about["examples"] + "/Split-eval", 50)
+    examples = read_examples(str(finished.record.rows.examples / "Split-eval"), 50)
     scores = tf.saved_model.load(str(version)).signatures["serving_default"](examples=tf.constant(examples))
     keys = ["user_id", "item_id", "timestamp"]
     rows = pd.DataFrame([decode(load("movielens").spec, example) for example in examples])[keys]
     for task in ("click", "like"):
         rows[task] = scores[task].numpy().reshape(-1)
-    joined = rows.merge(pd.read_parquet(Path(finished.about["model_run"]) / "predictions.parquet"), on=keys)
+    joined = rows.merge(pd.read_parquet(finished.record.model_run / "predictions.parquet"), on=keys)
     assert len(joined) == 50
     np.testing.assert_allclose(joined["click"], joined["score_click"], atol=1e-5)
     np.testing.assert_allclose(joined["like"], joined["score_like"], atol=1e-5)
@@ -130,17 +133,18 @@ def again(films, finished):
     with films.stderr_in(finished.root / "again.txt"):
         result = films.mixrank("run", finished.config)
     progress = (finished.root / "again.txt").read_text()
-    return SimpleNamespace(result=result, progress=progress, about=json.loads((finished.run / "run.json").read_text()))
+    return SimpleNamespace(result=result, progress=progress, record=RunRecord.read(finished.run))
 
 
 def test_a_run_without_changes_is_answered_from_the_cache(finished, again):
     assert again.result.exit_code == 0, again.result.output
     # Only what depends on the version that was pushed meanwhile.
     assert set(COMPONENTS) - set(cached(again.progress)) == {"LastPushed", "Evaluator", "Pusher"}
-    same = ("blessed", "reasons", "examples", "transformed_examples", "statistics", "model_run", "export", "spec")
-    assert {key: again.about[key] for key in same} == {key: finished.about[key] for key in same}
+    for key in ("rows", "model_run", "export", "spec"):
+        assert getattr(again.record, key) == getattr(finished.record, key), key
+    assert again.record.judgement.blessed
     # It is the newest version already.
-    assert again.about["pushed"] == finished.about["pushed"]
+    assert again.record.pushed == finished.record.pushed
     assert len(list((finished.run / "serving" / "films").iterdir())) == 1
 
 
@@ -150,18 +154,17 @@ def refused(films, again, finished):
     before = set((finished.run / "serving" / "films").iterdir())
     with films.stderr_in(finished.root / "refused.txt"):
         result = films.mixrank("run", finished.config, "--set", "thresholds.min_auc.click=0.999")
-    about = json.loads((finished.run / "run.json").read_text())
-    return SimpleNamespace(result=result, about=about, before=before)
+    return SimpleNamespace(result=result, judgement=RunRecord.read(finished.run).judgement, before=before)
 
 
 def test_a_model_below_its_bound_is_not_pushed_and_the_run_says_why(finished, refused):
     assert refused.result.exit_code == 1
     assert set((finished.run / "serving" / "films").iterdir()) == refused.before
-    (reason,) = refused.about["reasons"]
+    (reason,) = refused.judgement.reasons
     assert re.fullmatch(r"task click: AUC is 0\.\d{4}, below the lower bound 0\.999", reason)
     assert "the model was not pushed:" in refused.result.output
     assert reason in refused.result.output
-    assert refused.about["blessed"] is False and refused.about["pushed"] is None
+    assert refused.judgement.pushed is None
     assert "Traceback" not in refused.result.output
 
 
@@ -170,9 +173,9 @@ def test_training_alone_uses_the_rows_of_the_run(films, finished, refused):
         result = films.mixrank("train", finished.config, "--set", "train.steps_per_round=7", "--set", "train.seed=5")
     assert result.exit_code == 0, result.output
     (folder,) = (finished.run / "train").iterdir()
-    about = json.loads((folder / "run.json").read_text())
-    assert about["blessed"] is False
-    assert about["transformed_examples"] == finished.about["transformed_examples"]
+    alone = RunRecord.read(folder)
+    assert alone.judgement is None
+    assert alone.rows == finished.record.rows
     assert (folder / "report.html").is_file()
     assert len(pd.read_parquet(folder / "model_run" / "predictions.parquet")) > 500
 

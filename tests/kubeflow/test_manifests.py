@@ -323,7 +323,7 @@ def test_the_config_of_the_runs_is_the_shipped_one_in_other_places(run):
 
 
 def test_servers_read_where_the_pipeline_pushes(overlays, run):
-    pushed = Path(run_parameters(run)["push_to"][0])
+    pushed = Path(run_parameters(run, run.load_dataset())["push_to"][0])
     assert pushed.name == run.name
     folder = str(pushed.parent.relative_to(run.kubeflow.mount))
     for name in ("dev", "prod"):

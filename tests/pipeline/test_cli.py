@@ -29,7 +29,7 @@ def mixrank(monkeypatch):
 
 def test_without_a_command_it_lists_them(mixrank):
     shown = mixrank("--help").output
-    for name in ("run", "train", "incumbent", "features", "schema", "models", "report", "doctor"):
+    for name in ("run", "train", "tfrs-baseline", "features", "schema", "models", "report", "doctor"):
         assert name in shown
 
 
@@ -199,26 +199,23 @@ def test_an_interrupt_says_how_to_go_on(mixrank, monkeypatch):
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("command", ["train", "incumbent"])
+@pytest.mark.parametrize("command", ["train", "tfrs-baseline"])
 def test_training_alone_needs_an_earlier_run(mixrank, tmp_path, command):
     result = mixrank(command, "movielens", "--set", f"output={tmp_path}")
     assert result.exit_code == 1
     assert "run the pipeline once first" in result.output
 
 
-def test_training_alone_needs_rows_of_the_same_spec(mixrank, tmp_path):
-    import json
-
+def test_training_alone_needs_rows_of_the_same_spec(mixrank, tmp_path, record_of):
     from mixrank.schemas.datasets import load
 
-    spec = load("movielens").spec.model_dump(mode="json")
+    spec = load("movielens").spec
     (tmp_path / "movielens").mkdir()
-    for about, message in (
-        ({"config": {"dataset": "kuairand"}}, "is a run of dataset kuairand, not of movielens"),
-        ({"config": {"dataset": "movielens"}, "spec": {**spec, "labels": spec["labels"][:1]}}, "spec of movielens has"),
-        ({"config": {"dataset": "movielens"}}, "the feature spec of movielens has changed since"),
+    for record, message in (
+        (record_of(spec, dataset="kuairand"), "is a run of dataset kuairand, not of movielens"),
+        (record_of(spec.model_copy(update={"labels": spec.labels[:1]})), "the feature spec of movielens has changed"),
     ):
-        (tmp_path / "movielens" / "run.json").write_text(json.dumps(about))
+        record.write(tmp_path / "movielens")
         result = mixrank("train", "movielens", "--set", f"output={tmp_path}")
         assert result.exit_code == 1
         assert message in result.output

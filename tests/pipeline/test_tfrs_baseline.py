@@ -53,7 +53,7 @@ def run(*arguments, **environment):
 
 @pytest.fixture(scope="module")
 def folders(toy_spec, toy_data, tmp_path_factory):
-    root = tmp_path_factory.mktemp("incumbent")
+    root = tmp_path_factory.mktemp("tfrs")
     models = {name: str(root / name) for name in ("dlrm", "dcn")}
     given = (toy_spec.model_dump(mode="json"), SETTINGS.model_dump(mode="json"), toy_data.patterns())
     arguments = [json.dumps(value) for value in (*given, str(toy_data.graph), models)]
@@ -152,7 +152,7 @@ except ValueError as error:
 """
     stopping = TrainSettings(early_stopping=EarlyStopping())
     for name, settings, message in (
-        ("dlrm", stopping, "the incumbent has no `train.early_stopping`: add  --set train.early_stopping=null"),
+        ("dlrm", stopping, "the TFRS baseline has no `train.early_stopping`: add  --set train.early_stopping=null"),
         (
             "dcn",
             TrainSettings(precision="mixed_bfloat16"),
@@ -167,4 +167,4 @@ except ValueError as error:
 def test_it_needs_a_process_of_its_own():
     done = run("-c", "import mixrank.pipeline.tfrs_baseline", TF_USE_LEGACY_KERAS="0")
     assert done.returncode == 1
-    assert "use `mixrank incumbent`" in done.stderr
+    assert "use `mixrank tfrs-baseline`" in done.stderr

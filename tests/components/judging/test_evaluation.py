@@ -86,7 +86,7 @@ def evaluate(root, thresholds, baseline, spec=SPEC):
     """Runs the executor on exactly the properties that the component would hand it; returns (uri, blessed)."""
     from tfx.types import artifact_utils, channel_utils, standard_artifacts
 
-    from mixrank.components.judging.component import Executor
+    from mixrank.components.judging.last_pushed import EvaluatorExecutor as Executor
 
     examples = standard_artifacts.Examples()
     examples.uri = str(root / "examples")

@@ -14,13 +14,13 @@ def last_pushed(tmp_path):
     """Runs the executor on what lies in tmp_path/serving; returns the artifact's folder."""
     from tfx.types import standard_artifacts
 
-    from mixrank.components.judging.last_pushed import Executor, LastPushed
+    from mixrank.components.judging.last_pushed import LastPushed, LastPushedExecutor
 
     def run():
         component = LastPushed(push_to=str(tmp_path / "serving"), version="")
         model = standard_artifacts.Model()
         model.uri = str(tmp_path / "artifact")
-        Executor().Do({}, {"model": [model]}, dict(component.exec_properties))
+        LastPushedExecutor().Do({}, {"model": [model]}, dict(component.exec_properties))
         return Path(model.uri)
 
     return run
@@ -80,10 +80,9 @@ def handed_on(monkeypatch, toy_spec, tmp_path):
             SimpleNamespace(
                 custom_config={
                     "spec": toy_spec.to_json(),
-                    "model": ModelSettings().model_dump_json(exclude={"preset"}),
+                    "model": ModelSettings(preset=preset).model_dump_json(),
                     "train": TrainSettings(warm_start=warm_start).model_dump_json(),
                     "checkpoints": str(tmp_path),
-                    "preset": preset,
                 },
                 train_files=["rows/Split-train/*"],
                 eval_files=["rows/Split-eval/*"],
@@ -100,7 +99,7 @@ def handed_on(monkeypatch, toy_spec, tmp_path):
 
 def test_the_preset_of_a_run_is_trained(handed_on):
     assert handed_on("small").model_settings.preset == "small"
-    assert handed_on("").model_settings.preset is None
+    assert handed_on(None).model_settings.preset is None
     assert handed_on("small").checkpoints != handed_on("tiny").checkpoints == handed_on("tiny").checkpoints
 
 
@@ -127,7 +126,7 @@ def test_the_trainer_hands_its_preset_to_run_fn(monkeypatch):
         examples=as_channel([standard_artifacts.Examples()]),
         transform_graph=as_channel([standard_artifacts.TransformGraph()]),
         splits=("train", "valid", "eval"),
-        custom_config={"model": "{}"},
+        custom_config={"model": json.dumps({"name": "hemix", "preset": "tiny"})},
         preset="small",
     )
     seen = {}
@@ -135,6 +134,6 @@ def test_the_trainer_hands_its_preset_to_run_fn(monkeypatch):
         executor.GenericExecutor, "Do", lambda self, inputs, outputs, properties: seen.update(properties)
     )
     Executor().Do({}, {}, dict(component.exec_properties))
-    assert json.loads(seen["custom_config"]) == {"model": "{}", "preset": "small"}
+    assert json.loads(json.loads(seen["custom_config"])["model"]) == {"name": "hemix", "preset": "small"}
     assert json.loads(seen["train_args"]) == {"splits": ["train", "valid"]}
     assert seen["run_fn"] == "mixrank.components.training.trainer.run_fn"

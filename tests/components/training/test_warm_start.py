@@ -144,16 +144,13 @@ def model(tmp_path):
     return make
 
 
-def test_a_reference_may_be_an_export_a_folder_of_versions_or_a_run(model, tmp_path):
+def test_a_reference_may_be_an_export_or_a_folder_of_versions(model, tmp_path):
     export = model("artifacts/9/export")
     assert find_export(str(export)) == export
     # 9 < 10 as numbers, not as text.
     _, newest = model("serving/9"), model("serving/10")
     (tmp_path / "serving" / ".11.partial").mkdir()
     assert find_export(str(tmp_path / "serving")) == newest
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text(json.dumps({"export": str(export)}))
-    assert find_export(str(tmp_path / "run")) == export
 
 
 @pytest.mark.parametrize("reference", ["nowhere", "empty", "other"])

@@ -41,13 +41,12 @@ def mixrank(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def after_a_run(tmp_path):
-    """The folder of a run that went through Transform, without a validation split."""
-    spec = datasets.load("kuairand").spec.model_dump(mode="json")
-    about = {"config": {"dataset": "kuairand"}, "spec": spec, "transformed_examples": str(tmp_path / "rows")}
+def after_a_run(tmp_path, record_of):
+    """The record of a run that went through Transform, without a validation split; its folder holds it."""
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "run.json").write_text(json.dumps({**about, "transform_graph": "/graph"}))
-    return {**about, "transform_graph": "/graph"}
+    record = record_of(datasets.load("kuairand").spec, tmp_path, dataset="kuairand")
+    record.write(tmp_path / "mine")
+    return record
 
 
 def failure(result) -> str:
@@ -103,7 +102,7 @@ def test_a_report_of_a_part(mixrank, after_a_run, tmp_path, monkeypatch):
         (trial.folder / "result.json").write_text(json.dumps(found))
     monkeypatch.setattr(
         "mixrank.pipeline.comparing.run_comparison.Comparison.baselines",
-        lambda self, say: {"additive log-odds": {"is_click": {"overall": numbers}}},
+        lambda self: {"additive log-odds": {"is_click": {"overall": numbers}}},
     )
     result = mixrank("compare", "two", "--report-only")
     assert result.exit_code == 0, result.output

@@ -24,7 +24,7 @@ DAY = 86_400_000
 
 
 @pytest.fixture(scope="module")
-def toy_run(tmp_path_factory, toy_spec, toy_data):
+def toy_run(tmp_path_factory, toy_spec, toy_data, record_of):
     """A run folder with what `drift` reads, and an exported model's spec and vocabularies."""
     root = tmp_path_factory.mktemp("drift")
     run, model = root / "run", root / "model" / "1"
@@ -41,14 +41,9 @@ def toy_run(tmp_path_factory, toy_spec, toy_data):
         score_buy=frame["click"] * 0.25 + 0.5,
     )  # fmt: skip
     frame.to_parquet(model_run / "predictions.parquet")
-    about = {
-        "name": "toy", "tasks": list(toy_spec.tasks), "scenario": {"column": "page", "labels": {}},
-        "spec": toy_spec.model_dump(mode="json"), "model_run": str(model_run), "examples": str(toy_data.examples),
-        "statistics": str(statistics), "transform_graph": str(toy_data.graph),
-    }  # fmt: skip
-    (run / "run.json").write_text(json.dumps(about))
+    record_of(toy_spec, run, examples=toy_data.examples, transform_graph=toy_data.graph).write(run)
     shutil.copytree(assets, model / "assets")
-    (model / "assets.extra" / "mixrank.json").write_text(json.dumps({"spec": about["spec"]}))
+    (model / "assets.extra" / "mixrank.json").write_text(json.dumps({"spec": toy_spec.model_dump(mode="json")}))
     return SimpleNamespace(folder=run, model=model.parent, predictions=frame, statistics=statistics / "Split-train")
 
 

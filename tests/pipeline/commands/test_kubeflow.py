@@ -7,7 +7,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from mixrank.pipeline.commands.kubeflow import compile_
+from mixrank.pipeline.commands.kubeflow import compile_spec
 from mixrank.pipeline.kubeflow import compiler as kubeflow
 
 
@@ -25,7 +25,7 @@ def mixrank(monkeypatch, tmp_path):
     monkeypatch.setattr(kubeflow, "compiled", compiled)
     monkeypatch.chdir(tmp_path)
     app = typer.Typer()
-    app.command("compile")(compile_)
+    app.command("compile")(compile_spec)
     return lambda *arguments: CliRunner().invoke(app, arguments)
 
 

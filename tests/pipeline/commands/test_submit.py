@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from mixrank.pipeline.commands import submit as submit_command
+from mixrank.pipeline.commands import kubeflow as submit_command
 from mixrank.pipeline.kubeflow.compiled_spec import CompiledSpec
 from mixrank.pipeline.kubeflow.run_progress import MOST_FAILURES, follow, read_run
 
@@ -107,7 +107,7 @@ def test_without_a_compiled_pipeline_the_config_is_compiled_with_its_overrides(s
         output.write_text(spec.read_text())
         return output
 
-    monkeypatch.setattr("mixrank.pipeline.kubeflow.compiler.compile_pipeline", compile_pipeline)
+    monkeypatch.setattr("mixrank.pipeline.kubeflow.compile_pipeline", compile_pipeline)
     result = submit("--set", "train.epochs=3", "--no-wait", spec=None)
     assert result.exit_code == 0, result.output
     (config,) = compiled

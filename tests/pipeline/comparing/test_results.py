@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from mixrank.pipeline.comparing import comparison_page
-from mixrank.pipeline.comparing.judging import judge
 from mixrank.pipeline.comparing.results import collect
 from mixrank.pipeline.comparing.significance import paired_t_test, t_test
+from mixrank.pipeline.comparing.trial import judge
 from mixrank.pipeline.comparing.trial_plan import Trial
 from mixrank.pipeline.config.comparison_tables import Table
 from mixrank.pipeline.reports.against_last_pushed import exact_metrics

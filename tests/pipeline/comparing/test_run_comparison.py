@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from mixrank.components.baselines.example_arrays import read_columns
+from mixrank.pipeline.baselines import fit_additive
 from mixrank.pipeline.comparing import tuning
 from mixrank.pipeline.comparing.run_comparison import Comparison
 from mixrank.pipeline.comparing.scheduler import run_jobs, training_jobs
 from mixrank.pipeline.comparing.trial_plan import trials
 from mixrank.pipeline.config.comparison_tables import Range
 from mixrank.pipeline.config.run_config import RunConfig
-from mixrank.pipeline.reports.baseline import write_baseline
 
 TABLE = {
     "title": "Small ones",
@@ -27,8 +27,8 @@ TABLE = {
 
 
 @pytest.fixture(scope="module")
-def run(toy_spec, toy_data, tmp_path_factory):
-    """A config and the run.json that a pipeline run of it would have left, with a constant model."""
+def run(toy_spec, toy_data, tmp_path_factory, record_of):
+    """A config and the record that a pipeline run of it would have left, with a constant model."""
     output = tmp_path_factory.mktemp("runs")
     config = RunConfig(
         name="toy",
@@ -53,21 +53,14 @@ def run(toy_spec, toy_data, tmp_path_factory):
         frame[f"label_{task}"], frame[f"score_{task}"] = columns[task], 0.5
     (config.run_dir / "model_run").mkdir(parents=True)
     frame.to_parquet(config.run_dir / "model_run" / "predictions.parquet")
-    earlier = {
-        "name": "toy",
-        "config": config.model_dump(mode="json"),
-        "spec": spec.model_dump(mode="json"),
-        "tasks": list(spec.tasks),
-        "scenario": {"column": spec.scenario.name, "labels": {}},
-        "user": spec.user.name,
-        "item": spec.item.name,
-        "time": spec.time.name,
-        "examples": str(examples),
-        "transformed_examples": str(toy_data.graph.parent / "transformed"),
-        "transform_graph": str(toy_data.graph),
-        "model_run": str(config.run_dir / "model_run"),
-    }
-    (config.run_dir / "run.json").write_text(json.dumps(earlier))
+    earlier = record_of(
+        spec,
+        config.run_dir,
+        examples=examples,
+        transformed=toy_data.graph.parent / "transformed",
+        transform_graph=toy_data.graph,
+    )
+    earlier.write(config.run_dir)
     return config, earlier
 
 
@@ -75,19 +68,19 @@ def run(toy_spec, toy_data, tmp_path_factory):
 def test_a_comparison_from_rows_to_report(run, toy_spec, monkeypatch):
     config, earlier = run
 
-    def same_as_additive(run_dir, target):
+    def same_as_additive(run, dataset, target):
         """Boosted trees want a declared dataset, which these rows are not of; they have tests of their own."""
-        target.write_bytes((run_dir / "baseline.parquet").read_bytes())
+        target.write_bytes(additive.read_bytes())
 
-    write_baseline(config.run_dir)
-    monkeypatch.setattr("mixrank.pipeline.reports.boosted.write_boosted_trees", same_as_additive)
+    additive = fit_additive(earlier, config.run_dir / "baseline.parquet")
+    monkeypatch.setattr("mixrank.pipeline.comparing.run_comparison.fit_boosted_trees", same_as_additive)
     table = config.compare.table("small")
-    comparison = Comparison(config, earlier, {"small": table}, {"small": trials(config, earlier, table)})
+    comparison = Comparison(config, earlier, None, {"small": table}, {"small": trials(config, earlier, table)})
     said: list[str] = []
     assert comparison.train(2, said.append, speed=False) == {}, said
     assert [trial.costs for trial in comparison.trials["small"]] == [None] * 4
     assert comparison.train(2, said.append) == {}, said
-    page, markdown, grids = comparison.report(said.append)
+    page, markdown, grids = comparison.report()
     assert len(said) == 4 + 2 + 1
     assert [grid.title for grid in grids] == list(toy_spec.tasks)
     assert [row[0] for row in grids[0].rows] == ["dlrm", "dlrm of today", "additive log-odds", "boosted trees"]
@@ -146,7 +139,7 @@ def test_a_search_tries_the_same_draws_for_every_model_and_finds_the_best(run):
     ]
     rate = found[2].values["train.optimizer.learning_rate"]
     assert found[3].values["train.optimizer.learning_rate"] == rate == float(f"{rate:.3g}")
-    assert found[2].trial.about["model"]["embedding_width"] == 2.0
+    assert found[2].trial.given.model.embedding_width == 2.0
     assert found == tuning.search_settings(searched, earlier, ["dlrm", "hemix"], 1, None)
     assert tuning.best(found) == {}
     dlrm = [draw for draw in found if draw.model == "dlrm"]
@@ -164,7 +157,7 @@ def test_a_search_tries_the_same_draws_for_every_model_and_finds_the_best(run):
         "rank": (str(found[3].values["params.rank"]),),
         "embedding_width": ("2",),
     }
-    assert best["dlrm"].trial.about["train"]["splits"] == ["train"]
+    assert best["dlrm"].trial.given.train.splits == ("train",)
 
 
 def test_what_a_search_found_is_written_as_a_config_holds_it(run):

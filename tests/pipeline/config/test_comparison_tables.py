@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-from mixrank.components.training.settings import ModelSettings
 from mixrank.layers import registry
 from mixrank.pipeline.comparing.trial_plan import seen, settings, size, trials
 from mixrank.pipeline.config.comparison_tables import CompareSettings, Range, Table, Tuned, Variant, shipped_tables
@@ -21,49 +20,47 @@ def config(**changes):
     return RunConfig(**{"name": "a", "dataset": "kuairand", "data": ".", "output": "/nowhere", **changes})
 
 
-EARLIER = {
-    "spec": datasets.load("kuairand").spec.model_dump(mode="json"),
-    "transformed_examples": "/rows",
-    "transform_graph": "/graph",
-}
+@pytest.fixture
+def earlier(record_of):
+    return record_of(datasets.load("kuairand").spec)
 
 
-def test_the_shipped_tables_plan_trainings_that_differ_in_their_variant_only():
+def test_the_shipped_tables_plan_trainings_that_differ_in_their_variant_only(earlier):
     tables = {name: table.filled() for name, table in shipped_tables().items()}
     assert {variant.name for variant in tables["models"].variants} == set(registry.names())
     for name, table in tables.items():
-        planned = trials(config(), EARLIER, table)
+        planned = trials(config(), earlier, table)
         assert len({trial.folder for trial in planned}) == len(planned), name
         assert len(planned) == len(table.budgets) * len(table.variants) * 4
-        assert len({str(trial.about["rows"]) + str(trial.about["spec"]) for trial in planned}) == 1
+        assert len({str(trial.given.rows) + trial.given.spec.to_json() for trial in planned}) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("table", shipped_tables())
-def test_every_training_of_a_shipped_table_has_a_model_that_can_be_built(table):
+def test_every_training_of_a_shipped_table_has_a_model_that_can_be_built(table, earlier):
     from mixrank.components.training.model_factory import resolve
     from mixrank.layers.ranking.ranker import build_ranker
 
     spec = datasets.load("kuairand").spec
     sizes = {each.name: 10 for each in spec.inputs if isinstance(each, Categorical | MultiCategorical)}
     models = {
-        trial.title.partition(" seed")[0]: trial.about
-        for trial in trials(config(), EARLIER, shipped_tables()[table].filled())
+        trial.title.partition(" seed")[0]: trial.given
+        for trial in trials(config(), earlier, shipped_tables()[table].filled())
     }
-    for about in models.values():
-        model = resolve(spec, ModelSettings(**about["model"]))
+    for given in models.values():
+        model = resolve(spec, given.model)
         build_ranker(spec, sizes, model=model.name, preset=model.preset, params=model.params, seed=0)
 
 
-def test_a_training_is_named_by_everything_that_decides_it_and_by_nothing_else():
+def test_a_training_is_named_by_everything_that_decides_it_and_by_nothing_else(earlier, record_of):
     table = Table(title="two", variants=TWO)
-    first = {trial.title: trial for trial in trials(config(), EARLIER, table)}
-    again = {trial.title: trial for trial in trials(config(), EARLIER, table.model_copy(update={"title": "other"}))}
+    first = {trial.title: trial for trial in trials(config(), earlier, table)}
+    again = {trial.title: trial for trial in trials(config(), earlier, table.model_copy(update={"title": "other"}))}
     assert {trial.folder for trial in first.values()} == {trial.folder for trial in again.values()}
     for changed in (
-        trials(config(train={"batch_size": 64}), EARLIER, table),
-        trials(config(), {**EARLIER, "transformed_examples": "/other"}, table),
-        trials(config(compare={"seeds": [10, 11]}), EARLIER, table),
+        trials(config(train={"batch_size": 64}), earlier, table),
+        trials(config(), record_of(earlier.spec, transformed="/other"), table),
+        trials(config(compare={"seeds": [10, 11]}), earlier, table),
     ):
         assert not {trial.folder for trial in changed} & {trial.folder for trial in first.values()}
     # Speed does not depend on the seed.
@@ -154,14 +151,14 @@ def test_wrong_settings_are_refused(values, message):
         CompareSettings(**values)
 
 
-def test_other_mistakes_are_named():
+def test_other_mistakes_are_named(earlier):
     with pytest.raises(ValueError, match="there is no table `model`; did you mean `models`"):
         CompareSettings().table("model")
     with pytest.raises(ValueError, match="`high` must be above `low`"):
         Range(low=2, high=1)
     table = Table(title="two", variants=({**TWO[0], "train": {"epochs": 0}}, TWO[1]))
     with pytest.raises(ValueError, match=re.escape("variant `hemix`: epochs: Input should be greater than")):
-        trials(config(), EARLIER, table)
+        trials(config(), earlier, table)
 
 
 def test_tables_of_a_config_join_the_shipped_ones_and_sizes_read_well(tmp_path):

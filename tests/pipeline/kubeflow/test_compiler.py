@@ -246,17 +246,17 @@ def git(folder, *arguments):
 def test_the_image_is_named_by_version_and_commit(tmp_path, monkeypatch):
     from importlib.metadata import version
 
-    from mixrank.pipeline.kubeflow import image
+    from mixrank.pipeline.kubeflow import compiler
 
-    monkeypatch.setattr(image, "CHECKOUT", tmp_path)
-    assert image.image_name() == f"mixrank:{version('mixrank')}"
+    monkeypatch.setattr(compiler, "CHECKOUT", tmp_path)
+    assert compiler.image_name() == f"mixrank:{version('mixrank')}"
     git(tmp_path, "init")
     (tmp_path / "code.py").write_text("1")
     git(tmp_path, "add", "code.py")
     git(tmp_path, "commit", "-m", "one")
     head = (tmp_path / ".git" / (tmp_path / ".git" / "HEAD").read_text().split()[1]).read_text().strip()
-    assert image.image_name() == f"mixrank:{version('mixrank')}-{head[:12]}"
+    assert compiler.image_name() == f"mixrank:{version('mixrank')}-{head[:12]}"
     (tmp_path / "notes.txt").write_text("not part of the image's code")
-    assert image.image_name().endswith(head[:12])
+    assert compiler.image_name().endswith(head[:12])
     (tmp_path / "code.py").write_text("2")
-    assert image.image_name().endswith(f"{head[:12]}-dirty")
+    assert compiler.image_name().endswith(f"{head[:12]}-dirty")

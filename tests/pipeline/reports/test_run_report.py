@@ -1,6 +1,7 @@
 import html.parser
 import json
 import re
+from datetime import datetime
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,14 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from mixrank.components.judging.evaluation import MetricValue
 from mixrank.pipeline.reports.run_report import metrics_table, write_report
+from mixrank.pipeline.run_record import Judgement, Rows, RunRecord
+from mixrank.schemas.features import Categorical, EventTime, FeatureSpec, Key, Label, Scenario
 
 TASKS = ("click", "buy")
 PAGES = {"0": "home", "1": "search", "2": "cart", "3": "help", "4": "new"}
 
 
-def fake_run(folder, *, name="first run", rows=900, seed=0, baseline=True, labels=None):
+def fake_run(folder, *, name="first run", rows=900, seed=0, baseline=True, labels=PAGES):
     """Writes a run folder with made-up predictions of a model that is better than its baseline."""
     rng = np.random.default_rng(seed)
     folder.mkdir()
@@ -36,7 +39,9 @@ def fake_run(folder, *, name="first run", rows=900, seed=0, baseline=True, label
         shuffled = frame[["member", "article", "ms"]].assign(**scores).sample(frac=1, random_state=1)
         shuffled.to_parquet(folder / "baseline.parquet", index=False)
     rounds = [
-        {"round": i, "step": 40 * i, "epoch": i / 4, "loss": 0.7 - 0.02 * i, "metrics": {},
+        {"round": i, "step": 40 * i, "samples": 2560 * i, "epoch": i / 4, "loss": 0.7 - 0.02 * i, "metrics": {},
+         "curve": [{"samples": 2560 * i - 1280, "loss": 0.71 - 0.02 * i, "valid": {}},
+                   {"samples": 2560 * i, "loss": 0.69 - 0.02 * i, "valid": {"loss": 0.66 - 0.01 * i}}],
          "valid": {"loss": 0.66 - 0.01 * i, "click.auc": 0.6 + 0.02 * i, "click.log_loss": 0.6},
          "samples_per_second": 5000.0 + i, "seconds": 2.0}
         for i in range(1, 6)
@@ -63,17 +68,34 @@ def fake_run(folder, *, name="first run", rows=900, seed=0, baseline=True, label
         feature.num_stats.mean = rate
     (folder / "statistics/Split-train").mkdir(parents=True)
     (folder / "statistics/Split-train/FeatureStats.pb").write_bytes(statistics.SerializeToString())
-    about = {
-        "name": name, "config": {"train": {"batch_size": 64}}, "dataset": "shop", "tasks": list(TASKS),
-        "user": "member", "item": "article", "time": "ms",
-        "scenario": {"column": "page", "labels": labels or PAGES},
-        "started": "2024-05-01T10:00:00", "finished": "2024-05-01T10:02:00",
-        "seconds": {"ExampleGen": 12.5, "Trainer": 75.25}, "blessed": False,
-        "reasons": ["task click: AUC is 0.6000, below the lower bound 0.7"], "pushed": None,
-        "examples": str(folder / "examples"), "evaluation": None, "model_run": str(folder / "model"),
-        "statistics": str(folder / "statistics"),
-    }  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(about))
+    judgement = Judgement(evaluation=folder / "evaluation", reasons=("task click: AUC is 0.6, below 0.7",))
+    RunRecord(
+        name=name,
+        dataset="shop",
+        config={"train": {"batch_size": 64}},
+        spec=FeatureSpec(
+            name="shop",
+            user=Key("member"),
+            item=Key("article"),
+            time=EventTime("ms"),
+            scenario=Scenario("page", values=tuple(labels), labels=tuple(labels.values())),
+            labels=tuple(Label(task) for task in TASKS),
+            features=(Categorical("article", group="item"),),
+        ),
+        splits=("train",),
+        started=datetime(2024, 5, 1, 10),
+        finished=datetime(2024, 5, 1, 10, 2),
+        seconds={"ExampleGen": 12.5, "Trainer": 75.25},
+        rows=Rows(
+            examples=folder / "examples",
+            statistics=folder / "statistics",
+            transformed=folder / "transformed",
+            transform_graph=folder / "graph",
+        ),
+        model_run=folder / "model",
+        export=None,
+        judgement=judgement,
+    ).write(folder)
     return folder
 
 
@@ -179,7 +201,7 @@ def test_data_time_and_parameters_are_listed(written):
     assert ["global", "17.2", "12.5 %"] in rows
     assert ["Trainer", "1 min 15 s", ""] in rows
     assert ["embedding", "1.23 M", "0"] in rows
-    assert "task click: AUC is 0.6000, below the lower bound 0.7" in written[1]
+    assert "task click: AUC is 0.6, below 0.7" in written[1]
 
 
 def test_names_from_data_are_escaped(tmp_path):
@@ -248,10 +270,9 @@ def test_a_number_on_which_tfma_disagrees_is_flagged(folder, tmp_path, monkeypat
         if (task, page, metric) != ("click", "overall", "auc")
     ]
     monkeypatch.setattr("mixrank.components.judging.load_metrics", lambda uri: rows)
-    about = json.loads((folder / "run.json").read_text())
     copy = tmp_path / "copy"
     copy.mkdir()
-    (copy / "run.json").write_text(json.dumps({**about, "evaluation": str(tmp_path)}))
+    RunRecord.read(folder).model_copy(update={"judgement": Judgement(evaluation=tmp_path)}).write(copy)
     assert write_report([copy], tmp_path / "r.html")["runs"][0]["disagreements"] == int(shift > 0)
     assert message in (tmp_path / "r.html").read_text()
 

@@ -196,25 +196,20 @@ def test_status_is_a_table_of_what_is_there_and_what_is_served(shop, mixrank):
     assert "in models.config" in unasked and "no" in unasked
 
 
-def test_status_shows_the_metrics_of_the_run_that_pushed_a_version(tmp_path, mixrank):
+def test_status_shows_the_metrics_of_the_run_that_pushed_a_version(tmp_path, mixrank, record_of, toy_spec):
     import pandas as pd
+
+    from mixrank.pipeline.run_record import Judgement
 
     base = save(tmp_path / "run" / "serving" / "shop" / "5").parent
     save(base / "4")
-    about = {
-        "name": "r",
-        "tasks": ["click"],
-        "scenario": {"column": "page", "labels": {}},
-        "model_run": "",
-        "pushed": "",
-    }
-    about.update(model_run=str(tmp_path / "run"), pushed=f"/elsewhere/serving/shop/{5}")
-    (tmp_path / "run" / "run.json").write_text(json.dumps(about))
-    frame = {"user": [1, 1, 2], "item": [1, 2, 3], "at": [1, 2, 3], "page": ["a", "a", "b"]}
-    frame.update(label_click=[1, 0, 0], score_click=[0.5, 0.4, 0.6])
+    judgement = Judgement(evaluation=tmp_path, pushed=Path(f"/elsewhere/serving/shop/{5}"))
+    record_of(toy_spec, model_run=tmp_path / "run", judgement=judgement).write(tmp_path / "run")
+    frame = {"person": [1, 1, 2], "clip": ["a", "b", "c"], "at": [1, 2, 3], "page": ["home", "home", "cart"]}
+    frame.update(label_click=[1, 0, 0], score_click=[0.5, 0.4, 0.6], label_buy=[1, 0, 0], score_buy=[0.9, 0.4, 0.6])
     pd.DataFrame(frame).to_parquet(tmp_path / "run" / "predictions.parquet")
     newest, older = (line for line in mixrank("status", base).output.splitlines() if line.startswith("│"))
-    assert "click AUC 0.5000" in newest and "AUC" not in older
+    assert "click AUC 0.5000, buy AUC 1.0000" in newest and "AUC" not in older
     (tmp_path / "run" / "predictions.parquet").unlink()
     assert "AUC" not in mixrank("status", base).output
 

@@ -1,24 +1,15 @@
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 
+from mixrank.components.baselines.additive import AdditiveLogOdds
 from mixrank.components.baselines.boosted_trees import BoostedTrees
 from mixrank.components.baselines.example_arrays import read_examples
 from mixrank.components.metrics.ranking_metrics import auc
-from mixrank.pipeline.reports.boosted import write_boosted_trees
+from mixrank.pipeline.baselines import fit_additive, fit_boosted_trees
 from mixrank.schemas.encode import encode
 from mixrank.schemas.synthetic import toy_rows
-
-DATASET = """
-from mixrank.schemas.features import FeatureSpec
 from mixrank.schemas.tables import CalendarDay, Dataset, LogSource, Table
-
-SPEC = FeatureSpec.model_validate_json({spec!r})
-DATASET = Dataset(spec=SPEC, source=LogSource(log=Table(files=("log.csv",)), window=CalendarDay(timezone="Asia/Tokyo")))
-"""
-
 
 HOUR = 3_600_000
 
@@ -34,8 +25,8 @@ def rows(toy_spec):
     return found
 
 
-def write_run(folder, spec, rows):
-    """A run folder of which only what the trees read is there."""
+def write_rows(folder, spec, rows):
+    """Examples of some splits."""
     import tensorflow as tf
 
     for split, files in rows.items():
@@ -44,26 +35,22 @@ def write_run(folder, spec, rows):
             with tf.io.TFRecordWriter(str(folder / f"Split-{split}" / f"data-{name}.gz"), "GZIP") as writer:
                 for row in part:
                     writer.write(encode(spec, row))
-    (folder / "toy.py").write_text(DATASET.format(spec=spec.to_json()))
-    about = {
-        "name": "toy", "tasks": list(spec.tasks), "scenario": {"column": "page", "labels": {}}, "model_run": "",
-        "config": {"dataset": str(folder / "toy.py"), "train": {"splits": ["train", "valid"]}},
-        "spec": spec.model_dump(mode="json"), "examples": str(folder),
-    }  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(about))
     return folder
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, toy_spec, rows):
-    return write_run(tmp_path_factory.mktemp("boosted"), toy_spec, rows)
+def run(tmp_path_factory, toy_spec, rows, record_of):
+    """The record of a run on these rows, and its dataset."""
+    folder = write_rows(tmp_path_factory.mktemp("examples"), toy_spec, rows)
+    source = LogSource(log=Table(files=("log.csv",)), window=CalendarDay(timezone="Asia/Tokyo"))
+    return record_of(toy_spec, examples=folder, splits=("train", "valid")), Dataset(spec=toy_spec, source=source)
 
 
 @pytest.fixture(scope="module")
-def scored(run):
-    target = run / "boosted.parquet"
-    assert write_boosted_trees(run, target) == target
-    assert not list(run.glob("*.partial"))
+def scored(run, tmp_path_factory):
+    target = tmp_path_factory.mktemp("boosted") / "boosted.parquet"
+    assert fit_boosted_trees(*run, target) == target
+    assert not list(target.parent.glob("*.partial"))
     return pd.read_parquet(target)
 
 
@@ -80,7 +67,7 @@ def test_every_evaluation_row_is_scored_in_file_order(scored, rows):
 
 
 def test_training_rows_are_counted_by_the_days_of_the_dataset(scored, run, toy_spec, rows):
-    patterns = [str(run / f"Split-{split}" / "*") for split in rows]
+    patterns = [run[0].rows.examples_of(split) for split in rows]
     arrays = read_examples(toy_spec, patterns)
     training, later = arrays.between(0, 2500), arrays.between(2500, 3000)
     # Days begin at midnight in Tokyo, nine hours ahead of UTC.
@@ -90,18 +77,19 @@ def test_training_rows_are_counted_by_the_days_of_the_dataset(scored, run, toy_s
         np.testing.assert_array_equal(scored[f"score_{task}"], scores)
 
 
-def test_labels_of_evaluation_rows_are_not_read(scored, tmp_path, toy_spec, rows):
+def test_labels_of_evaluation_rows_are_not_read(scored, run, record_of, tmp_path, toy_spec, rows):
     changed = {file: [row | {"click": 0, "buy": 1} for row in part] for file, part in rows["eval"].items()}
-    run = write_run(tmp_path / "run", toy_spec, {**rows, "eval": changed})
-    pd.testing.assert_frame_equal(pd.read_parquet(write_boosted_trees(run, tmp_path / "other.parquet")), scored)
+    folder = write_rows(tmp_path / "examples", toy_spec, {**rows, "eval": changed})
+    record = record_of(toy_spec, examples=folder, splits=("train", "valid"))
+    other = fit_boosted_trees(record, run[1], tmp_path / "other.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(other), scored)
 
 
-def test_a_folder_that_tells_too_little_is_named(tmp_path, run):
-    about = json.loads((run / "run.json").read_text())
-    del about["spec"]
-    (tmp_path / "run.json").write_text(json.dumps(about))
-    with pytest.raises(ValueError, match=r"run\.json lacks \['spec'\]"):
-        write_boosted_trees(tmp_path, tmp_path / "boosted.parquet")
-    with pytest.raises(ValueError, match="holds no run.json"):
-        write_boosted_trees(tmp_path / "none", tmp_path / "boosted.parquet")
-    assert not (tmp_path / "boosted.parquet").exists()
+def test_the_additive_baseline_is_fitted_on_the_splits_of_the_training(run, toy_spec, rows, tmp_path):
+    found = pd.read_parquet(fit_additive(run[0], tmp_path / "baseline.parquet"))
+    later = pd.DataFrame(rows["eval"]["a"] + rows["eval"]["b"])
+    keys = ["page", "person", "clip"]
+    training = pd.DataFrame([row for split in ("train", "valid") for part in rows[split].values() for row in part])
+    model = AdditiveLogOdds().fit({key: training[key] for key in keys}, training["buy"])
+    np.testing.assert_allclose(found["score_buy"], model.predict({key: later[key] for key in keys}), rtol=1e-12)
+    assert found["person"].tolist() == later["person"].tolist()

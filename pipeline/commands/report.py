@@ -1,0 +1,30 @@
+"""`mixrank report`: metrics of runs, in the terminal and as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixrank.pipeline.commands.terminal import console, guarded, needs
+
+
+@guarded
+@needs("pipeline")
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    output: Annotated[Path | None, typer.Option(help="HTML file; report.html in the first folder if left out.")] = None,
+) -> None:
+    """Write the HTML report of one or several runs, and print their metrics."""
+    page = show_report(runs, output or runs[0] / "report.html")
+    console.print(f"report: {page}", soft_wrap=True)
+
+
+def show_report(runs: list[Path], page: Path) -> Path:
+    """Writes the page of some runs and prints their metrics."""
+    from mixrank.pipeline.reports import metrics_table, write_report
+
+    write_report(runs, page)
+    console.print(metrics_table(runs))
+    return page

@@ -1,0 +1,121 @@
+"""What a run was: the one reader and writer of `run.json`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mixrank.schemas import FeatureSpec
+from mixrank.schemas.files import write_atomically
+from mixrank.schemas.naming import Declaration, readable
+
+RUN_FILE = "run.json"
+
+
+class Rows(Declaration):
+    """Folders of the rows that a model was trained on: artifacts of ExampleGen, StatisticsGen and Transform.
+
+    Args:
+        examples: joined rows, a folder per split.
+        statistics: TFDV statistics of the examples, a folder per split.
+        transformed: transformed rows, a folder per split.
+        transform_graph: Transform's graph and vocabularies.
+    """
+
+    examples: Path
+    statistics: Path
+    transformed: Path
+    transform_graph: Path
+
+    def examples_of(self, split: str) -> str:
+        """Pattern of the files of joined rows."""
+        return str(self.examples / f"Split-{split}" / "*")
+
+
+class Judgement(Declaration):
+    """What the judges of the pipeline found.
+
+    Args:
+        evaluation: folder of the Evaluator's metrics.
+        reasons: why the model was not blessed; empty for a blessed one.
+        pushed: folder of the pushed version, or None.
+    """
+
+    evaluation: Path
+    reasons: tuple[str, ...] = ()
+    pushed: Path | None = None
+
+    @property
+    def blessed(self) -> bool:
+        return not self.reasons
+
+
+class RunRecord(Declaration):
+    """A run of the pipeline, or a training alone on the rows of one.
+
+    Args:
+        name: of the run.
+        dataset: reference of the dataset, as the config gave it.
+        config: the whole config, to be shown. It is no `RunConfig`: a model may be gone that was there then.
+        spec: columns of a row.
+        splits: splits that the model was trained on.
+        started, finished: local times.
+        seconds: component -> how long it took, 0 where the cache answered.
+        rows: what was trained on.
+        model_run: folder of the training's log, model card and predictions.
+        export: folder of the SavedModel, or None where none was exported.
+        judgement: None for a training alone, which nobody judges.
+    """
+
+    name: str
+    dataset: str
+    config: dict[str, Any]
+    spec: FeatureSpec
+    splits: tuple[str, ...]
+    started: datetime
+    finished: datetime
+    seconds: dict[str, float]
+    rows: Rows
+    model_run: Path
+    export: Path | None
+    judgement: Judgement | None
+
+    @classmethod
+    def read(cls, folder: Path) -> RunRecord:
+        """The record in a run folder.
+
+        Raises:
+            ValueError: if the folder holds none, or one of another version of mixrank; names file and key.
+        """
+        file = Path(folder) / RUN_FILE
+        if not file.is_file():
+            raise ValueError(f"{folder} is no run folder: it holds no {RUN_FILE}")
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except ValidationError as error:
+            raise ValueError(
+                f"{file} was not written by this version of mixrank: {'; '.join(readable(error).splitlines())}. "
+                "Run it again with `mixrank run`"
+            ) from None
+
+    def write(self, folder: Path) -> None:
+        """Puts the record into a run folder; its presence means that the run is complete."""
+        write_atomically(Path(folder) / RUN_FILE, lambda path: path.write_text(self.model_dump_json(indent=1)))
+
+    @property
+    def pushed(self) -> Path | None:
+        """Folder of the version that the run pushed, or None."""
+        return self.judgement.pushed if self.judgement else None
+
+
+def split_files(rows: Path) -> dict[str, str]:
+    """Split -> pattern of its files, in a folder of rows."""
+    return {path.name.removeprefix("Split-"): str(path / "*") for path in sorted(Path(rows).glob("Split-*"))}
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a finished run."""
+    return (Path(folder) / RUN_FILE).is_file()
