@@ -1,15 +1,12 @@
 """The models.config of TensorFlow Serving: read, checked, and written as text proto.
 
-The messages are those of `tensorflow-serving-api`, which needs no TensorFlow to be imported. The package has no
-messages for batching and monitoring; `batching_message` and `monitoring_message` declare them field by field from
-TensorFlow Serving's `session_bundle_config.proto` and `monitoring_config.proto`.
+The messages are those of `tensorflow-serving-api`, which needs no TensorFlow to be imported.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +28,16 @@ def parse(text: str, where: str = "models.config") -> Any:
     """Text proto -> checked `ModelServerConfig`.
 
     Raises:
-        ValueError: if it is no text proto of that message, or as `check`.
-    """
-    config = parse_text(text, new(), where)
-    check(config, where)
-    return config
-
-
-def parse_text(text: str, message: Any, where: str) -> Any:
-    """Text proto -> the given message.
-
-    Raises:
-        ValueError: naming file, line and what does not fit the message.
+        ValueError: naming file and line if it is no text proto of that message; or as `check`.
     """
     from google.protobuf import text_format
 
     try:
-        return text_format.Parse(text, message)
+        config = text_format.Parse(text, new())
     except text_format.ParseError as error:
-        raise ValueError(f"{where} is no {message.DESCRIPTOR.name}: {error}") from None
+        raise ValueError(f"{where} is no ModelServerConfig: {error}") from None
+    check(config, where)
+    return config
 
 
 def render(config: Any) -> str:
@@ -181,59 +169,3 @@ class Entry:
             model = add(config, self.name, self.base_path)
         pin(model, loaded, labels)
         write(self.path, config)
-
-
-def batching_message() -> Any:
-    """An empty `BatchingParameters`."""
-    return _declared("BatchingParameters")
-
-
-def monitoring_message() -> Any:
-    """An empty `MonitoringConfig`."""
-    return _declared("MonitoringConfig")
-
-
-def _declared(name: str) -> Any:
-    from google.protobuf import message_factory
-
-    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"tensorflow.serving.{name}"))()
-
-
-@cache
-def _pool() -> Any:
-    from google.protobuf import descriptor_pb2, descriptor_pool, wrappers_pb2
-
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(
-        name="mixrank/serving.proto", package="tensorflow.serving", syntax="proto3"
-    )
-    file.dependency.append(wrappers_pb2.DESCRIPTOR.name)
-
-    def declare(message: str, **fields: tuple[int, Any]) -> None:
-        declared = file.message_type.add(name=message)
-        for name, (number, kind) in fields.items():
-            added = declared.field.add(name=name, number=number, label=field.LABEL_OPTIONAL)
-            if isinstance(kind, str):
-                added.type, added.type_name = field.TYPE_MESSAGE, kind
-            else:
-                added.type = kind
-
-    whole, text = ".google.protobuf.Int64Value", ".google.protobuf.StringValue"
-    declare(
-        "BatchingParameters",
-        max_batch_size=(1, whole),
-        batch_timeout_micros=(2, whole),
-        max_enqueued_batches=(3, whole),
-        num_batch_threads=(4, whole),
-        thread_pool_name=(5, text),
-        allowed_batch_sizes=(6, field.TYPE_INT64),
-        pad_variable_length_inputs=(7, field.TYPE_BOOL),
-    )
-    sizes = next(each for each in file.message_type[0].field if each.name == "allowed_batch_sizes")
-    sizes.label = field.LABEL_REPEATED
-    declare("PrometheusConfig", enable=(1, field.TYPE_BOOL), path=(2, field.TYPE_STRING))
-    declare("MonitoringConfig", prometheus_config=(1, ".tensorflow.serving.PrometheusConfig"))
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
-    pool.AddSerializedFile(file.SerializeToString())
-    return pool

@@ -94,73 +94,44 @@ def running(
     """
     repository = Repository(models, load=LoadedModel, say=say)
     repository.start()
-    with (
-        _grpc(repository, host, grpc_port) as grpc_target,
-        _rest(repository, host, rest_port) as rest_url,
-        _following(repository, poll_seconds),
-    ):
-        yield DevelopmentServer(repository, rest_url, grpc_target)
+    stop, service = threading.Event(), GrpcService(repository)
+
+    def follow() -> None:
+        while not stop.wait(poll_seconds):
+            repository.look()
+
+    with _listening(host, rest_port) as sock, ThreadPoolExecutor(2) as threads, ThreadPoolExecutor(WORKERS) as workers:
+        rpc = grpc.server(workers, options=GRPC_OPTIONS)
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, rpc)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, rpc)
+        try:
+            grpc_port = rpc.add_insecure_port(f"{host}:{grpc_port}")
+        except RuntimeError:
+            raise ValueError(f"gRPC cannot listen at {host}:{grpc_port}; is the port in use?") from None
+        rest = uvicorn.Server(
+            uvicorn.Config(
+                rest_app(repository), log_config=None, log_level="error", access_log=False, lifespan="off", ws="none",
+                timeout_keep_alive=60, timeout_graceful_shutdown=GRACE,
+            )
+        )  # fmt: skip
+        rpc.start()
+        serving = threads.submit(rest.run, [sock])
+        threads.submit(follow)
+        try:
+            while not rest.started and not serving.done():
+                time.sleep(0.01)
+            yield DevelopmentServer(repository, f"http://{host}:{sock.getsockname()[1]}", f"{host}:{grpc_port}")
+        finally:
+            stop.set()
+            rest.should_exit = True
+            rpc.stop(GRACE).wait()
 
 
-@contextmanager
-def _rest(repository: Repository, host: str, port: int) -> Iterator[str]:
+def _listening(host: str, port: int) -> socket.socket:
     try:
         sock = socket.create_server((host, port))
     except OSError as error:
         raise ValueError(f"REST cannot listen at {host}:{port}: {os.strerror(error.errno or 0)}") from None
     # Connections inherit it; without, an answer's body waits 40 ms for the receipt of its head.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    config = uvicorn.Config(
-        rest_app(repository), log_config=None, log_level="error", access_log=False, lifespan="off", ws="none",
-        timeout_keep_alive=60, timeout_graceful_shutdown=GRACE,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
-    with sock, _thread(lambda: server.run([sock]), "mixrank-rest"):
-        try:
-            while not server.started:
-                time.sleep(0.01)
-            yield f"http://{host}:{sock.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-
-
-@contextmanager
-def _grpc(repository: Repository, host: str, port: int) -> Iterator[str]:
-    server, service = grpc.server(ThreadPoolExecutor(WORKERS), options=GRPC_OPTIONS), GrpcService(repository)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
-    try:
-        taken = server.add_insecure_port(f"{host}:{port}")
-    except RuntimeError:
-        raise ValueError(f"gRPC cannot listen at {host}:{port}; is the port in use?") from None
-    server.start()
-    try:
-        yield f"{host}:{taken}"
-    finally:
-        server.stop(GRACE).wait()
-
-
-@contextmanager
-def _following(repository: Repository, poll_seconds: float) -> Iterator[None]:
-    stop = threading.Event()
-
-    def follow() -> None:
-        while not stop.wait(poll_seconds):
-            repository.look()
-
-    with _thread(follow, "mixrank-versions"):
-        try:
-            yield
-        finally:
-            stop.set()
-
-
-@contextmanager
-def _thread(work: Callable[[], object], name: str) -> Iterator[None]:
-    """Runs work beside the block, and waits for it afterwards."""
-    thread = threading.Thread(target=work, name=name, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
+    return sock

@@ -15,7 +15,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mixrank.schemas.files import write_folder_atomically
 from mixrank.serving import model_config
@@ -154,7 +153,7 @@ def write_deployment(output: Path, models: Sequence[Served], options: Options) -
 
 
 def validate(folder: Path) -> None:
-    """Reads every file of a deployment back: text protos as their messages, flags against each other, YAML as YAML.
+    """Reads the files of a deployment back: models.config as its message, flags against each other, YAML as YAML.
 
     Raises:
         ValueError: naming the file and what is wrong.
@@ -162,16 +161,10 @@ def validate(folder: Path) -> None:
     import yaml
 
     model_config.parse((folder / "models.config").read_text(), "models.config")
-    model_config.parse_text(
-        (folder / "monitoring.config").read_text(), model_config.monitoring_message(), "monitoring.config"
-    )
     flags = dict(flag.removeprefix("--").split("=", 1) for flag in (folder / "flags.txt").read_text().split())
     for name, value in flags.items():
         if name.endswith("_file") and not (folder / Path(value).name).is_file():
             raise ValueError(f"flags.txt: --{name} names {value}, which is not in the folder")
-    if "batching_parameters_file" in flags:
-        text = (folder / "batching.config").read_text()
-        _check_batching(model_config.parse_text(text, model_config.batching_message(), "batching.config"))
     service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["tensorflow-serving"]
     run = shlex.split((folder / "docker-run.sh").read_text().replace("\\\n", ""), comments=True)
     for name, command in (("compose.yaml", service["command"]), ("docker-run.sh", run)):
@@ -202,15 +195,6 @@ def _batching_config(options: Options) -> str:
         f"batch_timeout_micros {{ value: {round(1000 * options.batch_timeout_ms)} }}\n"
         "max_enqueued_batches { value: 100 }\n" + "".join(f"allowed_batch_sizes: {size}\n" for size in sizes)
     )
-
-
-def _check_batching(parameters: Any) -> None:
-    sizes = list(parameters.allowed_batch_sizes)
-    if sizes != sorted(set(sizes)) or sizes[-1:] != [parameters.max_batch_size.value]:
-        raise ValueError(
-            f"batching.config: allowed_batch_sizes must grow and end with max_batch_size "
-            f"{parameters.max_batch_size.value}, received {sizes}"
-        )
 
 
 def _flags(options: Options) -> list[str]:

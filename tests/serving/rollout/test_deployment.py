@@ -189,8 +189,8 @@ def test_wrong_options_are_refused(save, tmp_path, mixrank):
 
 def test_a_folder_that_does_not_validate_does_not_appear(save, tmp_path, monkeypatch):
     base = save("shop/3").parent
-    monkeypatch.setattr(deployment, "_batching_config", lambda options: "max_batch_size { value: 4 }\n")
-    with pytest.raises(ValueError, match="allowed_batch_sizes must grow and end with max_batch_size 4, received"):
+    monkeypatch.setattr(deployment, "_compose", lambda *_: "services: {tensorflow-serving: {command: []}}")
+    with pytest.raises(ValueError, match="compose.yaml lacks"):
         write_deployment(tmp_path / "out", [served(base)], Options())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shop"]
 
@@ -202,9 +202,6 @@ def test_a_folder_that_does_not_validate_does_not_appear(save, tmp_path, monkeyp
         ("models.config", ("base_path", "basepath"), "no field named"),
         ("models.config", ("/models/shop", "models/shop"), "needs an absolute base_path"),
         ("models.config", ("num_versions: 1", "num_versions: 0"), "num_versions of at least 1"),
-        ("batching.config", ("allowed_batch_sizes: 128", "allowed_batch_sizes: 100"), "end with max_batch_size 128"),
-        ("batching.config", ("max_batch_size { value: 128 }", "max_batch_size: 128"), "no BatchingParameters"),
-        ("monitoring.config", ("enable: true", "enabled: true"), "no MonitoringConfig"),
         ("compose.yaml", ("--max_num_load_retries=0", "--max_num_load_retries=5"), "compose.yaml lacks"),
         ("docker-run.sh", ("--enable_batching=true", ""), "docker-run.sh lacks"),
         ("flags.txt", ("/config/monitoring.config", "/config/monitor.config"), "not in the folder"),

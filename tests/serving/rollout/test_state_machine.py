@@ -577,7 +577,7 @@ def drive(scenario, template, folder):
     """
     hurry()
     # Imported by now, so that imports are no steps.
-    model_config.parse_text("", model_config.new(), "")
+    model_config.parse("")
     number = 0
     while True:
         # Links are enough: whoever changes a file writes another and renames it.
