@@ -111,6 +111,14 @@ def test_an_unknown_version_or_label_is_an_error(call, which, status):
     with pytest.raises(ServingError) as caught:
         call("score", rows(1), **which)
     assert (caught.value.status, caught.value.tries) == (status, 1)
+    with pytest.raises(ServingError) as caught:
+        call("version", **which)
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize(("which", "answers"), [({}, 12), ({"version": 3}, 3), ({"label": "stable"}, 3)])
+def test_the_version_that_answers_is_told(call, which, answers):
+    assert call("version", **which) == answers
 
 
 def test_status_is_the_state_of_every_version(call):
