@@ -47,6 +47,7 @@ from mixrank.components.training import (
     vocabulary_sizes,
 )
 from mixrank.layers.ranking import table_sizes
+from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.pipeline.config import load_config
 from mixrank.pipeline.fast_loop import last_run, new_folder, record_training
 from mixrank.pipeline.run_record import split_files
@@ -135,7 +136,9 @@ class Columns:
         return logits
 
 
-def build(name: str, columns: Columns, sizes: Mapping[str, int], settings: TrainSettings, steps: int) -> tf_keras.Model:
+def build(
+    name: str, columns: Columns, sizes: Mapping[str, int], settings: TrainSettings, steps: int, kind: str = "binary"
+) -> tf_keras.Model:
     """A compiled model of one task.
 
     Args:
@@ -144,6 +147,7 @@ def build(name: str, columns: Columns, sizes: Mapping[str, int], settings: Train
         sizes: number of ids of every table.
         settings: optimizers.
         steps: int >= 1. Length of the training, for schedules.
+        kind: of the task.
     """
     interaction = tfrs.layers.feature_interaction.DotInteraction() if name == "dlrm" else Crosses()
     model = tfrs.experimental.models.Ranking(
@@ -152,7 +156,8 @@ def build(name: str, columns: Columns, sizes: Mapping[str, int], settings: Train
         feature_interaction=interaction,
         top_stack=tfrs.layers.blocks.MLP(list(TOP)),
         task=tfrs.tasks.Ranking(
-            loss=tf_keras.losses.BinaryCrossentropy(from_logits=True),
+            # The same loss in legacy Keras, which does not take Keras 3's.
+            loss=getattr(tf_keras.losses, type(TASK_KINDS[kind].loss()).__name__)(from_logits=True),
             loss_metrics=[tf_keras.metrics.Mean(name="mean_loss")],
         ),
     )
@@ -200,7 +205,9 @@ def train(
     training = transformed_rows(spec, [patterns[s] for s in settings.splits if s in patterns], transform_output)
     steps = training.count() // settings.batch_size
     columns, sizes = Columns(spec), table_sizes(spec, vocabulary_sizes(spec, transform_output))
-    models = {task: build(name, columns, sizes, settings, settings.epochs * steps) for task in spec.tasks}
+    models = {
+        label.name: build(name, columns, sizes, settings, settings.epochs * steps, label.kind) for label in spec.labels
+    }
     infer = columns.infer(models)
     validated = "valid" in rows and "valid" not in settings.splits
 

@@ -24,6 +24,7 @@ from mixrank.schemas.features import (
     TimeGap,
 )
 from mixrank.schemas.naming import nearest
+from mixrank.schemas.task_kinds import label_kind
 from mixrank.schemas.wire import entry, example
 
 # Stands for a missing attribute of an event inside a history, and for a missing value in a JSON instance.
@@ -69,7 +70,7 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
     yield Column(spec.time.name, "int", serving=False)
     yield Column(spec.scenario.name, spec.scenario.dtype, required=True)
     for label in spec.labels:
-        yield Column(label.name, "int", serving=False)
+        yield Column(label.name, label_kind(label.kind).column, serving=False)
     for feature in spec.features:
         match feature:
             case Categorical() | MultiCategorical() | Numeric():
@@ -111,6 +112,7 @@ def _check_names(spec: FeatureSpec, known: Sequence[Column], row: Mapping[str, A
 
 def _check_values(spec: FeatureSpec, known: Iterable[Column], row: Mapping[str, Any], labels: bool) -> None:
     events: dict[str, tuple[str, int]] = {}
+    labels_of = {label.name: label for label in spec.labels}
     for column in known:
         values = _values(column, row.get(column.name))
         if not values and (column.required or (labels and not column.serving)):
@@ -122,8 +124,8 @@ def _check_values(spec: FeatureSpec, known: Iterable[Column], row: Mapping[str, 
                     f"history `{column.history}` has {count} events in `{first}` "
                     f"but {len(values) // column.width} in `{column.name}`"
                 )
-        if column.name in spec.tasks and values and values[0] not in (0, 1):
-            raise ValueError(f"label `{column.name}` must be 0 or 1, received {values[0]!r}")
+        if values and (label := labels_of.get(column.name)):
+            label_kind(label.kind).check(f"label `{column.name}`", values)
 
 
 def _values(column: Column, value: Any) -> list[Any]:

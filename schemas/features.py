@@ -32,6 +32,7 @@ from typing import Annotated, Any, Literal, TypeGuard, assert_never
 from pydantic import Field, field_validator, model_validator
 
 from mixrank.schemas.naming import Declaration, nearest
+from mixrank.schemas.task_kinds import label_kind
 
 Group = Literal["user", "item", "context"]
 Dtype = Literal["int", "str"]
@@ -145,13 +146,20 @@ class Scenario(Named):
 
 
 class Label(Named):
-    """Binary task label, 0 or 1.
+    """Label of a task.
 
     Args:
         weight: float > 0. Weight of the task in the loss.
+        kind: what its values are, and so how it is learned and judged; a name in `LABEL_KINDS`, such as "binary".
     """
 
     weight: float = Field(default=1.0, gt=0)
+    kind: str = "binary"
+
+    @field_validator("kind")
+    @classmethod
+    def _check_kind(cls, kind: str) -> str:
+        return label_kind(kind).name
 
 
 class Valued(Named):

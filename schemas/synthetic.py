@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, assert_never
 
 from mixrank.schemas.features import Action, Categorical, FeatureSpec, History, MultiCategorical, Numeric, TimeGap
+from mixrank.schemas.task_kinds import label_kind
 
 POOL = 50
 START_MS = 1_650_000_000_000
@@ -56,7 +57,7 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
                     assert_never(feature)
         for label in spec.labels:
             item, scenario = (_hidden(row[column], label.name) for column in (spec.item.name, spec.scenario.name))
-            row[label.name] = int(draw.random() < 0.7 * item + 0.3 * scenario)
+            row[label.name] = label_kind(label.kind).toy(draw.random(), 0.7 * item + 0.3 * scenario)
         yield row
 
 

@@ -84,7 +84,7 @@ class FromColumn(Declaration):
 
 
 class Threshold(FromColumn):
-    """Derived 0/1 column: `column >= at_least`."""
+    """Derived flag: `column >= at_least`."""
 
     type: Literal["threshold"] = "threshold"
     at_least: float

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 from mixrank.schemas.features import Action, Categorical, FeatureSpec, History, MultiCategorical, Numeric, TimeGap
+from mixrank.schemas.task_kinds import label_kind
 
 if TYPE_CHECKING:
     from tensorflow_metadata.proto.v0 import schema_pb2
@@ -60,8 +61,10 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
         scenario.int_domain.min, scenario.int_domain.max = min(spec.scenario.values), max(spec.scenario.values)
         scenario.int_domain.is_categorical = True
     for label in spec.labels:
-        column = add(label.name, "int", always=True, serving=False)
-        column.int_domain.min, column.int_domain.max = 0, 1
+        kind = label_kind(label.kind)
+        column = add(label.name, kind.column, always=True, serving=False)
+        domain = column.int_domain if kind.whole else column.float_domain
+        domain.min, domain.max = kind.low, kind.high
 
     for feature in spec.features:
         match feature:

@@ -38,7 +38,7 @@ class AdditiveLogOdds:
 
         Args:
             keys: name -> integer or text values, `(rows,)`.
-            labels: 0 or 1, `(rows,)`; both must occur.
+            labels: of a binary task, `(rows,)`; both classes must occur.
 
         Raises:
             ValueError: if lengths differ or all labels are equal.

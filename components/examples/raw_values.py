@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mixrank.schemas.task_kinds import BINARY
+
 Kind = Literal["int", "str", "float", "flag", "time"]
 # How text files and careless exports write a missing value.
 MISSING = frozenset({"", "nan", "NaN", "null", "NULL", "\\N"})
@@ -30,7 +32,7 @@ class RawColumn:
 
     Args:
         name: name after renaming.
-        kind: "int", "str", "float", "flag" (0 or 1) or "time".
+        kind: "int", "str", "float", "flag" (of a binary label or an `Action`) or "time".
         required: bool. Whether a missing value makes the row bad.
         many: bool. Whether a row holds a list.
         separator: str or None. Splits text into a list.
@@ -206,8 +208,8 @@ def parse_flag(value: Any) -> int | None:
     if isinstance(value, str):
         value = {"true": 1, "false": 0}.get(value.lower(), value)
     value = parse_int(value)
-    if value not in (None, 0, 1):
-        raise ValueError("must be 0 or 1")
+    if value is not None and BINARY.wrong([value]):
+        raise ValueError(f"must be {BINARY.expected}")
     return value
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mixrank.schemas.task_kinds import BINARY
+
 
 class TargetStatistics:
     """Smoothed positive rate and number of rows of each value, over the training rows of earlier days.
@@ -39,18 +41,17 @@ class TargetStatistics:
         Args:
             values: integers, `(rows,)`, or `(rows, length)` of which each counts; 0 is a missing value.
             days: integers, `(rows,)`.
-            labels: 0 or 1, `(rows, tasks)`.
+            labels: of binary tasks, `(rows, tasks)`.
 
         Raises:
-            ValueError: without rows, if lengths differ, or a label is neither 0 nor 1.
+            ValueError: without rows, if lengths differ, or a label is not binary.
         """
         v, d, y = _table(values), np.asarray(days), np.asarray(labels, np.float64)
         if y.ndim != 2 or not len(y):
             raise ValueError(f"`labels` must be (rows, tasks) with at least one row, received shape {y.shape}")
         if len(v) != len(y) or d.shape != (len(y),):
             raise ValueError(f"`values` and `days` must have {len(y)} rows, received shapes {v.shape} and {d.shape}")
-        if wrong := np.setdiff1d(y, (0.0, 1.0)).tolist():
-            raise ValueError(f"`labels` must be 0 or 1, received {wrong[0]}")
+        BINARY.check("`labels`", np.unique(y).tolist())
         self._days, day = np.unique(d, return_inverse=True)
         self._width = len(self._days) + 1
         per_day = _sums(day, y, len(self._days))

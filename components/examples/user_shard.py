@@ -19,6 +19,7 @@ from mixrank.components.examples.joined_log import BadRow, Columns, join, joined
 from mixrank.components.examples.popularity import DailyCounts, popularity_of
 from mixrank.components.examples.raw_tables import PRIOR, join_name
 from mixrank.schemas import SPLITS, Action, Categorical, Dataset, MultiCategorical, TimeGap
+from mixrank.schemas.task_kinds import label_kind
 
 
 @dataclass
@@ -108,7 +109,7 @@ def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:
     ]
     result.append(ValueColumn(spec.time.name, "int", log[spec.time.name]))
     result.append(ValueColumn(spec.scenario.name, spec.scenario.dtype, log[spec.scenario.name]))
-    result += [ValueColumn(label.name, "int", log[label.name]) for label in spec.labels]
+    result += [ValueColumn(label.name, label_kind(label.kind).column, log[label.name]) for label in spec.labels]
     result += [ValueColumn(f.name, f.kind, log[f.name], f.max_values) for f in spec.inputs]
     return result
 

@@ -20,7 +20,7 @@ class Ranking(tfma.metrics.Metric):
 
     TFMA's own grouping (`MetricsSpec.query_key`) hands a whole group to every slice in which it has any example, so
     that GAUC of a scenario would rank examples of other scenarios. This metric therefore reads the group's key
-    itself, collects the columns of each slice, and groups them there: 17 bytes per example, slice and task are held
+    itself, collects the columns of each slice, and groups them there: 20 bytes per example, slice and task are held
     until the values are known. An element may be one example or many (see `mixrank.components.judging.tfma_batches`).
 
     Args:
@@ -59,7 +59,7 @@ def _computations(
 class _Columns(NamedTuple):
     groups: array[int]
     scores: array[float]
-    labels: array[int]
+    labels: array[float]
 
 
 class _Collect(beam.CombineFn):
@@ -71,7 +71,7 @@ class _Collect(beam.CombineFn):
         self._eval_config = eval_config
 
     def create_accumulator(self) -> _Columns:
-        return _Columns(array("q"), array("d"), array("b"))
+        return _Columns(array("q"), array("d"), array("f"))
 
     def add_input(self, accumulator: _Columns, element: Any) -> _Columns:
         groups = np.ravel(element.get_by_key("features")[self._group_key])
@@ -90,7 +90,7 @@ class _Collect(beam.CombineFn):
             )
         accumulator.groups.frombytes(_integers(groups).tobytes())
         accumulator.scores.frombytes(np.ravel(scores).astype(np.float64).tobytes())
-        accumulator.labels.frombytes(np.ravel(labels).astype(np.int8).tobytes())
+        accumulator.labels.frombytes(np.ravel(labels).astype(np.float32).tobytes())
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[_Columns]) -> _Columns:

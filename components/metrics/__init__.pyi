@@ -12,4 +12,5 @@ from .table import find_metric as find_metric
 from .table import headlines as headlines
 from .table import measure as measure
 from .table import metrics as metrics
+from .table import primary as primary
 from .table import reported as reported

@@ -1,6 +1,6 @@
 """Ranking metrics on NumPy arrays: AUC, GAUC, log loss, calibration and relative improvement.
 
-The exact reference for what TFMA computes at scale; imports NumPy only.
+The exact reference for what TFMA computes at scale; imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# The same floor as TFMA and Keras, so that a probability of exactly 0 or 1 costs the same everywhere.
+from mixrank.schemas.task_kinds import BINARY
+
+# The same floor as TFMA and Keras, so that a probability at either end of its range costs the same everywhere.
 EPSILON = 1e-7
 
 
@@ -56,7 +58,7 @@ def auc_by_group(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> Gro
     equal scores.
 
     Args:
-        labels: 0 or 1, `(rows,)`.
+        labels: binary, `(rows,)`.
         scores: finite number, `(rows,)`. Any increasing function of the probability.
         groups: integer or text, `(rows,)`. Usually the user.
 
@@ -64,7 +66,7 @@ def auc_by_group(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> Gro
         `GroupAuc`, groups in ascending order.
 
     Raises:
-        ValueError: if lengths differ, a label is neither 0 nor 1, or a score is not finite.
+        ValueError: if lengths differ, a label is not binary, or a score is not finite.
 
     >>> auc_by_group([0, 1, 1, 0], [0.1, 0.9, 0.5, 0.5], [7, 7, 8, 8]).auc
     array([1. , 0.5])
@@ -126,11 +128,11 @@ def log_losses(labels: ArrayLike, probabilities: ArrayLike) -> NDArray[np.float6
     """Binary cross entropy of every row, in nats: `-y log p - (1 - y) log(1 - p)`.
 
     Args:
-        labels: 0 or 1, `(rows,)`.
+        labels: binary, `(rows,)`.
         probabilities: number in [0, 1], `(rows,)`; clipped to `[EPSILON, 1 - EPSILON]`.
 
     Raises:
-        ValueError: if lengths differ, a label is neither 0 nor 1, or a probability leaves [0, 1].
+        ValueError: if lengths differ, a label is not binary, or a probability leaves [0, 1].
     """
     y, p = _check(labels, probabilities, "probabilities")
     if len(p) and (p.min() < 0 or p.max() > 1):
@@ -159,7 +161,7 @@ def normalized_entropy(labels: ArrayLike, probabilities: ArrayLike) -> float:
 
 
 def entropy(rate: ArrayLike) -> NDArray[np.float64]:
-    """Entropy of a binary label with a mean in (0, 1), in nats: `-p log p - (1 - p) log(1 - p)`; NaN outside."""
+    """Entropy of a binary label with mean p strictly between its values, in nats: `-p log p - (1 - p) log(1 - p)`; NaN outside."""
     p = np.where((np.asarray(rate) > 0) & (np.asarray(rate) < 1), rate, np.nan)
     return -p * np.log(p) - (1 - p) * np.log1p(-p)
 
@@ -190,8 +192,7 @@ def _check(labels: Any, scores: Any, name: str = "scores") -> tuple[NDArray[np.f
     y, s = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
     if y.ndim != 1 or y.shape != s.shape:
         raise ValueError(f"`labels` and `{name}` must be of one length, received shapes {y.shape} and {s.shape}")
-    if wrong := np.setdiff1d(y, (0.0, 1.0)).tolist():
-        raise ValueError(f"`labels` must be 0 or 1, received {wrong[0]}")
+    BINARY.check("`labels`", np.unique(y).tolist())
     if not np.isfinite(s).all():
         row = int(np.flatnonzero(~np.isfinite(s))[0])
         raise ValueError(f"`{name}` must be finite, received {s[row]} in row {row}")

@@ -157,6 +157,11 @@ def headlines() -> list[Metric]:
     return [metric for metric in directed() if metric.headline]
 
 
+def primary() -> Metric:
+    """The first of the headlines: significance tests, RelaImp of a comparison, and plots go by it."""
+    return headlines()[0]
+
+
 def bounds() -> dict[str, Bound]:
     """Every bound that a config's `thresholds` may hold."""
     return {name: bound for metric in metrics().values() for name, bound in metric.bounds.items()}

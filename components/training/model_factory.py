@@ -19,6 +19,7 @@ from mixrank.components.training.strategy import use_jit
 from mixrank.layers.backbone import backbone_of, routing_report
 from mixrank.layers.base import counts
 from mixrank.layers.ranking import build_ranker, field_names, match, model_inputs, widths
+from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.layers.tokens import Storage
 from mixrank.schemas import FeatureSpec, Hash, Vocab
 
@@ -98,7 +99,7 @@ def compile_for_training(
     steps: int,
     several_workers: bool = False,
 ) -> MicroBatched:
-    """The ranker, compiled for training: weighted sum of the tasks' cross entropies, optimizers as settings say.
+    """The ranker, compiled for training: weighted sum of the tasks' losses, optimizers as settings say.
 
     Args:
         model: built inside the scope of `strategy`, which must be entered here as well.
@@ -112,7 +113,7 @@ def compile_for_training(
     trained = MicroBatched(model, settings.accumulate_steps, several_workers)
     trained.compile(
         optimizer=optimizer,
-        loss={label.name: keras.losses.BinaryCrossentropy(from_logits=True) for label in spec.labels},
+        loss={label.name: TASK_KINDS[label.kind].loss() for label in spec.labels},
         loss_weights={label.name: label.weight for label in spec.labels},
         jit_compile=use_jit(settings.jit_compile, strategy),
     )

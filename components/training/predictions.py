@@ -12,7 +12,9 @@ import tensorflow as tf
 from mixrank.components.metrics import Rows, directed, measure
 from mixrank.components.training.batches import TransformedRows, evaluation_batches
 from mixrank.components.transform import KEYS
+from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.schemas import FeatureSpec
+from mixrank.schemas.task_kinds import label_kind
 
 EVALUATION_BATCH = 1024
 
@@ -22,7 +24,7 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows) -> pd.DataFram
 
     Returns:
         One row per example: keys, time, scenario (its id as declared, "other" if unknown), `label_<task>` and
-        `score_<task>` (probabilities).
+        `score_<task>` (predictions, by the task's link).
     """
     parts: dict[str, list[np.ndarray]] = {}
     keep = {spec.user.name: KEYS["user"], spec.item.name: KEYS["item"], spec.time.name: KEYS["time"]}
@@ -31,9 +33,11 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows) -> pd.DataFram
         for column, source in keep.items():
             parts.setdefault(column, []).append(batch[source].numpy())
         parts.setdefault("__scenario", []).append(batch[spec.scenario.name].numpy())
-        for task in spec.tasks:
-            parts.setdefault(f"label_{task}", []).append(batch[task].numpy().astype(np.int64))
-            parts.setdefault(f"score_{task}", []).append(tf.sigmoid(logits[task]).numpy().reshape(-1))
+        for label in spec.labels:
+            truth, score = batch[label.name].numpy(), TASK_KINDS[label.kind].link(logits[label.name]).numpy()
+            whole = label_kind(label.kind).whole
+            parts.setdefault(f"label_{label.name}", []).append(truth.astype(np.int64) if whole else truth)
+            parts.setdefault(f"score_{label.name}", []).append(score.reshape(-1))
     columns = {name: np.concatenate(values) for name, values in parts.items()}
     names = np.array([None, *map(str, spec.scenario.values), "other"], dtype=object)
     scenario = names[columns.pop("__scenario")]
@@ -46,13 +50,13 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows) -> pd.DataFram
 
 
 def validation_metrics(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, float]:
-    """`loss` (weighted sum of log losses over tasks), and `<task>.<metric>` for every metric that has a direction."""
+    """`loss` (weighted sum of the tasks' losses), and `<task>.<metric>` for every metric that has a direction."""
     found: dict[str, float] = {"loss": 0.0}
     for label in spec.labels:
         columns = (f"label_{label.name}", f"score_{label.name}", spec.user.name)
         values = measure(Rows(*(predictions[name].to_numpy() for name in columns)), directed())
         found |= {f"{label.name}.{metric}": value for metric, value in values.items()}
-        found["loss"] += label.weight * values["log_loss"]
+        found["loss"] += label.weight * values[TASK_KINDS[label.kind].loss_metric]
     return found
 
 

@@ -10,7 +10,7 @@ from mixrank.layers.base import Part, check_units, dense_part
 
 @keras.saving.register_keras_serializable("mixrank")
 class TaskHead(keras.Layer):
-    """`logit = g(x)`, g an MLP with one output; the sigmoid of HeMix equation (22) is applied by the exporter.
+    """`logit = g(x)`, g an MLP with one output; the link of the task makes it a prediction, as in HeMix equation (22).
 
     Args:
         units: widths of hidden ReLU layers; empty for logistic regression.

@@ -33,7 +33,7 @@ class Ranker(keras.Model):
                 name = each if isinstance(each, str) else type(each).__name__
                 raise ValueError(
                     f"a ranker's outputs are logits, and `{name}` takes probabilities: give it from_logits=True, as in "
-                    "keras.losses.BinaryCrossentropy(from_logits=True)"
+                    "mixrank.layers.task_kinds.TASK_KINDS['binary'].loss()"
                 )
         super().compile(optimizer=optimizer, loss=loss, **options)
 

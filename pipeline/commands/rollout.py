@@ -254,7 +254,7 @@ def _next(step: str, base: Path, config: Path | None, name: str | None, url: str
 
 
 def _metrics(version: Path) -> str:
-    """AUC per task of the run that pushed a version, if its run folder is around: `RUN/serving/MODEL/VERSION`."""
+    """Primary metric per task of the run that pushed a version, if the folder is there: `RUN/serving/MODEL/VERSION`."""
     from mixrank.pipeline.run_record import RunRecord, is_run
 
     run = version.parent.parent.parent
@@ -264,13 +264,16 @@ def _metrics(version: Path) -> str:
         record = RunRecord.read(run)
         if record.pushed is None or record.pushed.name != version.name:
             return ""
-        from mixrank.components.metrics import auc
+        from mixrank.components.metrics import Rows, primary
         from mixrank.pipeline.reports import RunFolder
 
         frame = RunFolder(run, record).predictions
     except ValueError:
         # The run folder was moved or cleaned; the version is none the worse for it.
         return ""
-    return ", ".join(
-        f"{task} AUC {auc(frame[f'label_{task}'], frame[f'score_{task}']):.4f}" for task in record.spec.tasks
-    )
+    metric, user = primary(), record.spec.user.name
+    rows = {
+        task: Rows(*(frame[name].to_numpy() for name in (f"label_{task}", f"score_{task}", user)))
+        for task in record.spec.tasks
+    }
+    return ", ".join(f"{task} {metric.title} {metric.of_rows(found):.4f}" for task, found in rows.items())

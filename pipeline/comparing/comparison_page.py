@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mixrank.components.metrics import Metric, find_metric, headlines
+from mixrank.components.metrics import Metric, find_metric, headlines, primary
 from mixrank.pipeline.comparing.results import Results, Row, Spread
 from mixrank.pipeline.comparing.trial_plan import size
 from mixrank.pipeline.config import Budget
@@ -133,20 +133,22 @@ def plots(results: Results) -> list[Any]:
 
 
 def _dots(frame: pd.DataFrame) -> Any:
-    alt = altair()
-    names = list(frame.groupby("model")["auc"].mean().sort_values(ascending=False).index)
+    alt, metric = altair(), primary()
+    names = list(frame.groupby("model")[metric.name].mean().sort_values(ascending=not metric.higher_is_better).index)
     x = {"scale": alt.Scale(zero=False, nice=True), "axis": alt.Axis(tickCount=5, labelOverlap=True)}
     y = alt.Y("model:N", sort=names, title=None)
     base = alt.Chart(frame)
     dots = base.mark_point(size=40, opacity=0.7, color=RUN_COLOURS[0]).encode(
-        x=alt.X("auc:Q", title="AUC of each seed; the bar is the mean", **x), y=y
+        x=alt.X(f"{metric.name}:Q", title=f"{metric.title} of each seed; the bar is the mean", **x), y=y
     )
-    means = base.mark_tick(thickness=2, size=14, color=RUN_COLOURS[1]).encode(x=alt.X("mean(auc):Q", **x), y=y)
+    means = base.mark_tick(thickness=2, size=14, color=RUN_COLOURS[1]).encode(
+        x=alt.X(f"mean({metric.name}):Q", **x), y=y
+    )
     frame["panel"] = frame["task"] + (", " + frame["budget"] if frame["budget"].nunique() > 1 else "")
     # In the order of the tables: a line of panels for every size.
     panels = alt.Facet("panel:N", title=None, sort=list(dict.fromkeys(frame["panel"])))
     chart = (dots + means).properties(width=380, height=alt.Step(18)).facet(panels, columns=frame["task"].nunique())
-    return svg(chart.resolve_scale(x="independent"), "AUC of every training")
+    return svg(chart.resolve_scale(x="independent"), f"{metric.title} of every training")
 
 
 def _lines(frame: pd.DataFrame, metric: Metric) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mixrank.components.metrics import find_metric, rela_impr_auc
+from mixrank.components.metrics import find_metric, primary
 from mixrank.pipeline.comparing.significance import Slope, holm, paired_t_test, slope, t_test
 from mixrank.pipeline.comparing.trial_plan import Trial
 from mixrank.pipeline.config import Budget, Table
@@ -41,9 +41,9 @@ class Row:
         trained: the seeds that are done, in the order of the metrics' values.
         wanted: how many trainings there should be.
         metrics: (task, slice, metric) -> spread over the seeds.
-        relative: task -> relative improvement of the mean AUC over the reference's (HeMix, Eq. 25).
-        p_value: task -> p of AUC against the best other variant with several seeds of the same budget, or against the
-            reference, as the table says; not adjusted.
+        relative: task -> relative improvement of the mean of the primary metric over the reference's (HeMix, Eq. 25).
+        p_value: task -> p of the primary metric against the best other variant with several seeds of the same budget, or
+            against the reference, as the table says; not adjusted.
         adjusted: the same by Holm's method, over all variants and tasks of the budget.
         paired: task -> p of the same comparison, seed by seed, not adjusted.
         result: what one of the trainings said of its size.
@@ -148,10 +148,10 @@ def _judge(rows: list[Row], table: Table) -> None:
     tasks = list(dict.fromkeys(task for row in rows for task, _, _ in row.metrics))
     tests: list[tuple[Row, str]] = []
     for task in tasks:
-        key = (task, OVERALL, "auc")
+        key = (task, OVERALL, primary().name)
         for row in rows:
-            if base is not None:
-                row.relative[task] = rela_impr_auc(row.metrics[key].mean, base.metrics[key].mean)
+            if base is not None and (relative := primary().relative):
+                row.relative[task] = relative(row.metrics[key].mean, base.metrics[key].mean)
             # One training is no basis for a test, however good it is.
             if others := [other for other in standards if other is not row and other.seeds[0] > 1]:
                 best = max(others, key=lambda other: other.metrics[key].mean)

@@ -30,7 +30,7 @@ def resampled_metrics(
     models gives paired resamples.
 
     Args:
-        labels: 0 or 1, `(rows,)`.
+        labels: `(rows,)`.
         probabilities: `(rows,)`.
         users: column of each row's user in `drawn`, `(rows,)`.
         drawn: `(resamples, users)`, from `draw_users`.

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from mixrank.components.metrics import headlines
+from mixrank.components.metrics import headlines, primary
 from mixrank.pipeline.reports.against_last_pushed import SliceScores
 from mixrank.pipeline.reports.pages import BASELINE_COLOUR, GRID, MUTED, RUN_COLOURS, altair, svg
 from mixrank.pipeline.reports.run_folder import RunFolder
@@ -19,15 +19,15 @@ BASELINE = "baseline"
 BINS = 15
 
 
-def auc_by_scenario(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> Markup:
-    """AUC with intervals of every judged scenario, one panel per task."""
-    points = []
+def primary_by_scenario(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> Markup:
+    """The primary metric with intervals of every judged scenario, one panel per task."""
+    points, metric = [], primary()
     for run, rows in zip(runs, scores, strict=True):
         for row in rows:
             for name, estimates in ((run.name, row.model), (BASELINE, row.baseline if run is runs[0] else {})):
                 if estimates:
                     points.append({"task": row.task, "slice": row.title, "rows": row.rows, "model": name}
-                                  | estimates["auc"].__dict__)  # fmt: skip
+                                  | estimates[metric.name].__dict__)  # fmt: skip
     frame = pd.DataFrame(points)
     order = list(dict.fromkeys(frame.sort_values("rows", ascending=False)["slice"]))
     names = _names(runs, BASELINE in set(frame["model"]))
@@ -39,14 +39,14 @@ def auc_by_scenario(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores
     )
     scale = alt.Scale(zero=False, nice=True)
     ranges = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("low:Q", scale=scale, title="AUC, 95 % interval", axis=alt.Axis(tickCount=7)), x2="high:Q"
+        x=alt.X("low:Q", scale=scale, title=f"{metric.title}, 95 % interval", axis=alt.Axis(tickCount=7)), x2="high:Q"
     )
     dots = base.mark_point(filled=True, size=55, opacity=1).encode(x=alt.X("value:Q", scale=scale))
     return svg(
         (ranges + dots)
         .properties(width=480, height=alt.Step(max(11, 24 // len(names))))
         .facet(alt.Facet("task:N", title=None)),
-        "AUC by scenario",
+        f"{metric.title} by scenario",
     )
 
 

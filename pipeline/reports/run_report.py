@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixrank.components.metrics import reported
+from mixrank.components.metrics import primary, reported
 from mixrank.pipeline.reports.against_last_pushed import (
     MIN_OF_CLASS,
     MIN_ROWS,
@@ -92,7 +92,7 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
     for name in ("task", runs[0].scenario, *(("run",) if several else ())):
         table.add_column(name, no_wrap=True)
     # Short enough for 80 columns.
-    shown = [metric for metric in reported() if metric.headline]
+    shown, main = [metric for metric in reported() if metric.headline], primary().name
     titles = [metric.narrow_heading for metric in shown]
     for name in ("rows", *titles, *(("Base", "RelaImp") if based else ())):
         table.add_column(name, justify="right", no_wrap=True)
@@ -108,11 +108,13 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
             cells += [number(row.model[metric.name].value) for metric in shown]
             if based:
                 cells += (
-                    [number(row.baseline["auc"].value), percent(row.relative["auc"])] if row.baseline else ["-"] * 2
+                    [number(row.baseline[main].value), percent(row.relative.get(main, math.nan))]
+                    if row.baseline
+                    else ["-"] * 2
                 )
             table.add_row(*(_plain(cell) for cell in cells), style="bold" if row.slice == OVERALL else None)
     notes = [f"run {position}: {name}" for name, position in numbers.items()] if several else []
-    notes += ["Base: AUC of the additive log-odds baseline"] if based else []
+    notes += [f"Base: {primary().title} of the additive log-odds baseline"] if based else []
     if skipped:
         every = {task for run in runs for task in run.tasks}
         named = (why if tasks == every else f"{why} ({', '.join(sorted(tasks))})" for why, tasks in skipped.items())
@@ -131,6 +133,7 @@ def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> st
         "tasks": list(dict.fromkeys(task for run in runs for task in run.tasks)),
         "groups": side_by_side(scores),
         "metrics": reported(),
+        "primary": primary(),
         "titles": {metric.name: metric.heading for metric in reported()},
         "compared": [metric for metric in reported() if metric.relative],
         "overall": OVERALL,
@@ -139,7 +142,7 @@ def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> st
         "min_of_class": MIN_OF_CLASS,
         "agreement": [_agreement(run, rows) for run, rows in zip(runs, scores, strict=True)],
         "configs": [json.dumps(run.record.config, indent=2, ensure_ascii=False) for run in runs],
-        "scenario_plot": plots.auc_by_scenario(runs, scores) if judged else None,
+        "scenario_plot": plots.primary_by_scenario(runs, scores) if judged else None,
         "calibration_plot": plots.calibration_curve(runs),
         "roc_plot": plots.roc(runs),
         "score_plot": plots.score_distribution(runs),

@@ -7,7 +7,8 @@ Three signatures share Transform, tables and layers:
 * `rank_candidates`: the columns of one request and, with an axis of candidates, those of its items; what does not
   depend on the candidate is done once.
 
-All answer one probability per task, `(batch, 1)` or `(candidates, 1)`. None of them answers NaN: the request fails.
+All answer one prediction per task, `(batch, 1)` or `(candidates, 1)`: of a binary task a probability. None of them
+answers NaN: the request fails.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import tensorflow_transform as tft
 from tensorflow_transform.saved.saved_transform_io_v2 import SavedModelLoader
 
 from mixrank.layers.ranking import request_ranker
-from mixrank.schemas import FeatureSpec
+from mixrank.layers.task_kinds import TASK_KINDS
+from mixrank.schemas import FeatureSpec, Label
 from mixrank.schemas.encode import PADDING, Column, columns
 from mixrank.schemas.files import write_folder_atomically
 from mixrank.schemas.tfmd import parsing_spec
@@ -63,7 +65,7 @@ class Scorer(tf.Module):
             for name, tensor in ranker.input.items():
                 row[name].set_shape(tensor.shape)
             logits = ranker(row, training=False)
-            return {task: _probability(task, logits[task]) for task in spec.tasks}
+            return {label.name: _prediction(label, logits[label.name]) for label in spec.labels}
 
         self.answer: Callable[..., dict[str, tf.Tensor]] = answer
 
@@ -211,9 +213,9 @@ def _one_per_candidate(spec: FeatureSpec, raw: Mapping[str, tf.RaggedTensor]) ->
     ]
 
 
-def _probability(task: str, logits: tf.Tensor) -> tf.Tensor:
-    finite = tf.debugging.check_numerics(logits, f"the model has no finite score for task `{task}`")
-    return tf.sigmoid(tf.reshape(finite, [-1, 1]))
+def _prediction(label: Label, logits: tf.Tensor) -> tf.Tensor:
+    finite = tf.debugging.check_numerics(logits, f"the model has no finite score for task `{label.name}`")
+    return TASK_KINDS[label.kind].link(tf.reshape(finite, [-1, 1]))
 
 
 def _embeddings(spec: FeatureSpec, model: keras.Model) -> dict[str, dict[str, Any]]:

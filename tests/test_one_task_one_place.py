@@ -1,0 +1,81 @@
+"""What the label of a binary task is, and how it is learned, stands in the tables of kinds and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from mixrank.components.metrics import find_metric
+from mixrank.components.metrics.metric import Rows
+from mixrank.layers.task_kinds import TASK_KINDS
+from mixrank.schemas.features import Label
+from mixrank.schemas.task_kinds import LABEL_KINDS
+
+ROOT = Path(__file__).parents[1]
+TABLES = ("schemas/task_kinds.py", "layers/task_kinds.py")
+STOREYS = ("schemas", "layers", "serving", "components", "pipeline")
+VALUES = re.compile(r"\b0 or 1\b|\b0/1\b|neither 0 nor 1|\bin \((?:None, )?0, 1\)|BinaryCrossentropy|\bBCE\b")
+LINK = re.compile(r"sigmoid", re.IGNORECASE)
+
+
+def repetitions(root: Path) -> list[str]:
+    """`file:line: text` of every line outside the tables that knows the values, the loss or the link of a kind."""
+    found = []
+    for file in sorted(path for storey in STOREYS for path in (root / storey).rglob("*.py")):
+        name = file.relative_to(root).as_posix()
+        # The simulated log is one of clicks; in layers a sigmoid is an activation, too.
+        if name in TABLES or name.startswith("schemas/simulation/"):
+            continue
+        for number, line in enumerate(file.read_text().splitlines(), start=1):
+            if VALUES.search(line) or (LINK.search(line) and not name.startswith("layers/")):
+                found.append(f"{name}:{number}: {line.strip()}")
+    return found
+
+
+def test_no_file_outside_the_tables_knows_a_kind():
+    assert repetitions(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("schemas/new.py", "if value not in (0, 1):"),
+        ("components/training/new.py", "loss = keras.losses.BinaryCrossentropy(from_logits=True)"),
+        ("serving/export/new.py", "return tf.sigmoid(logits)"),
+        ("layers/new.py", '"""labels: 0 or 1"""'),
+    ],
+)
+def test_a_repetition_is_named_by_file_and_line(tmp_path, file, line):
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(f"import keras\n\n{line}\n")
+    assert repetitions(tmp_path) == [f"{file}:3: {line}"]
+
+
+def test_both_tables_have_the_same_kinds():
+    assert set(LABEL_KINDS) == set(TASK_KINDS)
+    with pytest.raises(ValueError, match="there is no kind of task `binry`; did you mean `binary`"):
+        Label("click", kind="binry")
+
+
+@pytest.mark.parametrize("kind", list(LABEL_KINDS))
+def test_the_loss_metric_is_the_mean_of_the_loss(kind):
+    rng = np.random.default_rng(6)
+    label_kind, task = LABEL_KINDS[kind], TASK_KINDS[kind]
+    labels = np.array([label_kind.toy(*pair) for pair in rng.random((40, 2))])
+    label_kind.check("labels", labels.tolist())
+    logits = rng.normal(size=40).astype(np.float32)
+    scores = keras.ops.convert_to_numpy(task.link(logits)).astype(np.float64)
+    expected = float(task.loss()(labels.astype(np.float32), logits))
+    got = find_metric(task.loss_metric).of_rows(Rows(labels, scores, np.zeros(40, int)))
+    assert got == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [2, -1, 0.5, float("nan")])
+def test_a_binary_label_is_zero_or_one(wrong):
+    LABEL_KINDS["binary"].check("label `click`", [0, 1, 1.0, True])
+    with pytest.raises(ValueError, match=f"label `click` must be 0 or 1, received {wrong}"):
+        LABEL_KINDS["binary"].check("label `click`", [0, wrong])
