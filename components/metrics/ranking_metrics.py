@@ -161,7 +161,7 @@ def normalized_entropy(labels: ArrayLike, probabilities: ArrayLike) -> float:
 
 
 def entropy(rate: ArrayLike) -> NDArray[np.float64]:
-    """Entropy of a binary label with mean p strictly between its values, in nats: `-p log p - (1 - p) log(1 - p)`; NaN outside."""
+    """Entropy of a binary label of mean p, in nats: `-p log p - (1 - p) log(1 - p)`; NaN if all labels are equal."""
     p = np.where((np.asarray(rate) > 0) & (np.asarray(rate) < 1), rate, np.nan)
     return -p * np.log(p) - (1 - p) * np.log1p(-p)
 

@@ -42,8 +42,8 @@ class Row:
         wanted: how many trainings there should be.
         metrics: (task, slice, metric) -> spread over the seeds.
         relative: task -> relative improvement of the mean of the primary metric over the reference's (HeMix, Eq. 25).
-        p_value: task -> p of the primary metric against the best other variant with several seeds of the same budget, or
-            against the reference, as the table says; not adjusted.
+        p_value: task -> p of the primary metric against the best other variant with several seeds of the same budget,
+            or against the reference, as the table says; not adjusted.
         adjusted: the same by Holm's method, over all variants and tasks of the budget.
         paired: task -> p of the same comparison, seed by seed, not adjusted.
         result: what one of the trainings said of its size.
