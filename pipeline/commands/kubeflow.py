@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 TOKEN = "MIXRANK_KFP_TOKEN"
 
 Host = Annotated[str, typer.Option(help="API of Kubeflow Pipelines, such as http://localhost:8888.")]
-Parameters = Annotated[list[str] | None, typer.Option("--param", help="Runtime parameter name=value; repeatable.")]
-Spec = Annotated[Path | None, typer.Option(help="A compiled pipeline, in place of compiling the config.")]
+Parameters = Annotated[
+    list[str] | None, typer.Option("--param", help="Set a runtime parameter, name=value; repeatable.")
+]
+Spec = Annotated[Path | None, typer.Option(help="Compiled pipeline to submit (default: compile the config).")]
 Cron = Annotated[
-    str | None, typer.Option(metavar="CRON", help="Schedule it: six fields, seconds first, such as '0 0 3 * * *'.")
+    str | None, typer.Option(metavar="CRON", help="Schedule the run: six fields, seconds first, such as '0 0 3 * * *'.")
 ]
-Experiment = Annotated[str | None, typer.Option(help="Experiment; the config's name if left out.")]
+Experiment = Annotated[str | None, typer.Option(help="Experiment (default: the config's name).")]
 Namespace = Annotated[str | None, typer.Option(help="Namespace of a multi-user installation.")]
-Root = Annotated[str | None, typer.Option(help="Where the run's artifacts go.")]
+Root = Annotated[str | None, typer.Option(help="Folder of the run's artifacts (default: as compiled).")]
 ServiceAccount = Annotated[str | None, typer.Option(help="Service account of the run's pods.")]
-TokenFile = Annotated[
-    Path | None, typer.Option(help=f"File with the bearer token; without it, the variable {TOKEN} if it is set.")
-]
-CaFile = Annotated[Path | None, typer.Option(help="Certificates of a private authority.")]
+TokenFile = Annotated[Path | None, typer.Option(help=f"File with the bearer token (default: the variable {TOKEN}).")]
+CaFile = Annotated[Path | None, typer.Option(help="File with the certificates of a private authority.")]
 Wait = Annotated[bool, typer.Option(help="Follow the run to its end.")]
-Every = Annotated[float, typer.Option(help="Seconds between two looks at the run.", min=0.1)]
+Every = Annotated[float, typer.Option(help="Seconds between checks of the run.", min=0.1)]
 
 
 @guarded
@@ -44,16 +44,17 @@ Every = Annotated[float, typer.Option(help="Seconds between two looks at the run
 def compile_spec(
     config: Config,
     output: Annotated[
-        Path | None, typer.Option(help="File to write; kubeflow/compiled/NAME.yaml if left out.", show_default=False)
+        Path | None, typer.Option(help="File to write (default: kubeflow/compiled/NAME.yaml).", show_default=False)
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Compare with the file instead, for the image that it names.")
+        bool, typer.Option("--check", help="Compare with the file, for the image that it names, and write nothing.")
     ] = False,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override, such as kubeflow.trainer.gpus=1; repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="Override a value of the config, such as kubeflow.trainer.gpus=1; repeatable."),
     ] = None,
 ) -> None:
-    """Write the pipeline of a config for Kubeflow Pipelines: a pipeline spec of schema 2.1, as YAML."""
+    """Compile the pipeline of a config for Kubeflow Pipelines (pipeline spec 2.1, YAML)."""
     from mixrank.pipeline.config import load_config
 
     settings = load_config(config, overrides or [])
@@ -89,7 +90,8 @@ def submit(
     config: Config,
     host: Host,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override in the config before it is compiled; repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="Override a value of the config before it is compiled; repeatable."),
     ] = None,
     param: Parameters = None,
     spec: Spec = None,

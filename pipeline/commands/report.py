@@ -13,10 +13,12 @@ from mixrank.pipeline.commands.terminal import console, guarded, needs
 @guarded
 @needs("pipeline")
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
-    output: Annotated[Path | None, typer.Option(help="HTML file; report.html in the first folder if left out.")] = None,
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    output: Annotated[
+        Path | None, typer.Option(help="HTML file to write (default: report.html in the first folder).")
+    ] = None,
 ) -> None:
-    """Write the HTML report of one or several runs, and print their metrics."""
+    """Write the HTML report of one or more runs, and print their metrics."""
     page = show_report(runs, output or runs[0] / "report.html")
     console.print(f"report: {page}", soft_wrap=True)
 

@@ -13,7 +13,7 @@ from mixrank.pipeline.commands.terminal import Config, Overrides, console, error
 @guarded
 @needs("pipeline")
 def run(config: Config, overrides: Overrides = None) -> None:
-    """Run the whole pipeline: raw log to a judged, pushed model and a report."""
+    """Run the whole pipeline: from a raw log to a judged, pushed model and a report."""
     from mixrank.pipeline.config import load_config
 
     settings = load_config(config, overrides or [])

@@ -25,17 +25,17 @@ def serve(
         list[Path] | None, typer.Argument(metavar="[MODEL_DIR]...", help="Folders of versions, or single versions.")
     ] = None,
     model_name: Annotated[
-        list[str] | None, typer.Option(help="The model's name, once per MODEL_DIR; the folder's name if left out.")
+        list[str] | None, typer.Option(help="Name of the model, once per MODEL_DIR (default: the folder's name).")
     ] = None,
     models_config: Annotated[
-        Path | None, typer.Option(help="A models.config in place of MODEL_DIR; followed when it changes.")
+        Path | None, typer.Option(help="A models.config in place of MODEL_DIR; changes are picked up.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    rest_port: Annotated[int, typer.Option(help="REST port; 0 takes a free one.")] = 8501,
-    grpc_port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.")] = 8500,
-    poll: Annotated[float, typer.Option(help="Seconds between two looks at the folders.")] = 1.0,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    rest_port: Annotated[int, typer.Option(help="REST port; 0 picks a free one.")] = 8501,
+    grpc_port: Annotated[int, typer.Option(help="gRPC port; 0 picks a free one.")] = 8500,
+    poll: Annotated[float, typer.Option(help="Seconds between checks of the folders.")] = 1.0,
 ) -> None:
-    """Serve pushed models over REST and gRPC as TensorFlow Serving does; a development server."""
+    """Start a development server that answers over REST and gRPC as TensorFlow Serving does."""
     models = _models(folders or [], model_name or [], models_config)
     if poll <= 0:
         raise ValueError(f"--poll must be positive, received {poll:g}")

@@ -28,7 +28,9 @@ INSTALL: dict[Extra, str] = {
 Config = Annotated[
     str, typer.Argument(help="A YAML file, or the name of a shipped config (movielens, kuairand, simulated).")
 ]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, such as train.epochs=2; repeatable.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a value of the config, such as train.epochs=2; repeatable.")
+]
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -43,10 +45,7 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
-            errors.print(
-                "interrupted; `mixrank run` goes on from the last finished component and training round, "
-                "other commands with what they had not done, when given again"
-            )
+            errors.print("interrupted; run the same command again to resume")
             raise typer.Exit(130) from None
         except Exception as error:
             if debug:

@@ -17,7 +17,7 @@ from mixrank.pipeline.commands.terminal import Config, Overrides, console, error
 @guarded
 @needs("pipeline")
 def train(config: Config, overrides: Overrides = None) -> None:
-    """Train on the rows that the last `run` of this config transformed, without the other components."""
+    """Train only, on the rows that the last `mixrank run` of this config transformed."""
     from mixrank.pipeline.config import load_config
 
     settings = load_config(config, overrides or [])
@@ -37,7 +37,7 @@ def tfrs_baseline(
     model: Annotated[str, typer.Option(help="dlrm or dcn.")] = "dlrm",
     overrides: Overrides = None,
 ) -> None:
-    """Train TensorFlow Recommenders' DLRM or DCN on the last run's rows, one model per task, to compare with."""
+    """Train TensorFlow Recommenders' DLRM or DCN on the last run's rows for comparison, one model per task."""
     from mixrank.pipeline.config import load_config
     from mixrank.pipeline.fast_loop import last_run
 

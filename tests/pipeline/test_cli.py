@@ -195,7 +195,7 @@ def test_an_interrupt_says_how_to_go_on(mixrank, monkeypatch):
     monkeypatch.setattr(registry, "names", interrupted)
     result = mixrank("models")
     assert result.exit_code == 130
-    assert "goes on from the last finished component" in result.output
+    assert "run the same command again to resume" in result.output
     assert "Traceback" not in result.output
 
 
