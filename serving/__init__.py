@@ -1,1 +1,1 @@
-"""What leaves the pipeline."""
+"""Serving: export, batch scoring, roll-out, clients and drift of ranking models."""

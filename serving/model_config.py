@@ -28,7 +28,7 @@ def parse(text: str, where: str = "models.config") -> Any:
     """Text proto -> checked `ModelServerConfig`.
 
     Raises:
-        ValueError: naming file and line if it is no text proto of that message; or as `check`.
+        ValueError: naming file and line if the text is not a text proto of that message; or as `check`.
     """
     from google.protobuf import text_format
 
@@ -41,7 +41,7 @@ def parse(text: str, where: str = "models.config") -> Any:
 
 
 def render(config: Any) -> str:
-    """`ModelServerConfig` -> text proto, checked and read back.
+    """`ModelServerConfig` -> text proto, checked and parsed back.
 
     Raises:
         ValueError: as `check`.
@@ -65,7 +65,7 @@ def read(path: Path) -> Any:
 
 
 def write(path: Path, config: Any) -> bool:
-    """Replaces a file by one rename, after its content is on the disk; returns whether anything changed."""
+    """Replaces a file with one rename, once its content is on disk; returns whether anything changed."""
     text = render(config)
     if path.exists() and path.read_text() == text:
         return False
@@ -76,13 +76,13 @@ def write(path: Path, config: Any) -> bool:
 
 
 def check(config: Any, where: str = "models.config") -> None:
-    """Refuses what TensorFlow Serving refuses, or what would poison its later reloads.
+    """Refuses a config that TensorFlow Serving refuses, or that would break its later reloads.
 
-    A reload that lacks `model_platform` makes every later one fail until a restart; a label on a version that is not
-    loaded stops all labels of the reload, those of other models included.
+    A reload without `model_platform` makes all later reloads fail until a restart; a label on a version that is not
+    loaded blocks all labels of the reload, including those of other models.
 
     Raises:
-        ValueError: naming the model and the rule.
+        ValueError: naming the model and the violated rule.
     """
     names = set()
     for model in config.model_config_list.config:
@@ -125,7 +125,7 @@ def add(config: Any, name: str, base_path: str) -> Any:
 
 
 def pin(model: Any, loaded: set[int], labels: Mapping[str, int]) -> None:
-    """Makes an entry serve exactly some versions, at least one, labelled."""
+    """Makes an entry serve exactly the given versions (at least one), with labels."""
     model.version_labels.clear()
     model.model_version_policy.Clear()
     model.model_version_policy.specific.versions.extend(sorted(loaded))
@@ -136,7 +136,7 @@ class Entry:
     """One model's part of a models.config file.
 
     Args:
-        path: the file, which need not exist; other models in it are left alone.
+        path: the file, which need not exist; other models in it are left unchanged.
         name: the model.
         base_path: its folder of versions as the server sees it, for a file that lacks the model.
     """
@@ -152,17 +152,17 @@ class Entry:
 
     @property
     def loaded(self) -> set[int]:
-        """Versions that servers load by number; none while they take the latest."""
+        """Versions that servers load by number; empty if they serve the latest."""
         model = find(read(self.path), self.name)
         return set() if model is None else set(model.model_version_policy.specific.versions)
 
     @property
     def serves_latest(self) -> bool:
-        """Whether servers take the latest version by themselves."""
+        """Whether servers load the latest version automatically."""
         return find(read(self.path), self.name) is not None and not self.loaded
 
     def pin(self, labels: Mapping[str, int], loaded: set[int]) -> None:
-        """Makes servers load exactly some versions, labelled; a no-op if they do."""
+        """Makes servers load exactly the given versions, with labels; a no-op if they already do."""
         config = read(self.path)
         model = find(config, self.name)
         if model is None:

@@ -1,4 +1,4 @@
-"""Parity: whichever way a row is scored, its score is the same.
+"""Parity: every way of scoring a row gives the same score.
 
 in-memory Keras == SavedModel == REST == gRPC == Beam, row by row, for every signature.
 """
@@ -31,14 +31,14 @@ Scores = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one way is from the reference for one task.
+    """Largest difference between one way of scoring and the reference, for one task.
 
     Args:
-        way: how rows were scored.
+        way: the way of scoring.
         task: the task.
-        rows: how many rows were compared, at least one.
-        largest: largest absolute difference of two probabilities; NaN if a score is no number.
-        row: position of the row it occurred in.
+        rows: number of rows compared, at least one.
+        largest: largest absolute difference of two probabilities; NaN if a score is not a number.
+        row: position of the row with this difference.
     """
 
     way: str
@@ -57,16 +57,16 @@ def parity(
     name: str = "model",
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[str, list[Difference]]:
-    """Scores rows in every way there is, and compares.
+    """Scores rows in every way and compares the scores.
 
     Args:
         version: folder of the SavedModel.
         examples: serialized tf.Examples, at least one.
-        in_memory: scores of the Keras model that was exported, in the order of `examples`; the reference if given,
-            else the SavedModel is.
-        targets: servers to ask, as in `Client`; none starts the development server for `version`.
+        in_memory: scores of the Keras model that was exported, in the order of `examples`. They are the reference if
+            given, else the SavedModel is.
+        targets: servers to ask, as in `Client`; if empty, the development server is started for `version`.
         name: the model's name on the servers.
-        say: told each step.
+        say: called with a line for each step.
 
     Returns:
         Name of the reference, and one `Difference` per other way and task, in the order of the ways.
@@ -137,7 +137,7 @@ def _beam(spec: FeatureSpec, version: Path, examples: Sequence[bytes]) -> Scores
 
 
 def _served(spec: FeatureSpec, row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a request may carry of a row; its labels and time stay at home."""
+    """The part of a row that a request may carry; labels and time are not sent."""
     request, item = request_and_item(spec, row)
     return request | item
 
@@ -146,6 +146,6 @@ def _difference(way: str, task: str, expected: np.ndarray, got: np.ndarray) -> D
     if not 0 < len(got) <= len(expected):
         raise ValueError(f"{way} answered {len(got)} scores of {task} for {len(expected)} rows")
     off = np.abs(np.asarray(got, np.float64) - np.asarray(expected[: len(got)], np.float64))
-    # argmax takes a NaN for the largest value.
+    # argmax treats NaN as the largest value.
     row = int(np.argmax(off))
     return Difference(way, task, len(got), float(off[row]), row)

@@ -183,7 +183,7 @@ def _tfrecord(file: str, names: list[str] | None, batch_rows: int) -> Iterator[B
             except (RuntimeError, ValueError):
                 whole = [_is_example(record) for record in records]
                 bad = [
-                    (int(row), record[:100].hex(), "is no tf.Example")
+                    (int(row), record[:100].hex(), "is not a tf.Example")
                     for row, record, fits in zip(rows, records, whole, strict=True)
                     if not fits
                 ]

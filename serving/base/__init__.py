@@ -1,4 +1,4 @@
-"""The ground of serving: numbered model versions, datasets that do not tune themselves."""
+"""Shared by all of serving: numbered model versions, and datasets without autotuning."""
 
 import lazy_loader
 

@@ -21,7 +21,7 @@ METADATA = "assets.extra/mixrank.json"
 
 
 def versions(base: Path) -> dict[int, Path]:
-    """Version -> its folder, smallest number first. Other names are not looked at, as TensorFlow Serving does."""
+    """Version -> its folder, smallest number first. Other names are ignored, as in TensorFlow Serving."""
     if not base.is_dir():
         return {}
     found = {int(path.name): path for path in base.iterdir() if is_version(path)}
@@ -29,12 +29,12 @@ def versions(base: Path) -> dict[int, Path]:
 
 
 def is_version(path: Path) -> bool:
-    """Whether a folder's name is that of a version: digits alone, below 2^63."""
+    """Whether a folder's name is a version number: only digits, below 2^63."""
     return path.name.isascii() and path.name.isdigit() and int(path.name) < 2**63 and path.is_dir()
 
 
 def check_saved_model(folder: Path) -> None:
-    """Refuses what is no complete SavedModel, from the names and sizes of its files.
+    """Refuses an incomplete SavedModel, judged by the names and sizes of its files.
 
     Raises:
         ValueError: naming the file that is missing or empty.
@@ -58,7 +58,7 @@ def check_saved_model(folder: Path) -> None:
 
 
 def next_version(base: Path) -> int:
-    """A Unix time, made larger than every version already there."""
+    """The current Unix time, or one more than the newest version if that is larger."""
     return max([int(time.time()), *(number + 1 for number in versions(base))])
 
 
@@ -97,7 +97,7 @@ def find_copy(model: Path, base: Path, extra: Mapping[str, Path] | None = None) 
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What a version says of its model: the `model` part of its mixrank.json, or nothing."""
+    """The `model` part of a version's mixrank.json; empty if there is none."""
     file = folder / METADATA
     return dict(json.loads(file.read_text()).get("model") or {}) if file.is_file() else {}
 
@@ -127,7 +127,7 @@ def _equal(one: Path, other: Path, block: int = 1 << 20) -> bool:
 
 
 def load_spec(folder: Path) -> FeatureSpec:
-    """The feature spec inside a version, or inside the newest of a folder of versions.
+    """The feature spec of a version, or of the newest version in a folder of versions.
 
     Raises:
         ValueError: if there is none.
@@ -135,7 +135,7 @@ def load_spec(folder: Path) -> FeatureSpec:
     folder = find_version(folder)
     file = folder / METADATA
     if not file.is_file():
-        raise ValueError(f"{folder} says nothing of its features: it holds no {METADATA}")
+        raise ValueError(f"{folder} has no feature spec: it holds no {METADATA}")
     return FeatureSpec.model_validate(json.loads(file.read_text())["spec"])
 
 

@@ -1,4 +1,4 @@
-"""Datasets that end when they are dropped."""
+"""Datasets whose iterators stop as soon as they are deleted."""
 
 from __future__ import annotations
 

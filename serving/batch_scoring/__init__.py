@@ -1,12 +1,13 @@
-"""Scoring files in bulk on Beam: what a served model answers, row by row, without a server.
+"""Batch scoring on Beam: the scores that a served model would give to each row of some files, without a server.
 
-job.py        one run: plan, restart, pipeline, summary
-plan.py       input files -> work items, each of which becomes one output file
-work.py       one work item: read, check, score, write, count
-model.py      the SavedModel, called on whole batches
-tables.py     Arrow columns of the request layout -> checked inputs of `score_rows`
-text.py       CSV -> such columns
-counters.py   what a run counts
+job.py           one run: plan, restart, pipeline, summary
+scoring_plan.py  input files -> work items, one output file per item
+output.py        the output folder: ownership, progress, final merge
+work.py          one work item: read, check, score, write, count
+scorer.py        the SavedModel, called on whole batches
+row_files.py     Arrow columns of the request layout -> checked inputs of `score_rows`
+text.py          CSV -> such columns
+counters.py      counters of a run
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""What a run counts: rows, bad rows, and the scores of each task."""
+"""Counters of a run: rows, bad rows, and the scores of each task."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Counters:
 
 
 def total(counts: Iterable[Mapping[str, Any]], tasks: Iterable[str]) -> dict[str, Any]:
-    """The counts of several items together, with the mean score of each task."""
+    """The summed counts of several items, with the mean score of each task."""
     whole = Counters(tasks).to_json()
     for one in counts:
         whole["rows"] += one["rows"]

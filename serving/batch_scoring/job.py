@@ -2,7 +2,7 @@
 
 OUTPUT/scores/part-*.parquet   key columns and `score_<task>`, one file per work item
 OUTPUT/dead_letter.jsonl       rows that were not scored: file, row, column, reason
-OUTPUT/summary.json            what was counted; written last: with it, the run is complete
+OUTPUT/summary.json            the counts; written last, so its presence means that the run is complete
 OUTPUT/_work/                  the manifest, and what each finished item counted
 """
 
@@ -52,12 +52,12 @@ RUNNER = "--runner=FnApiRunner"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Args:
-        rows: rows so far, of finished and unfinished items, without those of an earlier run.
-        items: finished items, with those of an earlier run.
-        of: all items.
+        rows: rows scored so far in this run, in finished and unfinished items.
+        items: finished items, including those of an earlier run.
+        of: total number of items.
         seconds: since the pipeline began.
     """
 
@@ -80,27 +80,27 @@ def score(
     beam_args: Sequence[str] = (),
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Any]:
-    """Scores every row of some files, or what an interrupted run has left of them.
+    """Scores every row of some files, or the rows that an interrupted run left unscored.
 
     Args:
-        model: a version's folder, or a folder of versions, of which the newest.
+        model: a version's folder, or a folder of versions (the newest is used).
         source: as in `plan.find_files`.
         output: folder to write; it may hold an unfinished or finished run of the same model, input and options.
-        format: of the input files; told from their names if left out.
+        format: of the input files; inferred from their names if left out.
         keep: columns to copy to the output besides user, item, time and scenario.
         max_bad: float in [0, 1]. Share of the rows that may be bad.
         batch_size: int >= 1. Rows per call of the model.
-        rows_per_item: int >= 1. Least rows of a Parquet file per work item, except the last of a file.
+        rows_per_item: int >= 1. Minimum rows of a Parquet file per work item, except for the last item of a file.
         beam_args: options of the Beam pipeline; `--runner=FnApiRunner` unless they name a runner.
-        report: told about the progress, about once a second.
+        report: called with the progress about once a second.
 
     Returns:
-        What `summary.json` holds: `rows`, `bad`, `scores` (per task `mean`, `min`, `max`, `null`, `histogram`),
+        The content of `summary.json`: `rows`, `bad`, `scores` (per task `mean`, `min`, `max`, `null`, `histogram`),
         `seconds`, `resumed_items`, `complete_before`, and where things lie.
 
     Raises:
         ValueError: if the model or the input cannot be used, `output` belongs to another run, a file cannot be read,
-            or too many rows are bad. Files that were finished stay, and are not scored again.
+            or too many rows are bad. Finished files stay and are not scored again.
     """
     for name, value in (("batch_size", batch_size), ("rows_per_item", rows_per_item)):
         if value < 1:

@@ -1,4 +1,4 @@
-"""The output folder of a run: whose it is, what of it is finished, and what is gathered at the end."""
+"""Output folder of a run: ownership, progress, and the final merge."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def alone(output: Path) -> AbstractContextManager[object]:
 
 
 def claim(output: Path, run: dict[str, Any]) -> None:
-    """Takes an empty folder for a run, or finds that it is this run's already.
+    """Claims an empty folder for a run, or checks that it already belongs to this run.
 
     Raises:
-        ValueError: saying in what the run differs that the folder belongs to.
+        ValueError: if the folder belongs to another run, naming the differences.
     """
     path = output / WORK / MANIFEST
-    # As JSON would give it back: tuples become lists.
+    # As JSON reads it back: tuples become lists.
     run = json.loads(json.dumps(run))
     if path.is_file():
         earlier = json.loads(path.read_text())
@@ -66,7 +66,7 @@ def finished(output: Path, items: Sequence[Item]) -> set[int]:
 
 
 def sweep(output: Path, items: Sequence[Item], finished: set[int]) -> None:
-    """Removes what a killed run left of its unfinished items."""
+    """Removes the files of unfinished items that a killed run left behind."""
     for folder in (SCORES, WORK):
         for path in leftovers(output / folder):
             path.unlink()
@@ -78,10 +78,10 @@ def sweep(output: Path, items: Sequence[Item], finished: set[int]) -> None:
 
 
 def counts(output: Path, items: Sequence[Item]) -> list[dict[str, Any]]:
-    """What every item counted.
+    """The counts of every item.
 
     Raises:
-        ValueError: with what went wrong in the items that have failed.
+        ValueError: with the errors of the failed items.
     """
     found = []
     for item in items:
@@ -108,7 +108,7 @@ def stop_if_bad(summary: dict[str, Any], max_bad: float, output: Path) -> None:
     """Refuses a run with too many bad rows.
 
     Raises:
-        ValueError: with the first of them.
+        ValueError: naming the first bad row.
     """
     if summary["bad"] > max_bad * summary["rows"]:
         with (output / DEAD_LETTER).open() as letters:

@@ -1,7 +1,7 @@
 """Arrow columns of the request layout -> inputs of `score_rows`, whole columns at a time.
 
-A row is taken if and only if `to_instance` takes it, with one addition: a whole number may come as a
-float, which is what many writers make of an integer column with missing values.
+A row is accepted if and only if `to_instance` accepts it, with one exception: a whole number may be given as a
+float, because many writers turn an integer column with missing values into floats.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Rows:
 
     Args:
         inputs: inputs of `score_rows`, one entry per row, bad rows included.
-        kept: columns that go to the output, null where missing.
+        kept: columns copied to the output, null where missing.
         bad: position -> (column, reason).
     """
 
@@ -55,7 +55,7 @@ class Rows:
 
 
 def read_rows(known: Sequence[Column], keep: Mapping[str, pa.DataType], table: pa.Table) -> Rows:
-    """Checks a table and fills its columns up to their fixed lengths.
+    """Checks a table and pads its columns to their fixed lengths.
 
     Args:
         known: columns of a row, from `columns`.
@@ -113,9 +113,9 @@ def _is_null(array: pa.Array) -> np.ndarray:
 
 
 def _scalars(column: Column, array: pa.Array, bad: Bad) -> tuple[np.ndarray | Texts, np.ndarray]:
-    """Dense values, padding where missing; and where that is."""
+    """Dense values with padding where missing, and a mask of the missing ones."""
     if _is_list(array.type):
-        # A tf.Example knows nothing but lists; other writers follow it.
+        # A tf.Example has only lists, and some other writers do the same.
         starts, lengths, flat = _spans(array)
         _mark(bad, column, lengths > 1, "takes one value, received several")
         array = flat.take(pa.array(np.where(lengths > 0, starts, 0), pa.int64(), mask=lengths == 0))
@@ -153,7 +153,7 @@ def _lists(column: Column, array: pa.Array, bad: Bad) -> tuple[np.ndarray | Text
         marked = np.zeros(len(array), dtype=bool)
         marked[owners[judged]] = True
         _mark(bad, column, marked, f"takes {_EXPECTED[column.kind]} in every place of the list")
-    # Of a history the newest events stay, and they come first.
+    # A long history keeps its newest events, which come first.
     if column.history is None and (raw > column.length).any():
         _mark(bad, column, raw > column.length, f"takes at most {column.length} values")
     if column.width > 1:
@@ -225,7 +225,7 @@ def _texts(array: pa.Array) -> tuple[Texts, np.ndarray]:
         codes.append(len(values) if value else 0)
         values += [value] if value else []
     places = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    # A null takes the last place, that of the padding.
+    # A null maps to the last place, which holds the padding.
     return Texts(np.array([*codes, 0], np.int32)[places], values), np.isin(places, broken)
 
 
@@ -242,7 +242,7 @@ def _spans(array: pa.Array) -> tuple[np.ndarray, np.ndarray, pa.Array]:
 
 
 def _keep(column: Column, array: pa.Array, values: np.ndarray | Texts, lengths: np.ndarray) -> pa.Array:
-    """A column for the output, as it came in, with one type for all files."""
+    """A column copied unchanged to the output, with the same type for all files."""
     if column.length is not None:
         return array if array.type == arrow_type(column) else array.cast(arrow_type(column), safe=False)
     if isinstance(values, Texts):

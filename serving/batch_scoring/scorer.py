@@ -20,12 +20,12 @@ from mixrank.serving.batch_scoring.row_files import Inputs, Rows, Texts
 from mixrank.serving.batch_scoring.text import Bad
 
 _LOADED = Shared()
-# TensorFlow quotes the bytes that it cannot parse, and then cannot decode its own message.
+# TensorFlow's message quotes the bytes that it cannot parse, and decoding that message then fails too.
 _REFUSED = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
 
 
 def find_model(path: Path) -> Path:
-    """The SavedModel meant by a path: itself, or the newest version in it.
+    """The SavedModel at a path: the folder itself, or the newest version in it.
 
     Raises:
         ValueError: if there is none, it is incomplete, or mixrank did not export it.
@@ -44,7 +44,7 @@ def find_model(path: Path) -> Path:
 
 
 def load(path: str, threads: int | None) -> Model:
-    """The model of this process; the second call answers the first one's.
+    """The model of this process; later calls return the model of the first.
 
     Args:
         path: SavedModel.
@@ -57,7 +57,7 @@ def load(path: str, threads: int | None) -> Model:
                 tf.config.threading.set_intra_op_parallelism_threads(threads)
                 tf.config.threading.set_inter_op_parallelism_threads(threads)
             except RuntimeError:
-                # Somebody in this process has used TensorFlow already; its threads are those.
+                # TensorFlow is already running in this process, so its number of threads is fixed.
                 pass
         return Model(Path(path))
 
@@ -124,7 +124,7 @@ class Model:
                 arrays = {name: _array(self._column(name), kept[name]) for name in keep}
                 return Scored(np.arange(len(examples)), _flat(scores), arrays, {})
         except (*_REFUSED, pa.ArrowInvalid):
-            # One of the rows is bad; looking at each tells which, and why.
+            # One of the rows is bad; checking each finds which one, and why.
             pass
         for position, example in enumerate(examples):
             reason = _fault(self.spec, example)
@@ -141,7 +141,7 @@ class Model:
     def _call(
         self, score: Callable[[np.ndarray], dict[str, tf.Tensor]], rows: np.ndarray, bad: Bad
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Scores of `rows`; those that the graph itself refuses are found by halving."""
+        """Scores of `rows`; rows that the graph itself rejects are found by bisection."""
         if not len(rows):
             return rows, {task: np.zeros(0, np.float32) for task in self.spec.tasks}
         try:
@@ -168,7 +168,7 @@ class Model:
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
         def graph(examples: tf.Tensor) -> Any:
-            # The same call as in the signature: the graph optimizer makes one of both.
+            # The same call as in the signature, so the graph optimizer merges the two.
             raw = tf.io.parse_example(examples, parsing)
             fits = tf.ones(tf.shape(examples), tf.bool)
             events: dict[str, tf.Tensor] = {}
@@ -206,10 +206,10 @@ def _fault(spec: FeatureSpec, example: bytes) -> tuple[str, str] | None:
                 if count > 1:
                     return column.name, f"takes one value, received {count}"
                 if column.kind == "float" and count and not np.isfinite(row[column.name]):
-                    # `to_instance` takes NaN for a missing number; here an empty list says that.
+                    # `to_instance` reads NaN as a missing number; in a tf.Example an empty list means missing.
                     return column.name, f"takes a finite number, received {row[column.name]!r}"
     except DecodeError:
-        return "", "is no tf.Example"
+        return "", "is not a tf.Example"
     except ValueError as error:
         name = str(error).split("`")
         return (name[1] if str(error).startswith("column `") else ""), str(error)

@@ -1,4 +1,4 @@
-"""Input files -> work items. An item is one output file: what a restart keeps or does again as a whole."""
+"""Input files -> work items. An item is one output file; a restart keeps it or redoes it as a whole."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Item:
         number: position among the items of a run; names the output file.
         file: its path.
         format: how it is read.
-        groups: row groups of a Parquet file, first and behind the last; None for other formats, which cannot be cut.
-        before: rows of the file in front of the piece.
-        rows: rows of the piece, None if only reading tells.
+        groups: row groups of a Parquet file, as (first, last + 1); None for other formats, which cannot be split.
+        before: number of rows of the file before the piece.
+        rows: number of rows in the piece, None if unknown until it is read.
     """
 
     number: int
@@ -51,12 +51,12 @@ def find_files(source: Path, format: Format | None = None) -> dict[Path, Format]
     """Files to score, sorted, each with its format.
 
     Args:
-        source: a file, a folder, or a pattern with `*`. Of a folder that holds `Split-*` folders, as ExampleGen writes
+        source: a file, a folder, or a pattern with `*`. If a folder holds `Split-*` folders, as ExampleGen writes
             them, only those are read; names that begin with `.` or `_` never are.
-        format: of all files; told from each name if left out.
+        format: of all files; inferred from each name if left out.
 
     Raises:
-        ValueError: if there is no file, or a name does not tell the format.
+        ValueError: if there is no file, or a format cannot be inferred from a name.
     """
     if source.is_file():
         found = [source]
@@ -120,7 +120,7 @@ def output_schema(spec: FeatureSpec, files: dict[Path, Format], keep: Sequence[s
     Args:
         spec: columns of a row.
         files: as `find_files` gives them.
-        keep: more columns, which every file must have; of TFRecord files only columns of the spec.
+        keep: more columns, which every file must have; for TFRecord files, only columns of the spec.
 
     Raises:
         ValueError: naming the file that lacks a column of `keep`, or one that every row must have.
@@ -152,7 +152,7 @@ def _fields(path: Path, format: Format, known: dict[str, Column]) -> dict[str, p
 
 
 def _example_fields(path: Path, known: dict[str, Column]) -> dict[str, pa.DataType]:
-    """Columns of the first tf.Example; if that is none or there is none, all that a row may have."""
+    """Columns of the first tf.Example; all columns of the spec if it is missing or broken."""
     import tensorflow as tf
     from google.protobuf.message import DecodeError
 
@@ -164,7 +164,7 @@ def _example_fields(path: Path, known: dict[str, Column]) -> dict[str, pa.DataTy
         raise ValueError(f"{path} cannot be read as tfrecord: {error.message}") from None
     except DecodeError:
         names = set(known)
-    # An optional or a broken first row says nothing of required columns; each row is checked for those.
+    # The first row tells nothing about required columns; every row is checked for those later.
     names |= {column.name for column in known.values() if column.serving}
     return {name: arrow_type(column) for name, column in known.items() if name in names}
 
@@ -182,7 +182,7 @@ def arrow_type(column: Column) -> pa.DataType:
 
 
 def input_identity(items: Sequence[Item]) -> list[Any]:
-    """What tells one input from another: the items, and size and time of last change of their files."""
+    """Fingerprint of the input: its items, and the size and modification time of their files."""
     files = {item.file: Path(item.file).stat() for item in items}
     return [
         [asdict(item) for item in items],

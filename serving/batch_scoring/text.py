@@ -17,21 +17,21 @@ import pyarrow as pa
 
 from mixrank.schemas.encode import Column
 
-# A list column is one cell.
+# A list column is a single cell.
 csv.field_size_limit(2**30)
 Bad = dict[int, tuple[str, str]]
 
 
 @contextmanager
 def open_text(path: str | Path) -> Iterator[TextIO]:
-    """A text file, unzipped if its name ends in .gz; bytes that are no UTF-8 come through as lone surrogates."""
+    """A text file, unzipped if its name ends in .gz; bytes that are not UTF-8 become lone surrogates."""
     raw = gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb")  # noqa: SIM115
     with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         yield lines
 
 
 def read_cells(path: str, rows: int) -> Iterator[tuple[list[str], list[tuple[int, list[str]]]]]:
-    """(header, numbered rows) of a CSV file, so many rows at a time; row 1 is the one behind the header.
+    """(header, numbered rows) of a CSV file, in chunks of rows; row 1 follows the header.
 
     Raises:
         ValueError: naming the file, if it cannot be read.
@@ -109,7 +109,7 @@ def _text(cell: str) -> str:
 
 
 def _integer(cell: str) -> int:
-    # Writers make 3.0 of an integer whose column has missing values.
+    # Many writers store an integer as 3.0 when its column has missing values.
     whole = re.fullmatch(r"([+-]?[0-9]+)(\.0*)?", cell, re.ASCII)
     if whole is None or not -(2**63) <= int(whole[1]) < 2**63:
         raise ValueError("takes a 64-bit integer")
@@ -118,7 +118,7 @@ def _integer(cell: str) -> int:
 
 def _number(cell: str) -> float:
     try:
-        # Python reads 1_000 as a number; a file means something else by it.
+        # Python would read 1_000 as a number; in a file it is not one.
         number = math.inf if "_" in cell else float(cell)
     except ValueError:
         number = math.inf

@@ -1,11 +1,11 @@
 """One work item: read a piece of a file, check, score, write one Parquet file, count.
 
-    OUTPUT/scores/part-00003.parquet     appears whole, when all its rows are written
+    OUTPUT/scores/part-00003.parquet     appears only when all its rows are written
     OUTPUT/_work/part-00003.jsonl        bad rows of the item
-    OUTPUT/_work/part-00003.json         counts; written last: with it, the item is finished
-    OUTPUT/_work/part-00003.rows         rows so far, while it is at work
+    OUTPUT/_work/part-00003.json         counts; written last, so its presence means that the item is finished
+    OUTPUT/_work/part-00003.rows         rows so far, while the item is running
 
-Only items and their counts travel through Beam; rows never do.
+Only items and their counts pass through Beam, never rows.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HEARTBEAT_S = 1.0
 
 @dataclass(frozen=True)
 class Settings:
-    """What every work item of a run shares.
+    """Settings shared by all work items of a run.
 
     Args:
         model: SavedModel.
@@ -74,7 +74,7 @@ class Score(beam.PTransform):
 
 
 class ScoreItem(beam.DoFn):
-    """Scores one work item; an item that cannot be read says so in its counts, under `error`."""
+    """Scores one work item; if it cannot be read, its counts hold the reason under `error`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -153,7 +153,7 @@ class Batch:
         numbers: int array. Number of each row in its file, from 1.
         examples: object array of serialized tf.Examples.
         rows: checked columns, None for examples.
-        torn: (row, reason) of rows that could not be taken apart.
+        torn: (row, reason) of rows that could not be parsed.
     """
 
     numbers: np.ndarray
@@ -211,13 +211,13 @@ def _csv(item: Item, spec: FeatureSpec, settings: Settings) -> Iterator[Batch]:
         ]
         table, bad = to_table(header, [cells for _, cells in whole], wanted)
         rows = read_rows(known, settings.keep, table)
-        # A cell that does not parse is null by now, and a missing value may be a second reason.
+        # A cell that does not parse is null by now, so the row may also be reported for a missing value.
         rows.bad |= bad
         yield Batch(np.array([number for number, _ in whole], np.int64), rows=rows, torn=torn)
 
 
 def ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
-    """The same batches, made by a thread of its own while the model is at work on those before."""
+    """The same batches, prepared in a separate thread while the model scores earlier ones."""
     ready: queue.Queue[Any] = queue.Queue(depth)
     stopped = threading.Event()
 

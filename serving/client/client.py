@@ -51,17 +51,17 @@ class _Configured:
 
 
 class Client(_Configured):
-    """Asks and waits. Several threads may use one client.
+    """Blocking client. Several threads may share one client.
 
     Args:
         target: `http://host:8501` or `https://...` for REST, `grpc://host:8500` for gRPC.
         model: the model's name.
-        spec: the feature spec, or a folder of versions or one version to read it from; rows are checked and padded by
+        spec: the feature spec, or the folder (a version, or versions) to read it from; rows are checked and padded by
             it. Without one, rows are sent as they are.
-        version: number of the version to ask.
-        label: label of the version to ask, such as stable; without both, the server takes its highest version.
-        deadline: seconds for a whole call, over its chunks and retries, > 0.
-        retries: how often a request is sent again while the server is unavailable, >= 0.
+        version: number of the version to use.
+        label: label of the version to use, such as stable; without both, the server uses its highest version.
+        deadline: seconds for a whole call with all its chunks and retries, > 0.
+        retries: how often a request is retried while the server is unavailable, >= 0.
         max_rows: most rows per request, >= 1; at most the `max_batch_size` of the server.
         unknown: "refuse" fields that the spec does not know, or "drop" them.
 
@@ -80,7 +80,7 @@ class Client(_Configured):
 
         Raises:
             RowError: if a row does not fit, before anything is sent.
-            ServingError: if the server does not answer in time, or with anything but scores.
+            ServingError: if the server does not answer in time, or answers with something other than scores.
         """
         return self._run(self._calls.score(rows))
 
@@ -101,7 +101,7 @@ class Client(_Configured):
         return self._run(self._calls.rank(request, candidates))
 
     def status(self) -> dict[int, State]:
-        """The state of the model's versions, or of the one version that this client asks; a label is ignored.
+        """States of the model's versions, or of the one version that this client uses; a label is ignored.
 
         Raises:
             ServingError: if the server does not answer, or does not know the model or version (NOT_FOUND).
@@ -109,7 +109,7 @@ class Client(_Configured):
         return self._run(self._calls.status())
 
     def version(self) -> int:
-        """The version that answers this client: the one it asks for, that of its label, or the server's highest.
+        """The version that answers this client: its `version`, the version of its `label`, or the server's highest.
 
         Raises:
             ServingError: if the server does not answer, or does not know the model, version (NOT_FOUND) or label
@@ -128,7 +128,7 @@ class Client(_Configured):
         self.close()
 
     def _connect(self) -> Any:
-        # Either takes a third of a second to import; only one is needed.
+        # Each takes a third of a second to import; only one is needed.
         if self._over_grpc:
             from mixrank.serving.client.transport_grpc import GrpcTransport
 
@@ -158,7 +158,7 @@ class Client(_Configured):
 class AsyncClient(_Configured):
     """`Client` for one event loop: the same arguments, `await` before every call, `async with`.
 
-    Any number of calls may wait at the same time; over REST, 100 of them hold a connection.
+    Any number of calls may be pending at once; over REST they share at most 100 connections.
     """
 
     async def score(self, rows: Sequence[Row]) -> list[Scores]:

@@ -1,8 +1,8 @@
 """Sans-I/O client protocol: chunks, deadline, retries, checks of the answer.
 
-A call is a generator. It yields what must be done (`Ask` a server, `Pause`), is sent the answer or thrown a
-`ServingError`, and returns the result. So the same calls serve a blocking and an asynchronous client, and tests need
-neither a network nor time.
+A call is a generator. It yields an action (`Ask` a server, `Pause`), receives the answer or a thrown
+`ServingError`, and returns the result. So the same calls drive a blocking and an asynchronous client, and tests need
+neither a network nor a clock.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from mixrank.schemas.wire import Kind
 from mixrank.serving.client.request_rows import Inputs, Row, stack
 
 UNAVAILABLE, DEADLINE_EXCEEDED, INTERNAL = "UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL"
-# Seconds before the first retry, and at most before any; each is shortened at random by up to a half.
+# Seconds before the first retry, and the maximum before any; each is shortened at random by up to half.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
-# TensorFlow Serving leaves the name of a single output out of a REST answer.
+# TensorFlow Serving omits the name of a single output from a REST answer.
 UNNAMED = ""
 
 Scores = dict[str, float]
@@ -36,7 +36,7 @@ class Address:
         target: `http://host:8501`, `https://...` or `grpc://host:8500`.
         model: name of the model.
         version: number of a version, or None.
-        label: label of a version, such as stable, or None; without both, the server takes its highest version.
+        label: label of a version, such as stable, or None; without both, the server uses its highest version.
 
     Raises:
         ValueError: if `target` is something else, `model` is empty, or both version and label are given.
@@ -82,7 +82,7 @@ class ServingError(ValueError):
             INTERNAL if the answer cannot be used.
         message: what the server said, or what happened.
         address: the model that was asked.
-        tries: number of requests that were sent.
+        tries: how many times the request was sent.
     """
 
     def __init__(self, status: str, message: str, address: Address | None = None, tries: int = 1) -> None:
@@ -96,7 +96,7 @@ class State:
     """State of a version on a server.
 
     Args:
-        name: START, LOADING, AVAILABLE, UNLOADING, END; UNKNOWN if it does not know the version.
+        name: START, LOADING, AVAILABLE, UNLOADING, END; UNKNOWN if the server does not know the version.
         message: why, if something failed.
     """
 
@@ -147,7 +147,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Pause:
-    """Do nothing for a number of seconds."""
+    """Wait for a number of seconds."""
 
     seconds: float
 
@@ -159,13 +159,13 @@ class Calls:
     """The calls of a client.
 
     Args:
-        address: whom to ask.
+        address: the model to ask.
         inputs: how rows are checked.
         deadline: seconds for a whole call, > 0.
         retries: further tries per request if the server is unavailable, >= 0.
         max_rows: most rows per request, >= 1.
-        clock: seconds since some moment.
-        draw: a random number in [0, 1).
+        clock: returns a time in seconds, from any fixed origin.
+        draw: returns a random number in [0, 1).
 
     Raises:
         ValueError: if a number is out of bounds.

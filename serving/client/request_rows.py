@@ -17,7 +17,7 @@ class RowError(ValueError):
     """A row that does not fit.
 
     Args:
-        position: its position in what was given, from 0.
+        position: its position among the given rows, from 0.
         problem: what is wrong with it, naming the column.
     """
 
@@ -27,11 +27,11 @@ class RowError(ValueError):
 
 
 class Inputs:
-    """Checks and pads rows by a feature spec; without one they are taken as they are.
+    """Checks and pads rows by a feature spec; without one, rows are used as they are.
 
     Args:
         spec: the columns, or None.
-        unknown: "refuse" or "drop": what becomes of fields that the spec does not know.
+        unknown: "refuse" or "drop" fields that the spec does not know.
 
     Raises:
         ValueError: if `unknown` is something else, or is "drop" without a spec.

@@ -18,7 +18,7 @@ from mixrank.serving.client.tensorflow_serving_pb2 import (
     TensorProto,
 )
 
-# Type -> its little-endian NumPy type and the field for values one by one.
+# Type -> its little-endian NumPy type, and the field that lists single values.
 _TYPES: dict[Any, tuple[np.dtype, str]] = {
     DT_FLOAT: (np.dtype("<f4"), "float_val"),
     DT_DOUBLE: (np.dtype("<f8"), "double_val"),
@@ -56,7 +56,7 @@ def to_tensor(array: np.ndarray) -> TensorProto:
 def from_tensor(tensor: TensorProto) -> np.ndarray:
     """A `TensorProto` as array; text as an object array of `bytes`.
 
-    Values may stand in `tensor_content` or one by one; the last one then stands for all that are left out.
+    Values are either packed in `tensor_content` or listed one by one; a list that is too short repeats its last value.
 
     Raises:
         ValueError: if the type is none of the above, or the values do not fill the shape.
@@ -82,7 +82,7 @@ def from_tensor(tensor: TensorProto) -> np.ndarray:
         values = np.array(getattr(tensor, field), dtype)
     if len(values) > size or (size and not len(values)):
         raise ValueError(f"{name} {shape} takes {size} values, received {len(values)}")
-    # As TensorFlow reads it: the last value fills up the rest.
+    # As in TensorFlow: the last value fills the rest.
     return values[np.minimum(np.arange(size), len(values) - 1)].reshape(shape)
 
 

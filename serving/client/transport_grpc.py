@@ -27,9 +27,9 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 GET_MODEL_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 GET_MODEL_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 OPTIONS = (
-    # Answers have any size that the server sends.
+    # Accept answers of any size.
     ("grpc.max_receive_message_length", -1),
-    # The client's own retries come sooner than gRPC would connect again.
+    # The client's own retries come sooner than gRPC would reconnect.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -76,7 +76,7 @@ class GrpcTransport:
 
 
 class AsyncGrpcTransport:
-    """Asks on an event loop, the one of its first request.
+    """Asks on an event loop: the loop of its first request.
 
     Args:
         address: whom to ask.
@@ -90,7 +90,7 @@ class AsyncGrpcTransport:
     async def ask(self, request: Request, seconds: float) -> Any:
         """As `GrpcTransport.ask`."""
         if self._channel is None:
-            # A channel belongs to the loop that runs while it is made.
+            # A channel belongs to the loop that is running when it is created.
             self._channel = grpc.aio.insecure_channel(_host(self.address), OPTIONS)
             self._methods = _methods(self._channel)
         message = encode(self.address, request)
@@ -109,7 +109,7 @@ def encode(address: Address, request: Request) -> Any:
     """The message of a request.
 
     Raises:
-        ValueError: naming the column whose values are ragged, missing, or of a type that no tensor has.
+        ValueError: naming the column whose values are ragged, missing, or of a type that tensors do not have.
     """
     message = MESSAGES[type(request)]()
     message.model_spec.name = address.model
@@ -161,12 +161,12 @@ def decode(request: Request, answer: Any) -> Any:
 
 
 def _name(enum: Any, number: int) -> str:
-    """A newer server may know more values."""
+    """The name of an enum value, or its number where a newer server sends one that is unknown here."""
     return enum.Name(number) if number in enum.values() else str(number)
 
 
 def _array(values: Any, kind: Kind | None) -> np.ndarray:
-    """Values as an array of the type that a signature's column has, told by the values if the kind is not known."""
+    """Values as an array of the column's type; inferred from the values if the kind is unknown."""
     if kind is None:
         kind = _kind(values)
     try:
@@ -178,7 +178,7 @@ def _array(values: Any, kind: Kind | None) -> np.ndarray:
 
 
 def _kind(values: Any) -> Kind:
-    """Float if there is one beside integers."""
+    """The kind of some values; integers beside floats count as floats."""
     types = {type(value) for value in _leaves(values)}
     fitting: dict[Kind, set[type]] = {"str": {str}, "int": {int}, "float": {int, float}}
     for kind, wanted in fitting.items():

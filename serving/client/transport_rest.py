@@ -55,7 +55,7 @@ class RestTransport:
 
         Args:
             request: what to ask.
-            seconds: how long it may take. Of a server that sends its answer in pieces this is noticed between two.
+            seconds: how long it may take. If the answer arrives in pieces, the limit is checked between pieces.
 
         Raises:
             ServingError: if there is no usable answer.
@@ -105,7 +105,7 @@ class AsyncRestTransport:
 
 
 class TimeLeft(dict[str, float]):
-    """The time-outs of a request's phases: httpx would give each the whole time, here each gets what is left of it.
+    """Time-outs of a request's phases: httpx gives each phase the whole time; here each gets what is left.
 
     Args:
         seconds: for all phases together.
@@ -116,7 +116,7 @@ class TimeLeft(dict[str, float]):
         self.ends = time.monotonic() + seconds
 
     def get(self, phase: str, default: Any = None) -> float:
-        # Zero would mean not to wait, or for ever.
+        # Zero would mean no wait, or no limit.
         return max(0.001, self.ends - time.monotonic())
 
 
@@ -124,7 +124,7 @@ def encode(address: Address, request: Request) -> tuple[str, str, bytes | None]:
     """Method, URL and body of a request.
 
     Raises:
-        ValueError: if the inputs hold what JSON has no form for.
+        ValueError: if the inputs hold values that JSON cannot represent.
     """
     url = f"{address.target.rstrip('/')}/v1/models/{urllib.parse.quote(address.model, safe='')}"
     if address.version is not None:
@@ -195,11 +195,11 @@ def _failure(error: httpx.RequestError, seconds: float) -> ServingError:
     if isinstance(error, httpx.TimeoutException):
         return ServingError(DEADLINE_EXCEEDED, f"no answer within {seconds:.3g} s")
     if isinstance(error, httpx.TransportError):
-        # Refused, or lost on the way. Scoring changes nothing on the server, so it may be asked again.
+        # Connection refused or lost. Scoring changes nothing on the server, so a retry is safe.
         return ServingError(UNAVAILABLE, f"no answer: {error or type(error).__name__}")
     return ServingError(INTERNAL, f"its answer cannot be read: {error}")
 
 
 def _verify(address: Address) -> bool:
-    # Certificates take time to load, and plain http has none.
+    # Certificates take time to load, and plain http needs none.
     return address.target.startswith("https:")

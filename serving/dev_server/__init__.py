@@ -2,8 +2,8 @@
 
 rest -> json_tensors      REST: a request's route, then its JSON as arrays
 grpc_service -> messages  gRPC: the same with protobuf messages
-repository                which version answers; versions and labels follow their folders and models.config
-loaded_model              one version in memory, which computes the answer
+repository                chooses the version that answers; follows the folders of versions and models.config
+loaded_model              one version in memory; computes the answer
 """
 
 import lazy_loader

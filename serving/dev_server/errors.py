@@ -1,4 +1,4 @@
-"""What the server refuses: a gRPC status with a message, and the HTTP status that goes with it."""
+"""gRPC status errors, and the HTTP status of each."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ HTTP_STATUS = {
 
 
 class Refused(Exception):
-    """An answer other than scores.
+    """A refused request: a gRPC status with a message.
 
     Args:
-        code: name of a gRPC status; INVALID_ARGUMENT for a request that cannot be answered as it is.
+        code: name of a gRPC status; INVALID_ARGUMENT for a malformed request.
         message: the reason, for the caller.
     """
 

@@ -23,7 +23,7 @@ _UNKNOWN = grpc.StatusCode.UNKNOWN.value[0]
 
 
 def _refusing(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
-    """Answers with a status where a method refuses."""
+    """Turns a method's `Refused` into a gRPC status."""
 
     @wraps(method)
     def answer(self: Any, request: Any, context: grpc.ServicerContext) -> Any:

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from mixrank.serving.dev_server.errors import Refused
 
-# Kind of a NumPy type -> what JSON may hold for it. A dict is {"b64": ...}; a bool is no number.
+# Kind of a NumPy type -> what JSON may hold for it. A dict is {"b64": ...}; a bool is not a number.
 _TYPES: dict[str, set[type]] = {"O": {str, dict}, "b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
 _WEB_SAFE = str.maketrans("-_", "+/")
 
@@ -104,7 +104,7 @@ def _array(name: str, values: Any, signature: Any) -> np.ndarray:
     if name not in signature.inputs:
         raise Refused(f"JSON object: does not have named input: {name}")
     dtype = np.dtype(tf.as_dtype(signature.inputs[name].dtype).as_numpy_dtype)
-    # Lists of several lengths, or nested deeper than arrays go, stay lists inside of it.
+    # Ragged lists, and lists nested too deeply for an array, stay lists inside the array.
     array = np.array(values, object)
     for place, value in np.ndenumerate(array):
         if type(value) not in _TYPES[dtype.kind]:
@@ -133,13 +133,13 @@ def _bytes(value: Any) -> bytes:
 
 
 def _is_object(value: Any) -> bool:
-    """Whether a value is a JSON object and no base64 text."""
+    """Whether a value is a JSON object other than base64 text."""
     return isinstance(value, dict) and not (len(value) == 1 and isinstance(value.get("b64"), str))
 
 
 def _listed(name: str, value: np.ndarray) -> Any:
     if value.dtype.kind == "f":
-        # A float32 as the shortest number that reads back as it, not with the digits of a float64.
+        # A float32 is written as the shortest number that reads back to it, not with the digits of a float64.
         return value.astype(str).astype(np.float64).tolist()
     if value.dtype.kind != "O":
         return value.tolist()

@@ -20,9 +20,9 @@ _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 class LoadedModel:
-    """A SavedModel in the form in which TensorFlow Serving loads it: a session over its graph.
+    """A SavedModel, loaded as TensorFlow Serving does: a session over its graph.
 
-    The session lives as long as anything holds the model, so a request at work outlives the unloading of its version.
+    The session lives as long as anything holds the model, so a request can finish after its version is unloaded.
 
     Args:
         folder: the SavedModel.
@@ -35,7 +35,7 @@ class LoadedModel:
     def __init__(self, folder: Path) -> None:
         check_saved_model(folder)
         config = tf.compat.v1.ConfigProto()
-        # There are no gradients whose memory could be saved; the attempt fills the terminal with warnings.
+        # A serving graph has no gradients: this optimization saves nothing and fills the terminal with warnings.
         config.graph_options.rewrite_options.memory_optimization = rewriter_config_pb2.RewriterConfig.NO_MEM_OPT
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
@@ -62,8 +62,8 @@ class LoadedModel:
         """Computes the outputs of a signature, or some of them.
 
         Raises:
-            Refused: INVALID_ARGUMENT for inputs or outputs that are not those of the signature, by name, type or
-                shape; what TensorFlow says of the values; INTERNAL for an output that is no number.
+            Refused: INVALID_ARGUMENT for inputs or outputs that do not fit the signature in name, type or shape, and
+                for values that TensorFlow refuses; INTERNAL for an output that is not finite.
         """
         _check_inputs(signature, inputs)
         if unknown := set(outputs) - set(signature.outputs):
@@ -76,7 +76,7 @@ class LoadedModel:
         except tf.errors.OpError as error:
             raise _refused(error) from None
         except UnicodeDecodeError as error:
-            # TensorFlow's message quotes bytes of the request that are no text.
+            # TensorFlow's message may quote bytes of the request that are not text.
             raise Refused(_plain(error.object.decode(errors="replace"))) from None
         for name, value in answer.items():
             if value.dtype.kind == "f" and not np.isfinite(value).all():
@@ -105,7 +105,7 @@ def _refused(error: tf.errors.OpError) -> Refused:
 
 
 def _plain(message: str) -> str:
-    """What TensorFlow says, without where in the graph."""
+    """TensorFlow's message, without the position in the graph."""
     message = message.removeprefix("Graph execution error:\n\n")
     return message.split("\n\t [[")[0].split("\n\nOriginal stack trace")[0].strip()
 

@@ -1,4 +1,4 @@
-"""The models of a server: which versions they have, and which one answers a request."""
+"""The models of a server: their versions, and the choice of the version that answers a request."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Version:
 
     Args:
         state: LOADING, AVAILABLE or END.
-        model: what answers, if it is AVAILABLE.
-        message: what went wrong, if it could not be loaded.
+        model: the loaded model, if AVAILABLE.
+        message: the error, if it could not be loaded.
     """
 
     state: str
@@ -37,12 +37,12 @@ class Version:
 class Repository:
     """Follows folders of versions, and a models.config if there is one.
 
-    One thread looks; any may ask, since every change puts a new inner mapping in place.
+    One thread updates and any thread may read, because every change replaces the inner mapping.
 
     Args:
-        models: name -> folder of versions, of which the newest is served, or one version; or a models.config.
-        load: makes a model of a version's folder.
-        say: told each change that is worth a line.
+        models: name -> folder of versions (the newest is served) or one version; or a models.config.
+        load: loads a version's folder as a model.
+        say: called with a line for each change.
 
     Raises:
         ValueError: if a folder holds no version, or the models.config is not valid.
@@ -76,7 +76,7 @@ class Repository:
                 raise ValueError(f"no version of model `{entry.name}` could be loaded; {failed or 'there is none'}")
 
     def look(self) -> None:
-        """Does what the folders and the models.config ask for now: loads, unloads, then moves labels."""
+        """Follows the current folders and models.config: loads, unloads, then moves labels."""
         if self._file is not None:
             try:
                 self._config = model_config.read(self._file)
@@ -121,7 +121,7 @@ class Repository:
         return dict(sorted(found.items(), reverse=True))
 
     def _follow(self, name: str, wanted: Mapping[int, Path]) -> None:
-        """Loads what is wanted, then drops the rest, unless nothing would be left of what is wanted."""
+        """Loads the wanted versions, then drops the others, unless none of the wanted ones would be left."""
         for number, folder in wanted.items():
             before = self.models.get(name, {}).get(number, Version(END))
             if before.state == END and not before.message:
@@ -132,7 +132,7 @@ class Repository:
             if number in wanted:
                 continue
             if version.message:
-                # It ended with an error; once it is asked for again, it gets another try.
+                # It failed earlier; when it is wanted again, it gets another try.
                 self._enter(name, number, Version(END))
             elif version.model and replaced:
                 self._enter(name, number, Version(END))
@@ -143,7 +143,7 @@ class Repository:
         began = time.monotonic()
         try:
             model = self._load_model(folder)
-        # Damaged files make TensorFlow and protobuf raise whatever they like.
+        # On damaged files TensorFlow and protobuf raise all kinds of errors.
         except Exception as error:
             self._enter(name, number, Version(END, message=str(error) or type(error).__name__))
             self._say(f"{name}: version {number} could not be loaded: {error}")
@@ -155,7 +155,7 @@ class Repository:
         self.models = {**self.models, name: {**self.models.get(name, {}), number: version}}
 
     def _move_labels(self, wanted: dict[str, dict[str, int]]) -> None:
-        """Moves all labels, or none while one that exists would go to a version that is not loaded."""
+        """Moves all labels, or none if an existing label would move to a version that is not loaded."""
         for name, labels in wanted.items():
             for label, version in labels.items():
                 if label in self._labels.get(name, {}) and version not in _available(self.models.get(name, {})):

@@ -34,7 +34,7 @@ register_url_convertor("version", _Version())
 
 
 def rest_app(repository: Repository) -> Starlette:
-    """The application for some models."""
+    """The ASGI application that serves a repository."""
 
     async def predict(request: Request) -> Response:
         body = await request.body()
@@ -86,7 +86,7 @@ def _refused(request: Request, error: Refused) -> Response:
 
 
 def _no_route(request: Request, error: HTTPException) -> Response:
-    # All that TensorFlow Serving does not understand under /v1 is a bad request, a wrong method included.
+    # TensorFlow Serving answers anything unknown under /v1 with a bad request, a wrong method included.
     if not request.url.path.startswith("/v1/"):
         return JSONResponse({"error": "Not Found"}, 404)
     return JSONResponse({"error": f"Malformed request: {request.method} {request.url.path}"}, 400)

@@ -21,12 +21,12 @@ from mixrank.serving.dev_server.loaded_model import LoadedModel
 from mixrank.serving.dev_server.repository import AVAILABLE, END, Repository, Version
 from mixrank.serving.dev_server.rest import rest_app
 
-# gRPC requests at work at the same time, and seconds that requests may take once the server stops.
+# gRPC requests in progress at the same time, and seconds that requests may still take once the server stops.
 WORKERS, GRACE = 16, 30
 GRPC_OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # With it, a second server on the same port would silently take half of the requests.
+    # With this option on, a second server on the same port would silently take half of the requests.
     ("grpc.so_reuseport", 0),
 ]
 
@@ -80,14 +80,14 @@ def running(
     poll_seconds: float = 1.0,
     say: Callable[[str], object] = lambda line: None,
 ) -> Iterator[DevelopmentServer]:
-    """Serves models until the block ends, then answers the requests that it has.
+    """Serves models until the block ends, then finishes the requests already received.
 
     Args:
-        models: name -> folder of versions, of which the newest is served, or one version; or a models.config.
+        models: name -> folder of versions (the newest is served) or one version; or a models.config.
         host: address to listen at.
-        rest_port, grpc_port: ports; 0 takes a free one.
-        poll_seconds: between two looks at the folders and the models.config.
-        say: told each change of a version.
+        rest_port, grpc_port: ports; 0 picks a free one.
+        poll_seconds: interval between checks of the folders and the models.config.
+        say: called with a line for each change of a version.
 
     Raises:
         ValueError: if a model has no version that can be loaded, a models.config is not valid, or a port is in use.
@@ -132,6 +132,6 @@ def _listening(host: str, port: int) -> socket.socket:
         sock = socket.create_server((host, port))
     except OSError as error:
         raise ValueError(f"REST cannot listen at {host}:{port}: {os.strerror(error.errno or 0)}") from None
-    # Connections inherit it; without, an answer's body waits 40 ms for the receipt of its head.
+    # Connections inherit it; without it, the body of an answer waits 40 ms for the acknowledgement of its headers.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock

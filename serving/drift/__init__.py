@@ -1,4 +1,4 @@
-"""Served or logged rows against the rows of training."""
+"""Drift: served or logged rows compared with the training rows."""
 
 import lazy_loader
 

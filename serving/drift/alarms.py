@@ -1,4 +1,4 @@
-"""What a comparison of two sets of rows says: findings, each with a value and the limit it is held against."""
+"""Findings of a comparison of two sets of rows, each a value with its alarm limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CALIBRATION, AUC = "calibration", "AUC"
 
 @dataclass(frozen=True)
 class Limits:
-    """What a measure may reach before it is an alarm.
+    """Alarm limit of each drift measure.
 
     Args:
         category: float > 0. L-infinity distance of a categorical column for which the spec sets no limit.
@@ -53,7 +53,7 @@ class Limits:
         """Limits from texts such as "psi=0.3".
 
         Raises:
-            ValueError: for a name that is no limit, naming the nearest, or a value that is no positive number.
+            ValueError: for an unknown name, with the nearest known one, or a value that is not a positive number.
         """
         values = {}
         for setting in settings:
@@ -77,10 +77,10 @@ class Finding:
         value: float. What came out.
         limit: float. More than this is an alarm.
         rows: int. Rows of the smaller side.
-        enough: bool. Whether these are enough to trust the value.
-        baseline, new: what each side looks like, for people.
-        note: what else is known.
-        scenario: scenario that a task was measured in, or "" for all rows.
+        enough: bool. Whether there are enough rows to trust the value.
+        baseline, new: a readable summary of each side.
+        note: further remarks.
+        scenario: scenario in which a task was measured, or "" for all rows.
     """
 
     feature: str
@@ -104,7 +104,7 @@ class Finding:
 
     @property
     def alarm(self) -> bool:
-        """Whether the limit is passed on enough rows."""
+        """Whether the value exceeds the limit, on enough rows."""
         return self.over and self.enough
 
     @property
@@ -114,9 +114,9 @@ class Finding:
 
 
 def worst_first(findings: list[Finding]) -> list[Finding]:
-    """Alarms, then what is over its limit on too few rows, then the rest; inside each the farthest first.
+    """Alarms, then findings over their limit on too few rows, then the rest; in each group the worst first.
 
-    Of those over a limit, causes stand before consequences: missing columns, a broken schema, features, tasks, tasks
+    Among those over a limit, causes come before consequences: missing columns, a broken schema, features, tasks, tasks
     inside a scenario.
     """
     return sorted(findings, key=lambda f: (not f.alarm, not f.over, _depth(f) if f.over else 0, -f.severity))

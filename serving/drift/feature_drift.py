@@ -1,8 +1,8 @@
-"""Drift of features: statistics of some rows against those of training.
+"""Feature drift: statistics of some rows compared with those of the training rows.
 
-What TFDV compares is left to it: L-infinity distance of categories, Jensen-Shannon divergence of numbers, the schema.
-Limits are those of the feature spec; features without one take a default. Beside that stand the shares of missing and
-of unseen values, the lengths of lists and histories, and columns that are gone.
+TFDV compares what it can: L-infinity distance of categories, Jensen-Shannon divergence of numbers, the schema.
+Limits come from the feature spec, or else from a default. This module adds the shares of missing and
+unseen values, the lengths of lists and histories, and columns that have disappeared.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ TOP = 3
 
 
 def feature_findings(spec: FeatureSpec, baseline: Any, new: Any, limits: Limits, min_rows: int) -> list[Finding]:
-    """Everything that two sets of statistics tell.
+    """All findings from two sets of statistics.
 
     Args:
         spec: the columns.
         baseline, new: TFDV `DatasetFeatureStatisticsList` of training and of the rows to judge, with raw columns.
         limits: the limits.
-        min_rows: int >= 0. Distances on fewer rows raise no alarm; missing columns and broken schemas always do.
+        min_rows: int >= 0. Fewer rows raise no alarm, except for missing columns and broken schemas.
 
     Returns:
         One finding per measure, in the order of the columns.
@@ -68,7 +68,7 @@ def comparison_schema(spec: FeatureSpec, limits: Limits) -> Any:
     """The spec's schema without keys, time and labels, with a drift limit for every column.
 
     Args:
-        spec: the columns; where a feature sets `drift`, that stays.
+        spec: the columns; a feature's own `drift` limit is kept.
         limits: the limits of all others.
     """
     from tensorflow_metadata.proto.v0 import schema_pb2
@@ -90,10 +90,10 @@ def comparison_schema(spec: FeatureSpec, limits: Limits) -> Any:
 def unseen_findings(
     baseline: Mapping[str, tuple[int, int]], new: Mapping[str, tuple[int, int]], limits: Limits, min_rows: int
 ) -> list[Finding]:
-    """Rise of the share of values that the model has no row of its own for.
+    """Rise of the share of values that have no embedding row of their own.
 
     Args:
-        baseline, new: column -> (values outside the vocabulary, values); a column of one side only is left out.
+        baseline, new: column -> (values outside the vocabulary, values); a column that only one side has is skipped.
         limits: the limits.
         min_rows: int >= 0. Values needed on both sides for an alarm.
     """
@@ -114,12 +114,12 @@ def by_name(statistics: Any) -> dict[str, Any]:
 
 
 def common(feature: Any) -> Any:
-    """The counts that every kind of column has."""
+    """The statistics that all kinds of columns share."""
     return getattr(feature, feature.WhichOneof("stats")).common_stats
 
 
 def missing_share(feature: Any, rows: int) -> float:
-    """Share of rows without a value, for a column of at most one value per row; NaN is none."""
+    """Share of rows without a value, for a column of at most one value per row; NaN counts as missing."""
     histograms = feature.num_stats.histograms if feature.WhichOneof("stats") == "num_stats" else []
     nan = histograms[0].num_nan if histograms else 0
     return 1 - (common(feature).tot_num_values - nan) / rows if rows else 0.0
@@ -130,7 +130,7 @@ def top_values(feature: Any, others: Any = None) -> str:
 
     Args:
         feature: statistics of a column.
-        others: statistics whose most frequent values are meant instead, so that two sides read alike.
+        others: statistics whose most frequent values are listed instead, so that both sides list the same values.
     """
     if feature.WhichOneof("stats") == "num_stats":
         return f"mean {feature.num_stats.mean:.4g}, median {feature.num_stats.median:.4g}"
@@ -148,7 +148,7 @@ def value_shares(feature: Any) -> dict[str, float]:
 def length_distance(baseline: Any, new: Any) -> float:
     """Kolmogorov-Smirnov distance of two quantile histograms of lengths, interpolated inside a bucket.
 
-    The histograms have ten buckets, which resolves about a tenth.
+    The histograms have ten buckets, so the resolution is about 0.1.
     """
     edges = sorted({edge for buckets in (baseline, new) for b in buckets for edge in (b.low_value, b.high_value)})
     return max(
@@ -187,7 +187,7 @@ def _length_histogram(feature: Any) -> list[Any]:
 
 
 def _clock(spec: FeatureSpec, history: str) -> str:
-    """The column whose values count the events of a history: one that every event has, if there is one."""
+    """The column that counts the events of a history: one that every event has, if there is one."""
     (found,) = (h for h in spec.histories if h.name == history)
     fields = list(spec.history_fields(found))
     return next((name for name, field in fields if field.never_missing), fields[0][0])
@@ -226,7 +226,7 @@ def _by_tfdv(
 
 
 def newcomers(baseline: Any, new: Any) -> str:
-    """The most frequent values of the new rows, if they are not those of the baseline."""
+    """The most frequent values of the new rows that are not frequent in the baseline."""
     if new.WhichOneof("stats") == "num_stats":
         return ""
     known, now = list(value_shares(baseline))[:TOP], value_shares(new)

@@ -1,4 +1,4 @@
-"""Rows that were served or logged, in whatever form, as Arrow batches laid out like the training examples."""
+"""Served or logged rows of any supported format as Arrow batches, laid out like the training examples."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ TYPES = {"int": pa.int64(), "float": pa.float32(), "str": pa.large_binary()}
 class LoggedRows:
     """Rows of a file, or of the files of a folder.
 
-    Forms, told apart by content: TFRecords of tf.Examples, with or without gzip; Parquet in the layout of a request or
+    Formats, detected by content: TFRecords of tf.Examples, with or without gzip; Parquet in the layout of a request or
     as batch scoring writes it; JSON lines, each a row, `{"row": ..., "scores": ...}` as in golden rows,
     `{"instances": [...]}` as sent to `score_rows`, or `{"request": ..., "candidates": [...]}` as a client ranks them,
     either with `scores` beside it.
 
     Args:
-        source: file or folder, of a batch job's output its `scores`; hidden files and `_SUCCESS` are left out.
+        source: file or folder; for a batch job's output, its `scores` folder. Hidden files and `_SUCCESS` are skipped.
         spec: the columns.
         batch_size: int >= 1. Rows per batch.
 
@@ -46,10 +46,10 @@ class LoggedRows:
         files = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
         self.files = [f for f in files if f.is_file() and not f.name.startswith((".", "_"))]
         if not self.files:
-            raise ValueError(f"{source} is no file and no folder of files")
+            raise ValueError(f"{source} is neither a file nor a folder of files")
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        """Batches with the spec's columns that are there, as lists, and `score_<task>` as plain floats.
+        """Batches of the spec's columns found in the rows, as lists, and `score_<task>` as plain floats.
 
         Labels are found under the task's name or as `label_<task>`, scores as `score_<task>` or as fractions under
         the task's name. Columns that the spec does not know end up in `ignored`.
@@ -118,9 +118,9 @@ class LoggedRows:
 
 
 def as_lists(column: Column, array: pa.Array) -> pa.LargeListArray:
-    """A column as the training examples hold it: a missing value is an empty list, histories are cut to the newest.
+    """A column as in the training examples: a missing value is an empty list, histories keep their newest events.
 
-    Padding as in a request (`PADDING`) counts as missing; inside a history it keeps its place, behind
+    Padding as in a request (`PADDING`) counts as missing; inside a history it keeps its place, after
     the oldest event it is dropped.
 
     Args:
@@ -156,11 +156,11 @@ def _plain(array: pa.Array, column: Column) -> pa.Array:
     if column.kind == "str" and not (_is_text(array.type) or pa.types.is_null(array.type)):
         raise pa.ArrowTypeError(f"received {array.type}")
     if column.kind == "int" and pa.types.is_floating(array.type):
-        # Pandas makes fractions of whole numbers as soon as one is missing.
+        # Pandas turns integers into floats as soon as one is missing.
         array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
     if column.kind == "float" and pa.types.is_integer(array.type):
         array = array.cast(pa.float64(), safe=False)
-    # Text goes to bytes by way of large text; a fraction is never rounded to an id.
+    # Text is cast to bytes via large text; a float with a fraction is never rounded to an id.
     array = array.cast(pa.large_string()) if pa.types.is_string(array.type) else array
     return array.cast(TYPES[column.kind], safe=column.kind != "float")
 

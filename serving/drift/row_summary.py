@@ -21,13 +21,13 @@ NO_VALUE = ""
 
 @dataclass(frozen=True)
 class RowSummary:
-    """Some rows in short.
+    """Summary of some rows.
 
     Args:
         rows: int >= 0. Rows that were read.
         statistics: TFDV statistics of the spec's columns, or None if there are no features.
-        unseen: column -> (values outside the vocabulary, values), for columns that have a vocabulary.
-        judged: one row per row: scenario as text, `score_<task>` and `label_<task>` where they are there.
+        unseen: column -> (values outside the vocabulary, values), for columns with a vocabulary.
+        judged: for each row, scenario as text, and `score_<task>` and `label_<task>` where present.
     """
 
     rows: int
@@ -37,7 +37,7 @@ class RowSummary:
 
 
 def summarize(batches: Iterable[pa.RecordBatch], spec: FeatureSpec, vocabularies: Mapping[str, pa.Array]) -> RowSummary:
-    """Goes through rows once, batch by batch.
+    """Summarizes rows in one pass, batch by batch.
 
     Args:
         batches: as `LoggedRows` gives them.
@@ -76,7 +76,7 @@ def summarize(batches: Iterable[pa.RecordBatch], spec: FeatureSpec, vocabularies
 
 
 def read_vocabularies(spec: FeatureSpec, assets: Path) -> dict[str, pa.Array]:
-    """Feature -> the values in its vocabulary, of a served version's or a transform graph's `assets` folder.
+    """Feature -> the values in its vocabulary, read from the `assets` folder of a version or of a transform graph.
 
     Raises:
         ValueError: if a file is missing.
@@ -94,7 +94,7 @@ def read_vocabularies(spec: FeatureSpec, assets: Path) -> dict[str, pa.Array]:
 
 
 def _outside(values: pa.Array, vocabulary: pa.Array) -> tuple[int, int]:
-    """How many values there are, and how many of them outside the vocabulary; padding is none."""
+    """Number of values, and of those outside the vocabulary; padding is not counted."""
     counts = pc.value_counts(values)
     distinct, number = counts.field(0), counts.field(1).to_numpy()
     padding = pa.scalar(b"" if values.type == TYPES["str"] else -(2**63), values.type)

@@ -1,4 +1,4 @@
-"""Drift of scores and labels: how far two distributions of probabilities lie apart, and their calibration."""
+"""Drift of scores and labels: distances between two distributions of scores, and their calibration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from mixrank.serving.drift.alarms import AUC, CALIBRATION, KS, LABEL_RATE, PSI, SCORE_JS, Finding, Limits
 
 BINS = 10
-# Fewer positive labels leave a rate with a standard error of more than a tenth of itself.
+# With fewer positive labels, the standard error of a rate exceeds a tenth of the rate.
 MIN_POSITIVES = 100
 
 
@@ -21,9 +21,9 @@ def score_findings(
 
     Args:
         baseline, new: `score_<task>`, and `scenario` as text if known.
-        tasks: the tasks; one that a side has no scores of is left out.
+        tasks: the tasks; a task is skipped if one side has no scores of it.
         limits: the limits.
-        min_rows: int >= 0. Fewer rows raise no alarm; a scenario with fewer on a side is left out.
+        min_rows: int >= 0. Fewer rows raise no alarm; a scenario with fewer rows on either side is skipped.
     """
     found = []
     for task in tasks:
@@ -41,9 +41,9 @@ def label_findings(
     """Relative change of the share of positive labels.
 
     Args:
-        baseline: task -> share of positives; a task that is missing is left out.
+        baseline: task -> share of positives; missing tasks are skipped.
         new: `label_<task>` where known.
-        tasks, limits, min_rows: as in `score_findings`; `MIN_POSITIVES` positives are needed as well.
+        tasks, limits, min_rows: as in `score_findings`; at least `MIN_POSITIVES` positives are needed as well.
     """
     found = []
     for task in tasks:
@@ -61,11 +61,11 @@ def quality_findings(
 ) -> list[Finding]:
     """Relative change of mean score over mean label, and fall of the AUC, of every task whose new rows have labels.
 
-    Where the baseline has no labels, its calibration counts as 1, and the AUC is left out.
+    If the baseline has no labels, its calibration is taken as 1 and the AUC is skipped.
 
     Args:
         baseline, new: `score_<task>` and `label_<task>` where known.
-        tasks, limits, min_rows: as in `label_findings`; the AUC needs so many rows of both classes that its standard
+        tasks, limits, min_rows: as in `label_findings`; the AUC needs enough rows of both classes that its standard
             error is less than a third of its limit.
     """
     found = []
@@ -90,10 +90,10 @@ def quality_findings(
 
 
 def shares(baseline: np.ndarray, new: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of both sides in bins that hold equally many values of the baseline, `(bins,)` each.
+    """Shares of both sides in bins with equal numbers of baseline values, `(bins,)` each.
 
-    Half a value is added to every bin, so that an empty one leaves divergences finite. Values that repeat share a
-    bin, which makes fewer of them.
+    Half a value is added to every bin, so that divergences stay finite for an empty bin. Repeated values share a
+    bin, so there may be fewer bins.
     """
     edges = np.unique(np.quantile(baseline, np.arange(1, bins) / bins))
     places = [np.searchsorted(edges, side, side="right") for side in (baseline, new)]
@@ -168,5 +168,5 @@ def _auc(judged: pd.DataFrame) -> tuple[float, float]:
 
 
 def _sure(labels: pd.Series, expected: float) -> bool:
-    """Whether positives are many, or at least expected to be: none at all where many were due is no lack of rows."""
+    """Whether there are enough positives, or would be at the expected rate: then their absence is a finding too."""
     return max(float(labels.sum()), expected * len(labels)) >= MIN_POSITIVES

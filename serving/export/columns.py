@@ -1,4 +1,4 @@
-"""Raw rows -> the named columns of `score_rows` and `rank_candidates`, with NumPy alone."""
+"""Raw rows -> the named columns of `score_rows` and `rank_candidates`, using only NumPy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DTYPES = {"int": np.int64, "float": np.float32, "str": object}
 
 
 def to_columns(spec: FeatureSpec, rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Stacks rows into dense columns; what a row lacks becomes padding.
+    """Stacks rows into dense columns; missing values become padding.
 
     Args:
         spec: columns of a row.
@@ -50,7 +50,7 @@ def to_request_columns(
 
 
 def request_and_item(spec: FeatureSpec, row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The columns of a row that describe the request, and those that describe its item; no others.
+    """The columns of a row that describe the request, and those that describe its item; all others are dropped.
 
     Args:
         spec: columns of a row.

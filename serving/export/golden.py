@@ -1,7 +1,7 @@
-"""Golden rows: a few rows and the scores they must get, sent to a version before it serves anybody.
+"""Golden rows: a few rows with their expected scores, which a version must reproduce before it serves users.
 
-One JSON object per line: `{"row": {"user_id": 196, ...}, "scores": {"click": 0.31}}`. Rows are as a request's, before
-padding (`mixrank.schemas.encode`); `assets.extra/golden.jsonl` of a version is where a roll-out looks for them.
+One JSON object per line: `{"row": {"user_id": 196, ...}, "scores": {"click": 0.31}}`. Rows are as in a request, before
+padding (`mixrank.schemas.encode`); `assets.extra/golden.jsonl` of a version is the file that a roll-out reads.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def write_golden(path: Path, rows: Iterable[Mapping[str, Any]], scores: Iterable
     Args:
         path: the file.
         rows: rows of a request, at least one.
-        scores: as many mappings task -> score.
+        scores: one mapping task -> score per row.
     """
     lines = [
         json.dumps({"row": dict(row), "scores": {task: float(value) for task, value in score.items()}})
@@ -57,7 +57,7 @@ def read_golden(path: Path) -> list[GoldenRow]:
     """The rows of a golden file.
 
     Raises:
-        ValueError: if it is missing or empty, or a line is not as above, naming the line.
+        ValueError: if it is missing or empty, or a line is malformed, naming the line.
     """
     if not path.is_file():
         raise ValueError(f"there are no golden rows at {path}")
@@ -81,20 +81,20 @@ def read_golden(path: Path) -> list[GoldenRow]:
 
 
 def check_golden(rows: Sequence[GoldenRow], scorer: Scorer, *, version: int, folder: Path, tolerance: float) -> float:
-    """Scores golden rows and compares.
+    """Scores golden rows and compares with the expected scores.
 
     Args:
-        rows: what must come out.
+        rows: the rows and their expected scores.
         scorer: asks the version.
         version: number of the version.
-        folder: its SavedModel; the feature spec inside pads the rows. Without one, rows are sent as they are.
-        tolerance: most that a score may be off.
+        folder: its SavedModel; the feature spec inside pads the rows. Without a spec, rows are sent as they are.
+        tolerance: maximum difference of a score.
 
     Returns:
         The largest difference.
 
     Raises:
-        ValueError: if a score differs by more or is no number, naming row and task; or as `to_instance`.
+        ValueError: if a score differs by more or is not a number, naming row and task; or as `to_instance`.
     """
     spec = _spec(folder)
     instances = [row.row if spec is None else to_instance(spec, row.row) for row in rows]

@@ -3,8 +3,8 @@
     python -m mixrank.serving.export.loaders MODEL ROWS OUTPUT
 
 reads serialized tf.Examples from the TFRecord file ROWS, and writes the scores of each loader, signature and task to
-the NumPy archive OUTPUT under names such as `session/score_rows/is_click`. `rank_candidates` is called for the first
-rows only, each a request in which its own item stands among those of its neighbours; its own item's score is written.
+the NumPy archive OUTPUT under names such as `session/score_rows/is_click`. `rank_candidates` is called only for the
+first rows, each as a request with its own item and those of its neighbours as candidates; its own item's score is kept.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def score_everywhere(model: Path, examples: list[bytes]) -> dict[str, np.ndarray
     spec = load_spec(model)
     rows = [decode(spec, example) for example in examples]
     loaded = tf.saved_model.load(str(model))
-    # signature -> inputs of each call, and which of its scores count
+    # signature -> inputs of each call, and which of its scores to keep
     calls: dict[str, list[tuple[dict[str, Any], slice]]] = {
         "serving_default": [({"examples": np.array(examples, dtype=object)}, slice(None))],
         "score_rows": [(to_columns(spec, rows), slice(None))],

@@ -1,4 +1,4 @@
-"""A SavedModel in this process, asked as a client asks a server."""
+"""A SavedModel in this process, with the interface of `Client`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LocalModel:
     """Scores with a version of a model, loaded into memory.
 
     Args:
-        folder: one version, or a folder of versions, of which the newest.
+        folder: one version, or a folder of versions (the newest is used).
         unknown: "refuse" fields that its spec does not know, or "drop" them.
 
     Raises:

@@ -4,11 +4,11 @@ Three signatures share Transform, tables and layers:
 
 * `serving_default`: serialized tf.Examples under `examples`; for evaluation, batch scoring and gRPC.
 * `score_rows`: named columns with a batch axis; for REST clients without TensorFlow or protobuf.
-* `rank_candidates`: the columns of one request and, with an axis of candidates, those of its items; what does not
-  depend on the candidate is done once.
+* `rank_candidates`: the columns of one request and, with an axis of candidates, those of its items; work that does not
+  depend on the candidate is done once per request.
 
-All answer one prediction per task, `(batch, 1)` or `(candidates, 1)`: of a binary task a probability. None of them
-answers NaN: the request fails.
+All return one prediction per task, `(batch, 1)` or `(candidates, 1)`; for a binary task it is a probability. If a
+prediction is not finite, the request fails.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _TYPES = {"int": tf.int64, "str": tf.string, "float": tf.float32}
 
 
 class Scorer(tf.Module):
-    """Raw columns -> probabilities: `answer(ranker, raw, checks)`, checks being operations that must run before.
+    """Raw columns -> probabilities: `answer(ranker, raw, checks)`; the operations `checks` must run first.
 
-    Session-style loaders find a variable only if it hangs on the exported object itself. So this module tracks the raw
+    Session-style loaders find a variable only if the exported object itself tracks it. So this module tracks the raw
     variables and the Transform graph, while the Keras model lives in a closure.
 
     Args:
@@ -50,17 +50,17 @@ class Scorer(tf.Module):
     def __init__(self, spec: FeatureSpec, model: keras.Model, transform_output: tft.TFTransformOutput) -> None:
         super().__init__()
         self.weights = [variable.value for variable in model.variables]
-        # What `transform_features_layer()` does, without its being a legacy Keras model: every save traces one anew.
+        # Does what `transform_features_layer()` does, but that is a legacy Keras model, which every save traces again.
         transform = SavedModelLoader(transform_output.transform_savedmodel_dir)
         self.transform = vars(transform)
 
         def answer(
             ranker: keras.Model, raw: Mapping[str, tf.RaggedTensor], checks: Sequence[tf.Operation]
         ) -> dict[str, tf.Tensor]:
-            # Every column is transformed by itself, so those of a request may have one row beside many items.
+            # Columns are transformed independently, so request columns may have one row while item columns have many.
             transformed = transform.apply_transform_model(dict(raw))
             with tf.control_dependencies(checks):
-                # Bound to the checks by what they compute, or a product of two shapes that do not fit may fail first.
+                # Make each input depend on the checks; otherwise a shape mismatch could raise before our clearer error.
                 row = {name: tf.identity(transformed[name]) for name in ranker.input}
             for name, tensor in ranker.input.items():
                 row[name].set_shape(tensor.shape)
@@ -80,16 +80,16 @@ def export(
 ) -> None:
     """Writes the SavedModel whole or not at all.
 
-    Beside it, `assets.extra/mixrank.json` holds the spec, `metadata` and where each embedding table and its vocabulary
-    lie, so that a later training can take rows over by token.
+    With it, `assets.extra/mixrank.json` holds the spec, `metadata` and the place of each embedding table and vocabulary
+    in the SavedModel, so that a later training can copy rows by token.
 
     Args:
         directory: must not exist, or be empty.
         spec, model, transform_output: as in `Scorer`.
-        metadata: JSON-serializable, for instance the model's name and parameters.
+        metadata: JSON-serializable, such as the model's name and parameters.
 
     Raises:
-        ValueError: if `directory` holds something already.
+        ValueError: if `directory` is not empty.
     """
     directory = Path(directory)
     if directory.exists() and any(directory.iterdir()):
@@ -115,8 +115,8 @@ def export(
 def row_columns(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
     """Inputs of `score_rows`: column -> shape and type.
 
-    Scalars are `(batch,)`, multi-valued columns `(batch, max_length)`, histories `(batch, length)`, filled up behind
-    the newest events with `PADDING`. A missing scalar is that padding too, a missing number NaN.
+    Scalars are `(batch,)`, multi-valued columns `(batch, max_length)`, histories `(batch, length)`, padded after
+    the last event with `PADDING`. A missing scalar is that padding too, a missing number is NaN.
     """
     return {
         c.name: tf.TensorSpec([None] if c.length is None else [None, c.length], _TYPES[c.kind], name=c.name)
@@ -130,7 +130,7 @@ def request_columns(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
 
     Columns of the item are `(candidates,)`, multi-valued ones `(candidates, max_length)`. Those of the request have no
     batch axis: `()` for a single value, `(values,)` for multi-valued columns and histories, newest event first and of
-    any length: what is beyond the length of the history is not read. Missing values are those of `row_columns`.
+    any length: events beyond the spec's length are not read. Missing values are encoded as in `row_columns`.
     """
 
     def shape(column: Column) -> list[int | None]:
@@ -144,7 +144,7 @@ def request_columns(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
 def _examples_signature(spec: FeatureSpec, scorer: Scorer, model: keras.Model) -> Any:
     parsing = parsing_spec(spec, labels=False)
 
-    # There is no Python control flow to convert, and converting every layer takes longer than tracing them.
+    # There is no Python control flow to convert, and converting all layers takes longer than tracing them.
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False)
     def serving_default(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         raw = tf.io.parse_example(examples, parsing)
@@ -173,7 +173,7 @@ def _request_signature(spec: FeatureSpec, scorer: Scorer, ranker: keras.Model) -
 def _ragged(column: Column, values: tf.Tensor) -> tf.RaggedTensor:
     """Values `(rows,)` or `(rows, length)` as Transform takes them.
 
-    Padding behind the last value is cut off; before it, a missing value keeps its place. In a history all of it stays.
+    Padding after the last value is removed; a missing value before it keeps its place. In a history all padding stays.
     """
     padding = tf.constant(PADDING[column.kind], values.dtype)
     if column.kind == "float":
@@ -186,7 +186,7 @@ def _ragged(column: Column, values: tf.Tensor) -> tf.RaggedTensor:
     if column.length is None:
         values, present = values[:, None], present[:, None]
     places = tf.range(1, tf.shape(values, tf.int64)[1] + 1)
-    # The largest of no places is far below 0.
+    # The maximum over no places is far below 0.
     lengths = tf.maximum(tf.reduce_max(tf.where(present, places, 0), axis=1), 0)
     return tf.RaggedTensor.from_tensor(values, lengths=lengths)
 
@@ -219,7 +219,7 @@ def _prediction(label: Label, logits: tf.Tensor) -> tf.Tensor:
 
 
 def _embeddings(spec: FeatureSpec, model: keras.Model) -> dict[str, dict[str, Any]]:
-    # A variable is saved under its position among all of them.
+    # A variable is saved under its position in the list of all variables.
     places = {id(v): f"weights/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number, v in enumerate(model.variables)}
     found = {}
     for feature in spec.categorical:

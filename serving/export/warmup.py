@@ -1,7 +1,7 @@
-"""Warm-up requests: what a server asks a new version before anybody else does.
+"""Warm-up requests: replayed by a server on a new version before it receives real traffic.
 
 TensorFlow Serving replays `assets.extra/tf_serving_warmup_requests`, a TFRecord file of PredictionLogs, before a
-version becomes AVAILABLE, so that no user waits for what TensorFlow does at the first request of a kind.
+version becomes AVAILABLE, so that no user waits for TensorFlow's set-up work at the first request of each kind.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def write_warmup(version: Path, spec: FeatureSpec, examples: Sequence[bytes], si
     Args:
         version: its SavedModel's folder.
         spec: columns of a row.
-        examples: real rows, serialized; they are repeated where there are too few.
+        examples: real rows, serialized; repeated if there are too few.
         signatures: names among `serving_default`, `score_rows` and `rank_candidates`.
 
     Returns:
-        How many requests.
+        Number of requests.
 
     Raises:
         ValueError: if there are no rows, or for an unknown signature.
@@ -70,10 +70,10 @@ def _feeds(signature: str, spec: FeatureSpec, examples: list[bytes]) -> Iterator
 
 def _log(signature: str, feed: Mapping[str, Any]) -> bytes:
     request = predict_pb2.PredictRequest()
-    # The server knows which model and version it is warming up.
+    # No model name or version: the server knows what it is warming up.
     request.model_spec.signature_name = signature
     for name, value in feed.items():
         request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
     log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
-    # The same rows give the same file.
+    # Deterministic: the same rows give the same file.
     return log.SerializeToString(deterministic=True)

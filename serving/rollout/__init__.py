@@ -1,4 +1,4 @@
-"""Versions of a served model, step by step: push, canary, promote, rollback."""
+"""Roll-out of model versions, step by step: push, canary, promote, rollback."""
 
 import lazy_loader
 

@@ -1,10 +1,10 @@
-"""Everything that the real TensorFlow Serving image needs to serve some pushed models, as one folder.
+"""Deployment folder: everything that the TensorFlow Serving image needs to serve some pushed models.
 
-models.config      which models, versions and labels
+models.config      models, versions and labels
 batching.config    how requests are put together
 monitoring.config  Prometheus metrics on the REST port
-flags.txt          flags of the server, one a line
-docker-run.sh      one `docker run` with those flags
+flags.txt          flags of the server, one per line
+docker-run.sh      a `docker run` command with those flags
 compose.yaml       the same as a compose service
 """
 
@@ -36,7 +36,7 @@ class Served:
     """One model of a deployment.
 
     Args:
-        name: under which requests ask for it.
+        name: the name that requests use.
         base: its folder of versions.
         version: the only version to serve, or None for the latest.
     """
@@ -48,13 +48,13 @@ class Served:
 
 @dataclass(frozen=True)
 class Options:
-    """How a server runs.
+    """Settings of a server.
 
     Args:
         grpc_port: int, 1 to 65535. On the host.
         rest_port: int, 1 to 65535, another than `grpc_port`. On the host.
-        batch_size: int >= 0. Most rows per batch; 0 turns batching off.
-        batch_timeout_ms: float >= 0. How long a request waits for others, in milliseconds.
+        batch_size: int >= 0. Maximum rows per batch; 0 turns batching off.
+        batch_timeout_ms: float >= 0. Maximum wait of a request for a batch to fill, in milliseconds.
         image: str. Image and tag.
     """
 
@@ -77,20 +77,20 @@ class Options:
 
 
 def served(folder: Path, name: str | None = None) -> Served:
-    """What a folder given by a user means: a folder of versions, or one version of it.
+    """The model of a folder given by a user: a folder of versions, or one version in it.
 
     Raises:
-        ValueError: if it does not exist, holds no version, or the version is no complete SavedModel.
+        ValueError: if it does not exist, holds no version, or the version is not a complete SavedModel.
     """
     folder = Path(folder).resolve()
     if not folder.is_dir():
-        raise ValueError(f"{folder} does not exist, or is no folder")
+        raise ValueError(f"{folder} does not exist or is not a folder")
     if is_version(folder):
         check_saved_model(folder)
         return Served(name or folder.parent.name, folder.parent, int(folder.name))
     if (folder / "saved_model.pb").exists():
         raise ValueError(
-            f"{folder} is a SavedModel but its name is no version number; TensorFlow Serving wants "
+            f"{folder} is a SavedModel but its name is not a version number; TensorFlow Serving wants "
             f"MODEL/NUMBER/saved_model.pb (`mixrank rollout push BASE {folder}` makes that)"
         )
     found = versions(folder)
@@ -106,7 +106,7 @@ def served(folder: Path, name: str | None = None) -> Served:
 def ranks_candidates(models: Sequence[Served]) -> list[str]:
     """Names of the models whose newest or only version has the signature `rank_candidates`.
 
-    A signature's name stands in the graph file as it is, so the file is searched and not parsed.
+    The graph file contains a signature's name verbatim, so the file is searched, not parsed.
     """
     found = []
     for model in models:
@@ -121,12 +121,12 @@ def write_deployment(output: Path, models: Sequence[Served], options: Options) -
     """Writes the folder under a temporary name, reads every file back, and renames it.
 
     Args:
-        output: must not exist. A running server has the folder open, and labels of a roll-out may lie in it.
+        output: must not exist: a running server may have the folder open, and it may hold the labels of a roll-out.
         models: at least one, of different names.
         options: ports, batching, image.
 
     Raises:
-        ValueError: if `output` exists, or two models have one name.
+        ValueError: if `output` exists, or two models have the same name.
     """
     output = Path(os.path.abspath(output))
     if output.exists():
@@ -201,9 +201,9 @@ def _flags(options: Options) -> list[str]:
     flags = [
         f"--model_config_file={CONFIG}/models.config",
         f"--model_config_file_poll_wait_seconds={POLL_SECONDS}",
-        # Else a server could not start with labels: nothing is loaded yet.
+        # Otherwise a server could not start with labels, because nothing is loaded yet.
         "--allow_version_labels_for_unavailable_models=true",
-        # Else a broken version stays in LOADING for minutes, and removing it changes nothing.
+        # Otherwise a broken version stays in LOADING for minutes, even if it is removed.
         "--max_num_load_retries=0",
         f"--monitoring_config_file={CONFIG}/monitoring.config",
     ]
@@ -215,7 +215,7 @@ def _flags(options: Options) -> list[str]:
 def _mounts(output: Path, models: Sequence[Served]) -> dict[str, str]:
     """Folder on the host -> folder in the container.
 
-    Folders, not files: a roll-out renames a new models.config into place, which a mounted file would not show.
+    Folders, not files: a roll-out renames a new models.config into place, which a mount of the file would not show.
     """
     mounts = {str(output): CONFIG, **{str(model.base): f"{MODELS}/{model.name}" for model in models}}
     if odd := [path for path in mounts if set(path) & set(',$"\n')]:

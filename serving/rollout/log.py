@@ -1,4 +1,4 @@
-"""What was done to a served model, one line each, and the lock that keeps two hands off it."""
+"""Roll-out log and lock of a served model."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def locked(path: Path, command: str) -> Iterator[None]:
 
     Args:
         path: the lock file.
-        command: told to whoever is refused.
+        command: written into the lock, for the message to a refused process.
 
     Raises:
-        ValueError: if another process holds it, with what that one wrote.
+        ValueError: if another process holds the lock; names its command.
     """
 
     def refusal(holder: str) -> str:
@@ -39,10 +39,10 @@ def locked(path: Path, command: str) -> Iterator[None]:
 
 
 class Journal:
-    """Records of the commands on one model: each begins, and is done, failed or interrupted.
+    """Records of the commands on one model: each has a begin, and then is done, failed or interrupted.
 
-    What is true stands in models.config and in the version folders; the journal says when and why, and which command
-    was under way when a process died.
+    models.config and the version folders hold the state; the log says when and why it changed, and which command
+    was running when a process died.
 
     Args:
         path: file of one JSON object per line.
@@ -52,18 +52,18 @@ class Journal:
         self.path = path
 
     def records(self) -> list[dict[str, Any]]:
-        """All whole records, oldest first; the torn last line of a killed process is left out."""
+        """All complete records, oldest first; an incomplete last line of a killed process is skipped."""
         if not self.path.exists():
             return []
         whole, _, _ = self.path.read_text().rpartition("\n")
         return [json.loads(line) for line in whole.splitlines()]
 
     def last(self) -> dict[str, Any] | None:
-        """The newest whole record, or None."""
+        """The newest complete record, or None."""
         return next(reversed(self.records()), None)
 
     def append(self, command: str, event: str, **about: Any) -> None:
-        """Writes a record through to the disk."""
+        """Appends a record and flushes it to disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
             file.seek(0)

@@ -1,4 +1,4 @@
-"""A running TensorFlow Serving, asked over REST."""
+"""REST client of a running TensorFlow Serving, for roll-outs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ AVAILABLE, END = "AVAILABLE", "END"
 
 
 class Server(Protocol):
-    """A server of one model, as a roll-out needs it."""
+    """Interface that a roll-out needs from a server of one model."""
 
     def state(self, version: int) -> State:
-        """Whether a version is loaded."""
+        """The state of a version."""
 
     def resolve(self, label: str) -> int | None:
-        """The version that requests for a label get, or None."""
+        """The version that answers requests for a label, or None."""
 
     def score(self, version: int, instances: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
         """One mapping task -> score per instance."""
@@ -33,8 +33,8 @@ def wait_available(server: Server, version: int, *, seconds: float, poll: float 
         server: the server.
         version: the version.
         seconds: how long to wait.
-        poll: seconds between two questions.
-        stale: seconds for which a failure that is there from the beginning may be that of an earlier attempt.
+        poll: seconds between two polls.
+        stale: seconds during which a failure seen from the start may belong to an earlier attempt.
 
     Raises:
         ValueError: if it fails to load or takes longer.
@@ -55,7 +55,7 @@ def wait_available(server: Server, version: int, *, seconds: float, poll: float 
 
 
 def wait_label(server: Server, label: str, version: int, *, seconds: float, poll: float = 0.2) -> None:
-    """Waits until requests for a label get a version.
+    """Waits until requests for a label are answered by a version.
 
     Raises:
         ValueError: if that takes longer than `seconds`.
@@ -65,7 +65,7 @@ def wait_label(server: Server, label: str, version: int, *, seconds: float, poll
         if time.monotonic() - began > seconds:
             raise ValueError(
                 f"models.config gives `{label}` to version {version}, but after {seconds:g} s the server answers with "
-                f"{found or 'none'}; its log says why. The same command goes on from here"
+                f"{found or 'none'}; its log says why. Run the same command again to resume"
             )
         time.sleep(poll)
 
@@ -77,10 +77,10 @@ class RestServer:
         url: scheme, host and REST port.
         name: the model.
         timeout: seconds per request.
-        chunk: most rows per predict request; at most the `max_batch_size` of the server, which may be 1.
+        chunk: maximum rows per predict request; at most the server's `max_batch_size`, which may be 1.
 
     Raises:
-        ValueError: if `url` is no http address.
+        ValueError: if `url` is not an http address.
     """
 
     def __init__(self, url: str, name: str, *, timeout: float = 30.0, chunk: int = 1) -> None:
@@ -112,7 +112,7 @@ class RestServer:
             with self._client(label=label) as client:
                 return client.version()
         except ServingError as error:
-            # No such label; or its version, or the model, is not there.
+            # The label, its version or the model does not exist.
             if error.status not in ("INVALID_ARGUMENT", "NOT_FOUND"):
                 raise
             return None

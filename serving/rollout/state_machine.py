@@ -1,14 +1,14 @@
-"""Rolls versions of a served model out, step by step, so that a kill at any point leaves the old or the new state.
+"""Roll-out of model versions, step by step: a kill at any point leaves either the old or the new state.
 
-The truth is the model's entry in models.config, which TensorFlow Serving polls: the versions to load and the labels
+The model's entry in models.config, which TensorFlow Serving polls, is the state: the versions to load and the labels
 
-* `stable`, the version that clients get,
-* `canary`, the version on trial; the stable one while there is none,
+* `stable`, the version that answers clients,
+* `canary`, the version on trial; the stable version if there is no trial,
 * `previous`, the version that `rollback` returns to; it stays loaded.
 
-models.config changes by one rename, a version folder appears by one rename, and nothing else decides what is served.
-The server takes a label only for a version that is loaded. So a label moves in three writes: load the version beside
-the others and wait, move the label and wait, unload what has no label left.
+models.config changes with one rename, a version folder appears with one rename; nothing else decides what is served.
+The server accepts a label only on a loaded version. So a label moves in three writes: load the version beside
+the others and wait, move the label and wait, unload the versions without a label.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class VersionStatus:
         version: its number.
         folder: its SavedModel.
         labels: its labels.
-        pushed: when it appeared, if that is known.
+        pushed: when it was pushed, if known.
         loaded: whether models.config lets servers load it.
-        served: what the server says of it; None without a server.
+        served: its state on the server; None without a server.
     """
 
     version: int
@@ -59,12 +59,12 @@ class VersionStatus:
 
 @dataclass(frozen=True)
 class Golden:
-    """What a version must answer before it serves anybody.
+    """Golden-row check that a version must pass before it serves users.
 
     Args:
         file: golden rows; those inside the version if None.
-        tolerance: most that a score may be off.
-        scorer: asks the version; None for the server.
+        tolerance: maximum difference of a score.
+        scorer: scores rows with the version; None uses the server.
     """
 
     file: Path | None = None
@@ -73,16 +73,16 @@ class Golden:
 
 
 class Rollout:
-    """Commands on one model of one models.config.
+    """Roll-out commands on one model of a models.config.
 
     Args:
         base: the model's folder of versions.
         config: models.config; the one in `base` if left out. Several models may share one.
         name: the model's name; that of `base` if left out.
         base_path: `base` as the server sees it, for a models.config that lacks the model; `base` if left out.
-        server: asked whether versions are loaded and labels taken; None writes files only.
+        server: polled until versions are loaded and labels have moved; None only writes files.
         wait: seconds to wait for the server at each step.
-        say: receives one line per thing done.
+        say: called with a line for each action.
     """
 
     def __init__(
@@ -132,15 +132,15 @@ class Rollout:
         """Copies a SavedModel in as the next version. Nothing serves it yet.
 
         Args:
-            model: a SavedModel folder, or a folder of versions, of which the newest is taken.
+            model: a SavedModel folder, or a folder of versions (the newest is used).
             golden: golden rows to put into the version.
-            keep: int >= 1. How many versions to keep; labelled and loaded ones stay in any case.
+            keep: int >= 1. How many versions to keep; labelled and loaded versions are always kept.
 
         Returns:
-            The version; an earlier one if the same files are there already.
+            The version; an existing one if it has the same files.
 
         Raises:
-            ValueError: if `model` is no complete SavedModel, `golden` no golden file, or the lock is taken.
+            ValueError: if `model` is not a complete SavedModel, `golden` is not a golden file, or the lock is taken.
         """
         _check_keep(keep)
         model, extra = Path(model), {}
@@ -166,18 +166,18 @@ class Rollout:
     def canary(self, version: int | None = None, *, golden: Golden | None = Golden()) -> int:
         """Puts a version on trial: loads it beside the stable one and gives it the label `canary`.
 
-        If it has golden rows and there is someone to score them, it must do that before it gets the label.
+        If it has golden rows and there is a way to score them, it must pass that check before it gets the label.
 
         Args:
             version: the newest if left out.
-            golden: what it must answer; None checks nothing.
+            golden: the check to pass; None checks nothing.
 
         Returns:
             The version.
 
         Raises:
             ValueError: if there is no such version, it is stable already, the server does not load it in time, or
-                golden rows differ. models.config is as before then.
+                golden rows differ. models.config is then unchanged.
         """
         with self._command("canary"):
             version, folder = self._version(version)
@@ -200,7 +200,7 @@ class Rollout:
 
         Args:
             version: must be the canary's if given.
-            golden: what it must answer; None promotes without golden rows.
+            golden: the check to pass; None promotes without golden rows.
             keep: as in `push`.
 
         Returns:
@@ -208,7 +208,7 @@ class Rollout:
 
         Raises:
             ValueError: if there is no canary, the server has not loaded it, or golden rows are missing or differ.
-                Nothing is changed then.
+                Then nothing is changed.
         """
         _check_keep(keep)
         with self._command("promote"):
@@ -236,7 +236,7 @@ class Rollout:
         return found
 
     def rollback(self, to: int | None = None, *, trial: bool = False) -> int:
-        """Gives all labels back to the previous stable version, and unloads the others.
+        """Returns all labels to the previous stable version, and unloads the others.
 
         Args:
             to: a version to return to; the one labelled `previous` if left out.
@@ -253,7 +253,7 @@ class Rollout:
         with self._command("rollback") as repeated:
             labels = self.entry.labels
             if repeated and not trial and to is None and PREVIOUS not in labels:
-                # A second step back is not what was asked: the last one may have died before it said so.
+                # Do not go back a second time: the last rollback may have died before it reported success.
                 self._move(labels)
                 self.say(
                     f"version {labels[STABLE]} is stable already, by the last rollback; to go further back, "
@@ -278,9 +278,9 @@ class Rollout:
 
     @contextmanager
     def _command(self, command: str) -> Iterator[bool]:
-        """Takes the lock and cleans up after a killed command; yields whether the last one was this, and came through.
+        """Takes the lock and cleans up after a killed command; yields whether the last one was the same and worked.
 
-        A command that the server did not follow in time has come through as well: models.config says what it wanted.
+        A command that the server did not follow in time has worked as well: models.config holds its result.
         """
         with locked(self.lock, f"mixrank rollout {command}, model {self.entry.name}"):
             for folder in (*leftovers(self.base, mark=MARK), *self.base.glob(f".*{REMOVED}")):
@@ -299,7 +299,7 @@ class Rollout:
 
     @contextmanager
     def _loaded(self, version: int) -> Iterator[None]:
-        """Loads a version beside all that are loaded; if the body fails, models.config is as before."""
+        """Loads a version beside the loaded ones; if the body fails, models.config is restored."""
         if self.server is None:
             yield
             return
@@ -313,7 +313,7 @@ class Rollout:
             raise
 
     def _move(self, labels: Mapping[str, int]) -> None:
-        """Moves the labels; what has none left is unloaded once the server no longer sends requests there."""
+        """Moves the labels, then unloads versions without a label once the server no longer sends them requests."""
         wanted = set(labels.values())
         if self.server is not None:
             self.entry.pin(labels, self.entry.loaded | wanted)
@@ -337,7 +337,7 @@ class Rollout:
         self.say(f"version {version} scores {len(rows)} golden rows as expected, off by at most {worst:.1g}")
 
     def _adopt(self) -> None:
-        """Pins a model that has served the latest version so far, so that a new one is not served by itself."""
+        """Pins a model that served the latest version so far, so that a new version is not served automatically."""
         if self.entry.serves_latest and (found := versions(self.base)):
             newest = max(found)
             labels = {STABLE: newest, CANARY: newest}
@@ -356,7 +356,7 @@ class Rollout:
         return version, found[version]
 
     def _prune(self, keep: int | None, *spared: int) -> None:
-        """Removes all but the newest versions; never one that has a label, is loaded, or is `spared`."""
+        """Removes old versions, but never one that has a label, is loaded, or is `spared`."""
         if keep is None:
             return
         if not self.entry.loaded:
@@ -396,7 +396,7 @@ def _without_canary(labels: Mapping[str, int]) -> tuple[int, dict[str, int]]:
 
 
 def _time_of(version: int) -> datetime | None:
-    """The Unix time that a version's number stands for, if it looks like one."""
+    """The Unix time that a version's number encodes, if it looks like one."""
     return datetime.fromtimestamp(version, UTC) if 1e9 < version < 4e9 else None
 
 

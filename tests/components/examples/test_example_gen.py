@@ -440,5 +440,5 @@ def test_a_record_that_is_no_example_is_a_dead_letter(tmp_path):
             writer.write(record)
     artifact = execute(dataset(max_bad_rows=0.1), tmp_path, tmp_path / "out")
     (letter,) = dead_letters(f"{artifact.uri}/dead_letter.jsonl")
-    assert (letter["row"], letter["reason"]) == (6, "is no tf.Example")
+    assert (letter["row"], letter["reason"]) == (6, "is not a tf.Example")
     assert sum(report_of(artifact)["rows"].values()) == 24

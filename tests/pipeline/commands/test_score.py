@@ -57,7 +57,7 @@ def test_too_many_bad_rows_exit_with_1(mixrank_score, toy_export, examples, tmp_
     result = mixrank_score(toy_export.base, examples, tmp_path / "out", "--max-bad", "0.001")
     assert result.exit_code == 1
     assert "error:1 of 150 rows are bad, --max-bad 0.001 allows 0" in result.output.replace("error: ", "error:")
-    assert "row 3, is no tf.Example" in result.output
+    assert "row 3, is not a tf.Example" in result.output
 
 
 @pytest.mark.parametrize(

@@ -277,7 +277,7 @@ def test_bad_examples_go_to_the_dead_letters(toy_spec, toy_export, toy_rows, toy
     assert_scores(frame, toy_scores, good)
     found = {letter["row"] - 1: letter for letter in letters(tmp_path / "out")}
     assert sorted(found) == list(range(0, 80, 10))
-    assert found[0]["reason"] == "is no tf.Example"
+    assert found[0]["reason"] == "is not a tf.Example"
     assert found[10]["column"] == found[40]["column"] == "person"
     assert found[20]["column"] == "price"
     assert found[30]["reason"] == "column `clip` is required but missing"

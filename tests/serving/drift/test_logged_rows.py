@@ -194,5 +194,5 @@ def test_a_file_of_no_known_form_is_named(tmp_path, toy_spec, content):
 
 
 def test_a_source_without_files_is_refused(tmp_path: Path, toy_spec: Any):
-    with pytest.raises(ValueError, match="is no file and no folder of files"):
+    with pytest.raises(ValueError, match="is neither a file nor a folder of files"):
         LoggedRows(tmp_path / "nothing", toy_spec)

@@ -159,7 +159,7 @@ def test_what_cannot_be_served_is_refused(save, tmp_path, mixrank):
     refused(mixrank("deploy", tmp_path / "nowhere", *out), "nowhere does not exist")
     refused(mixrank("deploy", tmp_path / "empty", *out), "holds no version folder (a number, such as 1700000000)")
     save("loose")
-    refused(mixrank("deploy", tmp_path / "loose", *out), "is a SavedModel but its name is no version number")
+    refused(mixrank("deploy", tmp_path / "loose", *out), "is a SavedModel but its name is not a version number")
     (tmp_path / "hollow" / "5").mkdir(parents=True)
     refused(mixrank("deploy", tmp_path / "hollow", *out), "5 is not a SavedModel: it holds no saved_model.pb")
     save("cut/6")
