@@ -1,1 +1,1 @@
-"""TFX wrappers."""
+"""TFX components of the pipeline."""

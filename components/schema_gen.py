@@ -12,7 +12,7 @@ from mixrank.schemas import FeatureSpec, tfmd
 
 
 class Executor(base_executor.BaseExecutor):
-    """Writes `schema.pbtxt`, the name that TFX's own components look for."""
+    """Writes `schema.pbtxt`, the file name that TFX's own components expect."""
 
     def Do(self, input_dict: dict[str, list[Any]], output_dict: dict[str, list[Any]], exec_properties: Any) -> None:
         folder = Path(artifact_utils.get_single_uri(output_dict["schema"]))
@@ -33,7 +33,7 @@ class SchemaGenSpec(component_spec.ComponentSpec):
 
 
 class SchemaGen(base_component.BaseComponent):
-    """TFX component with the output `schema`; nothing is inferred, the spec says it all.
+    """TFX component with the output `schema`; nothing is inferred, the spec defines everything.
 
     Args:
         spec: columns of a row.

@@ -60,7 +60,7 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
 
 
 def row_values(feature: RowFeature, values: tf.RaggedTensor, vocabularies: Mapping[str, Any]) -> tf.Tensor:
-    """Ids or numbers of a feature of the row, `[batch]`, or `[batch, max_length]` of a multi-valued one."""
+    """Ids or numbers of a row feature, `[batch]`, or `[batch, max_length]` if it is multi-valued."""
     match feature:
         case Categorical():
             return categorical_ids(feature, first(values, PADDING[feature.dtype]), vocabularies)
@@ -103,7 +103,7 @@ def count_vocabulary(name: str, vocab: Vocab, values: tf.RaggedTensor) -> Any:
     return tft.vocabulary(
         values,
         top_k=vocab.max_size,
-        # A threshold of one keeps everything and is a warned no-op.
+        # A threshold of one would keep everything and only cause a warning.
         frequency_threshold=vocab.min_count if vocab.min_count > 1 else None,
         vocab_filename=name,
     )

@@ -40,7 +40,7 @@ class Executor(executor.Executor):
 
 
 class ExampleValidatorSpec(component_spec.ComponentSpec):
-    """What TFX's own component takes, and a fingerprint of the code."""
+    """Parameters of TFX's own component, and a fingerprint of the code."""
 
     PARAMETERS = {
         **standard_component_specs.ExampleValidatorSpec.PARAMETERS,

@@ -1,4 +1,4 @@
-"""Calendar days: of event times, and as people write them."""
+"""Calendar days of event times, and the parser of day ranges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def local_days(time_ms: np.ndarray, timezone: str, starts_at: int) -> np.ndarray
 
     Args:
         time_ms: int array (rows,), milliseconds since 1970-01-01 UTC.
-        timezone: IANA name of the zone whose calendar counts.
+        timezone: IANA name of the time zone that defines the days.
         starts_at: int in [0, 23]. Local hour at which a day begins.
     """
     local = pd.DatetimeIndex(time_ms.astype("datetime64[ms]")).tz_localize("UTC").tz_convert(timezone)
@@ -25,7 +25,7 @@ def local_days(time_ms: np.ndarray, timezone: str, starts_at: int) -> np.ndarray
 
 
 def window_start(time_ms: np.ndarray, window: Window) -> np.ndarray:
-    """Where the real-time history of an impression begins, milliseconds.
+    """Start of the real-time history of each impression, in milliseconds.
 
     Args:
         time_ms: int array (rows,), milliseconds since 1970-01-01 UTC.
@@ -40,7 +40,7 @@ def window_start(time_ms: np.ndarray, window: Window) -> np.ndarray:
     days = local_days(time_ms, window.timezone, window.starts_at)
     distinct, inverse = np.unique(days, return_inverse=True)
     wall = pd.DatetimeIndex(distinct.astype("datetime64[ns]")) + pd.Timedelta(hours=window.starts_at)
-    # A start that the clock skips is the next moment that exists; of two that read alike the first is meant.
+    # A start that a clock change skips moves to the next existing moment; of a repeated one, the first is used.
     starts = wall.tz_localize(window.timezone, nonexistent="shift_forward", ambiguous=np.ones(len(wall), dtype=bool))
     start_ms = starts.tz_convert("UTC").tz_localize(None).to_numpy().astype("datetime64[ms]").astype(np.int64)
     return start_ms[inverse]
@@ -65,5 +65,5 @@ def parse_days(text: str) -> tuple[str, str]:
         if not fits:
             raise ValueError(f"days are written as 2022-05-05..2022-05-06, received {text!r}")
     if first > last:
-        raise ValueError(f"the first day is behind the last: {text}")
+        raise ValueError(f"the first day is after the last: {text}")
     return first, last

@@ -1,4 +1,4 @@
-"""Columns of many rows as pieces of tf.Examples: each distinct value is encoded once, each history is one slice."""
+"""Columns of many rows as encoded parts of tf.Examples: distinct values are encoded once, a history is one slice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ValueColumn:
         name: the column.
         kind: "int", "float" or "str".
         coded: scalars, or tuples of them.
-        length: int or None. Most values of a tuple.
+        length: int or None. Maximum number of values of a tuple.
     """
 
     def __init__(self, name: str, kind: Kind, coded: Coded, length: int | None = None):
@@ -40,13 +40,13 @@ class ValueColumn:
 
 
 class HistoryColumn:
-    """An item attribute or the action of every event of a history.
+    """A history column: an item attribute, or the action, of every event.
 
     Args:
         name: the column.
         kind: "int" or "str".
-        coded: the attribute of every event, rows of the log first, then prior events.
-        width: int >= 1. Values per event, filled up with padding.
+        coded: the attribute of every event: rows of the log, then prior events.
+        width: int >= 1. Values per event, padded.
         sequence: events of all users.
         slices: the history of every row.
     """
@@ -66,7 +66,7 @@ class HistoryColumn:
 
 
 class GapColumn:
-    """Whole seconds from every event of a history to the impression, -1 where the event's time is not known.
+    """Whole seconds from every event of a history to the impression; -1 if the event's time is unknown.
 
     Args:
         name: the column.
@@ -102,7 +102,7 @@ def varints(numbers: np.ndarray) -> tuple[bytes, np.ndarray]:
         sizes += rest >= np.uint64(1) << np.uint64(bits)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     out = np.empty(offsets[-1], dtype=np.uint8)
-    # Byte b of every number that has one; all but the last carry the continuation bit.
+    # Byte b of every number that is long enough; all but the last byte carry the continuation bit.
     for position in range(int(sizes.max(initial=0))):
         has = np.flatnonzero(sizes > position)
         septet = (rest[has] >> np.uint64(7 * position) & np.uint64(0x7F)).astype(np.uint8)

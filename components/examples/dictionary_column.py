@@ -1,4 +1,4 @@
-"""A column as codes into its distinct values: work is done once per distinct value, rows only move integers."""
+"""Dictionary-encoded columns: work is done once per distinct value, and rows only move integer codes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Coded:
 
     Args:
         codes: int array (rows,).
-        values: list of Python scalars or tuples. A value may stand in it more than once.
+        values: list of Python scalars or tuples. A value may occur in it more than once.
     """
 
     codes: np.ndarray
@@ -59,7 +59,7 @@ class Coded:
         return Coded(np.concatenate([self.codes, codes]), self.values + other.values[1:])
 
     def find_in(self, other: Coded) -> np.ndarray:
-        """For every row, the row of `other` with the same value, or -1. The values of `other` must be unique."""
+        """The row of `other` with the same value, for each row, or -1. The values of `other` must be unique."""
         if not len(other):
             return np.full(len(self), -1)
         where = {value: row for row, value in enumerate(other.tolist()) if value is not None}

@@ -2,10 +2,10 @@
 
     raw files --read--> Arrow files, one batch per user shard --write--> Split-train/, Split-valid/, Split-eval/
 
-Two Beam jobs. The first reads pieces of files, checks every value and sorts the rows by user shard. The second takes
-one user shard at a time through `user_shard.py`. If the source declares a `Popularity`, a job between them counts its
-values in the shards. Only file names travel through Beam, so memory grows with the largest piece and the largest shard,
-not with the log. Every worker reads the item tables whole.
+Two Beam jobs. The first reads pieces of files, checks every value and sorts the rows by user shard. The second passes
+one user shard at a time through `user_shard.py`. If the source declares a `Popularity`, a third job in between
+counts its values in the shards. Only file names pass through Beam, so memory grows with the largest piece and the
+largest shard, not with the log. Every worker reads the item tables completely.
 
 The artifact also holds `report.json` (counts), `dead_letter.jsonl` (rows that do not parse) and, with a `Popularity`,
 `popularity.parquet` (its counts per column, value and day, from which a server can fill the features).
@@ -42,7 +42,7 @@ REPORT, DEAD_LETTER, POPULARITY = "report.json", "dead_letter.jsonl", "popularit
 
 
 class ExampleGenSpec(component_spec.ComponentSpec):
-    """What TFX's own component takes, and the days of the splits."""
+    """Parameters of TFX's own component, and the days of the splits."""
 
     PARAMETERS = {
         **standard_component_specs.FileBasedExampleGenSpec.PARAMETERS,
@@ -58,7 +58,7 @@ class ExampleGen(FileBasedExampleGen):
     SPEC_CLASS = ExampleGenSpec
 
     def __init__(self, **values: Any) -> None:
-        # TFX's constructor knows its own parameters only.
+        # TFX's constructor accepts only its own parameters.
         base_beam_component.BaseBeamComponent.__init__(
             self,
             ExampleGenSpec(examples=types.Channel(type=standard_artifacts.Examples), **values),
@@ -74,10 +74,10 @@ def build_example_gen(
     Args:
         dataset: the declaration.
         data_dir: folder with the raw files.
-        num_shards: int >= 1 or None. Number of user shards, which is also the number of files per split; None takes
-            it from the size of the input.
+        num_shards: int >= 1 or None. Number of user shards, which is also the number of files per split; None derives
+            it from the input size.
         source_hash: text that changes with the code, so that the cache notices an edit.
-        split_days: other days for the dataset's splits, as in `with_days`; empty leaves them.
+        split_days: other days for the dataset's splits, as in `with_days`; empty keeps the dataset's own.
 
     Returns:
         A component with output `examples`.
@@ -93,7 +93,7 @@ def build_example_gen(
     source = dataset.source
     raw: list[Table] = [source.log, *(join.table for join in source.joins)]
     raw += [source.prior.table] if source.prior is not None else []
-    # The driver fingerprints every pattern, also those of layouts that are not there; the executor picks the layout.
+    # The driver fingerprints all patterns, including those of absent layouts; the executor picks the layout.
     patterns = [pattern for table in raw for pattern in table.files]
     return ExampleGen(
         input_base=data_dir,
@@ -116,7 +116,7 @@ def build_example_gen(
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
-    """Runs the two Beam jobs and writes the report."""
+    """Runs the Beam jobs and writes the report."""
 
     def Do(
         self,
@@ -132,7 +132,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             exec_properties: "input_base": the data folder; "custom_config": the packed dataset; "split_days".
 
         Raises:
-            ValueError: for a missing file, table or column, a doubled key, too many bad rows, or wrong days.
+            ValueError: for a missing file, table or column, a duplicate key, too many bad rows, or wrong days.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         settings = _settings(exec_properties)
@@ -202,7 +202,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 
 def _batches(tables: dict[str, RawTable], reads: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Table -> the Arrow files that the reading job wrote of it."""
+    """Table -> the Arrow files that the reading job wrote for it."""
     batches: dict[str, list[str]] = {name: [] for name in tables}
     for read in reads:
         batches[read["table"]] += read["batches"]
@@ -245,7 +245,7 @@ def _stop_if_bad(dataset: Dataset, summaries: list[dict[str, Any]], uri: str) ->
     """The dead letters of all tables.
 
     Raises:
-        ValueError: if a table has more of them than `max_bad_rows` allows.
+        ValueError: if a table has more bad rows than `max_bad_rows` allows.
     """
     letters = [letter for summary in summaries for letter in summary["bad"]]
     for table in dict.fromkeys(summary["table"] for summary in summaries):
@@ -271,7 +271,7 @@ def _stop_if_bad(dataset: Dataset, summaries: list[dict[str, Any]], uri: str) ->
 
 
 def _stop_if_empty(report: dict[str, Any]) -> None:
-    """Refuses a split without rows, which every later step would stumble over."""
+    """Refuses a split without rows, because it would break later steps with unclear errors."""
     for name, rows in report["rows"].items():
         if rows == 0:
             days = [f"{datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC):%Y-%m-%d}" for ms in report["time_ms"]]
@@ -285,7 +285,7 @@ def _write_lines(path: str, values: list[dict[str, Any]]) -> None:
 
 
 def _report(dataset: Dataset, reads: list[dict[str, Any]], writes: list[dict[str, Any]]) -> dict[str, Any]:
-    """What went in, what came out and what was lost on the way."""
+    """Row counts for `report.json`: read, written and lost."""
     counts = {name: sum(write["counts"][name] for write in writes) for name in writes[0]["counts"]}
     written = {name: counts.pop(f"rows_{name}") for name in SPLITS}
     rows = max(1, sum(written.values()))

@@ -1,13 +1,13 @@
-"""Point-in-time histories of all rows at once.
+"""Point-in-time histories of all rows, computed together.
 
-A user's events, newest first and followed by what was known before the log, form one sequence. Every history of every
-row of that user is a contiguous piece of it:
+A user's events, newest first and followed by the prior events from before the log, form one sequence. Each history of a
+row of that user is a contiguous slice of it:
 
     sequence   e4  e3  e2  e1  e0 | p0  p1          a row at the time of e4, whose day began between e1 and e2
     within         [e3  e2]
     before                 [e1  e0   p0  p1]
 
-so a history is a start and a count, found by counting the user's events before two times.
+So a history is a start and a count, found by counting the user's events before two times.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Sequences:
-    """Events of all users, one user after the other, newest first, prior events behind those of the log.
+    """Events of all users, user by user, newest first, with prior events after those of the log.
 
     Args:
         events: int array (events,). Row of the log, or `num_rows + j` for prior event j.
         starts: int array (users,). Where the user's sequence begins in `events`.
-        logged: int array (users,). How many events of the log it has.
-        prior: int array (users,). How many prior events follow them.
+        logged: int array (users,). Number of its events from the log.
+        prior: int array (users,). Number of prior events after them.
     """
 
     events: np.ndarray
@@ -87,7 +87,7 @@ def slices(
         keep: bool array (rows,). As given to `sequences`.
         window_start: int array (rows,), at most `time`.
         window: "before" or "within".
-        length: int >= 1. Number of events kept, the newest.
+        length: int >= 1. Maximum number of events; the newest are kept.
     """
     before = _events_before(user, time, keep, window_start)
     if window == "before":
@@ -100,8 +100,8 @@ def slices(
 
 
 def _events_before(user: np.ndarray, time: np.ndarray, keep: np.ndarray, bound: np.ndarray) -> np.ndarray:
-    """Per row, how many kept events of its user have a time strictly below its bound."""
-    # Ranks instead of times, so that (user, time) fits into one integer whatever the times are.
+    """Number of kept events of the row's user with a time strictly below the row's bound."""
+    # Ranks instead of times, so that (user, time) always fits into one integer.
     ranks = np.unique(time)
     width = len(ranks) + 1
     events = user[keep] * width + np.searchsorted(ranks, time[keep])

@@ -1,4 +1,4 @@
-"""The log of some users with everything that its rows need: duplicates dropped, tables joined, columns derived."""
+"""The log of some users, ready for features: duplicates dropped, tables joined, columns derived."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def joined_log(dataset: Dataset, tables: dict[str, Columns]) -> tuple[Columns, d
         tables: table name -> its columns, as in `mixrank.components.examples.user_shard.build`.
 
     Returns:
-        The columns; what happened to the rows; (file number, row, column, value, reason) of rows that turned out bad.
+        The columns; row counts for the report; (file number, row, column, value, reason) of rows found to be bad.
 
     Raises:
         ValueError: if two rows of a joined table differ but have the same key.
@@ -59,7 +59,7 @@ def derived(rule: Derived, value: float) -> int | str:
 
 
 def drop_duplicates(table: Columns) -> tuple[Columns, int]:
-    """The rows that differ in a column of the spec from every row before them, and how many others there were."""
+    """Rows that differ from all earlier rows in some column of the spec, and the number of duplicates."""
     names = [name for name in table if name not in (FILE, ROW)]
     repeated = pd.DataFrame({name: table[name].codes for name in names}).duplicated().to_numpy()
     if not repeated.any():
@@ -71,7 +71,7 @@ def unique_rows(table: Columns, key: str, name: str) -> Columns:
     """The table without repeated rows.
 
     Raises:
-        ValueError: if a key is left with two rows.
+        ValueError: if a key still has two rows.
     """
     table, _ = drop_duplicates(table)
     codes = table[key].codes

@@ -1,4 +1,4 @@
-"""A raw log -> examples of some days, to be scored: joins and histories as in training, by ExampleGen itself."""
+"""A raw log -> examples of some days to score, with the joins and histories of training, made by ExampleGen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mixrank.schemas import CalendarDay, Dataset, Sliding, SplitByDay
 from mixrank.schemas.files import write_atomically
 
 RUNNER = "--runner=FnApiRunner"
-# ExampleGen fills splits of these names; days to score go to the first, the second holds no day of any log.
+# ExampleGen fills splits of these names; the days to score go to the first, the second stays empty.
 SCORED, NEVER = "train", "eval"
 FIRST, LAST = "1970-01-01", "2200-12-31"
 AFTER_ALL = ("9999-12-30", "9999-12-31")
@@ -33,7 +33,7 @@ def write_examples(
     Args:
         dataset: the declaration; its split is not used.
         data: folder with the raw files.
-        folder: folder to write; one that holds the same log and days is taken as it is.
+        folder: folder to write; if it already holds the same log and days, it is reused.
         days: first and last local day, in the time zone of the dataset's split or window; None for all rows.
         beam_args: options of the Beam pipelines.
 
@@ -41,7 +41,7 @@ def write_examples(
         The folder of the examples.
 
     Raises:
-        ValueError: as ExampleGen; if no row of the log is of these days; or if `folder` holds another log.
+        ValueError: as ExampleGen; if the log has no rows on these days; or if `folder` holds another log.
     """
     wanted = json.loads(json.dumps([dataset.model_dump(mode="json"), days, _files(dataset, data)]))
     note, target = folder / "log.json", folder / f"Split-{SCORED}"
@@ -66,7 +66,7 @@ def write_examples(
 
 
 class _Executor(Executor):
-    """ExampleGen for whom a split may be empty."""
+    """An ExampleGen that allows empty splits."""
 
     def _check(self, report: dict[str, Any]) -> None:
         pass
@@ -85,6 +85,6 @@ def _of_days(dataset: Dataset, days: tuple[str, str] | None) -> Dataset:
 
 
 def _files(dataset: Dataset, data: Path) -> dict[str, list[int]]:
-    """Size and time of last change of every raw file."""
+    """Size and modification time of every raw file."""
     files = {file for table in find_tables(dataset, str(data)).values() for file in table.files}
     return {file: [Path(file).stat().st_size, Path(file).stat().st_mtime_ns] for file in sorted(files)}

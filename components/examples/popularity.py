@@ -1,7 +1,7 @@
-"""How an item attribute did on earlier days: counts per day over all users, looked up for every impression.
+"""Popularity of item attributes on earlier days: daily counts over all users, looked up for every impression.
 
-Impressions lie in user shards and popularity is over all users, so it takes two passes: `count` in every shard, `merge`
-of the counts, which are one row per value and day, and `popularity_of` the rows of a shard.
+Impressions are sharded by user, but popularity is over all users. So `count` runs in every shard, `merge` adds up the
+counts (one row per value and day), and a second pass looks up `popularity_of` the rows of each shard.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class DailyCounts:
         return np.where(known, self.positives[last], 0), np.where(known, self.rows[last], 0)
 
 
-# More days than a calendar has: keeps values apart in `DailyCounts.at`.
+# More days than any log has, so that values do not overlap in `DailyCounts.at`.
 _DAYS = 1 << 24
 
 
@@ -67,7 +67,7 @@ def count(rules: dict[str, Popularity], columns: dict[str, Coded], time: np.ndar
         label = columns[rule.label].numbers() if rule.label is not None else np.zeros(len(time), dtype=np.int64)
         values = np.array([ALL, *map(str, attribute.values[1:])], dtype=object)
         frame = pd.DataFrame({"value": values[attribute.codes], "day": day, "positives": label, "rows": 1})
-        # A missing value has no popularity of its own, but its rows count in those of all.
+        # A missing value has no popularity of its own, but its rows count in the total.
         known = frame[attribute.codes > 0].groupby(["value", "day"], as_index=False).sum()
         every = frame.assign(value=ALL).groupby(["value", "day"], as_index=False).sum()
         parts.append(pd.concat([every, known]).assign(column=column)[list(COLUMNS)])
@@ -111,7 +111,7 @@ def popularity_of(rule: Popularity, counts: DailyCounts, attribute: Coded, time:
     result: Any = rows
     if rule.label is not None:
         all_positives, all_rows = counts.before([ALL], np.zeros(len(time), dtype=np.int64), days)
-        # One row of each outcome more, so that a log that begins with clicks alone has a finite rate.
+        # Add one row of each outcome, so that the rate is finite even if a log begins with clicks only.
         rate = (all_positives + 1) / (all_rows + 2)
         odds = (positives + rule.smoothing * rate) / (rows - positives + rule.smoothing * (1 - rate))
         result = np.log(odds) - np.log(rate / (1 - rate))

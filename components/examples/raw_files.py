@@ -1,4 +1,4 @@
-"""One raw file in batches: Parquet, separated text or TFRecord, from any file system that Beam can read."""
+"""Batched reader of a raw file: Parquet, separated text or TFRecord, from any file system that Beam can read."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from apache_beam.io.filesystems import FileSystems
 
 BATCH_ROWS = 65_536
 CSV_BLOCK_BYTES = 8 * 2**20
-# A flat tf.Example has no list of its columns; they are gathered from so many records.
+# A TFRecord file does not list its columns; they are collected from this many records.
 SNIFFED_RECORDS = 1000
-# Text is this much smaller when compressed, roughly.
+# Rough compression ratio of text.
 GZIP_RATIO = 5
 
 
@@ -28,9 +28,9 @@ class Batch:
     """Rows of a file.
 
     Args:
-        table: the columns asked for; a column absent from all records of a TFRecord batch has type null.
+        table: the requested columns; a column absent from all records of a TFRecord batch has type null.
         rows: int array. Number of each row in its file, from 1; a header is not counted.
-        bad: (row, text, reason) of rows that could not be taken apart.
+        bad: (row, text, reason) of rows that could not be parsed.
     """
 
     table: pa.Table
@@ -48,7 +48,7 @@ def columns(file: str, kind: str, separator: str) -> list[str]:
             header = source.readline().decode("utf-8-sig")
         if not header.strip():
             raise ValueError(f"{file} is empty; its first line must name the columns")
-        # Reading the header as a file of its own leaves quoting to the CSV reader.
+        # The CSV reader parses the header as a file of its own, so that it also handles the quoting.
         reader = pa.csv.open_csv(pa.py_buffer(header.encode()), parse_options=_parse_options(separator, None))
         return list(reader.schema.names)
     batch = next(_tfrecord(file, None, SNIFFED_RECORDS), None)
@@ -58,7 +58,7 @@ def columns(file: str, kind: str, separator: str) -> list[str]:
 
 
 def size(file: str, kind: str) -> int:
-    """Uncompressed bytes of a file, roughly."""
+    """Approximate uncompressed size of a file in bytes."""
     if kind == "parquet":
         with _open(file, kind) as source:
             metadata = pyarrow.parquet.ParquetFile(source).metadata
@@ -101,9 +101,9 @@ def read(file: str, kind: str, separator: str, names: list[str], group: int = -1
 
 @contextlib.contextmanager
 def _open(file: str, kind: str) -> Iterator[BinaryIO | gzip.GzipFile]:
-    """An open file, unzipped, whose name is in every error that Arrow has with it."""
+    """An open, decompressed file; errors that Arrow raises while reading it get its name."""
     try:
-        # Beam would unzip too, but its file object does not suit Arrow.
+        # Beam could decompress too, but Arrow does not work with its file object.
         with FileSystems.open(file, compression_type=CompressionTypes.UNCOMPRESSED) as source:
             yield gzip.GzipFile(fileobj=source) if file.endswith(".gz") else source
     except (pa.ArrowInvalid, gzip.BadGzipFile) as error:
@@ -121,7 +121,7 @@ def _parquet(file: str, names: list[str], group: int, before: int) -> Iterator[B
 
 
 def _parse_options(separator: str, handler: object) -> pa.csv.ParseOptions:
-    # Tab-separated files know no quotes: a film may be called `"Great Performances" Cats`.
+    # Tab-separated files have no quoting: a film may be called `"Great Performances" Cats`.
     quote = False if separator == "\t" else '"'
     return pa.csv.ParseOptions(delimiter=separator, quote_char=quote, invalid_row_handler=handler)
 
@@ -138,10 +138,10 @@ def _csv(file: str, names: list[str], separator: str) -> Iterator[Batch]:
     with _open(file, "csv") as source:
         reader = pa.csv.open_csv(
             source,
-            # Rows are only numbered when one thread reads.
+            # Arrow numbers rows only when it reads with one thread.
             read_options=pa.csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK_BYTES),
             parse_options=_parse_options(separator, skip),
-            # Values are judged later, one rule for all formats; bytes also let text that is no UTF-8 through to there.
+            # Values are checked later, by one rule for all formats; as bytes, text that is not UTF-8 gets there too.
             convert_options=pa.csv.ConvertOptions(
                 include_columns=names,
                 column_types={name: pa.binary() for name in names},

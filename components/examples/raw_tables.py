@@ -1,4 +1,4 @@
-"""Raw tables: which files there are, which columns are needed from which table, and how to read a piece of a file."""
+"""Raw tables of a dataset: their files, the columns needed from each, and the reader of a piece of a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mixrank.schemas import Categorical, Dataset, Join, MultiCategorical, Numeri
 from mixrank.schemas.naming import nearest
 
 LOG, PRIOR = "log", "prior"
-# Of uncompressed columns. KuaiRand shards of this size have 50,000 rows and take about 140 MB to build.
+# Uncompressed columns. KuaiRand shards of this size have 50,000 rows and take about 140 MB to build.
 SHARD_BYTES = 2 * 2**20
 LEAST_SHARDS = 4
 
@@ -31,8 +31,8 @@ class RawTable:
         format: "parquet", "csv" or "tfrecord".
         separator: of a text file.
         names: name used here -> column in the file.
-        columns: what is read, after renaming.
-        key: column to partition by, or None for a table that every shard reads whole.
+        columns: the columns to read, after renaming.
+        key: column to partition by, or None for a table that every shard reads completely.
     """
 
     name: str
@@ -57,7 +57,7 @@ class RawTable:
 def find_tables(dataset: Dataset, data_dir: str) -> dict[str, RawTable]:
     """The tables of a dataset under a folder, with every needed column checked in every file.
 
-    A feature is taken from the log if the log has its column, else from the first join that has it. Keys, time,
+    A feature comes from the log if the log has its column, else from the first join that has it. Keys, time,
     labels and flags must be in the log or derived.
 
     Args:
@@ -65,7 +65,7 @@ def find_tables(dataset: Dataset, data_dir: str) -> dict[str, RawTable]:
         data_dir: folder with the raw files; any file system Beam can read.
 
     Returns:
-        name -> table; "log" is always there, "prior" only if its files are.
+        name -> table; "log" is always present, "prior" only if its files are.
 
     Raises:
         ValueError: naming the missing file, or the file, the missing column and the nearest one it has.
@@ -186,7 +186,7 @@ def _needed(
 
 def _features(dataset: Dataset) -> Iterator[RawColumn]:
     spec = dataset.spec
-    # A row without a scenario is bad, but only the join can tell if the scenario is joined or derived.
+    # A row without a scenario is bad, but a joined or derived scenario is known only after the join.
     yield RawColumn(spec.scenario.name, spec.scenario.dtype)
     for feature in spec.inputs:
         match feature:

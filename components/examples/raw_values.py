@@ -1,7 +1,7 @@
-"""Raw values -> the type the spec declares, and the reason when one does not fit.
+"""Raw values -> the type that the spec declares, or the reason why a value does not fit.
 
-One rule for every file format: what a number, a flag or a missing value looks like does not depend on whether the log
-came as Parquet, as text or as TFRecord.
+One rule for all file formats: a number, a flag or a missing value is written the same way whether the log
+is Parquet, text or TFRecord.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import pyarrow.compute as pc
 from mixrank.schemas.task_kinds import BINARY
 
 Kind = Literal["int", "str", "float", "flag", "time"]
-# How text files and careless exports write a missing value.
+# Missing values as text files and careless exports write them.
 MISSING = frozenset({"", "nan", "NaN", "null", "NULL", "\\N"})
-# Beyond it the unit is wrong; it also keeps calendars inside 64-bit nanoseconds.
+# A later time means a wrong unit; the limit also keeps calendars within 64-bit nanoseconds.
 LATEST_MS = 7_258_118_400_000
 _ARROW = {"int": pa.int64(), "str": pa.string(), "float": pa.float64(), "flag": pa.int64(), "time": pa.int64()}
 
 
 @dataclass(frozen=True)
 class RawColumn:
-    """What a column of a raw table must hold.
+    """Expected type of a column of a raw table.
 
     Args:
         name: name after renaming.
@@ -101,7 +101,7 @@ def _by_distinct(array: pa.Array, parse: Callable[[Any], Any], to: pa.DataType) 
 
 
 def _unwrap(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[int, str]]:
-    """Plain values of a dictionary array, and of a list array (TFRecord) in a column of single values."""
+    """Plain values of a dictionary array, or of a list array (TFRecord) that holds single values."""
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if not _is_list(array.type) or (column.many and column.separator is None):
@@ -153,7 +153,7 @@ def _split(parse: Callable[[Any], Any], separator: str) -> Callable[[Any], list[
 
 
 def _plain(value: Any) -> Any:
-    """Bytes as text, and every way to write a missing value as None."""
+    """Bytes as text; every spelling of a missing value becomes None."""
     if isinstance(value, bytes):
         try:
             value = value.decode()
@@ -177,7 +177,7 @@ def parse_float(value: Any) -> float | None:
     if value is None:
         return None
     try:
-        # Python reads 1_000 as a number; a log means something else by it.
+        # Python would read 1_000 as a number; in a log it is not one.
         number = math.nan if isinstance(value, str) and "_" in value else float(value)
     except ValueError:
         number = math.nan
@@ -193,7 +193,7 @@ def parse_int(value: Any) -> int | None:
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+", value):
         value = int(value)
     if value is not None and not isinstance(value, int):
-        # A column with nulls becomes float in Parquet and in text files.
+        # In Parquet and text files, an integer column with nulls often becomes float.
         number = parse_float(value)
         if number is None or number != int(number) or abs(number) > 2**53:
             raise ValueError("is not a whole number")

@@ -1,4 +1,4 @@
-"""Which split each row belongs to."""
+"""Assignment of rows to splits."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NONE = -1
 
 
 def stable_hash(value: Any, salt: str) -> int:
-    """A 64-bit hash of a key that is the same in every process and, since it reads text, for 7 and "7"."""
+    """A 64-bit hash of a key, equal in every process; it hashes the text, so 7 and "7" are equal."""
     return int.from_bytes(hashlib.blake2b(f"{salt}:{value}".encode(), digest_size=8).digest(), "little")
 
 
 def with_days(dataset: Dataset, split_days: str) -> Dataset:
-    """The dataset with other days per split.
+    """The dataset with different days per split.
 
     Args:
         dataset: split by day.
@@ -28,7 +28,7 @@ def with_days(dataset: Dataset, split_days: str) -> Dataset:
             the dataset's own splits; days as in `SplitByDay`.
 
     Raises:
-        ValueError: if the text is no such JSON, names other splits, or the dataset is not split by day.
+        ValueError: if the text is not such JSON or names other splits, or the dataset is not split by day.
     """
     split = dataset.source.split
     if not isinstance(split, SplitByDay):
@@ -64,7 +64,7 @@ def assign(split: Split, user: np.ndarray, users: list[Any], time: np.ndarray) -
         return result
     if isinstance(split, SplitByUserTail):
         return _user_tail(user, time, split.valid, split.eval)
-    # 53 bits are what a float holds exactly.
+    # A float holds 53 bits exactly.
     share = np.array([(stable_hash(key, "split") >> 11) / 2**53 for key in users])
     dealt = np.where(share < split.eval, 2, np.where(share < split.eval + split.valid, 1, 0))
     return dealt[user] if len(user) else np.zeros(0, dtype=np.int64)
@@ -74,7 +74,7 @@ def _user_tail(user: np.ndarray, time: np.ndarray, valid: float, evaluated: floa
     counts = np.bincount(user)
     starts = np.cumsum(counts) - counts
     rows = np.arange(len(user))
-    # Rows of one time go where the first of them goes.
+    # Rows with equal times go to the split of the first of them.
     first = np.ones(len(user), dtype=bool)
     first[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
     position = np.maximum.accumulate(np.where(first, rows, 0)) - starts[user]

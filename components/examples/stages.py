@@ -1,7 +1,7 @@
-"""The two Beam steps of ExampleGen: a piece of a file -> rows by user shard; a user shard -> example files.
+"""Beam steps of ExampleGen: a piece of a file -> rows by user shard; a user shard -> example files.
 
-Both leave a summary as JSON in the scratch folder instead of emitting elements. What is wrong with the data is part of
-the summary, so that the caller can report it in one readable error after the job.
+Both write a JSON summary to the scratch folder instead of emitting elements. Problems with the data are part of
+the summary, so that the caller can report them in one readable error after the job.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from mixrank.components.examples.user_shard import Shard, build
 from mixrank.schemas import SPLITS, Dataset
 
 SHUFFLE_SEED = 2022
-# Serialized rows held at a time.
+# Serialized rows in memory at a time.
 BLOCK_ROWS = 4096
-# Level 6 takes twice as long to write, for a sixth less.
+# Level 6 takes twice as long to write and saves one sixth of the size.
 GZIP_LEVEL = 1
 Piece = tuple[str, str, int, int, int]
 
@@ -115,7 +115,7 @@ def _write_batches(path: str, columns: dict[str, pa.Array], rows: np.ndarray, ke
 
 
 class ShardTables:
-    """What the reading job left, by user shard.
+    """Output of the reading job, by user shard.
 
     Args:
         tables: name -> table.
@@ -127,7 +127,7 @@ class ShardTables:
         self._whole: dict[str, Columns] = {}
 
     def load(self, number: int) -> dict[str, Columns]:
-        """Table name -> columns of a shard; of a table without a partition key all rows."""
+        """Table name -> columns of a shard; all rows for a table without a partition key."""
         return {name: self._load(name, number) for name in self.tables}
 
     def _load(self, name: str, number: int) -> Columns:
@@ -148,7 +148,7 @@ class ShardTables:
 
 
 class CountShard(beam.DoFn):
-    """Counts one user shard for every `Popularity` of the dataset.
+    """Counts the values of one user shard for every `Popularity` of the dataset.
 
     Args:
         dataset: the declaration, as JSON.
@@ -261,14 +261,14 @@ def write_json(path: str, value: Any) -> None:
 
 @contextmanager
 def _whole_file(path: str) -> Iterator[Any]:
-    """A file to write, on any file system Beam knows, which gets its name when it is complete."""
+    """A file to write on any file system of Beam; it gets its final name when complete."""
     with FileSystems.create(path + ".tmp") as sink:
         yield sink
     rename(path + ".tmp", path)
 
 
 def rename(source: str, destination: str) -> None:
-    """Renames a file over one that an earlier attempt may have left."""
+    """Renames a file, replacing one that an earlier attempt may have left."""
     if FileSystems.exists(destination):
         FileSystems.delete([destination])
     FileSystems.rename([source], [destination])

@@ -1,4 +1,4 @@
-"""How the rows of a value went on earlier days: the only way in which a label may become a feature."""
+"""Target statistics: label rates of a value on earlier days, the only way in which a label may become a feature."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class TargetStatistics:
     """Smoothed positive rate and number of rows of each value, over the training rows of earlier days.
 
     `rate_d(v) = (s + m r_d) / (n + m)` with s positives among the n training rows of value v on days before d, and r_d
-    the rate of all training rows on those days. There is no rate for a row of the first day, or without a value; for a
-    value that was not seen it is r_d. Of several values the mean is taken.
+    the rate of all training rows on those days. A row of the first day, or without a value, has no rate; for an
+    unseen value the rate is r_d. A row with several values gets their mean.
 
     Args:
         smoothing: float > 0. Pseudo-count m, in rows.
@@ -57,7 +57,7 @@ class TargetStatistics:
         per_day = _sums(day, y, len(self._days))
         before = np.concatenate([np.zeros((1, per_day.shape[1])), per_day.cumsum(axis=0)])
         rows_before = before[:, :1]
-        # (days + 1, tasks): what the rows of each day, and of any later one, know.
+        # (days + 1, tasks): rates over the days before each day; the last line is for all later days.
         self._rates = np.divide(before[:, 1:], rows_before, np.full_like(before[:, 1:], np.nan), where=rows_before > 0)
         row, column = np.nonzero(v)
         self._values, place = np.unique(v[row, column], return_inverse=True)
@@ -72,7 +72,7 @@ class TargetStatistics:
     def transform(
         self, values: ArrayLike, days: ArrayLike | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What the days before told of some rows.
+        """Statistics of some rows from the days before each.
 
         Args:
             values: as in `fit`.
@@ -91,7 +91,7 @@ class TargetStatistics:
         if day.shape != (len(v),):
             raise ValueError(f"`days` must have {len(v)} rows, received shape {day.shape}")
         rates, rows = np.zeros((len(v), self._rates.shape[1])), np.zeros(len(v))
-        # Column by column: a list is short, and the sums of all its values at once would not be small.
+        # Position by position: lists are short, and the sums of all positions at once would need much memory.
         for column in v.T:
             known = column != 0
             sums = self._sums_before(column, day)

@@ -1,4 +1,4 @@
-"""All impressions of some users -> point-in-time rows: sort, cut histories, split."""
+"""Impressions of some users -> point-in-time rows: sort, cut histories, split."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from mixrank.schemas.task_kinds import label_kind
 
 @dataclass
 class Shard:
-    """The rows of some users, ready to be written.
+    """The rows of some users, ready to write.
 
     Args:
-        columns: what can write each column of the example files.
+        columns: the writers of the columns of the example files.
         split: int array (rows,). Position in `SPLITS`, -1 for none.
-        counts: what happened to the rows, for the report.
-        bad: (file number, row, column, value, reason) of rows that turned out bad after the joins.
+        counts: row counts for the report.
+        bad: (file number, row, column, value, reason) of rows found to be bad after the joins.
         time_range: earliest and latest time, milliseconds; empty without rows.
         histories: history name -> its slices.
     """
@@ -50,7 +50,7 @@ def build(
 
     Args:
         dataset: the declaration.
-        tables: table name -> its columns; of the log and the user tables the shard's part, of item tables all rows.
+        tables: table name -> its columns: the shard's rows of the log and user tables, all rows of item tables.
             The log also has `FILE` and `ROW`, in the order of the files.
         popularity: column -> counts of all shards, for every column in `source.popularity`.
 
@@ -67,7 +67,7 @@ def build(
 
     users, user = np.unique(log[spec.user.name].codes, return_inverse=True)
     time = log[spec.time.name].numbers()
-    # Stable, so that events of one time keep the order of the log.
+    # Stable, so that events with equal times keep the order of the log.
     order = np.lexsort((time, user))
     log, user, time = take_all(log, order), user[order], time[order]
     keys = [log[spec.user.name].values[code] for code in users]

@@ -1,4 +1,4 @@
-"""Pusher that a model server may watch: a version appears whole or not at all."""
+"""Pusher for a folder that a model server watches: a version appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Executor(executor.Executor):
 
 
 def _push(model: Path, push_to: str) -> Path:
-    """The new version's folder, or the newest one's if that is this model already: a step may be tried again."""
+    """The new version's folder, or the newest version's if it is the same model already, as when a step is retried."""
     number, folder = newest(push_to)
     if folder is not None and find_copy(model, folder.parent) == int(number):
         return folder
@@ -36,7 +36,7 @@ def _push(model: Path, push_to: str) -> Path:
 
 
 class PusherSpec(component_spec.ComponentSpec):
-    """TFX's, with the folder as plain text, which a run can choose."""
+    """Parameters of TFX's Pusher, with the folder as plain text, so that it can be a runtime parameter."""
 
     PARAMETERS = {"push_to": component_spec.ExecutionParameter(type=str)}
     INPUTS = standard_component_specs.PusherSpec.INPUTS
@@ -48,7 +48,7 @@ class Pusher(base_component.BaseComponent):
 
     Args:
         model_blessing: the Evaluator's verdict.
-        infra_blessing: ModelCheck's verdict, and the model it hands on; without both verdicts nothing is pushed.
+        infra_blessing: ModelCheck's verdict, and the model that it passes on; nothing is pushed without both verdicts.
         push_to: folder of the pushed versions.
     """
 

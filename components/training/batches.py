@@ -1,6 +1,6 @@
-"""Transformed examples -> batches: an input stream whose position is a number of steps.
+"""Transformed examples -> batches, as a stream that can start at any training step.
 
-Training can stop after any step and go on exactly there: `training_stream(first_step=s)` yields what an uninterrupted
+Training can stop after any step and resume exactly there: `training_stream(first_step=s)` yields what an uninterrupted
 stream would yield from step `s` on, because the order of a pass depends only on the seed and the number of the pass.
 """
 
@@ -51,7 +51,7 @@ class TransformedRows:
         return cls(tuple(files), dict(columns), tuple(labels), tuple(inputs))
 
     def count(self) -> int:
-        """Number of rows; reads every file once."""
+        """Number of rows, counted by reading every file once."""
         records = tf.data.TFRecordDataset(list(self.files), compression_type="GZIP", num_parallel_reads=2).batch(1024)
         return int(untuned(records).reduce(tf.constant(0, tf.int64), lambda n, b: n + tf.size(b, tf.int64)))
 
@@ -79,18 +79,18 @@ def training_stream(
     first_step: int = 0,
     share: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """Batches of (inputs, labels), shuffled anew in each pass.
+    """Batches of (inputs, labels), reshuffled in each pass.
 
     Args:
         rows: what to read.
         batch_size: int >= 1. Global batch size.
         steps_per_pass: int >= 1. Full batches in one pass; the remainder of a pass is dropped.
-        steps: int >= 1. Number of batches from the very first to the last.
+        steps: int >= 1. Number of batches of the whole stream, including those already consumed.
         seed: int. Decides the order.
         shuffle_rows: int >= 1. Shuffle buffer in rows.
         first_step: int >= 0. Number of batches already consumed.
-        share: of a worker among several, or None for whole batches. A worker gets its rows of each batch, as one
-            batch for each of its replicas, so that all workers together see what one would see.
+        share: of a worker among several, or None for whole batches. A worker gets its part of each batch, as one
+            batch for each of its replicas, so that all workers together see the same rows as a single process.
     """
     if steps_per_pass < 1:
         raise ValueError(f"there are fewer training rows than one batch of {batch_size}; lower `train.batch_size`")
@@ -136,6 +136,6 @@ def evaluation_batches(rows: TransformedRows, batch_size: int) -> tf.data.Datase
 def _in_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    # Every worker reads all files, for the order of rows is that of one: nothing to shard, and no warning about it.
+    # Every worker reads all files, so that the order of rows is that of one process; this also avoids a warning.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return untuned(dataset.with_options(options))

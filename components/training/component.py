@@ -1,6 +1,6 @@
-"""TFX's Trainer with the model's preset as a parameter of its own, so that a run on Kubeflow can choose it.
+"""TFX's Trainer with the model's preset as a separate parameter, so that a run on Kubeflow can choose it.
 
-`custom_config` is one text, in which Kubeflow replaces nothing. So the preset has a property beside it, and the
+`custom_config` is a single JSON string, so it cannot carry a runtime parameter. The preset has its own property; the
 executor puts it into the model's settings, where `run_fn` finds it.
 """
 
@@ -29,12 +29,12 @@ class Executor(executor.GenericExecutor):
         else:
             from mixrank.components.training.trainer import run_fn
 
-            # TFX would look for an export, which the chief alone writes.
+            # TFX would expect an export, but only the chief writes one.
             run_fn(self._GetFnArgs(input_dict, output_dict, properties))
 
 
 class TrainerSpec(component_spec.ComponentSpec):
-    """What TFX's own component takes, and the preset."""
+    """Parameters of TFX's own component, and the preset."""
 
     PARAMETERS = {
         **standard_component_specs.TrainerSpec.PARAMETERS,
@@ -50,9 +50,9 @@ class Trainer(base_component.BaseComponent):
     Args:
         examples, transform_graph: outputs of Transform.
         splits: splits of the dataset.
-        custom_config: what `run_fn` reads.
-        preset: the preset in place of that in `custom_config`; empty for the model's defaults.
-        base_model: Model to begin from, or None.
+        custom_config: settings for `run_fn`.
+        preset: replaces the preset in `custom_config`; empty for the model's defaults.
+        base_model: Model to start from, or None.
     """
 
     SPEC_CLASS = TrainerSpec

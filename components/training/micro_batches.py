@@ -1,7 +1,7 @@
-"""The training step: a replica's rows in micro-batches, one after another, and one update at the end.
+"""Training step with micro-batches: a replica computes its rows in parts and updates the weights once at the end.
 
-Keras' own `gradient_accumulation_steps` updates inside a branch, where tf.distribute cannot synchronise replicas, and
-keeps a dense copy of every embedding table. Here a step stays one update, so schedules, rounds and the order of rows
+Keras' own `gradient_accumulation_steps` updates inside a branch, where tf.distribute cannot synchronize replicas, and
+keeps a dense copy of every embedding table. Here a step is still one update, so schedules, rounds and the order of rows
 are those of the whole batch, and replicas exchange their gradients once.
 """
 
@@ -14,9 +14,9 @@ import tensorflow as tf
 
 
 class MicroBatched(keras.Model):
-    """A model around another, whose training step computes a batch in parts; made inside the strategy's scope.
+    """A wrapper whose training step computes a batch in parts; create it inside the strategy's scope.
 
-    Loss and gradients are the means over the parts, which are those of the whole batch unless a layer looks at more
+    Loss and gradients are means over the parts; they equal those of the whole batch unless a layer looks at more
     than one row at a time.
 
     Args:
@@ -38,7 +38,7 @@ class MicroBatched(keras.Model):
     def train_step(self, data: tuple[Any, Any]) -> dict[str, tf.Tensor]:
         gradients: list[Any] = []
         for part in range(self.parts):
-            # Without this wait all parts would run, and fill the memory, at the same time.
+            # Without this dependency all parts would run at the same time and fill the memory.
             with tf.control_dependencies([tf.identity(v) for v in tf.nest.flatten(gradients, expand_composites=True)]):
                 inputs, labels = tf.nest.map_structure(lambda x, part=part: _part(x, part, self.parts), data)
             with tf.GradientTape() as tape:
@@ -51,7 +51,7 @@ class MicroBatched(keras.Model):
             self._loss_tracker.update_state(loss * replicas, sample_weight=tf.shape(tf.nest.flatten(inputs)[0])[0])
             logs = self.compute_metrics(inputs, labels, outputs)
         self.optimizer.apply([_over(g, self.parts) for g in gradients], self.trainable_weights)
-        # Keras averages what the workers return along an axis, which a scalar does not have.
+        # Keras averages the workers' results along an axis, but a scalar has none.
         return {name: value[None] if self.several_workers else value for name, value in logs.items()}
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:

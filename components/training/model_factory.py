@@ -1,4 +1,4 @@
-"""The ranker that settings and a Transform describe, the rows it reads, and what it says about itself."""
+"""The ranker of some settings and a Transform result, the rows that it reads, and its model card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.layers.tokens import Storage
 from mixrank.schemas import FeatureSpec, Hash, Vocab
 
-# Batches of evaluation rows that the routing report looks at.
+# Batches of evaluation rows for the routing report.
 ROUTED_BATCHES = 4
 
 
@@ -42,7 +42,7 @@ def vocabulary_sizes(spec: FeatureSpec, transform_output: tft.TFTransformOutput)
 
 
 def resolve(spec: FeatureSpec, model: ModelSettings) -> ModelSettings:
-    """The settings with `match_params` replaced by the `params` that give that size.
+    """The settings with `match_params` replaced by `params` that give that size.
 
     Raises:
         ValueError: if the model cannot be scaled to that size.
@@ -57,7 +57,7 @@ def resolve(spec: FeatureSpec, model: ModelSettings) -> ModelSettings:
 def transformed_rows(
     spec: FeatureSpec, patterns: Sequence[str], transform_output: tft.TFTransformOutput
 ) -> TransformedRows:
-    """What a ranker of `spec` reads in the files that match any of the patterns.
+    """The rows that a ranker of `spec` reads, in the files that match any of the patterns.
 
     Raises:
         ValueError: if a pattern matches no file.
@@ -77,7 +77,7 @@ def build_model(
     transform_output: tft.TFTransformOutput,
     table_storage: Storage = "float32",
 ) -> keras.Model:
-    """The ranker that settings describe, for rows of one Transform, with fresh weights."""
+    """The ranker of some settings, for the rows of one Transform, with fresh weights."""
     model = resolve(spec, model)
     return build_ranker(
         spec.widened(model.embedding_width),
@@ -104,9 +104,9 @@ def compile_for_training(
     Args:
         model: built inside the scope of `strategy`, which must be entered here as well.
         spec, settings: tasks, and how to train.
-        strategy: of the replicas.
-        steps: optimizer steps in all, for the learning rate's schedule.
-        several_workers: whether other processes train along.
+        strategy: the distribution strategy of the replicas.
+        steps: total number of optimizer steps, for the learning rate's schedule.
+        several_workers: whether other processes train too.
     """
     optimizer = build_optimizer(settings.optimizer, settings.embedding_optimizer, steps=steps)
     optimizer.build(model.trainable_variables)
@@ -132,7 +132,7 @@ def model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def insights(model: keras.Model, spec: FeatureSpec, rows: TransformedRows) -> dict[str, Any]:
-    """What the backbone tells about itself, and where its scenario experts send the first evaluation rows."""
+    """The backbone's own report, and how its scenario experts route the first evaluation rows."""
     batches = itertools.islice(evaluation_batches(rows, EVALUATION_BATCH), ROUTED_BATCHES)
     found = backbone_of(model).insights(field_names(spec))
     routing = routing_report(model, batches)

@@ -1,4 +1,4 @@
-"""Optimizers from settings, and one for embeddings beside one for everything else."""
+"""Optimizers from settings, with a separate one for embedding tables if wanted."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class PartitionedOptimizer(keras.optimizers.Optimizer):
     def __init__(
         self, dense: keras.optimizers.Optimizer, embedding: keras.optimizers.Optimizer, name: str = "partitioned"
     ) -> None:
-        # The base class wants a rate of its own; the parts use theirs.
+        # The base class requires a learning rate; the two parts use their own.
         super().__init__(learning_rate=1.0, name=name)
         self.dense = dense
         self.embedding = embedding

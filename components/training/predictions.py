@@ -1,4 +1,4 @@
-"""Scores of rows by an in-memory model, and what validation reads from them."""
+"""Scores of rows by an in-memory model, and the validation metrics of those scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens after every round of training: validate, log, decide whether to stop, save a state to resume from."""
+"""Resumable training rounds: after each one validate, log, decide whether to stop, and save the state."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from mixrank.schemas.files import leftovers, write_atomically, write_folder_atom
 REPORT_EVERY_S = 5.0
 # Points of a round's training curve.
 POINTS = 20
-# Validation within a round may take this share of the time of its steps.
+# Validation within a round may take this share of the time of the round's steps.
 VALIDATION_SHARE = 0.1
 
 
 def validations_within(trained_rows: int, validated_rows: int) -> int:
-    """How many validations fit into a round before the one at its end.
+    """Number of validations that fit into a round before the one at its end.
 
-    A row that is only scored takes about a third of the time of one that is trained on, which is scored and walked
-    through backwards. The number follows from the rows alone, so that two equal trainings log the same.
+    Scoring a row takes about a third of the time of training on it, which also needs a backward pass. The number
+    depends only on the numbers of rows, so that two equal trainings log the same.
 
     Args:
         trained_rows: int >= 1. Rows of a round.
@@ -43,21 +43,21 @@ class Rounds(keras.callbacks.Callback):
     """Keras callback that turns `fit` epochs into resumable rounds.
 
     The state of a round (weights, optimizer, best weights so far, history) is written under a temporary name and
-    renamed, so that a kill leaves either the old state or the new one. Of several workers, all go through the rounds
-    and resume, and the chief alone validates and writes.
+    renamed, so that a kill leaves either the old state or the new one. With several workers, all run the rounds
+    and resume, but only the chief validates and writes.
 
     Args:
-        directory: where states are kept; a later call with the same directory goes on from there.
-        log: file that gets one JSON line per round, with the round's training curve inside.
+        directory: folder of the states; a later call with the same directory resumes from them.
+        log: file that gets one JSON line per round, including the round's training curve.
         steps_per_round: int >= 1.
         steps_per_pass: int >= 1. Steps in one pass over the rows, to log the epoch.
-        batch_size: int >= 1. Rows per step, to log samples per second; a state of other batches is not resumed.
+        batch_size: int >= 1. Rows per step, to log samples per second; a state with another batch size is refused.
         validate: returns metric name -> value, or None where there is no validation split. It must leave weights and
             random states alone.
-        validations_within: int >= 0. Validations of a round, evenly spaced, before the one at its end.
-        early_stopping: or None.
+        validations_within: int >= 0. Evenly spaced validations in a round, before the one at its end.
+        early_stopping: when to stop, or None.
         chief: whether this worker writes.
-        total: sum of a number over the workers; with early stopping it is asked after every round.
+        total: sums a number over the workers; with early stopping it is called after every round.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Rounds(keras.callbacks.Callback):
         self._validated = _evenly(steps_per_round, validations_within + 1) if validate else set()
         self._logged = _evenly(steps_per_round, POINTS) | self._validated
         self._curve: list[dict[str, Any]] = []
-        # Step of the last point, and the sum of the losses up to it.
+        # Step of the last point, and the sum of the losses up to that step.
         self._summed = (0, 0.0)
         self._first_step = 0
         self._began = self._reported = time.monotonic()
@@ -107,7 +107,7 @@ class Rounds(keras.callbacks.Callback):
             Number of rounds already done, 0 if there is no state.
 
         Raises:
-            ValueError: if the state is of a training with another number of rows per step.
+            ValueError: if the state comes from a training with another number of rows per step.
         """
         states = sorted(self.directory.glob("round-*[0-9]"))
         if not states:
@@ -116,7 +116,7 @@ class Rounds(keras.callbacks.Callback):
         if state["batch_size"] != self.batch_size:
             raise ValueError(
                 f"{states[-1]} was trained with {state['batch_size']} rows per step, and now there would be "
-                f"{self.batch_size}: give it as many replicas as before, or remove {self.directory} to begin anew"
+                f"{self.batch_size}: use as many replicas as before, or remove {self.directory} to start again"
             )
         model.load_weights(states[-1] / "model.weights.h5")
         self.history = state["history"]
@@ -130,7 +130,7 @@ class Rounds(keras.callbacks.Callback):
         return int(state["round"])
 
     def restore_best(self, model: keras.Model) -> None:
-        """Puts the best weights back, where early stopping kept some."""
+        """Restores the best weights, if early stopping kept some."""
         best = self.directory / f"best-{self.best_round}.weights.h5"
         if self.early_stopping is not None and best.exists():
             model.load_weights(best)
@@ -150,7 +150,7 @@ class Rounds(keras.callbacks.Callback):
         if step in self._logged and step < self.steps_per_round:
             before = time.monotonic()
             self._add_point(step, (logs or {})["loss"], self._validate() if step in self._validated else {})
-            # Samples per second are those of training.
+            # Samples per second count only training time.
             self._began += time.monotonic() - before
         now = time.monotonic()
         if now - self._reported < REPORT_EVERY_S:
@@ -196,7 +196,7 @@ class Rounds(keras.callbacks.Callback):
         return self.validate() if self.validate else {}
 
     def _add_point(self, step: int, mean: float, valid: dict[str, float]) -> None:
-        """Adds the loss since the last point, from the round's mean so far, which is what Keras gives."""
+        """Adds the loss since the last point, computed from the round's mean so far, which Keras reports."""
         last, before = self._summed
         total = step * float(mean)
         self._summed = (step, total)
@@ -263,6 +263,6 @@ class Rounds(keras.callbacks.Callback):
 
 
 def _evenly(steps: int, points: int) -> set[int]:
-    """`points` of the steps 1, ..., steps, evenly spaced, the last among them."""
+    """`points` evenly spaced steps among 1, ..., steps, including the last."""
     points = min(steps, points)
     return {round(number * steps / points) for number in range(1, points + 1)}

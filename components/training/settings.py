@@ -1,4 +1,4 @@
-"""What a run may choose about the model and its training; read by the Trainer, written in a config's YAML."""
+"""Model and training settings of a run; written in a config's YAML, read by the Trainer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mixrank.components.metrics import directed, find_metric
 from mixrank.schemas.naming import Declaration, nearest
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "rmsprop", "sgd", "lamb", "lion")
-# `warm_start` from whatever the push folder holds by then.
+# `warm_start` value: the newest version in the push folder at that time.
 PUSHED = "pushed"
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
 
@@ -47,8 +47,8 @@ class ModelSettings(Declaration):
         name: a model that `mixrank models` lists, the path of a .py file, or a dotted path of a module or class.
         preset: a preset of that model, or None for its defaults.
         params: constructor parameters that override the preset.
-        match_params: int >= 1, "1M" or None. Dense parameters wanted, embeddings not counted: the preset is scaled to
-            that size, so that models can be compared at one budget. None takes the preset as it is.
+        match_params: int >= 1, "1M" or None. Target number of dense parameters (no embeddings): the preset is scaled to
+            this size, so that models can be compared at one budget. None uses the preset as it is.
         embedding_width: float > 0. Factor on the width of every embedding that the log's spec declares.
     """
 
@@ -64,9 +64,9 @@ class Optimizer(Declaration):
 
     Args:
         name: adam, adamw, adagrad, rmsprop, sgd, lamb or lion.
-        learning_rate: float > 0. The highest rate.
+        learning_rate: float > 0. The peak rate.
         schedule: "constant", or "cosine": from the rate down to zero over the whole training.
-        warmup: float in [0, 1). Share of the steps over which the rate first rises from zero.
+        warmup: float in [0, 1). Share of the steps in which the rate first rises from zero.
         options: further constructor arguments of the Keras class.
     """
 
@@ -95,7 +95,7 @@ class Optimizer(Declaration):
         return self.model_copy(update={"learning_rate": self.learning_rate * factor})
 
     def decay(self, steps: int) -> dict[str, Any] | None:
-        """Arguments of Keras' `CosineDecay` for a training of so many steps; None where the rate never changes."""
+        """Arguments of Keras' `CosineDecay` for a training of `steps` steps; None if the rate never changes."""
         rising = round(self.warmup * steps)
         if self.schedule == "constant" and not rising:
             return None
@@ -126,7 +126,7 @@ class EarlyStopping(Declaration):
         return self.metric != "loss" and bool(find_metric(self.metric.rpartition(".")[2]).higher_is_better)
 
     def check(self, tasks: Iterable[str]) -> None:
-        """Refuses a metric that validation does not give.
+        """Refuses a metric that validation does not compute.
 
         Args:
             tasks: names of the tasks.
@@ -142,12 +142,12 @@ class EarlyStopping(Declaration):
 class TrainSettings(Declaration):
     """How the model is trained.
 
-    A *round* is `steps_per_round` steps: after each one the model is validated and a checkpoint written.
+    A *round* is `steps_per_round` steps: after each round the model is validated and a checkpoint written.
 
     Args:
-        splits: "train" or both "train" and "valid"; validation runs only on a split that is not trained on.
+        splits: "train", or "train" and "valid"; validation runs only on a split that is not trained on.
         batch_size: int >= 1. Rows per step, which is one update of the weights.
-        batch_size_per: whose rows `batch_size` counts: "step" (those of all replicas of all workers) or "replica".
+        batch_size_per: "step" if `batch_size` counts the rows of all replicas of all workers, or "replica".
         accumulate_steps: int >= 1. Parts in which a replica computes its rows one after another, for batches that do
             not fit into its memory; their gradients are averaged.
         learning_rate_scaling: "none", or how the rates of both optimizers grow with the rows per step over
@@ -157,14 +157,14 @@ class TrainSettings(Declaration):
         steps_per_round: int >= 1 or None for one pass. The number of rounds is the nearest to `epochs` passes.
         optimizer: for all weights, or for the dense ones if `embedding_optimizer` is given.
         embedding_optimizer: for the embedding tables, or None.
-        early_stopping: or None to run all epochs and keep the last weights.
+        early_stopping: when to stop, or None to run all epochs and keep the last weights.
         precision: "float32" or "mixed_bfloat16".
         jit_compile: "auto" (XLA on one replica, not on several: it cannot compile across CPU devices), "on" or "off".
         replicas: "auto" (all GPUs of all workers, else one CPU each) or a number of GPUs or logical CPU devices.
         shuffle_rows: int >= 1. Shuffle buffer.
         seed: int.
-        warm_start: path of an earlier run, pushed model or export whose embedding rows are taken over token by token;
-            "pushed" for the version last pushed by this config, none before the first.
+        warm_start: path of an earlier run, pushed model or export whose embedding rows are copied token by token;
+            "pushed" for the version last pushed by this config (fresh rows before the first push).
         table_storage: how the export holds the embedding tables: float32, bfloat16 (half the size) or int8 (about a
             quarter). Training is in float32; the evaluation split is scored with the stored tables.
     """

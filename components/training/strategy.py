@@ -1,4 +1,4 @@
-"""Where training runs: over all GPUs or some logical CPU devices of this process, or of several workers."""
+"""Distribution strategies: all GPUs or some logical CPU devices of this process, or of several workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def prepare_devices(replicas: Literal["auto"] | int) -> None:
 
     Raises:
         ValueError: if TensorFlow is already running with another number of devices, or TF_CONFIG names several
-            workers, which would each do everything.
+            workers, because each would do all the work.
     """
     if Workers.of_environment().several:
         raise ValueError(
@@ -40,14 +40,14 @@ def prepare_devices(replicas: Literal["auto"] | int) -> None:
 
 
 def build_strategy(replicas: Literal["auto"] | int, workers: Workers = ALONE) -> tf.distribute.Strategy:
-    """MirroredStrategy over every GPU, or over `replicas` logical CPU devices; over several workers their like.
+    """MirroredStrategy over all GPUs or `replicas` logical CPU devices; its multi-worker form for several workers.
 
-    One CPU device takes no strategy: the strategy's own iterators cannot be kept from tuning themselves (`untuned`),
+    One CPU device needs no strategy: autotuning cannot be turned off (`untuned`) in the strategy's own iterators,
     and tracing the step would take longer.
 
     Args:
-        replicas: "auto" takes all GPUs, or one CPU device where there are none; a number takes that many.
-        workers: who takes part. Several must be joined before anything else uses TensorFlow.
+        replicas: "auto" uses all GPUs, or one CPU device if there are none; a number uses that many.
+        workers: the workers of this training. Several must be joined before anything else uses TensorFlow.
 
     Raises:
         ValueError: if there are fewer devices than asked for, or it is too late to join the workers.
@@ -67,7 +67,7 @@ def build_strategy(replicas: Literal["auto"] | int, workers: Workers = ALONE) ->
 
 @cache
 def _mirrored(devices: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
-    # One per set of devices: every strategy numbers its reductions from the same start, and TensorFlow remembers the
+    # One strategy per set of devices: each numbers its reductions from the same start, and TensorFlow remembers the
     # shape of each number for the whole process, so that a second training with other shapes would fail.
     return tf.distribute.MirroredStrategy(list(devices))
 
@@ -89,7 +89,7 @@ def _join(replicas: Literal["auto"] | int) -> tf.distribute.Strategy:
 def use_jit(setting: Literal["auto", "on", "off"], strategy: tf.distribute.Strategy) -> bool:
     """Whether to compile the training step with XLA.
 
-    XLA cannot compile a step whose variables lie on several CPU devices, so "auto" means one replica only.
+    XLA cannot compile a step whose variables are on several CPU devices, so "auto" compiles only for one replica.
     """
     if setting == "auto":
         return strategy.num_replicas_in_sync == 1

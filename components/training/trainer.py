@@ -64,7 +64,7 @@ def run_fn(fn_args: FnArgs) -> None:
     if settings.warm_start == PUSHED:
         settings = settings.model_copy(update={"warm_start": _existing(fn_args.base_model)})
     patterns = {_split_of(p): p for p in [*fn_args.train_files, *fn_args.eval_files]}
-    # Rows that were transformed anew have other ids: a state from before must not be resumed.
+    # Re-running Transform changes ids, so older states must not be resumed.
     begun = [sorted(patterns.items()), model.preset, settings.warm_start]
     state = hashlib.sha256(str(begun).encode()).hexdigest()[:16]
     train_model(
@@ -92,8 +92,8 @@ def train_model(
 ) -> None:
     """Builds, trains, exports and scores the evaluation split.
 
-    Under a TF_CONFIG with several workers, each of them calls this with the same arguments. All return when the chief,
-    who alone writes, has exported and scored.
+    Under a TF_CONFIG with several workers, all of them call this with the same arguments. All return when the chief,
+    the only one that writes, has exported and scored.
 
     Args:
         spec: columns of a row.
@@ -139,7 +139,7 @@ def train_model(
     final, card = _export(job, model, model_settings, resolved, export_dir)
     _score(job, final, card)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    # The others have waited for this, to fail if the chief does; what is complete does not fail for their sake.
+    # Workers wait here, so that they fail if the chief fails. A finished run must not fail because a worker did.
     with suppress(WorkerLostError), workers.watched(checkpoints):
         workers.total(strategy, 0)
 
@@ -165,7 +165,7 @@ class Lengths(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What the parts of `train_model` share.
+    """State shared by the parts of `train_model`.
 
     Args:
         spec: columns of a row.
@@ -204,7 +204,7 @@ def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, MicroBatched
 
 
 def _rounds(job: Job, model: keras.Model) -> Rounds:
-    """What happens after every round; the chief alone validates, and only on rows that are not trained on."""
+    """The rounds' callback; only the chief validates, and only on rows that are not trained on."""
     if job.settings.early_stopping is not None and "valid" not in job.rows:
         raise ValueError("`early_stopping` needs a `valid` split, and this dataset has none: give its `split` one")
     validate, within = None, 0
@@ -232,7 +232,7 @@ def _rounds(job: Job, model: keras.Model) -> Rounds:
 
 
 def _fit(job: Job, compiled: MicroBatched, rounds: Rounds) -> None:
-    """Trains the rounds that are left, from the newest state on; the best weights are in the model at the end.
+    """Trains the remaining rounds from the newest state; at the end the model holds the best weights.
 
     A worker that is not the chief waits here until the chief has finished everything.
     """

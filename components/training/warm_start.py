@@ -1,4 +1,4 @@
-"""Takes embedding rows over from an earlier model, token by token."""
+"""Warm start: copies embedding rows from an earlier model, token by token."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mixrank.serving.base import METADATA
 
 
 def find_export(reference: str) -> Path:
-    """The SavedModel that a reference means.
+    """The SavedModel at a path.
 
     Args:
-        reference: an exported or pushed model, or a folder of numbered versions (the newest counts).
+        reference: an exported or pushed model, or a folder of numbered versions (the newest is used).
 
     Raises:
         ValueError: if there is no model with mixrank metadata in any of these places.
@@ -49,7 +49,7 @@ def warm_start(
         reference: as in `find_export`.
 
     Returns:
-        Feature -> number of rows taken over.
+        Feature -> number of rows copied.
     """
     export = find_export(reference)
     tables = json.loads((export / METADATA).read_text())["embeddings"]

@@ -1,6 +1,6 @@
-"""The processes of one training: this one alone, or several that TF_CONFIG names.
+"""Workers of a training: this process alone, or several that TF_CONFIG names.
 
-Every worker runs the same program and takes its share of each batch. The chief alone validates, saves and exports.
+All workers run the same program, each on its share of every batch. Only the chief validates, saves and exports.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-# What TensorFlow raises in the workers that are left when another has gone.
+# Errors that TensorFlow raises in the remaining workers when another is gone.
 GONE = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
@@ -33,7 +33,7 @@ class WorkerLostError(RuntimeError):
 
 @dataclass(frozen=True)
 class Workers:
-    """Who takes part in a training.
+    """The workers of a training.
 
     Args:
         tasks: type and number of every worker in TF_CONFIG, the chief's first; empty for a training of one process.
@@ -81,7 +81,7 @@ class Workers:
         return self.index == 0
 
     def total(self, strategy: tf.distribute.Strategy, value: float) -> float:
-        """Sum of a number over the workers; waits until every one of them has come here.
+        """Sum of a number over the workers; waits until all of them have reached this point.
 
         Args:
             strategy: as `mixrank.components.training.strategy.build_strategy` made it for these workers.
@@ -95,7 +95,7 @@ class Workers:
         return float(strategy.reduce(tf.distribute.ReduceOp.SUM, replicated, axis=None))
 
     def check_same_round(self, strategy: tf.distribute.Strategy, done: int, directory: Path) -> None:
-        """Refuses to go on from states that are not the same on all workers.
+        """Refuses to resume from states that differ between workers.
 
         Args:
             strategy: of these workers.
@@ -103,7 +103,7 @@ class Workers:
             directory: where it looked.
 
         Raises:
-            ValueError: if another worker has found another number.
+            ValueError: if another worker found a different number.
         """
         if self.total(strategy, done) != done * max(1, len(self.tasks)):
             raise ValueError(
@@ -113,10 +113,10 @@ class Workers:
 
     @contextmanager
     def watched(self, directory: Path) -> Iterator[None]:
-        """Says what has happened and how to go on when another worker has gone.
+        """Explains what happened and how to resume when another worker is gone.
 
         Args:
-            directory: where the states are from which the training resumes.
+            directory: folder of the states from which the training resumes.
 
         Raises:
             WorkerLostError: in place of TensorFlow's error.
