@@ -1,4 +1,4 @@
-"""What a row is: the declaration of a log."""
+"""Declaration of a log: its feature spec and raw tables."""
 
 import lazy_loader
 

@@ -27,9 +27,9 @@ from mixrank.schemas.naming import nearest
 from mixrank.schemas.task_kinds import label_kind
 from mixrank.schemas.wire import entry, example
 
-# Stands for a missing attribute of an event inside a history, and for a missing value in a JSON instance.
+# Encodes a missing attribute of a history event, and a missing value in a JSON instance.
 PADDING: dict[str, Any] = {"int": -(2**63), "str": "", "float": math.nan}
-# Raw time gap of an event whose time is not known.
+# Raw time gap of an event with unknown time.
 UNKNOWN_GAP = -1
 
 
@@ -40,7 +40,7 @@ class Column:
     Args:
         name: the column.
         kind: "int", "float" or "str".
-        length: int or None. Most values of a list column; None for a single value.
+        length: int or None. Maximum number of values of a list column; None for a single value.
         width: int >= 1. Values per event of a history column, else 1.
         history: name of the history, or None.
         required: bool. Whether a serving request must carry it.
@@ -230,8 +230,8 @@ def to_instance(spec: FeatureSpec, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as JSON instance of a serving request: the columns a request may carry, all of a fixed length.
 
     TensorFlow Serving accepts neither null nor rows of different lengths, so missing single values become `PADDING` of
-    their kind and lists are filled up with it at the end; of a history that is too long the newest events stay. A
-    missing number is NaN, which Python writes and TensorFlow Serving reads although JSON proper has no word for it.
+    their kind and lists are padded with it at the end; a history that is too long keeps its newest events. A
+    missing number is NaN, which Python writes and TensorFlow Serving reads although standard JSON does not have it.
 
     Args:
         spec: the columns.

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and folders that one process has to itself."""
+"""Atomic writes of files and folders, and locks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-# Ends the names under which files and folders are written; they begin with a dot.
+# Suffix of temporary names, which begin with a dot.
 PARTIAL = ".partial"
 
 
@@ -69,7 +69,7 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], object], mark:
 
 
 def leftovers(folder: Path, name: str = "*", mark: str = "") -> list[Path]:
-    """What killed or running writers have half written in a folder.
+    """Temporary files and folders that killed or running writers have in a folder.
 
     Args:
         folder: need not exist.
@@ -80,7 +80,7 @@ def leftovers(folder: Path, name: str = "*", mark: str = "") -> list[Path]:
 
 
 def sync(path: Path) -> None:
-    """Writes a file, or the names in a folder, through to the disk."""
+    """Flushes a file, or the names in a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Errors that name the nearest right word, and the base class of all declarations, which uses them."""
+"""Errors that suggest the nearest valid name, and the base class of all declarations, which uses them."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def payload(kind: Kind, values: Iterable[int | float | str | bytes]) -> bytes:
 # A log repeats few names and sizes.
 @lru_cache(maxsize=65_536)
 def header(name: str, kind: Kind, size: int) -> bytes:
-    """What stands before a payload of `size` bytes in the map entry of column `name`."""
+    """The bytes before a payload of `size` bytes in the map entry of column `name`."""
     # Byte strings are single fields of their list; numbers are packed into one field.
     packed = b"" if kind == "str" or size == 0 else _FIELD_1 + varint(size)
     key = name.encode()

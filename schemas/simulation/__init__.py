@@ -1,4 +1,4 @@
-"""A simulated log whose click probabilities are known, and what an ideal reader could make of it."""
+"""A simulated log with known click probabilities, and the predictions of an ideal reader."""
 
 import lazy_loader
 

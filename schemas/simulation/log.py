@@ -3,7 +3,7 @@
 FOLDER/log/*.parquet      impressions and clicks
 FOLDER/users.parquet      age band of each user
 FOLDER/items.parquet      topic of each item
-FOLDER/truth/*.parquet    row by row what no model may see: probability of a click, taste, intent
+FOLDER/truth/*.parquet    hidden truth of every row: click probability, taste, intent; not for models
 FOLDER/simulation.json    the settings, from which the rest can be drawn again
 """
 
@@ -44,7 +44,7 @@ class Events:
         age: int. Position in `AGES`.
         click: 0 or 1.
         probability: float. True probability of the click.
-        taste, intent: ints. What is hidden.
+        taste, intent: ints. Hidden from models.
     """
 
     user: NDArray[np.int64]
@@ -97,7 +97,7 @@ def draw_block(world: World, number: int) -> Events:
     rank = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
     moment = draw.random(len(place))
     moment = moment[np.lexsort((moment, place))]
-    # One millisecond apart at least: an event at the time of an impression is not before it.
+    # At least one millisecond apart: an event at the time of an impression does not count as earlier.
     passed = (moment * (DAY_MS - counts[place])).astype(np.int64) + rank
     item = _pick(draw, world.share, len(place))
     scenario = _pick(draw, SCENARIO_SHARES, len(place))

@@ -1,6 +1,6 @@
-"""What an ideal reader would predict: Bayes' rule over taste and intent, given the clicks that its histories show.
+"""Ideal predictions: Bayes' rule over taste and intent, given the clicks in a reader's histories.
 
-The reader knows the laws of the log (`World`) and of every impression what a row tells: topic and quality of the item,
+The reader knows the laws of the log (`World`) and the row of every impression: topic and quality of the item,
 scenario, age of the user. It does not know the user's taste and today's intent, and infers them from earlier clicks:
 
     P(taste, intent | clicks) ~ P(taste) P(intent) prod over earlier days sum over that day's intents P(clicks | ...)
@@ -26,7 +26,7 @@ CHUNK = 50_000
 
 @dataclass(frozen=True)
 class Observer:
-    """What a reader sees besides the topic of an item and the age of a user.
+    """A reader's information, besides the topic of an item and the age of a user.
 
     Args:
         before: int >= 0. Events of the long-term history, the newest from before the impression's day.
@@ -88,7 +88,7 @@ class Observer:
         whole = _any_intent(total[days.end] - total[days.start])
         before = np.zeros((len(whole) + 1, whole.shape[1]))
         np.cumsum(whole, axis=0, out=before[1:])
-        # The window opens inside one day, of which only the rest counts, and holds all the days after that.
+        # The window begins within a day, so only the rest of that day counts, and then all later days.
         opens = np.maximum(days.start[days.first], days.start - self.before)
         number = np.arange(len(whole))
         partial = np.minimum(np.searchsorted(days.end, opens, side="right"), number)
@@ -102,7 +102,7 @@ class _Days:
 
     Attributes:
         of: int (events,). Number of the day that holds each event.
-        start, end: ints (days,). First event of a day, and the one after its last.
+        start, end: ints (days,). First event of a day, and the event after its last.
         first: int (days,). Number of the first day of the same user.
     """
 

@@ -38,11 +38,11 @@ class Simulation(Declaration):
     Args:
         users: int >= 1.
         items: int >= 1.
-        days: int in [4, 182]. The last two are evaluated, the one before validated.
+        days: int in [4, 182]. The last two are for evaluation, the day before them for validation.
         impressions: float > 0. Mean impressions of a user on a day; Poisson.
         topics: int >= 5. Topics of items, more than `tastes` and `intents` together.
         tastes: int >= 2. Kinds of long-term taste; a user has one, for ever.
-        intents: int >= 2. Kinds of intent; a user has one per day, drawn anew.
+        intents: int >= 2. Kinds of intent; a user draws one each day.
         bias: float. Logit of a click where nothing else speaks.
         taste, intent, scenario, scenario_topic, quality, age: floats >= 0. Strengths.
         seed: int >= 0. The same values give the same files.
@@ -73,13 +73,13 @@ class Simulation(Declaration):
         return self
 
     def generator(self, *key: int) -> np.random.Generator:
-        """A random stream of its own for every key."""
+        """A separate random stream for every key."""
         return np.random.default_rng([self.seed, *key])
 
 
 @dataclass(frozen=True)
 class World:
-    """What is true of a simulated log before its first impression.
+    """The laws of a simulated log, fixed before its first impression.
 
     Args:
         simulation: what it was made from.
@@ -96,7 +96,7 @@ class World:
     share: NDArray[np.float64]
 
     def cells(self, item: NDArray, scenario: NDArray, age: NDArray) -> NDArray[np.int64]:
-        """Position of each impression in `by_cell`: everything that can be known of it."""
+        """Position of each impression in `by_cell`, which covers all its visible properties."""
         place = np.ravel_multi_index((self.topic[item], scenario, self.quality[item], age), self.probability.shape[2:])
         return np.asarray(place, dtype=np.int64)
 
@@ -123,7 +123,7 @@ class World:
 
 @functools.lru_cache(maxsize=8)
 def make_world(simulation: Simulation) -> World:
-    """Draws what is true of all users and items."""
+    """Draws the laws that all users and items share."""
     draw, s = simulation.generator(0), simulation
     mixed = draw.standard_normal((len(SCENARIOS), s.topics))
     mixed -= mixed.mean(0) + mixed.mean(1, keepdims=True) - mixed.mean()
