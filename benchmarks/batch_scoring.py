@@ -87,7 +87,7 @@ def as_parquet(files: list[str], folder: Path) -> None:
 
 
 def listed(files: list[str], times: int, folder: Path) -> Path:
-    """A folder in which the files stand so many times."""
+    """A folder that lists the files several times."""
     folder.mkdir()
     for time_ in range(times):
         for number, file in enumerate(files):

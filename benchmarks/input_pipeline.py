@@ -1,4 +1,4 @@
-"""What reading rows costs: training steps per second on real rows over steps per second on one cached batch.
+"""Cost of reading rows: training steps per second on real rows relative to one cached batch.
 
     python benchmarks/input_pipeline.py runs/kuairand
 

@@ -1,4 +1,4 @@
-"""What a request costs when its work is done once, next to the same candidates as rows of their own.
+"""Cost of scoring a request once for all candidates, compared with one full row per candidate.
 
     python benchmarks/request_scoring.py mixformer mixformer:user_heads=2 hemix
     python benchmarks/request_scoring.py mixformer --sizes tiny 5000000 --candidates 1 512 --length 200

@@ -272,7 +272,7 @@ def _remarks(results: Results) -> list[str]:
     if results.missing:
         found.append(f"Not trained yet: {', '.join(results.missing)}.\n")
     if len(results.codes) > 1:
-        found.append(f"Trained by {len(results.codes)} versions of the code; remove `trials/` to train all anew.\n")
+        found.append(f"Trained by {len(results.codes)} versions of the code; remove `trials/` to retrain all.\n")
     return found
 
 

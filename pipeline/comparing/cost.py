@@ -1,4 +1,4 @@
-"""What one variant costs, measured while nothing else runs: `python -m mixrank.pipeline.comparing.cost FOLDER`."""
+"""Speed of one variant, measured while nothing else runs: `python -m mixrank.pipeline.comparing.cost FOLDER`."""
 
 from __future__ import annotations
 

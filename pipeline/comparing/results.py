@@ -1,4 +1,4 @@
-"""From finished trainings to the numbers of a table: means, spreads, improvements, tests and slopes."""
+"""Numbers of a comparison table: means, spreads, improvements, tests and slopes over finished trainings."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def collect(table: Table, trials: Sequence[Trial]) -> Results:
 def _row(name: str, budget: Budget, wanted: int, done: Sequence[tuple[Trial, dict[str, Any]]]) -> Row:
     results = [result for _, result in done]
     first = results[0]["metrics"]
-    # A training of before a metric was added does not know it.
+    # A training from before a metric was added lacks it.
     metrics = {
         (task, part, metric): Spread(tuple(result["metrics"][task][part][metric] for result in results))
         for task, slices in first.items()

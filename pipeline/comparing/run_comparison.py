@@ -64,7 +64,7 @@ class Comparison:
                 if not left:
                     known = ", ".join(size(budget) for budget in table.budgets)
                     raise ValueError(f"table `{name}` has the sizes {known}, received --budget {', '.join(budgets)}")
-                # Fewer sizes than a line needs give no line.
+                # No slope if there are too few sizes for a line.
                 table = table.model_copy(update={"budgets": left, "scaling": table.scaling and len(left) > 2})
             found[name] = table
         planned = {name: trials(config, earlier, table) for name, table in found.items()}
@@ -80,7 +80,7 @@ class Comparison:
         return any(trial.result for each in self.trials.values() for trial in each)
 
     def outline(self, parallel: int) -> str:
-        """What is about to happen, in one line."""
+        """One-line summary of the planned work."""
         all_of = {trial.folder: trial for each in self.trials.values() for trial in each}
         left = sum(trial.result is None for trial in all_of.values())
         return (

@@ -1,4 +1,4 @@
-"""Many trainings on few cores: side by side, each once, in spite of kills and failures."""
+"""Scheduler of trainings on few cores: in parallel, each once, robust to kills and failures."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _reason(one: _Running) -> str:
 
 
 def _left(waiting: Sequence[Job], running: Sequence[_Running], took: dict[str, list[float]], parallel: int) -> str:
-    """What remains at the pace of the jobs so far; a kind not seen yet counts as an average job."""
+    """Remaining time at the pace of the jobs so far; a job of a new kind counts as an average one."""
     if not waiting and not running:
         return ""
     known = {kind: statistics.mean(seconds) for kind, seconds in took.items()}

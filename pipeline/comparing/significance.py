@@ -1,4 +1,4 @@
-"""Whether a difference between models is more than the luck of their seeds."""
+"""Significance tests of differences between models over seeds."""
 
 from __future__ import annotations
 

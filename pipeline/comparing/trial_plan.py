@@ -80,7 +80,7 @@ class Trial:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What the training found, or None before it is done."""
+        """Result of the training, or None before it is done."""
         return _read(self.folder)
 
     @property
@@ -168,7 +168,7 @@ def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
             that leaves that history alone.
 
     Raises:
-        ValueError: for a name that is none of these; the nearest is in the text.
+        ValueError: for a name that is none of these; suggests the nearest valid name.
     """
     inside = {f"{f.name}.{field}": (f.name, field) for f in spec.histories for field in f.of}
     names = [*(feature.name for feature in spec.features), *inside]

@@ -94,7 +94,7 @@ def as_yaml(chosen: Mapping[str, Draw]) -> str:
 
 
 def drawn_grid(found: Sequence[Draw]) -> Grid:
-    """What was drawn: a row for every key, a column for every draw."""
+    """Table of the drawn values: a row for every key, a column for every draw."""
     points: dict[str, dict[str, Any]] = {}
     for draw in found:
         # A parameter that one model lacks is drawn for another.
@@ -117,7 +117,7 @@ def search_grid(found: Sequence[Draw]) -> Grid:
 
 
 def _draw(config: RunConfig, earlier: RunRecord, name: str, title: str, values: dict[str, Any], budget: Budget) -> Draw:
-    # What an earlier search found is not where this one starts.
+    # A search does not start from the results of an earlier one.
     untuned = config.compare.model_copy(update={"tuned": {name: _tuned(values)}})
     variant = Variant(name=name, model={"name": name}, train={"splits": ["train"]})
     try:

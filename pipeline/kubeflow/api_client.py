@@ -32,7 +32,7 @@ EQUALS = 1
 
 @dataclass(frozen=True)
 class PipelineVersion:
-    """What was uploaded.
+    """An uploaded pipeline version.
 
     Args:
         pipeline: id of the pipeline.
@@ -246,7 +246,7 @@ def _named(name: str) -> str:
 
 
 def _message(error: kfp_server_api.ApiException) -> str:
-    """What the server said: the message of its JSON answer, or its plain text, else the HTTP reason."""
+    """The server's message: from its JSON answer, else its plain text, else the HTTP reason."""
     text = error.body.decode(errors="replace") if isinstance(error.body, bytes) else str(error.body or "")
     try:
         body = json.loads(text)

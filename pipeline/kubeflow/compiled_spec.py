@@ -1,4 +1,4 @@
-"""What `mixrank submit` must know of a compiled pipeline: its name, its tasks and its runtime parameters."""
+"""Name, tasks and runtime parameters of a compiled pipeline, as `mixrank submit` needs them."""
 
 from __future__ import annotations
 

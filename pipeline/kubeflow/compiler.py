@@ -1,7 +1,7 @@
 """The pipeline of a config for Kubeflow Pipelines: a pipeline spec (schema 2.1), as YAML.
 
-TFX compiles the components; what it has no words for (retries, resources, caching per step, defaults of a run's
-parameters, volumes and node selectors) is added to the document, in the form in which the kfp SDK writes it.
+TFX compiles the components; settings that it cannot express (retries, resources, caching per step, defaults of a run's
+parameters, volumes and node selectors) are added to the document in the form that the kfp SDK writes.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def image_of(spec: Path) -> str:
 
 
 def run_parameters(config: RunConfig, dataset: Dataset) -> dict[str, tuple[str, str]]:
-    """What a run may choose without compiling again: name -> default and description."""
+    """Runtime parameters, which a run may set without recompiling: name -> default and description."""
     settings, home = config.kubeflow, PurePosixPath(config.kubeflow.mount)
     parameters = {
         "data": (str(home / (settings.data or f"data/{config.dataset}")), "Folder with the raw files."),

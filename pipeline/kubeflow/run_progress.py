@@ -34,7 +34,7 @@ class KubeflowError(ValueError):
 
 
 class Runs(Protocol):
-    """What can say how a run is doing."""
+    """Source of a run's progress."""
 
     def run(self, run: str) -> Any:
         """The run as it is now; raises `KubeflowError`."""
@@ -67,7 +67,7 @@ class RunState:
 
 
 def read_run(run: Any, tasks: Sequence[str], now: datetime) -> RunState:
-    """What a `V2beta1Run` says.
+    """The progress that a `V2beta1Run` describes.
 
     The API lists drivers and the root beside the tasks of the pipeline; they are left out. A task that ran again is
     listed more than once, and the latest attempt counts.
