@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pydantic
 
+from mixrank.layers.base import DropoutRate, Share, adapter, check_argument
 from mixrank.schemas.naming import nearest
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ _TYPES = {each.__name__: each for each in (int, float, bool, str, tuple)} | {
     "NonNegativeInt": pydantic.NonNegativeInt,
     "PositiveFloat": pydantic.PositiveFloat,
     "NonNegativeFloat": pydantic.NonNegativeFloat,
+    "DropoutRate": DropoutRate,
+    "Share": Share,
 }
 
 
@@ -132,10 +135,7 @@ def check(reference: str, params: Mapping[str, Any] | None = None, preset: str |
         if key not in known:
             raise ValueError(f"{found.name} has no parameter `{key}`{nearest(key, known)}")
         result[key] = value = _tuples(value)
-        try:
-            pydantic.TypeAdapter(_type(known[key].type)).validate_python(value, strict=True)
-        except pydantic.ValidationError:
-            raise ValueError(f"`{key}` of {found.name} must be {known[key].type}, received {value!r}") from None
+        check_argument(key, adapter(_type(known[key].type)), value, of=found.name)
     return result
 
 
@@ -144,18 +144,19 @@ def build(
     params: Mapping[str, Any] | None = None,
     preset: str | None = None,
     scenarios: tuple[int | str, ...] = (),
+    field_names: tuple[str, ...] = (),
 ) -> Backbone:
     """Makes a model's backbone.
 
     Args:
         reference, params, preset: as in `check`.
-        scenarios: declared values of the spec's scenario.
+        scenarios, field_names: facts of the spec, as in `Backbone`.
 
     Raises:
         ValueError: as `check`, or a value that the model's constructor refuses.
     """
     values = check(reference, params, preset)
-    return load_class(reference)(name=model(reference).name, scenarios=scenarios, **values)
+    return load_class(reference)(name=model(reference).name, scenarios=scenarios, field_names=field_names, **values)
 
 
 def load_class(reference: str) -> type[Backbone]:

@@ -16,15 +16,15 @@ from mixrank.components.training.optimizers import build_optimizer
 from mixrank.components.training.predictions import EVALUATION_BATCH
 from mixrank.components.training.settings import ModelSettings, TrainSettings
 from mixrank.components.training.strategy import use_jit
-from mixrank.layers.backbone import backbone_of, routing_report
+from mixrank.layers.backbone import backbone_of
 from mixrank.layers.base import counts
-from mixrank.layers.ranking import build_ranker, field_names, match, model_inputs, widths
+from mixrank.layers.ranking import build_ranker, match, model_inputs, widths
 from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.layers.tokens import Storage
 from mixrank.schemas import FeatureSpec, Hash, Vocab
 
-# Batches of evaluation rows for the routing report.
-ROUTED_BATCHES = 4
+# Batches of evaluation rows that a model may look at to tell about itself.
+INSIGHT_BATCHES = 4
 
 
 def vocabulary_sizes(spec: FeatureSpec, transform_output: tft.TFTransformOutput) -> dict[str, int]:
@@ -131,9 +131,7 @@ def model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def insights(model: keras.Model, spec: FeatureSpec, rows: TransformedRows) -> dict[str, Any]:
-    """The backbone's own report, and how its scenario experts route the first evaluation rows."""
-    batches = itertools.islice(evaluation_batches(rows, EVALUATION_BATCH), ROUTED_BATCHES)
-    found = backbone_of(model).insights(field_names(spec))
-    routing = routing_report(model, batches)
-    return {**found, **({"routing": routing} if routing else {})}
+def insights(model: keras.Model, rows: TransformedRows) -> dict[str, Any]:
+    """Facts the backbone tells about itself, some of them on the first evaluation rows."""
+    batches = itertools.islice(evaluation_batches(rows, EVALUATION_BATCH), INSIGHT_BATCHES)
+    return backbone_of(model).insights(model, batches)

@@ -278,7 +278,7 @@ def _export(
     final = build_model(job.spec, resolved, job.settings, job.transform_output, table_storage=storage)
     take_weights(final, model)
     card = model_card(final, {**given.model_dump(mode="json"), "params": resolved.params})
-    card["insights"] = insights(final, job.spec, job.rows["eval"])
+    card["insights"] = insights(final, job.rows["eval"])
     backbone_of(final).freeze()
     if folder is not None:
         export(folder, spec=job.spec, model=final, transform_output=job.transform_output, metadata={"model": card})

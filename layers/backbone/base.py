@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import keras
+from pydantic import PositiveInt
 
-from mixrank.layers.base import Part, per_candidate
+from mixrank.layers.base import Layer, Part, Shape, Tensor, per_candidate
 from mixrank.layers.heads import TaskHeads
 from mixrank.schemas import GROUPS
 from mixrank.schemas.naming import nearest
+
+Features: TypeAlias = Mapping[str, Sequence[Tensor]]
+Histories: TypeAlias = Mapping[str, Mapping[str, Tensor]]
 
 WINDOWS = ("before", "within")
 
@@ -38,37 +42,44 @@ class Widths(NamedTuple):
         return sum(self.fields)
 
 
-class Backbone(keras.Layer):
+class Backbone(Layer):
     """Feature vectors and histories to a representation; `mixrank.layers.ranking.ranker` does the rest.
 
-    A subclass overrides `call`, `width` and `count`, and where it differs `windows` and `heads`.
+    A subclass overrides `call`, `width` and `count`, and where it differs `windows`, `heads` and `insights`.
 
-    A request asks for the scores of many candidates of one user. With `rows`, everything but the item's features has
-    one row per request, and `rows` names the request of each candidate; a model then does once per request what does
-    not depend on the candidate. The scores are those of the expanded rows.
+    A request asks for the scores of many candidates of one user. With `request_of`, everything but the item's features
+    has one row per request, and `request_of` holds the index of each candidate's request; a model then does once per
+    request what does not depend on the candidate. The scores are those of the expanded rows.
 
     Args:
         head_units: widths of the hidden layers of every task's head.
         scenarios: declared values of the scenario; given by the spec, not by a configuration.
+        field_names: names of the feature vectors, then of the histories, in the order of `FieldBackbone.fields`; given
+            by the spec.
 
     Call arguments:
-        features: group ("user", "item", "context") -> list of tensors (batch, width), in the spec's order. With `rows`
-            those of "user" and "context" are (requests, width).
+        features: group ("user", "item", "context") -> list of tensors (batch, width), in the spec's order. With
+            `request_of` those of "user" and "context" are (requests, width).
         histories: window -> {"items": tensor (batch, length, width), "mask": bool tensor (batch, length)}, for each of
-            `windows` that the spec declares; (requests, ...) with `rows`. "before" is the long-term history, "within"
-            the real-time one.
-        scenario: int64 tensor (batch,), or (requests,) with `rows`: 0 is missing, i the i-th of `scenarios`,
+            `windows` that the spec declares; (requests, ...) with `request_of`. "before" is the long-term history,
+            "within" the real-time one.
+        scenario: int64 tensor (batch,), or (requests,) with `request_of`: 0 is missing, i the i-th of `scenarios`,
             len(scenarios) + 1 any other.
-        rows: None, or int tensor (batch,): the request of each candidate.
+        request_of: None, or int tensor (batch,): the index of each candidate's request.
 
     Returns:
         Tensor (batch, width).
     """
 
-    def __init__(self, *, head_units: tuple[int, ...] = (), scenarios: tuple[int | str, ...] = (), **kwargs) -> None:
+    def __init__(
+        self,
+        *,
+        head_units: tuple[PositiveInt, ...] = (),
+        scenarios: tuple[int | str, ...] = (),
+        field_names: tuple[str, ...] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.head_units = tuple(head_units)
-        self.scenarios = tuple(scenarios)
 
     @classmethod
     def from_preset(cls, preset: str, **params: Any) -> Self:
@@ -94,26 +105,21 @@ class Backbone(keras.Layer):
         """Windows of the histories this model reads."""
         return WINDOWS
 
-    def heads(self, tasks: tuple[str, ...]) -> keras.Layer:
+    def heads(self, tasks: tuple[str, ...]) -> Layer:
         """A new layer (representation, scenario) -> {task: float32 logits (batch,)}, with `count(width)`.
 
-        Its scenario is an int64 tensor (batch,), or (1,) for the rows of one request.
+        Its scenario is an int64 tensor (batch,), or (1,) for the candidates of one request.
         """
         return TaskHeads(tasks=tasks, units=self.head_units, name="heads")
 
-    def name_fields(self, names: tuple[str, ...]) -> None:
-        """Tells the names of the fields before `build`: feature vectors, then histories; see `inputs.field_names`."""
-
-    def insights(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """What a trained model can tell about itself, as JSON: for the model card and the report.
+    def insights(self, ranker: keras.Model, batches: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """Facts a trained model can tell about itself, as JSON: for the model card and the report.
 
         Args:
-            names: of the fields, as in `name_fields`.
+            ranker: the model that this backbone belongs to.
+            batches: evaluation rows, each batch a dictionary of the ranker's inputs.
         """
         return {}
-
-    def freeze(self) -> None:
-        """Replaces what is constant after training by constants; called before export, changes no score."""
 
     def width(self, widths: Widths) -> int:
         """Width of the representation; works before `build`."""
@@ -123,7 +129,7 @@ class Backbone(keras.Layer):
         """Parameters and FLOPs by arithmetic, heads excepted; works before `build`."""
         raise NotImplementedError(f"{type(self).__name__} has no count()")
 
-    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+    def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         # Keras leaves out an argument that is an empty dictionary.
         items = {window: shapes["items"] for window, shapes in (histories_shape or {}).items()}
         for group in GROUPS:
@@ -141,22 +147,26 @@ class Backbone(keras.Layer):
             histories={window: (items[window][1], items[window][2]) for window in WINDOWS if window in items},
         )
 
-    def compute_output_shape(self, features_shape, histories_shape=None, scenario_shape=None, rows_shape=None):
-        return ((rows_shape or scenario_shape)[0], self.width(self.widths))
+    def compute_output_shape(
+        self,
+        features_shape: Any,
+        histories_shape: Any = None,
+        scenario_shape: Shape | None = None,
+        request_of_shape: Shape | None = None,
+    ) -> Shape:
+        return ((request_of_shape or scenario_shape or (None,))[0], self.width(self.widths))
 
     def parts(self) -> list[Part]:
         """Parameters and FLOPs of the layer as it was built."""
         return self.count(self.widths)
 
-    def get_config(self) -> dict:
-        config = {"head_units": list(self.head_units), "scenarios": list(self.scenarios)}
-        return {**super().get_config(), **config}
 
-
-def all_vectors(features, rows=None) -> list:
+def all_vectors(features: Features, request_of: Tensor | None = None) -> list[Tensor]:
     """Every feature vector: user, item, context; each (batch, width)."""
     return [
-        vector if group == "item" else per_candidate(vector, rows) for group in GROUPS for vector in features[group]
+        vector if group == "item" else per_candidate(vector, request_of)
+        for group in GROUPS
+        for vector in features[group]
     ]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from keras import ops
 
-from mixrank.layers.backbone.base import Backbone, Widths, all_vectors
-from mixrank.layers.base import Part, check_units
+from mixrank.layers.backbone.base import Backbone, Features, Histories, Widths, all_vectors
+from mixrank.layers.base import Part, Shape, Tensor
 from mixrank.layers.tokens import Pooling, count_pooling, history_pooling
 
 
@@ -14,19 +16,15 @@ class FieldBackbone(Backbone):
 
     Args:
         pooling: mean, or target for attention from the candidate (Deep Interest Network).
-        attention_units: hidden layers of target attention.
-        head_units, scenarios: as in `Backbone`.
+        head_units, scenarios, field_names: as in `Backbone`.
     """
 
-    def __init__(self, *, pooling: Pooling = "mean", attention_units: tuple[int, ...] = (32,), **kwargs) -> None:
-        super().__init__(**kwargs)
-        if pooling not in ("mean", "target"):
-            raise ValueError(f"`pooling` must be mean or target, received {pooling!r}")
-        check_units(attention_units=attention_units)
-        self.pooling = pooling
-        self.attention_units = tuple(attention_units)
+    removed: ClassVar = {"attention_units": (32,)}
 
-    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+    def __init__(self, *, pooling: Pooling = "mean", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         query = sum(self.widths.vectors["item"])
         if self.pooling == "target" and self.widths.histories and not query:
@@ -35,11 +33,11 @@ class FieldBackbone(Backbone):
             )
         self.pools = {}
         for window, (length, width) in self.widths.histories.items():
-            pool = history_pooling(self.pooling, self.attention_units, name=f"pool_{window}", dtype=self.dtype_policy)
+            pool = history_pooling(self.pooling, name=f"pool_{window}", dtype=self.dtype_policy)
             pool.build((None, length, width), (None, length), (None, query))
             self.pools[window] = pool
 
-    def fields(self, features, histories, rows=None) -> list:
+    def fields(self, features: Features, histories: Histories, request_of: Tensor | None = None) -> list[Tensor]:
         """Feature vectors and pooled histories.
 
         Returns:
@@ -47,10 +45,10 @@ class FieldBackbone(Backbone):
         """
         query = ops.concatenate(features["item"], axis=-1) if self.pooling == "target" and self.pools else None
         pooled = [
-            pool(histories[window]["items"], histories[window]["mask"], query=query, rows=rows)
+            pool(histories[window]["items"], histories[window]["mask"], query=query, request_of=request_of)
             for window, pool in self.pools.items()
         ]
-        return [*all_vectors(features, rows), *pooled]
+        return [*all_vectors(features, request_of), *pooled]
 
     def field_widths(self, widths: Widths) -> tuple[int, ...]:
         """Width of every field, in the order of `fields`."""
@@ -61,11 +59,7 @@ class FieldBackbone(Backbone):
         """Parameters and FLOPs of `fields`."""
         query = sum(widths.vectors["item"])
         return [
-            count_pooling(self.pooling, self.attention_units, *widths.histories[window], query)
+            count_pooling(self.pooling, *widths.histories[window], query)
             for window in self.windows
             if window in widths.histories
         ]
-
-    def get_config(self) -> dict:
-        config = {"pooling": self.pooling, "attention_units": list(self.attention_units)}
-        return {**super().get_config(), **config}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-import keras
 from keras import ops
+from pydantic import NonNegativeInt, PositiveInt
 
-from mixrank.layers.backbone.base import Widths
+from mixrank.layers.backbone.base import Features, Histories, Widths
 from mixrank.layers.backbone.fields import FieldBackbone
-from mixrank.layers.base import Part, check_dropout, check_least, dense_part
+from mixrank.layers.base import DropoutRate, Layer, Part, Shape, Tensor, dense_part
 from mixrank.layers.tokens import FieldTokens, InteractThenSplit, count_field_tokens
 
 
@@ -24,32 +24,22 @@ class TokenBackbone(FieldBackbone):
         num_tokens: int >= 1. Tokens of the split.
         num_layers: int >= 0. Number of blocks, L.
         dropout: float in [0, 1). Share of each sub-layer's output dropped in training.
-        pooling, attention_units, head_units, scenarios: as in `FieldBackbone`.
+        pooling, head_units, scenarios, field_names: as in `FieldBackbone`.
     """
 
     def __init__(
         self,
         *,
-        dim: int,
+        dim: PositiveInt,
         tokenizer: Literal["fields", "split"],
-        num_tokens: int,
-        num_layers: int,
-        dropout: float = 0.0,
-        **kwargs,
+        num_tokens: PositiveInt,
+        num_layers: NonNegativeInt,
+        dropout: DropoutRate = 0.0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_least(1, dim=dim, num_tokens=num_tokens)
-        check_least(0, num_layers=num_layers)
-        if tokenizer not in ("fields", "split"):
-            raise ValueError(f"`tokenizer` must be fields or split, received {tokenizer!r}")
-        check_dropout(dropout)
-        self.dim = dim
-        self.tokenizer = tokenizer
-        self.num_tokens = num_tokens
-        self.num_layers = num_layers
-        self.dropout = dropout
 
-    def new_block(self, index: int) -> keras.Layer:
+    def new_block(self, index: int) -> Layer:
         """Block number `index`, not yet built."""
         raise NotImplementedError(f"{type(self).__name__} has no new_block()")
 
@@ -57,7 +47,7 @@ class TokenBackbone(FieldBackbone):
         """How many tokens the tokenizer makes."""
         return self.num_tokens if self.tokenizer == "split" else len(self.field_widths(widths))
 
-    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+    def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         widths = self.field_widths(self.widths)
         if self.tokenizer == "fields":
@@ -70,13 +60,13 @@ class TokenBackbone(FieldBackbone):
             self.to_tokens.build((None, sum(widths)))
         self.blocks = [self.new_block(index) for index in range(self.num_layers)]
 
-    def tokens(self, features, histories, rows=None):
+    def tokens(self, features: Features, histories: Histories, request_of: Tensor | None = None) -> Tensor:
         """The fields as tokens.
 
         Returns:
             Tensor (batch, tokens, dim).
         """
-        fields = self.fields(features, histories, rows)
+        fields = self.fields(features, histories, request_of)
         return self.to_tokens(fields if self.tokenizer == "fields" else ops.concatenate(fields, axis=-1))
 
     def count_tokenizer(self, widths: Widths) -> list[Part]:
@@ -88,7 +78,3 @@ class TokenBackbone(FieldBackbone):
 
     def width(self, widths: Widths) -> int:
         return self.dim
-
-    def get_config(self) -> dict:
-        names = ("dim", "tokenizer", "num_tokens", "num_layers", "dropout")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

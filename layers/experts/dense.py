@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
+from pydantic import NonNegativeInt, PositiveInt
 
-from mixrank.layers.base import Part
+from mixrank.layers.base import Activation, Layer, Part, Shape, Tensor, check_divides
 from mixrank.layers.experts.sparse import Experts, count_experts
 from mixrank.layers.mixing import PerTokenDense
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class SharedDenseMoE(keras.Layer):
+class SharedDenseMoE(Layer):
     """`sum_{i<=Ks} a_i FFN_i(u) + sum_{j<=mE} b_j FFN_j(u)`, `[a, b] = sigmoid(G u)`; MTmixAtt equations (11), (12).
 
     Ks shared experts have hidden width h, and each of E base experts is cut into m fine-grained ones of width h / m,
@@ -43,27 +46,18 @@ class SharedDenseMoE(keras.Layer):
     def __init__(
         self,
         *,
-        experts: int,
-        shared: int = 2,
-        split: int = 1,
-        hidden_dim: int,
+        experts: NonNegativeInt,
+        shared: NonNegativeInt = 2,
+        split: PositiveInt = 1,
+        hidden_dim: PositiveInt,
         share_across_tokens: bool = False,
-        activation="gelu",
-        **kwargs,
+        activation: Activation = "gelu",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if experts < 0 or shared < 0 or experts + shared < 1:
-            raise ValueError(f"`experts` and `shared` must not be below 0 nor both 0, received {experts} and {shared}")
-        if split < 1 or hidden_dim < 1 or hidden_dim % split:
-            raise ValueError(
-                f"`hidden_dim` must be a multiple of `split`, and both at least 1, received {hidden_dim} and {split}"
-            )
-        self.experts = experts
-        self.shared = shared
-        self.split = split
-        self.hidden_dim = hidden_dim
-        self.share_across_tokens = share_across_tokens
-        self.activation = keras.activations.get(activation)
+        if not experts + shared:
+            raise ValueError("`experts` and `shared` must not both be 0")
+        check_divides(hidden_dim, "`hidden_dim`", split=split)
 
     @property
     def _kinds(self) -> dict[str, tuple[int, int]]:
@@ -74,7 +68,7 @@ class SharedDenseMoE(keras.Layer):
         }
         return {name: kind for name, kind in kinds.items() if kind[0]}
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         tokens, dim = 1 if self.share_across_tokens else input_shape[1], input_shape[2]
         policy = {"dtype": self.dtype_policy}
         gates = sum(number for number, _ in self._kinds.values())
@@ -86,7 +80,7 @@ class SharedDenseMoE(keras.Layer):
             bank.build((tokens, None, dim))
             self.banks[name] = bank
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         lead = lead_by_token(x, self.share_across_tokens)
         gates = ops.sigmoid(self.router(lead))
         y, first = 0, 0
@@ -95,23 +89,18 @@ class SharedDenseMoE(keras.Layer):
             first += number
         return lead_by_row(y, x.shape[1], self.share_across_tokens)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self) -> dict:
-        names = ("experts", "shared", "split", "hidden_dim", "share_across_tokens")
-        values = {name: getattr(self, name) for name in names}
-        return {**super().get_config(), **values, "activation": keras.activations.serialize(self.activation)}
 
-
-def lead_by_token(x, share_across_tokens: bool):
+def lead_by_token(x: Tensor, share_across_tokens: bool) -> Tensor:
     """(batch, tokens, dim) -> (tokens, batch, dim), or (1, batch * tokens, dim) where all tokens share weights."""
     if share_across_tokens:
         return ops.reshape(x, (1, -1, x.shape[2]))
     return ops.transpose(x, (1, 0, 2))
 
 
-def lead_by_row(x, tokens: int, share_across_tokens: bool):
+def lead_by_row(x: Tensor, tokens: int, share_across_tokens: bool) -> Tensor:
     """Inverse of `lead_by_token`."""
     if share_across_tokens:
         return ops.reshape(x, (-1, tokens, x.shape[2]))

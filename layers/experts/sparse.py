@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.base import Part, PerToken, check_least
+from mixrank.layers.base import Activation, Layer, Part, PerToken, Shape, Tensor
 
 Dispatch = Literal["auto", "dense", "grouped"]
 # From so many experts per active one, and weights per kernel, grouping was as fast or faster forward and backward on
@@ -16,7 +17,7 @@ GROUPED_FROM, GROUPED_WEIGHTS = 5, 3000
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class Experts(keras.Layer):
+class Experts(Layer):
     """`y = sum_i g_i FFN_i(u)`, `FFN_i(u) = phi(u W_1^i + b_1^i) W_2^i + b_2^i`; MTmixAtt equations (11) to (14).
 
     The weights of expert i of token t are rows t * experts + i of stacked kernels. Chosen experts are computed in one
@@ -51,24 +52,16 @@ class Experts(keras.Layer):
     def __init__(
         self,
         *,
-        experts: int,
-        hidden_dim: int,
-        activation="gelu",
+        experts: PositiveInt,
+        hidden_dim: PositiveInt,
+        activation: Activation = "gelu",
         dispatch: Dispatch = "auto",
-        block: int = 32,
-        **kwargs,
+        block: PositiveInt = 32,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_least(1, experts=experts, hidden_dim=hidden_dim, block=block)
-        if dispatch not in ("auto", "dense", "grouped"):
-            raise ValueError(f"`dispatch` must be auto, dense or grouped, received {dispatch!r}")
-        self.experts = experts
-        self.hidden_dim = hidden_dim
-        self.activation = keras.activations.get(activation)
-        self.dispatch = dispatch
-        self.block = block
 
-    def build(self, x_shape, gates_shape=None, chosen_shape=None) -> None:
+    def build(self, x_shape: Shape, gates_shape: Shape | None = None, chosen_shape: Shape | None = None) -> None:
         tokens, dim = x_shape[0], x_shape[-1]
         n, h = tokens * self.experts, self.hidden_dim
         self.tokens = tokens
@@ -77,7 +70,7 @@ class Experts(keras.Layer):
         self.contract = self.add_weight(shape=(n, h, dim), initializer=PerToken("glorot_uniform"), name="contract")
         self.contract_bias = self.add_weight(shape=(n, 1, dim), initializer="zeros", name="contract_bias")
 
-    def call(self, x, gates, chosen=None):
+    def call(self, x: Tensor, gates: Tensor, chosen: Tensor | None = None) -> Tensor:
         gates = ops.cast(gates, x.dtype)
         if chosen is None:
             return self._dense(x, gates)
@@ -87,7 +80,7 @@ class Experts(keras.Layer):
         places = ops.cast(ops.equal(chosen[..., None], ops.arange(self.experts, dtype=chosen.dtype)), x.dtype)
         return self._dense(x, ops.sum(places * gates[..., None], axis=2))
 
-    def _dense(self, x, gates):
+    def _dense(self, x: Tensor, gates: Tensor) -> Tensor:
         tokens, dim, n, h = self.tokens, x.shape[-1], self.experts, self.hidden_dim
         # (tokens * experts, dim, hidden) -> (tokens, dim, experts * hidden): one product for all experts of a token
         expand = ops.transpose(ops.reshape(self.expand, (tokens, n, dim, h)), (0, 2, 1, 3))
@@ -98,7 +91,7 @@ class Experts(keras.Layer):
         y = ops.matmul(ops.reshape(hidden, (tokens, -1, n * h)), ops.reshape(self.contract, (tokens, n * h, dim)))
         return y + ops.matmul(gates, ops.reshape(self.contract_bias, (tokens, n, dim)))
 
-    def _grouped(self, x, gates, chosen):
+    def _grouped(self, x: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
         tokens, dim, block, active = self.tokens, x.shape[-1], self.block, chosen.shape[-1]
         batch = ops.shape(x)[1]
         source, filled, slot, owner = group(chosen, self.experts, block)
@@ -117,12 +110,10 @@ class Experts(keras.Layer):
         # (tokens * batch * active, dim) -> (tokens, batch, active, dim)
         return ops.sum(ops.reshape(y, (tokens, -1, active, dim)) * gates[..., None], axis=2)
 
-    def compute_output_shape(self, x_shape, gates_shape=None, chosen_shape=None):
+    def compute_output_shape(
+        self, x_shape: Shape, gates_shape: Shape | None = None, chosen_shape: Shape | None = None
+    ) -> Shape:
         return x_shape
-
-    def get_config(self) -> dict:
-        values = {name: getattr(self, name) for name in ("experts", "hidden_dim", "dispatch", "block")}
-        return {**super().get_config(), **values, "activation": keras.activations.serialize(self.activation)}
 
 
 def choose_dispatch(dispatch: Dispatch, experts: int, active: int, weights: int) -> str:
@@ -138,18 +129,18 @@ def choose_dispatch(dispatch: Dispatch, experts: int, active: int, weights: int)
     return dispatch
 
 
-def dispatch_here(dispatch: Dispatch) -> Dispatch:
-    """Auto on an accelerator is dense: small blocks leave it waiting for memory; otherwise unchanged.
+def dispatch_here() -> Dispatch:
+    """The form for this machine: auto, but dense on an accelerator, which small blocks leave waiting for memory.
 
     Looks at the devices, so it must not be called before they are configured.
     """
-    if dispatch != "auto" or keras.backend.backend() == "numpy":
-        return dispatch
+    if keras.backend.backend() == "numpy":
+        return "auto"
     accelerated = any(not device.startswith("cpu") for device in keras.distribution.list_devices())
     return "dense" if accelerated else "auto"
 
 
-def group(chosen, experts: int, block: int):
+def group(chosen: Tensor, experts: int, block: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Places (row, expert) pairs so that every block of slots holds rows of one expert.
 
     Args:

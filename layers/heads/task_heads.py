@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.base import Part, check_units, dense_part
+from mixrank.layers.base import Layer, Part, Shape, Tensor, dense_part
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class TaskHead(keras.Layer):
+class TaskHead(Layer):
     """`logit = g(x)`, g an MLP with one output; the link of the task makes it a prediction, as in HeMix equation (22).
 
     Args:
@@ -27,12 +30,10 @@ class TaskHead(keras.Layer):
     TensorShape([2])
     """
 
-    def __init__(self, *, units: tuple[int, ...] = (), dtype="float32", **kwargs) -> None:
+    def __init__(self, *, units: tuple[PositiveInt, ...] = (), dtype: Any = "float32", **kwargs: Any) -> None:
         super().__init__(dtype=dtype, **kwargs)
-        check_units(units=units)
-        self.units = tuple(units)
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.hidden = [
             keras.layers.Dense(
                 width,
@@ -48,21 +49,18 @@ class TaskHead(keras.Layer):
             dense.build(input_shape)
             input_shape = (*input_shape[:-1], dense.units)
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         for dense in self.hidden:
             x = dense(x)
         # (batch, 1) -> (batch,)
         return ops.reshape(self.logit(x), (-1,))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0],)
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "units": list(self.units)}
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class TaskHeads(keras.Layer):
+class TaskHeads(Layer):
     """One `TaskHead` per task on a shared representation.
 
     Args:
@@ -71,27 +69,31 @@ class TaskHeads(keras.Layer):
 
     Call arguments:
         x: Tensor (batch, width).
-        scenario: int tensor (batch,), or (1,) for the rows of one request; not read here, other heads depend on it.
+        scenario: int tensor (batch,), or (1,) for the candidates of one request; other heads read it.
 
     Returns:
         task -> float32 tensor (batch,).
+
+    >>> heads = TaskHeads(tasks=("click", "buy"))
+    >>> heads(keras.ops.ones((2, 3)), keras.ops.ones(2, "int32"))["buy"].shape
+    TensorShape([2])
     """
 
-    def __init__(self, *, tasks: tuple[str, ...], units: tuple[int, ...] = (), dtype="float32", **kwargs) -> None:
+    def __init__(
+        self, *, tasks: tuple[str, ...], units: tuple[PositiveInt, ...] = (), dtype: Any = "float32", **kwargs: Any
+    ) -> None:
         super().__init__(dtype=dtype, **kwargs)
-        self.tasks = tuple(tasks)
-        self.units = tuple(units)
 
-    def build(self, x_shape, scenario_shape) -> None:
+    def build(self, x_shape: Shape, scenario_shape: Shape) -> None:
         self.task_heads = {task: TaskHead(units=self.units, name=task, dtype=self.dtype_policy) for task in self.tasks}
         for head in self.task_heads.values():
             head.build(x_shape)
         self.input_width = x_shape[-1]
 
-    def call(self, x, scenario):
+    def call(self, x: Tensor, scenario: Tensor) -> dict[str, Tensor]:
         return {task: head(x) for task, head in self.task_heads.items()}
 
-    def compute_output_shape(self, x_shape, scenario_shape):
+    def compute_output_shape(self, x_shape: Shape, scenario_shape: Shape) -> dict[str, Shape]:
         return dict.fromkeys(self.tasks, (x_shape[0],))
 
     def count(self, width: int) -> list[Part]:
@@ -102,6 +104,3 @@ class TaskHeads(keras.Layer):
     def parts(self) -> list[Part]:
         """Parameters and FLOPs of the layer as it was built."""
         return self.count(self.input_width)
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "tasks": list(self.tasks), "units": list(self.units)}

@@ -1,9 +1,9 @@
-from .attention import MixedQueryAttention as MixedQueryAttention
 from .attention import SelfAttention as SelfAttention
 from .attention import attend as attend
 from .attention import masked_softmax as masked_softmax
 from .attention import softmax as softmax
 from .attention import split_heads as split_heads
+from .blocks import HeteroMixerBlock as HeteroMixerBlock
 from .blocks import PostNormBlock as PostNormBlock
 from .blocks import PreNormBlock as PreNormBlock
 from .ffn import PerTokenFFN as PerTokenFFN

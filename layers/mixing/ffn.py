@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.base import check_least
+from mixrank.layers.base import Activation, Layer, Shape, Tensor
 from mixrank.layers.mixing.per_token import PerTokenDense
 
 
-class _FeedForward(keras.Layer):
-    def __init__(self, *, expansion: int = 4, hidden_dim: int | None = None, activation="relu", **kwargs) -> None:
+class _FeedForward(Layer):
+    def __init__(
+        self,
+        *,
+        expansion: PositiveInt = 4,
+        hidden_dim: PositiveInt | None = None,
+        activation: Activation = "relu",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        check_least(1, expansion=expansion, hidden_dim=hidden_dim)
-        self.expansion = expansion
-        self.hidden_dim = hidden_dim
-        self.activation = keras.activations.get(activation)
 
     def _hidden(self, dim: int) -> int:
         return self.hidden_dim or self.expansion * dim
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
-
-    def get_config(self) -> dict:
-        activation = keras.activations.serialize(self.activation)
-        config = {"expansion": self.expansion, "hidden_dim": self.hidden_dim, "activation": activation}
-        return {**super().get_config(), **config}
 
 
 @keras.saving.register_keras_serializable("mixrank")
@@ -50,7 +51,7 @@ class PerTokenFFN(_FeedForward):
     TensorShape([2, 3, 4])
     """
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         tokens, dim = input_shape[1:]
         options = {"token_leading": True, "dtype": self.dtype_policy}
         self.expand = PerTokenDense(
@@ -60,7 +61,7 @@ class PerTokenFFN(_FeedForward):
         self.expand.build((tokens, None, dim))
         self.contract.build((tokens, None, self._hidden(dim)))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         # (batch, tokens, dim) -> (tokens, batch, dim), and back after both products
         return ops.transpose(self.contract(self.expand(ops.transpose(x, (1, 0, 2)))), (1, 0, 2))
 
@@ -81,9 +82,12 @@ class SharedFFN(_FeedForward):
         Tensor (batch, tokens, dim).
 
     Source: arXiv 1706.03762.
+
+    >>> SharedFFN(expansion=2)(keras.ops.ones((2, 3, 4))).shape
+    TensorShape([2, 3, 4])
     """
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         dim = input_shape[-1]
         self.expand = keras.layers.Dense(
             self._hidden(dim),
@@ -96,5 +100,5 @@ class SharedFFN(_FeedForward):
         self.expand.build(input_shape)
         self.contract.build((*input_shape[:-1], self._hidden(dim)))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         return self.contract(self.expand(x))

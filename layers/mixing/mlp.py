@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import keras
+from typing import Any
 
-from mixrank.layers.base import check_dropout, check_units
+import keras
+from pydantic import PositiveInt
+
+from mixrank.layers.base import Activation, DropoutRate, Layer, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class MLP(keras.Layer):
+class MLP(Layer):
     """`h_l = phi(W_l h_{l-1} + b_l)`, phi after every layer, the last one included.
 
     Args:
@@ -29,15 +32,17 @@ class MLP(keras.Layer):
     TensorShape([2, 3])
     """
 
-    def __init__(self, *, units: tuple[int, ...], activation="relu", dropout: float = 0.0, **kwargs) -> None:
+    def __init__(
+        self,
+        *,
+        units: tuple[PositiveInt, ...],
+        activation: Activation = "relu",
+        dropout: DropoutRate = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        check_units(units=units)
-        check_dropout(dropout)
-        self.units = tuple(units)
-        self.activation = keras.activations.get(activation)
-        self.dropout = dropout
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.dense = []
         for index, width in enumerate(self.units):
             dense = keras.layers.Dense(
@@ -55,20 +60,12 @@ class MLP(keras.Layer):
             for index in range(len(self.units) if self.dropout else 0)
         ]
 
-    def call(self, x, training=False):
+    def call(self, x: Tensor, training: bool = False) -> Tensor:
         for index, dense in enumerate(self.dense):
             x = dense(x)
             if self.drop:
                 x = self.drop[index](x, training=training)
         return x
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units[-1] if self.units else input_shape[-1])
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "units": list(self.units),
-            "activation": keras.activations.serialize(self.activation),
-            "dropout": self.dropout,
-        }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.base import PerToken, check_least
+from mixrank.layers.base import Activation, Initializer, Layer, PerToken, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class PerTokenDense(keras.Layer):
+class PerTokenDense(Layer):
     """`y_t = activation(x_t W_t + b_t)`, with kernel W_t and bias b_t of token t alone.
 
     The kernels are one stacked weight (tokens, inputs, units). The product runs token-leading, as one batched matrix
@@ -39,23 +42,17 @@ class PerTokenDense(keras.Layer):
 
     def __init__(
         self,
-        units: int,
+        units: PositiveInt,
         *,
-        activation=None,
+        activation: Activation = None,
         use_bias: bool = True,
-        kernel_initializer="glorot_uniform",
+        kernel_initializer: Initializer = "glorot_uniform",
         token_leading: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_least(1, units=units)
-        self.units = units
-        self.activation = keras.activations.get(activation)
-        self.use_bias = use_bias
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.token_leading = token_leading
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         tokens, inputs = input_shape[0 if self.token_leading else 1], input_shape[2]
         if tokens is None or inputs is None:
             raise ValueError(f"layer `{self.name}` needs a static number of tokens and inputs, received {input_shape}")
@@ -65,7 +62,7 @@ class PerTokenDense(keras.Layer):
         if self.use_bias:
             self.bias = self.add_weight(shape=(tokens, 1, self.units), initializer="zeros", name="bias")
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         # (batch, tokens, inputs) -> (tokens, batch, inputs)
         y = ops.matmul(x if self.token_leading else ops.transpose(x, (1, 0, 2)), self.kernel)
         if self.use_bias:
@@ -74,15 +71,5 @@ class PerTokenDense(keras.Layer):
         # (tokens, batch, units) -> (batch, tokens, units)
         return y if self.token_leading else ops.transpose(y, (1, 0, 2))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:2], self.units)
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "units": self.units,
-            "activation": keras.activations.serialize(self.activation),
-            "use_bias": self.use_bias,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "token_leading": self.token_leading,
-        }

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.base import check_least
+from mixrank.layers.base import Layer, Shape, Tensor
 from mixrank.layers.mixing.per_token import PerTokenDense
 
 
-class _Gated(keras.Layer):
-    def __init__(self, *, units: int, **kwargs) -> None:
+class _Gated(Layer):
+    def __init__(self, *, units: PositiveInt, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_least(1, units=units)
-        self.units = units
 
-    def _transform(self, x):
+    def _transform(self, x: Tensor) -> Tensor:
         return self.down(self.up(x) * ops.silu(self.gate(x)))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "units": self.units}
 
 
 @keras.saving.register_keras_serializable("mixrank")
@@ -47,7 +45,7 @@ class SwiGLU(_Gated):
     TensorShape([2, 3, 4])
     """
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         options = {"use_bias": False, "dtype": self.dtype_policy}
         self.up = keras.layers.Dense(self.units, name="up", **options)
         self.gate = keras.layers.Dense(self.units, name="gate", **options)
@@ -56,7 +54,7 @@ class SwiGLU(_Gated):
         self.gate.build(input_shape)
         self.down.build((*input_shape[:-1], self.units))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         return self._transform(x)
 
 
@@ -82,7 +80,7 @@ class PerTokenSwiGLU(_Gated):
     TensorShape([2, 3, 4])
     """
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         tokens, dim = input_shape[1:]
         options = {"use_bias": False, "token_leading": True, "dtype": self.dtype_policy}
         self.up = PerTokenDense(self.units, name="up", **options)
@@ -92,6 +90,6 @@ class PerTokenSwiGLU(_Gated):
         self.gate.build((tokens, None, dim))
         self.down.build((tokens, None, self.units))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         # (batch, tokens, dim) -> (tokens, batch, dim), and back after the products
         return ops.transpose(self._transform(ops.transpose(x, (1, 0, 2))), (1, 0, 2))

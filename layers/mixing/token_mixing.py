@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
+from pydantic import PositiveInt
 
+from mixrank.layers.base import Layer, Shape, Tensor, check_divides
 from mixrank.layers.mixing.per_token import PerTokenDense
 
 
-def block_transpose(x, heads: int, *, token_leading: bool = False):
+def block_transpose(x: Tensor, heads: int, *, token_leading: bool = False) -> Tensor:
     """`G_h = [x_1^h, ..., x_T^h]`: mixed token h joins the h-th piece of every token; HeMix equations (13)-(15).
 
     With `heads` = tokens it is the parameter-free token mixing of RankMixer, equations (3)-(5).
@@ -26,11 +30,12 @@ def block_transpose(x, heads: int, *, token_leading: bool = False):
 
     Source: arXiv 2602.09387 and 2507.15551.
 
-    >>> block_transpose(keras.ops.array([[[1, 2, 3, 4], [5, 6, 7, 8]]]), 2)[0, 0]  # 1, 2, 5, 6
+    >>> mixed = block_transpose(keras.ops.array([[[1, 2, 3, 4], [5, 6, 7, 8]]]), 2)
+    >>> keras.ops.convert_to_numpy(mixed)[0, 0].tolist()
+    [1, 2, 5, 6]
     """
     tokens, dim = x.shape[1:]
-    if dim % heads:
-        raise ValueError(f"`heads` must divide the token width {dim}, received {heads}")
+    check_divides(dim, heads=heads)
     # (batch, tokens, heads, dim / heads)
     x = ops.reshape(x, (-1, tokens, heads, dim // heads))
     if token_leading:
@@ -40,7 +45,7 @@ def block_transpose(x, heads: int, *, token_leading: bool = False):
     return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, heads, tokens * (dim // heads)))
 
 
-def inverse_block_transpose(mixed, tokens: int, *, token_leading: bool = False):
+def inverse_block_transpose(mixed: Tensor, tokens: int, *, token_leading: bool = False) -> Tensor:
     """Exact inverse of `block_transpose`, the group-aligned reconstruction of HeMix equation (18).
 
     Args:
@@ -65,7 +70,7 @@ def inverse_block_transpose(mixed, tokens: int, *, token_leading: bool = False):
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class TokenMixing(keras.Layer):
+class TokenMixing(Layer):
     """RankMixer's token mixing, equations (3)-(5): `block_transpose` with as many heads as tokens; no parameters.
 
     Call arguments:
@@ -78,9 +83,12 @@ class TokenMixing(keras.Layer):
         ValueError: if the number of tokens does not divide dim.
 
     Source: arXiv 2507.15551.
+
+    >>> TokenMixing()(keras.ops.ones((5, 3, 6))).shape
+    TensorShape([5, 3, 6])
     """
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         tokens, dim = input_shape[1:]
         if dim % tokens:
             raise ValueError(
@@ -88,15 +96,15 @@ class TokenMixing(keras.Layer):
                 f"the nearest widths are {dim // tokens * tokens} and {(dim // tokens + 1) * tokens}"
             )
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         return block_transpose(x, x.shape[1])
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class HeteroMixing(keras.Layer):
+class HeteroMixing(Layer):
     """`G'_h = W_R^h ReLU(W_L^h G_h)` on the block transpose G of the tokens, and back; HeMix equations (13)-(18).
 
     W_L^h and W_R^h belong to mixed token h alone and have rank `rank`. The residual is the block's.
@@ -121,21 +129,16 @@ class HeteroMixing(keras.Layer):
     TensorShape([5, 7, 4])
     """
 
-    def __init__(self, *, heads: int, rank: int, use_bias: bool = True, **kwargs) -> None:
+    def __init__(self, *, heads: PositiveInt, rank: PositiveInt, use_bias: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.heads = heads
-        self.rank = rank
-        self.use_bias = use_bias
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         tokens, dim = input_shape[1:]
-        if dim % self.heads:
-            raise ValueError(f"`heads` must divide the token width {dim}, received {self.heads}")
+        check_divides(dim, heads=self.heads)
         width = tokens * dim // self.heads
-        if not 1 <= self.rank < width:
+        if self.rank >= width:
             raise ValueError(
-                f"`rank` must be at least 1 and below the mixed token's width tokens * dim / heads = {width}, "
-                f"received {self.rank}"
+                f"`rank` must be below the mixed token's width tokens * dim / heads = {width}, received {self.rank}"
             )
         options = {"use_bias": self.use_bias, "token_leading": True, "dtype": self.dtype_policy}
         self.left = PerTokenDense(self.rank, activation="relu", kernel_initializer="he_normal", name="left", **options)
@@ -143,12 +146,9 @@ class HeteroMixing(keras.Layer):
         self.left.build((self.heads, None, width))
         self.right.build((self.heads, None, self.rank))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         mixed = block_transpose(x, self.heads, token_leading=True)
         return inverse_block_transpose(self.right(self.left(mixed)), x.shape[1], token_leading=True)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "heads": self.heads, "rank": self.rank, "use_bias": self.use_bias}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 from keras import ops
+from pydantic import NonNegativeInt, PositiveInt
 
-from mixrank.layers.backbone import FieldBackbone, Widths, register
-from mixrank.layers.base import Part, check_dropout, check_least, check_units, dense_part
+from mixrank.layers.backbone import Features, FieldBackbone, Histories, Widths, register
+from mixrank.layers.base import DropoutRate, Layer, Part, Shape, Tensor, check_divides, dense_part
 from mixrank.layers.mixing import MLP, attend, split_heads
 from mixrank.layers.tokens import FieldTokens, count_field_tokens
 
@@ -22,7 +23,7 @@ SCALED = {"attention_dim": ("attention_heads", 8), "mlp_units": (8,)}
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class InteractingLayer(keras.Layer):
+class InteractingLayer(Layer):
     """`e'_m = ReLU([o_m^1, ..., o_m^H] + W_res e_m)`, `o_m^h = sum_k softmax_k(<W_q^h e_m, W_k^h e_k>) W_v^h e_k`.
 
     Self-attention among fields without biases, and without the scaling of scores.
@@ -30,7 +31,6 @@ class InteractingLayer(keras.Layer):
     Args:
         dim: int >= 1. Width of the output, all heads side by side.
         heads: int >= 1, a divisor of `dim`. Attention heads H.
-        scale: bool. Whether scores are divided by the root of a head's width, as in the Transformer.
         residual: bool. Whether W_res e_m is added; off is an ablation.
 
     Call arguments:
@@ -48,16 +48,11 @@ class InteractingLayer(keras.Layer):
     TensorShape([3, 5, 6])
     """
 
-    def __init__(self, *, dim: int, heads: int = 2, scale: bool = False, residual: bool = True, **kwargs) -> None:
+    def __init__(self, *, dim: PositiveInt, heads: PositiveInt = 2, residual: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if heads < 1 or dim < 1 or dim % heads:
-            raise ValueError(f"`heads` must divide `dim`, received {heads} and {dim}")
-        self.dim = dim
-        self.heads = heads
-        self.scale = scale
-        self.residual = residual
+        check_divides(dim, "`dim`", heads=heads)
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         names = ("query", "key", "value", "shortcut") if self.residual else ("query", "key", "value")
         self.projections = [
             keras.layers.Dense(self.dim, use_bias=False, name=name, dtype=self.dtype_policy) for name in names
@@ -65,20 +60,16 @@ class InteractingLayer(keras.Layer):
         for projection in self.projections:
             projection.build(input_shape)
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         query, key, value, *shortcut = self.projections
         queries, keys, values = (split_heads(project(x), self.heads) for project in (query, key, value))
-        output = attend(queries, keys, values, None, scale=self.scale)
+        output = attend(queries, keys, values, None, scale=False)
         for project in shortcut:
             output = output + project(x)
         return ops.relu(output)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.dim)
-
-    def get_config(self) -> dict:
-        config = {"dim": self.dim, "heads": self.heads, "scale": self.scale, "residual": self.residual}
-        return {**super().get_config(), **config}
 
 
 @register(
@@ -94,16 +85,13 @@ class AutoInt(FieldBackbone):
         attention_dim: int >= 1. Width of an interacting layer's output, all heads side by side.
         attention_heads: int >= 1, a divisor of `attention_dim`. Heads of an interacting layer.
         num_layers: int >= 0. Number of interacting layers, L.
-        scale: bool. Whether attention scores are divided by the root of a head's width.
         residual: bool. Whether interacting layers have residuals; off is an ablation.
         mlp_units: widths of the MLP's layers; none is AutoInt without plus.
         dropout: float in [0, 1). Share of each MLP layer's output dropped in training.
         pooling: mean, or target for attention from the candidate; makes a field of each history.
-        attention_units: hidden layers of target attention.
-        head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
     Call arguments:
-        features, histories, scenario, rows: as in `Backbone`; the scenario is read as a feature only.
+        features, histories, scenario, request_of: as in `Backbone`; the scenario is read as a feature only.
 
     Returns:
         Tensor (batch, fields * attention_dim + mlp_units[-1]).
@@ -115,46 +103,30 @@ class AutoInt(FieldBackbone):
         a linear map per field brings embeddings of the spec's widths, and numbers, to `dim`;
         the MLP reads the fields at the spec's widths;
         histories, which the paper does not have, enter pooled;
-        `scale` and `dropout` are additions, off by default.
+        `dropout` is an addition, off by default.
 
     Source: arXiv 1810.11921.
     """
 
+    removed: ClassVar = {"scale": False}
+
     def __init__(
         self,
         *,
-        dim: int = 16,
-        attention_dim: int = 64,
-        attention_heads: int = 2,
-        num_layers: int = 3,
-        scale: bool = False,
+        dim: PositiveInt = 16,
+        attention_dim: PositiveInt = 64,
+        attention_heads: PositiveInt = 2,
+        num_layers: NonNegativeInt = 3,
         residual: bool = True,
-        mlp_units: tuple[int, ...] = (400, 400),
-        dropout: float = 0.0,
+        mlp_units: tuple[PositiveInt, ...] = (400, 400),
+        dropout: DropoutRate = 0.0,
         pooling: Literal["mean", "target"] = "mean",
-        attention_units: tuple[int, ...] = (32,),
-        head_units: tuple[int, ...] = (),
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(pooling=pooling, attention_units=attention_units, head_units=head_units, **kwargs)
-        check_least(1, dim=dim, attention_dim=attention_dim)
-        check_least(0, num_layers=num_layers)
-        if attention_heads < 1 or attention_dim % attention_heads:
-            raise ValueError(
-                f"`attention_heads` must divide `attention_dim` {attention_dim}, received {attention_heads}"
-            )
-        check_units(mlp_units=mlp_units)
-        check_dropout(dropout)
-        self.dim = dim
-        self.attention_dim = attention_dim
-        self.attention_heads = attention_heads
-        self.num_layers = num_layers
-        self.scale = scale
-        self.residual = residual
-        self.mlp_units = tuple(mlp_units)
-        self.dropout = dropout
+        super().__init__(**kwargs)
+        check_divides(attention_dim, "`attention_dim`", attention_heads=attention_heads)
 
-    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+    def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         policy = {"dtype": self.dtype_policy}
         widths = self.field_widths(self.widths)
@@ -166,7 +138,6 @@ class AutoInt(FieldBackbone):
             layer = InteractingLayer(
                 dim=self.attention_dim,
                 heads=self.attention_heads,
-                scale=self.scale,
                 residual=self.residual,
                 name=f"interacting_{index}",
                 **policy,
@@ -177,8 +148,15 @@ class AutoInt(FieldBackbone):
         self.mlp = MLP(units=self.mlp_units, dropout=self.dropout, name="mlp", **policy)
         self.mlp.build((None, sum(widths)))
 
-    def call(self, features, histories, scenario, rows=None, training=False):
-        fields = self.fields(features, histories, rows)
+    def call(
+        self,
+        features: Features,
+        histories: Histories,
+        scenario: Tensor,
+        request_of: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
+        fields = self.fields(features, histories, request_of)
         x = self.tokenizer(fields)
         for layer in self.interacting:
             x = layer(x)
@@ -203,8 +181,3 @@ class AutoInt(FieldBackbone):
             Part("interacting layers", weights, 2 * (n * weights + self.num_layers * 2 * n * n * a)),
             *mlp,
         ]
-
-    def get_config(self) -> dict:
-        names = ("dim", "attention_dim", "attention_heads", "num_layers", "scale", "residual", "dropout")
-        values = {name: getattr(self, name) for name in names}
-        return {**super().get_config(), **values, "mlp_units": list(self.mlp_units)}

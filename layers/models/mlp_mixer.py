@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 from keras import ops
+from pydantic import NonNegativeInt, PositiveInt
 
-from mixrank.layers.backbone import TokenBackbone, Widths, register
-from mixrank.layers.base import Part, check_least
+from mixrank.layers.backbone import Features, Histories, TokenBackbone, Widths, register
+from mixrank.layers.base import Activation, DropoutRate, Layer, Part, Shape, Tensor
 from mixrank.layers.mixing import PreNormBlock, SharedFFN
 
 PRESETS = {
     # For examples and one small log: trains in minutes on two CPU cores.
     "tiny": {"dim": 64, "num_layers": 2, "head_units": (32,)},
     # Width and layers of hemix small; the paper's own sizes are for pictures.
-    "small": {"dim": 256, "num_layers": 3},
+    "small": {"dim": 256, "num_layers": 3, "token_expansion": 2, "expansion": 4},
 }
 SCALED = {"dim": (8,)}
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class TokenMLP(keras.Layer):
+class TokenMLP(Layer):
     """`Y = W_2 phi(W_1 X + b_1) + b_2` along the token axis, with the same weights for every channel.
 
     Args:
@@ -43,28 +44,21 @@ class TokenMLP(keras.Layer):
     TensorShape([2, 3, 4])
     """
 
-    def __init__(self, *, expansion: int = 2, activation="gelu", **kwargs) -> None:
+    def __init__(self, *, expansion: PositiveInt = 2, activation: Activation = "gelu", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_least(1, expansion=expansion)
-        self.expansion = expansion
-        self.activation = keras.activations.get(activation)
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         batch, tokens, dim = input_shape
         options = {"expansion": self.expansion, "activation": self.activation, "dtype": self.dtype_policy}
         self.mlp = SharedFFN(**options, name="mlp")
         self.mlp.build((batch, dim, tokens))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         # (batch, tokens, dim) -> (batch, dim, tokens), and back
         return ops.transpose(self.mlp(ops.transpose(x, (0, 2, 1))), (0, 2, 1))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
-
-    def get_config(self) -> dict:
-        activation = keras.activations.serialize(self.activation)
-        return {**super().get_config(), "expansion": self.expansion, "activation": activation}
 
 
 @register(title="MLP-Mixer: An all-MLP Architecture for Vision", arxiv="2105.01601")
@@ -80,11 +74,10 @@ class MLPMixer(TokenBackbone):
         expansion: int >= 1. Hidden width of the channel MLP over `dim`, D_C / D.
         dropout: float in [0, 1). Share of each sub-layer's output dropped in training.
         pooling: mean, or target for attention from the candidate; makes a field of each history.
-        attention_units: hidden layers of target attention.
         head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
     Call arguments:
-        features, histories, scenario, rows: as in `Backbone`; the scenario is read as a feature only.
+        features, histories, scenario, request_of: as in `Backbone`; the scenario is read as a feature only.
 
     Returns:
         Tensor (batch, dim).
@@ -102,34 +95,20 @@ class MLPMixer(TokenBackbone):
     def __init__(
         self,
         *,
-        dim: int = 256,
+        dim: PositiveInt = 256,
         tokenizer: Literal["fields", "split"] = "fields",
-        num_tokens: int = 16,
-        num_layers: int = 3,
-        token_expansion: int = 2,
-        expansion: int = 4,
-        dropout: float = 0.0,
+        num_tokens: PositiveInt = 16,
+        num_layers: NonNegativeInt = 3,
+        token_expansion: PositiveInt = 2,
+        expansion: PositiveInt = 4,
+        dropout: DropoutRate = 0.0,
         pooling: Literal["mean", "target"] = "mean",
-        attention_units: tuple[int, ...] = (32,),
-        head_units: tuple[int, ...] = (128,),
-        **kwargs,
+        head_units: tuple[PositiveInt, ...] = (128,),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            dim=dim,
-            tokenizer=tokenizer,
-            num_tokens=num_tokens,
-            num_layers=num_layers,
-            dropout=dropout,
-            pooling=pooling,
-            attention_units=attention_units,
-            head_units=head_units,
-            **kwargs,
-        )
-        check_least(1, token_expansion=token_expansion, expansion=expansion)
-        self.token_expansion = token_expansion
-        self.expansion = expansion
+        super().__init__(**kwargs)
 
-    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+    def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         shape = (None, self.count_of_tokens(self.widths), self.dim)
         for block in self.blocks:
@@ -147,8 +126,15 @@ class MLPMixer(TokenBackbone):
             **policy,
         )
 
-    def call(self, features, histories, scenario, rows=None, training=False):
-        x = self.tokens(features, histories, rows)
+    def call(
+        self,
+        features: Features,
+        histories: Histories,
+        scenario: Tensor,
+        request_of: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
+        x = self.tokens(features, histories, request_of)
         for block in self.blocks:
             x = block(x, training=training)
         return ops.mean(self.norm(x), axis=1)
@@ -162,6 +148,3 @@ class MLPMixer(TokenBackbone):
             Part("blocks: FFN", layers * (2 * d * c + c + d), layers * 2 * t * 2 * d * c),
             Part("norms", layers * 4 * d + 2 * d, 0),
         ]
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "token_expansion": self.token_expansion, "expansion": self.expansion}

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 from keras import ops
+from pydantic import NonNegativeInt, PositiveInt
 
-from mixrank.layers.backbone import TokenBackbone, Widths, register
-from mixrank.layers.base import Part, check_least
+from mixrank.layers.backbone import Features, Histories, TokenBackbone, Widths, register
+from mixrank.layers.base import DropoutRate, Part, Shape, Tensor, check_divides
 from mixrank.layers.mixing import PostNormBlock, PreNormBlock, SelfAttention, SharedFFN
 
 PRESETS = {
     # For examples and one small log: trains in minutes on two CPU cores.
     "tiny": {"dim": 64, "num_layers": 2, "head_units": (32,)},
     # Width and layers of hemix small; the paper's own sizes are for sentences.
-    "small": {"dim": 256, "num_layers": 3},
+    "small": {"dim": 256, "num_layers": 3, "attention_heads": 4, "expansion": 4},
 }
 SCALED = {"dim": ("attention_heads", 8)}
 
@@ -38,11 +39,10 @@ class Transformer(TokenBackbone):
         readout: mean over tokens, or cls for a learned token that joins them and is read alone.
         dropout: float in [0, 1). Share of each sub-layer's output dropped in training.
         pooling: mean, or target for attention from the candidate; makes a field of each history.
-        attention_units: hidden layers of target attention.
         head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
     Call arguments:
-        features, histories, scenario, rows: as in `Backbone`; the scenario is read as a feature only.
+        features, histories, scenario, request_of: as in `Backbone`; the scenario is read as a feature only.
 
     Returns:
         Tensor (batch, dim).
@@ -60,44 +60,23 @@ class Transformer(TokenBackbone):
     def __init__(
         self,
         *,
-        dim: int = 256,
+        dim: PositiveInt = 256,
         tokenizer: Literal["fields", "split"] = "fields",
-        num_tokens: int = 16,
-        num_layers: int = 3,
-        attention_heads: int = 4,
-        expansion: int = 4,
+        num_tokens: PositiveInt = 16,
+        num_layers: NonNegativeInt = 3,
+        attention_heads: PositiveInt = 4,
+        expansion: PositiveInt = 4,
         norm: Literal["post", "pre"] = "post",
         readout: Literal["mean", "cls"] = "mean",
-        dropout: float = 0.0,
+        dropout: DropoutRate = 0.0,
         pooling: Literal["mean", "target"] = "mean",
-        attention_units: tuple[int, ...] = (32,),
-        head_units: tuple[int, ...] = (128,),
-        **kwargs,
+        head_units: tuple[PositiveInt, ...] = (128,),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            dim=dim,
-            tokenizer=tokenizer,
-            num_tokens=num_tokens,
-            num_layers=num_layers,
-            dropout=dropout,
-            pooling=pooling,
-            attention_units=attention_units,
-            head_units=head_units,
-            **kwargs,
-        )
-        if attention_heads < 1 or dim % attention_heads:
-            raise ValueError(f"`attention_heads` must divide `dim` {dim}, received {attention_heads}")
-        check_least(1, expansion=expansion)
-        if norm not in ("post", "pre"):
-            raise ValueError(f"`norm` must be post or pre, received {norm!r}")
-        if readout not in ("mean", "cls"):
-            raise ValueError(f"`readout` must be mean or cls, received {readout!r}")
-        self.attention_heads = attention_heads
-        self.expansion = expansion
-        self.norm = norm
-        self.readout = readout
+        super().__init__(**kwargs)
+        check_divides(dim, "`dim`", attention_heads=attention_heads)
 
-    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+    def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         shape = (None, self._sequence(self.widths), self.dim)
         for block in self.blocks:
@@ -124,8 +103,15 @@ class Transformer(TokenBackbone):
         """Tokens that attend to each other."""
         return self.count_of_tokens(widths) + (self.readout == "cls")
 
-    def call(self, features, histories, scenario, rows=None, training=False):
-        x = self.tokens(features, histories, rows)
+    def call(
+        self,
+        features: Features,
+        histories: Histories,
+        scenario: Tensor,
+        request_of: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
+        x = self.tokens(features, histories, request_of)
         if self.readout == "cls":
             x = ops.concatenate([ops.broadcast_to(self.cls, (ops.shape(x)[0], 1, self.dim)), x], axis=1)
         for block in self.blocks:
@@ -145,7 +131,3 @@ class Transformer(TokenBackbone):
             Part("blocks: FFN", layers * (2 * k * d * d + k * d + d), layers * 2 * n * 2 * k * d * d),
             Part("norms", layers * 4 * d + last, 0),
         ]
-
-    def get_config(self) -> dict:
-        names = ("attention_heads", "expansion", "norm", "readout")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

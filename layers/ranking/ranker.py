@@ -79,8 +79,7 @@ def build_ranker(
     with seeded(seed):
         inputs = model_inputs(spec)
         layers = _Layers(table_sizes(spec, sizes), storage=table_storage)
-        backbone = registry.build(model, params, scenarios=spec.scenario.values)
-        backbone.name_fields(field_names(spec))
+        backbone = registry.build(model, params, scenarios=spec.scenario.values, field_names=field_names(spec))
 
         scenario = inputs[spec.scenario.name]
         features, histories = _vectors(spec, inputs, backbone.windows, layers)
@@ -115,8 +114,8 @@ def request_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
     features, histories = _vectors(spec, inputs, backbone.windows, _Layers({}, model.layers))
     # (candidates, ...) -> (candidates,)
     column = inputs[candidates[0]]
-    rows = ops.zeros_like(column if len(column.shape) == 1 else column[:, 0], dtype="int32")
-    representation = backbone(features, histories, scenario, rows=rows)
+    request_of = ops.zeros_like(column if len(column.shape) == 1 else column[:, 0], dtype="int32")
+    representation = backbone(features, histories, scenario, request_of=request_of)
     return Ranker(inputs, model.get_layer("heads")(representation, scenario), name="request_ranker")
 
 

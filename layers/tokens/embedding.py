@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.base import Part
+from mixrank.layers.base import Layer, Part, Shape, Tensor
 
 Storage = Literal["float32", "bfloat16", "int8"]
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class IdEmbedding(keras.Layer):
+class IdEmbedding(Layer):
     """`e = table[min(id, size - 1)]`: one vector per id.
 
     Ids beyond the table would raise on CPU and give zeros on GPU, so they take the last row, an out-of-vocabulary
@@ -39,17 +40,10 @@ class IdEmbedding(keras.Layer):
     TensorShape([1, 3, 4])
     """
 
-    def __init__(self, *, size: int, dim: int, storage: Storage = "float32", **kwargs) -> None:
+    def __init__(self, *, size: PositiveInt, dim: PositiveInt, storage: Storage = "float32", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if size < 1 or dim < 1:
-            raise ValueError(f"`size` and `dim` of layer `{self.name}` must be at least 1, received {size} and {dim}")
-        if storage not in get_args(Storage):
-            raise ValueError(f"`storage` must be float32, bfloat16 or int8, received {storage!r}")
-        self.size = size
-        self.dim = dim
-        self.storage = storage
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         # Without autocast, or mixed precision would copy the whole table in every step.
         self.embeddings = self.add_weight(
             shape=(self.size, self.dim),
@@ -64,14 +58,14 @@ class IdEmbedding(keras.Layer):
                 shape=(self.size, 1), initializer="ones", trainable=False, name="scale", autocast=False
             )
 
-    def call(self, ids):
+    def call(self, ids: Tensor) -> Tensor:
         ids = ops.clip(ids, 0, self.size - 1)
         rows = ops.cast(ops.take(self.embeddings, ids, axis=0), self.compute_dtype)
         if self.storage == "int8":
             rows = rows * ops.cast(ops.take(self.scale, ids, axis=0), self.compute_dtype)
         return rows
 
-    def store(self, table) -> None:
+    def store(self, table: Any) -> None:
         """Takes a trained table over into this layer's storage.
 
         Args:
@@ -86,19 +80,16 @@ class IdEmbedding(keras.Layer):
             table = np.round(table / scale)
         self.embeddings.assign(table)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape, self.dim)
 
     def parts(self) -> list[Part]:
         """Parameters of the table, scales included; a lookup costs no multiply-add."""
         return [Part("embeddings", self.size * (self.dim + (self.storage == "int8")), 0)]
 
-    def get_config(self) -> dict:
-        return {**super().get_config(), "size": self.size, "dim": self.dim, "storage": self.storage}
-
 
 @keras.saving.register_keras_serializable("mixrank")
-class MaskedMean(keras.Layer):
+class MaskedMean(Layer):
     """`sum_t m_t x_t / max(1, sum_t m_t)` over the second to last axis, m_t = 1 where the id is not 0.
 
     Call arguments:
@@ -107,19 +98,22 @@ class MaskedMean(keras.Layer):
 
     Returns:
         Tensor (..., dim); zeros where every id is 0.
+
+    >>> MaskedMean()(keras.ops.ones((2, 3, 4)), keras.ops.array([[1, 2, 0], [0, 0, 0]])).shape
+    TensorShape([2, 4])
     """
 
-    def call(self, x, ids):
+    def call(self, x: Tensor, ids: Tensor) -> Tensor:
         # (..., values) -> (..., values, 1)
         mask = ops.cast(ops.expand_dims(ops.not_equal(ids, 0), axis=-1), x.dtype)
         return ops.sum(x * mask, axis=-2) / ops.maximum(ops.sum(mask, axis=-2), 1)
 
-    def compute_output_shape(self, x_shape, ids_shape):
+    def compute_output_shape(self, x_shape: Shape, ids_shape: Shape) -> Shape:
         return (*x_shape[:-2], x_shape[-1])
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class HistoryMask(keras.Layer):
+class HistoryMask(Layer):
     """True where a history slot holds an event: any of its fields has an id other than 0.
 
     Call arguments:
@@ -127,9 +121,12 @@ class HistoryMask(keras.Layer):
 
     Returns:
         bool tensor (batch, length).
+
+    >>> HistoryMask()([keras.ops.array([[5, 3, 0], [0, 0, 0]])]).shape
+    TensorShape([2, 3])
     """
 
-    def call(self, fields):
+    def call(self, fields: list[Tensor]) -> Tensor:
         present = [ops.not_equal(ids, 0) for ids in fields]
         present = [ops.any(mask, axis=-1) if len(mask.shape) == 3 else mask for mask in present]
         result = present[0]
@@ -137,5 +134,5 @@ class HistoryMask(keras.Layer):
             result = ops.logical_or(result, mask)
         return result
 
-    def compute_output_spec(self, fields):
+    def compute_output_spec(self, fields: list[Tensor]) -> Tensor:
         return keras.KerasTensor(fields[0].shape[:2], dtype="bool")

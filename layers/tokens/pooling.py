@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.base import Part, check_units, dense_part, per_candidate, shared_by_candidates
+from mixrank.layers.base import Layer, Part, Shape, Tensor, dense_part, per_candidate, shared_by_candidates
 
 Pooling = Literal["mean", "target"]
+# Hidden layers of target attention in all models.
+HIDDEN = (32,)
 
 
-def masked_mean(items, valid):
+def masked_mean(items: Tensor, valid: Tensor) -> Tensor:
     """`sum_t m_t s_t / max(1, sum_t m_t)`, in float32, since bfloat16 cannot count to 257.
 
     Args:
@@ -29,31 +32,42 @@ def masked_mean(items, valid):
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class MeanPooling(keras.Layer):
+class MeanPooling(Layer):
     """The mean of a history's events; an empty history gives zeros.
 
     Call arguments:
-        items: Tensor (batch, length, width), or (requests, ...) with `rows`.
+        items: Tensor (batch, length, width), or (requests, ...) with `request_of`.
         valid: bool tensor (batch, length).
         query: not read; the mean does not depend on the candidate.
-        rows: None, or int tensor (batch,): the request of each candidate.
+        request_of: None, or int tensor (batch,): the index of each candidate's request.
 
     Returns:
         Tensor (batch, width).
+
+    >>> MeanPooling()(keras.ops.ones((2, 5, 4)), keras.ops.ones((2, 5), "bool")).shape
+    TensorShape([2, 4])
     """
 
-    def build(self, items_shape, valid_shape, query_shape=None) -> None:
+    def build(self, items_shape: Shape, valid_shape: Shape, query_shape: Shape | None = None) -> None:
         """Nothing to create."""
 
-    def call(self, items, valid, query=None, rows=None):
-        return per_candidate(masked_mean(items, valid), rows)
+    def call(
+        self, items: Tensor, valid: Tensor, query: Tensor | None = None, request_of: Tensor | None = None
+    ) -> Tensor:
+        return per_candidate(masked_mean(items, valid), request_of)
 
-    def compute_output_shape(self, items_shape, valid_shape, query_shape=None, rows_shape=None):
-        return ((rows_shape or items_shape)[0], items_shape[-1])
+    def compute_output_shape(
+        self,
+        items_shape: Shape,
+        valid_shape: Shape,
+        query_shape: Shape | None = None,
+        request_of_shape: Shape | None = None,
+    ) -> Shape:
+        return ((request_of_shape or items_shape)[0], items_shape[-1])
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class TargetAttention(keras.Layer):
+class TargetAttention(Layer):
     """`sum_t m_t a(q, s_t) s_t` with `a = MLP([q, s_t, q * s_t])` and `q = W c + b`: Deep Interest Network.
 
     As in the paper the weights are not normalized, so that the strength of an interest survives. The query, wider or
@@ -64,10 +78,10 @@ class TargetAttention(keras.Layer):
         units: widths of the hidden ReLU layers of a.
 
     Call arguments:
-        items: Tensor (batch, length, width), or (requests, ...) with `rows`.
+        items: Tensor (batch, length, width), or (requests, ...) with `request_of`.
         valid: bool tensor (batch, length).
         query: Tensor (batch, query width), the candidate's vectors side by side.
-        rows: None, or int tensor (batch,): the request of each candidate.
+        request_of: None, or int tensor (batch,): the index of each candidate's request.
 
     Returns:
         Tensor (batch, width); zeros for an empty history.
@@ -82,12 +96,10 @@ class TargetAttention(keras.Layer):
     TensorShape([2, 4])
     """
 
-    def __init__(self, *, units: tuple[int, ...] = (32,), **kwargs) -> None:
+    def __init__(self, *, units: tuple[PositiveInt, ...] = HIDDEN, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_units(units=units)
-        self.units = tuple(units)
 
-    def build(self, items_shape, valid_shape, query_shape) -> None:
+    def build(self, items_shape: Shape, valid_shape: Shape, query_shape: Shape) -> None:
         width = items_shape[-1]
         policy = {"dtype": self.dtype_policy}
         self.query = keras.layers.Dense(width, name="query", **policy)
@@ -102,12 +114,12 @@ class TargetAttention(keras.Layer):
             dense.build(shape)
             shape = (None, None, dense.units)
 
-    def call(self, items, valid, query, rows=None):
+    def call(self, items: Tensor, valid: Tensor, query: Tensor, request_of: Tensor | None = None) -> Tensor:
         first, *rest = self.dense
         by_query, by_item, by_product = ops.split(ops.convert_to_tensor(first.kernel), 3, axis=0)
         q = self.query(query)
-        of_items = shared_by_candidates(ops.matmul(items, by_item), rows)
-        items, valid = shared_by_candidates(items, rows), shared_by_candidates(valid, rows)
+        of_items = shared_by_candidates(ops.matmul(items, by_item), request_of)
+        items, valid = shared_by_candidates(items, request_of), shared_by_candidates(valid, request_of)
         # (batch, units) -> (batch, 1, units)
         of_query = (ops.matmul(q, by_query) + first.bias)[:, None, :]
         x = first.activation(of_query + of_items + ops.matmul(q[:, None, :] * items, by_product))
@@ -117,34 +129,32 @@ class TargetAttention(keras.Layer):
         weights = ops.transpose(x * ops.cast(valid[:, :, None], x.dtype), (0, 2, 1))
         return ops.squeeze(ops.matmul(weights, items), axis=1)
 
-    def compute_output_shape(self, items_shape, valid_shape, query_shape, rows_shape=None):
+    def compute_output_shape(
+        self, items_shape: Shape, valid_shape: Shape, query_shape: Shape, request_of_shape: Shape | None = None
+    ) -> Shape:
         return (query_shape[0], items_shape[-1])
 
-    def get_config(self) -> dict:
-        return {**super().get_config(), "units": list(self.units)}
 
-
-def history_pooling(pooling: Pooling, units: tuple[int, ...], **kwargs) -> keras.Layer:
-    """A layer (items, valid, query, rows) -> (batch, width).
+def history_pooling(pooling: Pooling, **kwargs: Any) -> Layer:
+    """A layer (items, valid, query, request_of) -> (batch, width).
 
     Args:
         pooling: "mean", or "target" for attention from the candidate.
-        units: hidden layers of target attention.
     """
-    return TargetAttention(units=units, **kwargs) if pooling == "target" else MeanPooling(**kwargs)
+    return TargetAttention(**kwargs) if pooling == "target" else MeanPooling(**kwargs)
 
 
-def count_pooling(pooling: Pooling, units: tuple[int, ...], length: int, width: int, query: int) -> Part:
+def count_pooling(pooling: Pooling, length: int, width: int, query: int) -> Part:
     """Parameters and FLOPs of one history's pooling.
 
     Args:
-        pooling, units: as in `history_pooling`.
+        pooling: as in `history_pooling`.
         length, width: of the history.
         query: width of the candidate's vectors.
     """
     if pooling == "mean":
         return Part("history pooling", 0, 0)
-    first, *rest = (*units, 1)
+    first, *rest = (*HIDDEN, 1)
     project, split = dense_part("", [query, width]), dense_part("", [3 * width, first])
     weigh = dense_part("", [first, *rest], rows=length)
     # The first layer's thirds: the query's once, the item's and the product's for every event; then the weighted sum.

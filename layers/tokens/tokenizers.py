@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.base import Part, dense_part
+from mixrank.layers.base import Activation, Layer, Part, Shape, Tensor, dense_part
 from mixrank.layers.mixing import PerTokenDense
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class InteractThenSplit(keras.Layer):
+class InteractThenSplit(Layer):
     """`h = MLP(e)`, `X = Split(h, tokens)`: features interact before they are cut into tokens; HeMix equation (2).
 
     Args:
@@ -34,16 +37,18 @@ class InteractThenSplit(keras.Layer):
     TensorShape([2, 3, 4])
     """
 
-    def __init__(self, *, tokens: int, dim: int, units: tuple[int, ...] = (), activation="relu", **kwargs) -> None:
+    def __init__(
+        self,
+        *,
+        tokens: PositiveInt,
+        dim: PositiveInt,
+        units: tuple[PositiveInt, ...] = (),
+        activation: Activation = "relu",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        if tokens < 1 or dim < 1:
-            raise ValueError(f"`tokens` and `dim` must be at least 1, received {tokens} and {dim}")
-        self.tokens = tokens
-        self.dim = dim
-        self.units = tuple(units)
-        self.activation = keras.activations.get(activation)
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.hidden = [
             keras.layers.Dense(
                 width,
@@ -59,27 +64,18 @@ class InteractThenSplit(keras.Layer):
             dense.build(input_shape)
             input_shape = (*input_shape[:-1], dense.units)
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         for dense in self.hidden:
             x = dense(x)
         # (batch, tokens * dim) -> (batch, tokens, dim)
         return ops.reshape(self.split(x), (-1, self.tokens, self.dim))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.tokens, self.dim)
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "tokens": self.tokens,
-            "dim": self.dim,
-            "units": list(self.units),
-            "activation": keras.activations.serialize(self.activation),
-        }
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class EvenSplit(keras.Layer):
+class EvenSplit(Layer):
     """`x_j = W_j e[d (j - 1) : d j]`, d = width / tokens: equal slices, each with a projection of its own.
 
     MixFormer equation (2), RankMixer equation (2). A width that `tokens` does not divide is padded with zeros.
@@ -104,34 +100,26 @@ class EvenSplit(keras.Layer):
     TensorShape([2, 3, 4])
     """
 
-    def __init__(self, *, tokens: int, dim: int, use_bias: bool = True, **kwargs) -> None:
+    def __init__(self, *, tokens: PositiveInt, dim: PositiveInt, use_bias: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if tokens < 1 or dim < 1:
-            raise ValueError(f"`tokens` and `dim` must be at least 1, received {tokens} and {dim}")
-        self.tokens = tokens
-        self.dim = dim
-        self.use_bias = use_bias
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.slice = -(-input_shape[-1] // self.tokens)
         self.padding = self.slice * self.tokens - input_shape[-1]
         self.project = PerTokenDense(self.dim, use_bias=self.use_bias, name="project", dtype=self.dtype_policy)
         self.project.build((None, self.tokens, self.slice))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         x = ops.pad(x, ((0, 0), (0, self.padding)))
         # (batch, tokens * slice) -> (batch, tokens, slice)
         return self.project(ops.reshape(x, (-1, self.tokens, self.slice)))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.tokens, self.dim)
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "tokens": self.tokens, "dim": self.dim, "use_bias": self.use_bias}
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class FieldTokens(keras.Layer):
+class FieldTokens(Layer):
     """`x_i = W_i e_i + b_i`: one token per feature vector, all of one width; MTmixAtt equation (2).
 
     Args:
@@ -153,14 +141,10 @@ class FieldTokens(keras.Layer):
     TensorShape([2, 2, 4])
     """
 
-    def __init__(self, *, dim: int, units: tuple[int, ...] = (), **kwargs) -> None:
+    def __init__(self, *, dim: PositiveInt, units: tuple[PositiveInt, ...] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if dim < 1 or any(width < 1 for width in units):
-            raise ValueError(f"`dim` and `units` must be at least 1, received {dim} and {tuple(units)}")
-        self.dim = dim
-        self.units = tuple(units)
 
-    def build(self, vectors_shape) -> None:
+    def build(self, vectors_shape: list[Shape]) -> None:
         widths = [shape[-1] for shape in vectors_shape]
         # Fields of one width go through one batched product; tiny products one by one would cost more than their work.
         self.by_width = {width: [i for i, w in enumerate(widths) if w == width] for width in sorted(set(widths))}
@@ -184,7 +168,7 @@ class FieldTokens(keras.Layer):
                 chain.append(dense)
             self.chains[str(width)] = chain
 
-    def call(self, vectors):
+    def call(self, vectors: list[Tensor]) -> Tensor:
         tokens = []
         for width, fields in self.by_width.items():
             # (fields, batch, width)
@@ -195,11 +179,8 @@ class FieldTokens(keras.Layer):
             tokens += ops.unstack(x, axis=0)
         return ops.stack([tokens[i] for i in self.back], axis=1)
 
-    def compute_output_shape(self, vectors_shape):
+    def compute_output_shape(self, vectors_shape: list[Shape]) -> Shape:
         return (vectors_shape[0][0], len(vectors_shape), self.dim)
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "dim": self.dim, "units": list(self.units)}
 
 
 def count_field_tokens(widths: tuple[int, ...], dim: int, units: tuple[int, ...] = ()) -> Part:

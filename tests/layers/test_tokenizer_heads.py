@@ -29,7 +29,7 @@ def test_the_tokenizer_may_have_hidden_layers(check_layer):
 
 
 def test_no_tokens_are_refused():
-    with pytest.raises(ValueError, match="`tokens` and `dim` must be at least 1, received 0 and 4"):
+    with pytest.raises(ValueError, match="`tokens` must be at least 1, received 0"):
         InteractThenSplit(tokens=0, dim=4)
 
 
@@ -91,9 +91,9 @@ def test_fields_of_one_width_do_not_start_equal():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: EvenSplit(tokens=3, dim=0), "`tokens` and `dim` must be at least 1, received 3 and 0"),
-        (lambda: FieldTokens(dim=0), r"`dim` and `units` must be at least 1, received 0 and \(\)"),
-        (lambda: FieldTokens(dim=3, units=(2, 0)), r"must be at least 1, received 3 and \(2, 0\)"),
+        (lambda: EvenSplit(tokens=3, dim=0), "`dim` must be at least 1, received 0"),
+        (lambda: FieldTokens(dim=0), "`dim` must be at least 1, received 0"),
+        (lambda: FieldTokens(dim=3, units=(2, 0)), r"`units` must all be at least 1, received \(2, 0\)"),
     ],
 )
 def test_widths_of_tokens_are_checked(make, message):

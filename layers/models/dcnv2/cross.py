@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
+from pydantic import PositiveInt
 
+from mixrank.layers.base import Layer, Shape, Tensor
 from mixrank.layers.mixing import PerTokenDense, softmax
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class Cross(keras.Layer):
+class Cross(Layer):
     """`x_{l+1} = x_0 * (W x_l + b) + x_l`, with W = U V^T of rank r if `rank` is given; DCN-V2.
 
     Args:
@@ -32,13 +36,10 @@ class Cross(keras.Layer):
     TensorShape([2, 5])
     """
 
-    def __init__(self, *, rank: int | None = None, **kwargs) -> None:
+    def __init__(self, *, rank: PositiveInt | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if rank is not None and rank < 1:
-            raise ValueError(f"`rank` must be at least 1, or None for a full matrix, received {rank}")
-        self.rank = rank
 
-    def build(self, x0_shape, x_shape) -> None:
+    def build(self, x0_shape: Shape, x_shape: Shape) -> None:
         width = _same_width(x0_shape, x_shape)
         policy = {"dtype": self.dtype_policy}
         self.project = None
@@ -48,18 +49,15 @@ class Cross(keras.Layer):
         self.cross = keras.layers.Dense(width, name="cross", **policy)
         self.cross.build((None, self.rank or width))
 
-    def call(self, x0, x):
+    def call(self, x0: Tensor, x: Tensor) -> Tensor:
         return x0 * self.cross(x if self.project is None else self.project(x)) + x
 
-    def compute_output_shape(self, x0_shape, x_shape):
+    def compute_output_shape(self, x0_shape: Shape, x_shape: Shape) -> Shape:
         return x_shape
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "rank": self.rank}
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class CrossMixture(keras.Layer):
+class CrossMixture(Layer):
     """`x_{l+1} = sum_i G_i(x_l) x_0 * (U_i tanh(C_i tanh(V_i^T x_l)) + b) + x_l`; DCN-V2.
 
     G is the softmax of a linear map of x_l to one number per expert.
@@ -85,14 +83,10 @@ class CrossMixture(keras.Layer):
     TensorShape([2, 5])
     """
 
-    def __init__(self, *, rank: int, experts: int, **kwargs) -> None:
+    def __init__(self, *, rank: PositiveInt, experts: PositiveInt, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if rank < 1 or experts < 1:
-            raise ValueError(f"`rank` and `experts` must be at least 1, received {rank} and {experts}")
-        self.rank = rank
-        self.experts = experts
 
-    def build(self, x0_shape, x_shape) -> None:
+    def build(self, x0_shape: Shape, x_shape: Shape) -> None:
         width = _same_width(x0_shape, x_shape)
         options = {"use_bias": False, "token_leading": True, "dtype": self.dtype_policy}
         self.down = PerTokenDense(self.rank, activation="tanh", name="down", **options)
@@ -105,7 +99,7 @@ class CrossMixture(keras.Layer):
         self.gate = keras.layers.Dense(self.experts, use_bias=False, name="gate", dtype=self.dtype_policy)
         self.gate.build((None, width))
 
-    def call(self, x0, x):
+    def call(self, x0: Tensor, x: Tensor) -> Tensor:
         gates = ops.cast(softmax(self.gate(x)), x.dtype)
         # (batch, width) -> (1, batch, width) -> (experts, batch, width)
         opinions = self.up(self.inner(self.down(x[None])))
@@ -114,14 +108,11 @@ class CrossMixture(keras.Layer):
         # The gates add up to 1, so that one bias stands for that of every expert.
         return x0 * (ops.sum(weights * opinions, axis=0) + self.bias) + x
 
-    def compute_output_shape(self, x0_shape, x_shape):
+    def compute_output_shape(self, x0_shape: Shape, x_shape: Shape) -> Shape:
         return x_shape
 
-    def get_config(self) -> dict:
-        return {**super().get_config(), "rank": self.rank, "experts": self.experts}
 
-
-def _same_width(x0_shape, x_shape) -> int:
+def _same_width(x0_shape: Shape, x_shape: Shape) -> int:
     if x0_shape[-1] != x_shape[-1]:
         raise ValueError(f"`x0` and `x` must be equally wide, received {x0_shape[-1]} and {x_shape[-1]}")
     return x_shape[-1]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 from keras import ops
+from pydantic import NonNegativeInt, PositiveInt
 
-from mixrank.layers.backbone import FieldBackbone, Widths, register
-from mixrank.layers.base import Part, check_dropout, check_least, check_units, dense_part
+from mixrank.layers.backbone import Features, FieldBackbone, Histories, Widths, register
+from mixrank.layers.base import DropoutRate, Part, Shape, Tensor, dense_part
 from mixrank.layers.mixing import MLP
 from mixrank.layers.models.dcnv2.cross import Cross, CrossMixture
 
@@ -40,11 +41,9 @@ class DCNv2(FieldBackbone):
         mlp_units: widths of the MLP's layers; none leaves the crosses alone.
         dropout: float in [0, 1). Share of each MLP layer's output dropped in training.
         pooling: mean, or target for attention from the candidate; makes a field of each history.
-        attention_units: hidden layers of target attention.
-        head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
     Call arguments:
-        features, histories, scenario, rows: as in `Backbone`; the scenario is read as a feature only.
+        features, histories, scenario, request_of: as in `Backbone`; the scenario is read as a feature only.
 
     Returns:
         Tensor (batch, fields + mlp_units[-1]) in parallel, (batch, mlp_units[-1]) stacked.
@@ -64,36 +63,19 @@ class DCNv2(FieldBackbone):
     def __init__(
         self,
         *,
-        num_layers: int = 3,
+        num_layers: NonNegativeInt = 3,
         cross: Literal["full", "low_rank", "mixture"] = "full",
-        rank: int = 32,
-        num_experts: int = 4,
+        rank: PositiveInt = 32,
+        num_experts: PositiveInt = 4,
         structure: Literal["parallel", "stacked"] = "parallel",
-        mlp_units: tuple[int, ...] = (500, 500, 500),
-        dropout: float = 0.0,
+        mlp_units: tuple[PositiveInt, ...] = (500, 500, 500),
+        dropout: DropoutRate = 0.0,
         pooling: Literal["mean", "target"] = "mean",
-        attention_units: tuple[int, ...] = (32,),
-        head_units: tuple[int, ...] = (),
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(pooling=pooling, attention_units=attention_units, head_units=head_units, **kwargs)
-        check_least(0, num_layers=num_layers)
-        check_least(1, rank=rank, num_experts=num_experts)
-        if cross not in ("full", "low_rank", "mixture"):
-            raise ValueError(f"`cross` must be full, low_rank or mixture, received {cross!r}")
-        if structure not in ("parallel", "stacked"):
-            raise ValueError(f"`structure` must be parallel or stacked, received {structure!r}")
-        check_units(mlp_units=mlp_units)
-        check_dropout(dropout)
-        self.num_layers = num_layers
-        self.cross = cross
-        self.rank = rank
-        self.num_experts = num_experts
-        self.structure = structure
-        self.mlp_units = tuple(mlp_units)
-        self.dropout = dropout
+        super().__init__(**kwargs)
 
-    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+    def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         width = sum(self.field_widths(self.widths))
         self.crosses = [self._new_cross(f"cross_{index}") for index in range(self.num_layers)]
@@ -107,8 +89,15 @@ class DCNv2(FieldBackbone):
             return CrossMixture(rank=self.rank, experts=self.num_experts, name=name, dtype=self.dtype_policy)
         return Cross(rank=self.rank if self.cross == "low_rank" else None, name=name, dtype=self.dtype_policy)
 
-    def call(self, features, histories, scenario, rows=None, training=False):
-        x = x0 = ops.concatenate(self.fields(features, histories, rows), axis=-1)
+    def call(
+        self,
+        features: Features,
+        histories: Histories,
+        scenario: Tensor,
+        request_of: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
+        x = x0 = ops.concatenate(self.fields(features, histories, request_of), axis=-1)
         for layer in self.crosses:
             x = layer(x0, x)
         if self.structure == "stacked":
@@ -133,8 +122,3 @@ class DCNv2(FieldBackbone):
             Part("cross layers", self.num_layers * (products + biases), self.num_layers * 2 * products),
             dense_part("MLP", [d, *self.mlp_units]),
         ]
-
-    def get_config(self) -> dict:
-        names = ("num_layers", "cross", "rank", "num_experts", "structure", "dropout")
-        values = {name: getattr(self, name) for name in names}
-        return {**super().get_config(), **values, "mlp_units": list(self.mlp_units)}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.backbone import FieldBackbone, Widths, register
-from mixrank.layers.base import Part, check_dropout, check_least, check_units, dense_part
+from mixrank.layers.backbone import Features, FieldBackbone, Histories, Widths, register
+from mixrank.layers.base import DropoutRate, Part, Shape, Tensor, dense_part
 from mixrank.layers.mixing import MLP
 from mixrank.layers.models.dlrm.interaction import DotInteraction
 from mixrank.layers.tokens import FieldTokens, count_field_tokens
@@ -31,14 +32,11 @@ class DLRM(FieldBackbone):
         dim: int >= 1. Width d of the vectors that are multiplied.
         bottom_units: widths of the bottom MLP's hidden layers; its last layer has width `dim`.
         top_units: widths of the top MLP's layers; none leaves [z_0; p] to the heads.
-        keep_self: bool. Whether the product of a vector with itself is kept.
         dropout: float in [0, 1). Share of each MLP layer's output dropped in training.
         pooling: mean, or target for attention from the candidate; makes a field of each history.
-        attention_units: hidden layers of target attention.
-        head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
     Call arguments:
-        features, histories, scenario, rows: as in `Backbone`; the scenario is read as a feature only.
+        features, histories, scenario, request_of: as in `Backbone`; the scenario is read as a feature only.
 
     Returns:
         Tensor (batch, top_units[-1]).
@@ -55,30 +53,21 @@ class DLRM(FieldBackbone):
     Source: arXiv 1906.00091.
     """
 
+    removed: ClassVar = {"keep_self": False}
+
     def __init__(
         self,
         *,
-        dim: int = 16,
-        bottom_units: tuple[int, ...] = (512, 256, 64),
-        top_units: tuple[int, ...] = (512, 256),
-        keep_self: bool = False,
-        dropout: float = 0.0,
+        dim: PositiveInt = 16,
+        bottom_units: tuple[PositiveInt, ...] = (512, 256, 64),
+        top_units: tuple[PositiveInt, ...] = (512, 256),
+        dropout: DropoutRate = 0.0,
         pooling: Literal["mean", "target"] = "mean",
-        attention_units: tuple[int, ...] = (32,),
-        head_units: tuple[int, ...] = (),
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(pooling=pooling, attention_units=attention_units, head_units=head_units, **kwargs)
-        check_least(1, dim=dim)
-        check_units(bottom_units=bottom_units, top_units=top_units)
-        check_dropout(dropout)
-        self.dim = dim
-        self.bottom_units = tuple(bottom_units)
-        self.top_units = tuple(top_units)
-        self.keep_self = keep_self
-        self.dropout = dropout
+        super().__init__(**kwargs)
 
-    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+    def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         policy = {"dtype": self.dtype_policy}
         numbers, vectors = self._kinds(self.widths)
@@ -93,7 +82,7 @@ class DLRM(FieldBackbone):
         if numbers:
             self.bottom = MLP(units=(*self.bottom_units, self.dim), dropout=self.dropout, name="bottom", **policy)
             self.bottom.build((None, len(numbers)))
-        self.interaction = DotInteraction(keep_self=self.keep_self, name="interaction", **policy)
+        self.interaction = DotInteraction(name="interaction", **policy)
         self.interaction.build((None, multiplied, self.dim))
         self.top = MLP(units=self.top_units, dropout=self.dropout, name="top", **policy)
         self.top.build((None, self._interacted(self.widths)))
@@ -106,11 +95,18 @@ class DLRM(FieldBackbone):
     def _interacted(self, widths: Widths) -> int:
         """Width of [z_0; p]."""
         numbers, vectors = self._kinds(widths)
-        pairs = DotInteraction(keep_self=self.keep_self).pairs(len(vectors) + bool(numbers))
-        return pairs + (self.dim if numbers else 0)
+        n = len(vectors) + bool(numbers)
+        return n * (n - 1) // 2 + (self.dim if numbers else 0)
 
-    def call(self, features, histories, scenario, rows=None, training=False):
-        fields = self.fields(features, histories, rows)
+    def call(
+        self,
+        features: Features,
+        histories: Histories,
+        scenario: Tensor,
+        request_of: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
+        fields = self.fields(features, histories, request_of)
         numbers = [field for field in fields if field.shape[-1] == 1]
         tokens = self.project([field for field in fields if field.shape[-1] > 1])
         if not numbers:
@@ -136,13 +132,3 @@ class DLRM(FieldBackbone):
             Part("interaction", 0, 2 * n * n * self.dim),
             dense_part("top MLP", [self._interacted(widths), *self.top_units]),
         ]
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "dim": self.dim,
-            "bottom_units": list(self.bottom_units),
-            "top_units": list(self.top_units),
-            "keep_self": self.keep_self,
-            "dropout": self.dropout,
-        }

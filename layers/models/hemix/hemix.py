@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 from keras import ops
+from pydantic import NonNegativeInt, PositiveInt
 
-from mixrank.layers.backbone import Backbone, Widths, all_vectors, register
-from mixrank.layers.base import Part, check_dropout, check_least, dense_part, per_candidate
+from mixrank.layers.backbone import Backbone, Features, Histories, Widths, all_vectors, register
+from mixrank.layers.base import DropoutRate, Part, Shape, Tensor, dense_part, per_candidate
 from mixrank.layers.mixing import (
     HeteroMixing,
-    MixedQueryAttention,
     PerTokenFFN,
     PostNormBlock,
     SelfAttention,
     SharedFFN,
     TokenMixing,
 )
+from mixrank.layers.models.hemix.interest_extraction import MixedQueryAttention
 from mixrank.layers.tokens import InteractThenSplit, masked_mean
 
 PRESETS = {
@@ -66,14 +67,13 @@ class HeMix(Backbone):
         block: heteromixer, or another block on the same tokens for comparison.
         mixing_heads: int >= 1, a divisor of `dim`. Mixed tokens H of HeteroMixing.
         rank: int >= 1, below tokens * dim / mixing_heads. Inner width r of HeteroMixing.
-        mixing_bias: bool. Whether HeteroMixing has biases.
         expansion: int >= 1. Hidden width of the FFN over `dim`, k.
         activation: relu or gelu in the FFN; None takes the block's own paper: relu for heteromixer, gelu otherwise.
         dropout: float in [0, 1). Share of each sub-layer's output dropped in training.
         head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
     Call arguments:
-        features, histories, scenario, rows: as in `Backbone`; the scenario is read as a feature only.
+        features, histories, scenario, request_of: as in `Backbone`; the scenario is read as a feature only.
 
     Returns:
         Tensor (batch, dim).
@@ -88,14 +88,16 @@ class HeMix(Backbone):
     Source: arXiv 2602.09387.
     """
 
+    removed: ClassVar = {"mixing_bias": True}
+
     def __init__(
         self,
         *,
-        dim: int = 256,
-        num_global: int = 16,
-        num_realtime: int = 4,
-        tokenizer_units: tuple[int, ...] = (),
-        attention_heads: int = 4,
+        dim: PositiveInt = 256,
+        num_global: PositiveInt = 16,
+        num_realtime: PositiveInt = 4,
+        tokenizer_units: tuple[PositiveInt, ...] = (),
+        attention_heads: PositiveInt = 4,
         fixed_queries: bool = True,
         mixed_queries: bool = True,
         global_sequence: bool = True,
@@ -103,41 +105,18 @@ class HeMix(Backbone):
         query_residual: bool = False,
         position_embedding: bool = False,
         null_key: bool = False,
-        num_layers: int = 3,
+        num_layers: NonNegativeInt = 3,
         block: Literal["heteromixer", "rankmixer", "transformer"] = "heteromixer",
-        mixing_heads: int = 16,
-        rank: int = 16,
-        mixing_bias: bool = True,
-        expansion: int = 4,
+        mixing_heads: PositiveInt = 16,
+        rank: PositiveInt = 16,
+        expansion: PositiveInt = 4,
         activation: Literal["relu", "gelu"] | None = None,
-        dropout: float = 0.0,
-        head_units: tuple[int, ...] = (128,),
-        **kwargs,
+        dropout: DropoutRate = 0.0,
+        head_units: tuple[PositiveInt, ...] = (128,),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(head_units=head_units, **kwargs)
-        check_least(1, dim=dim, num_global=num_global, num_realtime=num_realtime)
-        check_least(0, num_layers=num_layers)
-        check_dropout(dropout)
-        self.dim = dim
-        self.num_global = num_global
-        self.num_realtime = num_realtime
-        self.tokenizer_units = tuple(tokenizer_units)
-        self.attention_heads = attention_heads
-        self.fixed_queries = fixed_queries
-        self.mixed_queries = mixed_queries
-        self.global_sequence = global_sequence
-        self.realtime_sequence = realtime_sequence
-        self.query_residual = query_residual
-        self.position_embedding = position_embedding
-        self.null_key = null_key
-        self.num_layers = num_layers
-        self.block = block
-        self.mixing_heads = mixing_heads
-        self.rank = rank
-        self.mixing_bias = mixing_bias
-        self.expansion = expansion
+        super().__init__(**kwargs)
         self.activation = activation or ("relu" if block == "heteromixer" else "gelu")
-        self.dropout = dropout
 
     @property
     def windows(self) -> tuple[str, ...]:
@@ -164,7 +143,7 @@ class HeMix(Backbone):
         """Equal parts that a block cuts a token into; a divisor of `dim`."""
         return {"heteromixer": self.mixing_heads, "rankmixer": self.num_tokens, "transformer": 1}[self.block]
 
-    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+    def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         switches = {"before": "global_sequence", "within": "realtime_sequence"}
         for window in self.windows:
@@ -214,9 +193,7 @@ class HeMix(Backbone):
         policy = {"dtype": self.dtype_policy}
         mixing: keras.Layer
         if self.block == "heteromixer":
-            mixing = HeteroMixing(
-                heads=self.mixing_heads, rank=self.rank, use_bias=self.mixing_bias, name="mixing", **policy
-            )
+            mixing = HeteroMixing(heads=self.mixing_heads, rank=self.rank, name="mixing", **policy)
         elif self.block == "rankmixer":
             mixing = TokenMixing(name="mixing", **policy)
         else:
@@ -225,16 +202,16 @@ class HeMix(Backbone):
         ffn = kind(expansion=self.expansion, activation=self.activation, name="ffn", **policy)
         return PostNormBlock(mixing=mixing, ffn=ffn, dropout=self.dropout, name=f"block_{index}", **policy)
 
-    def tokens(self, features, histories, rows=None):
+    def tokens(self, features: Features, histories: Histories, request_of: Tensor | None = None) -> Tensor:
         """Feature and interest tokens X^0, equations (2) to (10).
 
         Returns:
             Tensor (batch, num_tokens, dim).
         """
-        vectors = all_vectors(features, rows)
+        vectors = all_vectors(features, request_of)
         if not self.mixed_queries:
             read = [histories[window] for window in self.windows]
-            pooled = [per_candidate(masked_mean(each["items"], each["mask"]), rows) for each in read]
+            pooled = [per_candidate(masked_mean(each["items"], each["mask"]), request_of) for each in read]
             return self.tokenizer(ops.concatenate(vectors + pooled, axis=-1))
         feature_tokens = self.tokenizer(ops.concatenate(vectors, axis=-1))
         queries = {
@@ -246,11 +223,20 @@ class HeMix(Backbone):
             items = self.align[window](histories[window]["items"])
             if self.position_embedding:
                 items = items + self.positions[window]
-            interests.append(self.extract[window](queries[window], items, histories[window]["mask"], rows=rows))
+            interests.append(
+                self.extract[window](queries[window], items, histories[window]["mask"], request_of=request_of)
+            )
         return ops.concatenate([feature_tokens, *interests], axis=1)
 
-    def call(self, features, histories, scenario, rows=None, training=False):
-        x = self.tokens(features, histories, rows)
+    def call(
+        self,
+        features: Features,
+        histories: Histories,
+        scenario: Tensor,
+        request_of: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
+        x = self.tokens(features, histories, request_of)
         for block in self.blocks:
             x = block(x, training=training)
         return ops.mean(x, axis=1)
@@ -280,7 +266,7 @@ class HeMix(Backbone):
     def _count_blocks(self) -> list[Part]:
         n, d, k, r = self.num_tokens, self.dim, self.expansion, self.rank
         mixing, products = {
-            "heteromixer": (2 * n * d * r + self.mixing_bias * (self.mixing_heads * r + n * d), 2 * n * d * r),
+            "heteromixer": (2 * n * d * r + self.mixing_heads * r + n * d, 2 * n * d * r),
             "rankmixer": (0, 0),
             "transformer": (4 * d * d, 4 * n * d * d + 2 * n * n * d),
         }[self.block]
@@ -290,12 +276,3 @@ class HeMix(Backbone):
             Part("blocks: FFN", self.num_layers * ffn, self.num_layers * 4 * n * k * d * d),
             Part("blocks: norms", self.num_layers * 4 * d, 0),
         ]
-
-    def get_config(self) -> dict:
-        names = (
-            "dim num_global num_realtime attention_heads fixed_queries mixed_queries global_sequence realtime_sequence "
-            "query_residual position_embedding null_key num_layers block mixing_heads rank mixing_bias expansion "
-            "activation dropout"
-        )
-        values = {name: getattr(self, name) for name in names.split()}
-        return {**super().get_config(), **values, "tokenizer_units": list(self.tokenizer_units)}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.base import check_least
+from mixrank.layers.base import Layer, Shape, Tensor
 from mixrank.layers.mixing import PerTokenDense, attend, split_heads
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class CompositeProjection(keras.Layer):
+class CompositeProjection(Layer):
     """`[y_1, ..., y_n] = concat(x_1, ..., x_L) A B`: every output reads every token; Hiformer's composite projection.
 
     A is (L * dim, rank) and B (rank, n * units); without a rank there is one matrix in their place.
@@ -35,14 +38,12 @@ class CompositeProjection(keras.Layer):
     TensorShape([7, 2, 6])
     """
 
-    def __init__(self, *, tokens: int, units: int, rank: int | None = None, **kwargs) -> None:
+    def __init__(
+        self, *, tokens: PositiveInt, units: PositiveInt, rank: PositiveInt | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        check_least(1, tokens=tokens, units=units, rank=rank)
-        self.tokens = tokens
-        self.units = units
-        self.rank = rank
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.input_width = input_shape[1] * input_shape[2]
         widths = [self.tokens * self.units] if self.rank is None else [self.rank, self.tokens * self.units]
         self.factors, width = [], self.input_width
@@ -52,7 +53,7 @@ class CompositeProjection(keras.Layer):
             self.factors.append(dense)
             width = units
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         # (batch, L, dim) -> (batch, L * dim)
         x = ops.reshape(x, (-1, self.input_width))
         for dense in self.factors:
@@ -60,15 +61,12 @@ class CompositeProjection(keras.Layer):
         # (batch, tokens * units) -> (batch, tokens, units)
         return ops.reshape(x, (-1, self.tokens, self.units))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.tokens, self.units)
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "tokens": self.tokens, "units": self.units, "rank": self.rank}
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class FieldAttention(keras.Layer):
+class FieldAttention(Layer):
     """`o_i = concat_h(softmax_j(q_i^h . k_j^h / sqrt(d_k)) v_j^h) W_i`, the attention of Hiformer.
 
     Heterogeneous: `q_i = x_i Q_i`, `k_j = x_j K_j`, `v_j = x_j V_j` with matrices of each token. Composite: queries,
@@ -101,34 +99,18 @@ class FieldAttention(keras.Layer):
     def __init__(
         self,
         *,
-        heads: int,
-        key_dim: int,
-        value_dim: int,
+        heads: PositiveInt,
+        key_dim: PositiveInt,
+        value_dim: PositiveInt,
         composite: bool = True,
-        key_rank: int | None = None,
-        value_rank: int | None = None,
-        num_queries: int | None = None,
-        **kwargs,
+        key_rank: PositiveInt | None = None,
+        value_rank: PositiveInt | None = None,
+        num_queries: PositiveInt | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_least(
-            1,
-            heads=heads,
-            key_dim=key_dim,
-            value_dim=value_dim,
-            key_rank=key_rank,
-            value_rank=value_rank,
-            num_queries=num_queries,
-        )
-        self.heads = heads
-        self.key_dim = key_dim
-        self.value_dim = value_dim
-        self.composite = composite
-        self.key_rank = key_rank
-        self.value_rank = value_rank
-        self.num_queries = num_queries
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         tokens, dim = input_shape[1:]
         self.queries = self.num_queries or tokens
         if self.queries > tokens:
@@ -148,12 +130,12 @@ class FieldAttention(keras.Layer):
             return CompositeProjection(tokens=tokens, units=units, rank=rank, name=name, dtype=self.dtype_policy)
         return PerTokenDense(units, use_bias=False, name=name, dtype=self.dtype_policy)
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         queries = self.query(x if self.composite else x[:, : self.queries])
         queries, keys, values = (split_heads(y, self.heads) for y in (queries, self.key(x), self.value(x)))
         return self.output_projection(attend(queries, keys, values, None))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.num_queries or input_shape[1], input_shape[2])
 
     def count(self, tokens: int, dim: int) -> tuple[int, int]:
@@ -177,7 +159,3 @@ class FieldAttention(keras.Layer):
                 parameters += tokens * dim * rank + rank * number * units
         # Every weight is used once; scores and the weighted sum come on top.
         return parameters, parameters + asking * tokens * (keys + values)
-
-    def get_config(self) -> dict:
-        names = "heads key_dim value_dim composite key_rank value_rank num_queries"
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 from keras import ops
+from pydantic import NonNegativeInt, PositiveInt
 
-from mixrank.layers.backbone import FieldBackbone, Widths, register
-from mixrank.layers.base import Part, check_least
+from mixrank.layers.backbone import Features, FieldBackbone, Histories, Widths, register
+from mixrank.layers.base import Layer, Part, Shape, Tensor
 from mixrank.layers.mixing import PerTokenFFN
 from mixrank.layers.models.hiformer.field_attention import FieldAttention
 from mixrank.layers.tokens import FieldTokens, InteractThenSplit
@@ -25,7 +26,16 @@ PRESETS = {
         "head_units": (32,),
     },
     # As published, with low-rank projections; large is the published form with full ones.
-    "small": {"dim": 128, "attention_heads": 4, "key_dim": 16, "value_dim": 64, "key_rank": 128, "value_rank": 1024},
+    "small": {
+        "dim": 128,
+        "num_layers": 1,
+        "attention_heads": 4,
+        "key_dim": 16,
+        "value_dim": 64,
+        "key_rank": 128,
+        "value_rank": 1024,
+        "expansion": 4,
+    },
     "large": {"dim": 128, "attention_heads": 4, "key_dim": 16, "value_dim": 64, "low_rank": False},
 }
 SCALED = {"dim": (4,), "key_dim": (4,), "value_dim": (4,), "key_rank": (8,), "value_rank": (8,)}
@@ -57,11 +67,10 @@ class Hiformer(FieldBackbone):
         value_rank: int >= 1. Rank r_v of composite values.
         expansion: int >= 1. Hidden width of the FFN over `dim`.
         pooling: mean, or target for attention from the candidate; makes a field of each history.
-        attention_units: hidden layers of target attention.
         head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
     Call arguments:
-        features, histories, scenario, rows: as in `Backbone`; the scenario is read as a feature only.
+        features, histories, scenario, request_of: as in `Backbone`; the scenario is read as a feature only.
 
     Returns:
         Tensor (batch, num_cls * dim).
@@ -80,51 +89,25 @@ class Hiformer(FieldBackbone):
     def __init__(
         self,
         *,
-        dim: int = 128,
-        num_cls: int = 1,
-        num_dense: int = 1,
-        num_layers: int = 1,
-        attention_heads: int = 4,
-        key_dim: int = 16,
-        value_dim: int = 64,
+        dim: PositiveInt = 128,
+        num_cls: PositiveInt = 1,
+        num_dense: NonNegativeInt = 1,
+        num_layers: PositiveInt = 1,
+        attention_heads: PositiveInt = 4,
+        key_dim: PositiveInt = 16,
+        value_dim: PositiveInt = 64,
         attention: Literal["composite", "heterogeneous"] = "composite",
         low_rank: bool = True,
-        key_rank: int = 128,
-        value_rank: int = 1024,
-        expansion: int = 4,
+        key_rank: PositiveInt = 128,
+        value_rank: PositiveInt = 1024,
+        expansion: PositiveInt = 4,
         pooling: Literal["mean", "target"] = "mean",
-        attention_units: tuple[int, ...] = (32,),
-        head_units: tuple[int, ...] = (128,),
-        **kwargs,
+        head_units: tuple[PositiveInt, ...] = (128,),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(pooling=pooling, attention_units=attention_units, head_units=head_units, **kwargs)
-        check_least(
-            1,
-            dim=dim,
-            num_cls=num_cls,
-            num_layers=num_layers,
-            attention_heads=attention_heads,
-            key_dim=key_dim,
-            value_dim=value_dim,
-        )
-        check_least(0, num_dense=num_dense)
-        check_least(1, key_rank=key_rank, value_rank=value_rank, expansion=expansion)
-        if attention not in ("composite", "heterogeneous"):
-            raise ValueError(f"`attention` must be composite or heterogeneous, received {attention!r}")
-        self.dim = dim
-        self.num_cls = num_cls
-        self.num_dense = num_dense
-        self.num_layers = num_layers
-        self.attention_heads = attention_heads
-        self.key_dim = key_dim
-        self.value_dim = value_dim
-        self.attention = attention
-        self.low_rank = low_rank
-        self.key_rank = key_rank
-        self.value_rank = value_rank
-        self.expansion = expansion
+        super().__init__(**kwargs)
 
-    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+    def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         policy = {"dtype": self.dtype_policy}
         widths = self.field_widths(self.widths)
@@ -173,13 +156,13 @@ class Hiformer(FieldBackbone):
             **kwargs,
         )
 
-    def tokens(self, features, histories, rows=None):
+    def tokens(self, features: Features, histories: Histories, request_of: Tensor | None = None) -> Tensor:
         """Task tokens, dense tokens, field tokens.
 
         Returns:
             Tensor (batch, tokens, dim).
         """
-        fields = self.fields(features, histories, rows)
+        fields = self.fields(features, histories, request_of)
         tokens = self.tokenizer([fields[i] for i in self.others])
         if self.numbers:
             dense = self.dense_tokens(ops.concatenate([fields[i] for i in self.numbers], axis=-1))
@@ -187,8 +170,15 @@ class Hiformer(FieldBackbone):
         cls = ops.broadcast_to(ops.cast(self.cls, tokens.dtype), (ops.shape(tokens)[0], self.num_cls, self.dim))
         return ops.concatenate([cls, tokens], axis=1)
 
-    def call(self, features, histories, scenario, rows=None, training=False):
-        x = self.tokens(features, histories, rows)
+    def call(
+        self,
+        features: Features,
+        histories: Histories,
+        scenario: Tensor,
+        request_of: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
+        x = self.tokens(features, histories, request_of)
         for layer in self.layers:
             x = layer(x)
         # (batch, num_cls, dim) -> (batch, num_cls * dim)
@@ -218,24 +208,15 @@ class Hiformer(FieldBackbone):
             Part("layers: norms", self.num_layers * 4 * d, 0),
         ]
 
-    def get_config(self) -> dict:
-        names = (
-            "dim num_cls num_dense num_layers attention_heads key_dim value_dim attention low_rank key_rank value_rank "
-            "expansion"
-        )
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
-
 
 @keras.saving.register_keras_serializable("mixrank")
-class _HiformerLayer(keras.Layer):
+class _HiformerLayer(Layer):
     """Attention and FFN with residual and norm; the tokens that ask are the first ones, and the only ones kept."""
 
-    def __init__(self, *, attention: FieldAttention, ffn: PerTokenFFN, **kwargs) -> None:
+    def __init__(self, *, attention: FieldAttention, ffn: PerTokenFFN, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.attention = attention
-        self.ffn = ffn
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.attention.build(input_shape)
         shape = self.compute_output_shape(input_shape)
         self.ffn.build(shape)
@@ -246,18 +227,9 @@ class _HiformerLayer(keras.Layer):
         self.attention_norm.build(shape)
         self.ffn_norm.build(shape)
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         x = self.attention_norm(x[:, : self.attention.queries] + self.attention(x))
         return self.ffn_norm(x + self.ffn(x))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return self.attention.compute_output_shape(input_shape)
-
-    def get_config(self) -> dict:
-        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("attention", "ffn")}
-        return {**super().get_config(), **parts}
-
-    @classmethod
-    def from_config(cls, config: dict) -> _HiformerLayer:
-        parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("attention", "ffn")}
-        return cls(**{**config, **parts})

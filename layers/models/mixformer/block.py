@@ -6,15 +6,17 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
+from pydantic import PositiveInt
 
+from mixrank.layers.base import Layer, Shape, Tensor
 from mixrank.layers.mixing import PerTokenSwiGLU, SwiGLU
-from mixrank.layers.models.mixformer.cross_attention import Order, PerHeadCrossAttention
+from mixrank.layers.models.mixformer.cross_attention import PerHeadCrossAttention
 from mixrank.layers.models.mixformer.head_mixing import HeadAttention, HeadMixing
 
 Norm = Literal["pre_rms", "post_ln"]
 
 
-def new_norm(kind: Norm, **kwargs) -> keras.Layer:
+def new_norm(kind: Norm, **kwargs: Any) -> keras.Layer:
     """An RMSNorm for pre_rms, a LayerNorm for post_ln; both over the last axis."""
     if kind == "pre_rms":
         return keras.layers.RMSNormalization(epsilon=1e-6, **kwargs)
@@ -34,7 +36,7 @@ def each(layers: list, sides: list) -> list:
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class MixFormerBlock(keras.Layer):
+class MixFormerBlock(Layer):
     """`P = Mix(Norm(X)) + X`, `q_i = f_i(Norm(p_i)) + p_i`, `z_i = Attn_i(q_i, H) + q_i`, `o_i = g_i(Norm(z_i)) + z_i`.
 
     MixFormer equations (3), (4), (6)-(8) and (9): query mixer, cross attention and output fusion. f_i and g_i are
@@ -50,13 +52,13 @@ class MixFormerBlock(keras.Layer):
         attention_heads: int >= 1. Heads of `HeadAttention`.
         fusion: per_head, or shared for one g for all heads.
         norm: pre_rms for an RMSNorm before each sub-layer, post_ln for a LayerNorm after its residual.
-        attention_order: `order` of `PerHeadCrossAttention`.
 
     Call arguments:
         sides: list of one tensor (batch, heads, dim), or of two: (requests, N_U, dim) and (batch, N - N_U, dim).
         items: Tensor (requests, length, heads, dim), the history after this layer's sequence FFN, for all heads.
         valid: bool tensor (requests, length).
-        rows: None, or int tensor (batch,): the request of each candidate. Without it every candidate is a request.
+        request_of: None, or int tensor (batch,): the index of each candidate's request. Without it every candidate is a
+            request.
 
     Returns:
         List of tensors of the shapes of `sides`.
@@ -70,29 +72,23 @@ class MixFormerBlock(keras.Layer):
     def __init__(
         self,
         *,
-        query_units: int | None,
-        fusion_units: int,
+        query_units: PositiveInt | None,
+        fusion_units: PositiveInt,
         head_mixing: Literal["block", "none", "self_attention"] = "block",
-        attention_heads: int = 4,
+        attention_heads: PositiveInt = 4,
         fusion: Literal["per_head", "shared"] = "per_head",
         norm: Norm = "pre_rms",
-        attention_order: Order = "auto",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.query_units = query_units
-        self.fusion_units = fusion_units
-        self.head_mixing = head_mixing
-        self.attention_heads = attention_heads
-        self.fusion = fusion
-        self.norm = norm
-        self.attention_order = attention_order
 
-    def build(self, sides_shape, items_shape, valid_shape, rows_shape=None) -> None:
+    def build(
+        self, sides_shape: list[Shape], items_shape: Shape, valid_shape: Shape, request_of_shape: Shape | None = None
+    ) -> None:
         policy: dict[str, Any] = {"dtype": self.dtype_policy}
         shapes = [tuple(shape) for shape in sides_shape]
         names = ["heads"] if len(shapes) == 1 else ["user_heads", "item_heads"]
-        self.mixing = None
+        self.mixing: Any = None
         if self.head_mixing == "block":
             self.mixing = HeadMixing(name="mixing", **policy)
         elif self.head_mixing == "self_attention":
@@ -104,9 +100,7 @@ class MixFormerBlock(keras.Layer):
         if self.query_units is not None:
             self.query = [PerTokenSwiGLU(units=self.query_units, name=f"query_{name}", **policy) for name in names]
             self.query_norm = self._norm("query_norm", shapes)
-        self.attention = [
-            PerHeadCrossAttention(order=self.attention_order, name=f"attention_{name}", **policy) for name in names
-        ]
+        self.attention = [PerHeadCrossAttention(name=f"attention_{name}", **policy) for name in names]
         if self.fusion == "shared":
             self.fuse = [SwiGLU(units=self.fusion_units, name="fusion", **policy)] * len(shapes)
         else:
@@ -119,32 +113,30 @@ class MixFormerBlock(keras.Layer):
         for attention, shape in zip(self.attention, shapes, strict=True):
             attention.build(shape, (*items_shape[:2], *shape[1:]), valid_shape)
 
-    def _norm(self, name: str, shapes) -> keras.Layer:
+    def _norm(self, name: str, shapes: list[Shape]) -> keras.Layer:
         norm = new_norm(self.norm, name=name, dtype=self.dtype_policy)
         norm.build(shapes[0])
         return norm
 
-    def call(self, sides, items, valid, rows=None):
+    def call(self, sides: list[Tensor], items: Tensor, valid: Tensor, request_of: Tensor | None = None) -> list[Tensor]:
         if self.mixing is not None:
-            sides = residual(self.norm, self.mixing_norm, lambda xs: self.mixing(xs, rows), sides)
+            sides = residual(self.norm, self.mixing_norm, lambda xs: self.mixing(xs, request_of), sides)
         if self.query:
             sides = residual(self.norm, self.query_norm, lambda xs: each(self.query, xs), sides)
-        sides = self._attend(sides, items, valid, rows)
+        sides = self._attend(sides, items, valid, request_of)
         return residual(self.norm, self.fusion_norm, lambda xs: each(self.fuse, xs), sides)
 
-    def _attend(self, sides, items, valid, rows):
+    def _attend(self, sides: list, items: Tensor, valid: Tensor, request_of: Tensor | None) -> list[Tensor]:
         found, start = [], 0
         for index, (attention, x) in enumerate(zip(self.attention, sides, strict=True)):
             stop = start + x.shape[1]
             # Only the last side has candidates; user heads have one row per request, as the history has.
-            names = rows if index == len(sides) - 1 else None
+            names = request_of if index == len(sides) - 1 else None
             found.append(attention(x, items[:, :, start:stop], valid, names))
             start = stop
         return found
 
-    def compute_output_shape(self, sides_shape, items_shape, valid_shape, rows_shape=None):
+    def compute_output_shape(
+        self, sides_shape: list[Shape], items_shape: Shape, valid_shape: Shape, request_of_shape: Shape | None = None
+    ) -> list[Shape]:
         return sides_shape
-
-    def get_config(self) -> dict:
-        names = "query_units fusion_units head_mixing attention_heads fusion norm attention_order"
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
-from mixrank.layers.base import PerToken, per_candidate
+from mixrank.layers.base import Layer, PerToken, Shape, Tensor, per_candidate
 from mixrank.layers.mixing import masked_softmax
 
 Order = Literal["auto", "materialised", "reordered"]
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class PerHeadCrossAttention(keras.Layer):
+class PerHeadCrossAttention(Layer):
     """`z_i = sum_t softmax_t(q_i . k_t^i / sqrt(dim)) v_t^i + q_i`, `k_t^i = h_t^i W_k^i`, `v_t^i = h_t^i W_v^i`.
 
     MixFormer equations (6)-(8): the query is the head itself, without a projection, and softmax runs over the valid
@@ -26,17 +26,17 @@ class PerHeadCrossAttention(keras.Layer):
     queries than items.
 
     Args:
-        order: materialised, reordered, or auto for the cheaper one. Auto is reordered without `rows`. With `rows` it is
-            reordered if candidates <= requests * length is known from the shapes, and materialised otherwise, because
-            requests of unknown size are ranking requests with many candidates.
+        order: materialised, reordered, or auto for the cheaper one. Auto is reordered without `request_of`. With
+            `request_of` it is reordered if candidates <= requests * length is known from the shapes, and materialised
+            otherwise, because requests of unknown size are ranking requests with many candidates.
 
     Call arguments:
         queries: Tensor (batch, heads, dim).
-        items: Tensor (batch, length, heads, dim), or (requests, ...) with `rows`.
-        valid: bool tensor (batch, length), or (requests, length) with `rows`; False marks padding.
-        rows: None, or int tensor (batch,): the request of each query. Keys and values are computed once per request.
-            With one request, as seen in the shape of `valid`, all queries share them in one product per head; with
-            more they are gathered for each query.
+        items: Tensor (batch, length, heads, dim), or (requests, ...) with `request_of`.
+        valid: bool tensor (batch, length), or (requests, length) with `request_of`; False marks padding.
+        request_of: None, or int tensor (batch,): the index of each query's request. Keys and values are computed once
+            per request. With one request, as seen in the shape of `valid`, all queries share them in one product per
+            head; with more they are gathered for each query.
 
     Returns:
         Tensor (batch, heads, dim).
@@ -51,13 +51,12 @@ class PerHeadCrossAttention(keras.Layer):
     TensorShape([2, 3, 4])
     """
 
-    def __init__(self, *, order: Order = "auto", **kwargs) -> None:
+    def __init__(self, *, order: Order = "auto", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if order not in ("auto", "materialised", "reordered"):
-            raise ValueError(f"`order` must be auto, materialised or reordered, received {order!r}")
-        self.order = order
 
-    def build(self, queries_shape, items_shape, valid_shape, rows_shape=None) -> None:
+    def build(
+        self, queries_shape: Shape, items_shape: Shape, valid_shape: Shape, request_of_shape: Shape | None = None
+    ) -> None:
         heads, dim = queries_shape[1:]
         if tuple(items_shape[2:]) != (heads, dim):
             raise ValueError(f"`items` must end in the queries' {(heads, dim)}, received {tuple(items_shape[2:])}")
@@ -65,51 +64,50 @@ class PerHeadCrossAttention(keras.Layer):
         self.key = self.add_weight(shape=shape, initializer=PerToken("glorot_uniform"), name="key")
         self.value = self.add_weight(shape=shape, initializer=PerToken("glorot_uniform"), name="value")
 
-    def call(self, queries, items, valid, rows=None):
+    def call(self, queries: Tensor, items: Tensor, valid: Tensor, request_of: Tensor | None = None) -> Tensor:
         # (batch, heads, dim) -> (heads, batch, dim)
         q = ops.transpose(queries, (1, 0, 2)) * queries.shape[2] ** -0.5
         # (requests, length, heads, dim) -> (heads, requests, length, dim)
         h = ops.transpose(items, (2, 0, 1, 3))
-        if self._reorders(valid, rows):
+        if self._reorders(valid, request_of):
             q = ops.matmul(q, ops.transpose(self.key, (0, 2, 1)))
-            found = ops.matmul(self._read(q, h, h, valid, rows), self.value)
+            found = ops.matmul(self._read(q, h, h, valid, request_of), self.value)
         else:
-            found = self._read(q, self._project(h, self.key), self._project(h, self.value), valid, rows)
+            found = self._read(q, self._project(h, self.key), self._project(h, self.value), valid, request_of)
         return ops.transpose(found, (1, 0, 2)) + queries
 
-    def _reorders(self, valid, rows) -> bool:
+    def _reorders(self, valid: Tensor, request_of: Tensor | None) -> bool:
         if self.order != "auto":
             return self.order == "reordered"
-        if rows is None:
+        if request_of is None:
             return True
-        candidates, (requests, length) = rows.shape[0], valid.shape
+        candidates, (requests, length) = request_of.shape[0], valid.shape
         return candidates is not None and requests is not None and candidates <= requests * length
 
     @staticmethod
-    def _project(h, kernel):
+    def _project(h: Tensor, kernel: Tensor) -> Tensor:
         heads, _, length, dim = h.shape
         # (heads, requests, length, dim) -> (heads, requests * length, dim), and back
         projected = ops.matmul(ops.reshape(h, (heads, -1, dim)), kernel)
         return ops.reshape(projected, (heads, -1, length, dim))
 
     @staticmethod
-    def _read(q, keys, values, valid, rows):
-        if rows is not None and valid.shape[0] == 1:
+    def _read(q: Tensor, keys: Tensor, values: Tensor, valid: Tensor, request_of: Tensor | None) -> Tensor:
+        if request_of is not None and valid.shape[0] == 1:
             # (heads, batch, dim) x (heads, length, dim) -> (heads, batch, length)
             scores = ops.matmul(q, ops.transpose(keys[:, 0], (0, 2, 1)))
             weights = masked_softmax(scores, valid[None])
             return ops.matmul(ops.cast(weights, values.dtype), values[:, 0])
-        if rows is not None:
-            same, keys = keys is values, ops.take(keys, rows, axis=1)
-            values = keys if same else ops.take(values, rows, axis=1)
+        if request_of is not None:
+            same, keys = keys is values, ops.take(keys, request_of, axis=1)
+            values = keys if same else ops.take(values, request_of, axis=1)
         # (heads, batch, 1, dim) x (heads, batch, length, dim) -> (heads, batch, 1, length)
         scores = ops.matmul(q[:, :, None], ops.transpose(keys, (0, 1, 3, 2)))
-        weights = masked_softmax(scores, per_candidate(valid, rows)[None, :, None, :])
+        weights = masked_softmax(scores, per_candidate(valid, request_of)[None, :, None, :])
         # (heads, batch, 1, dim) -> (heads, batch, dim)
         return ops.matmul(ops.cast(weights, values.dtype), values)[:, :, 0]
 
-    def compute_output_shape(self, queries_shape, items_shape, valid_shape, rows_shape=None):
+    def compute_output_shape(
+        self, queries_shape: Shape, items_shape: Shape, valid_shape: Shape, request_of_shape: Shape | None = None
+    ) -> Shape:
         return queries_shape
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "order": self.order}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.backbone import Backbone, Widths, all_vectors, register
-from mixrank.layers.base import Part, check_least, per_candidate
+from mixrank.layers.backbone import Backbone, Features, Histories, Widths, all_vectors, register
+from mixrank.layers.base import Part, Shape, Tensor, per_candidate
 from mixrank.layers.mixing import SwiGLU
 from mixrank.layers.models.mixformer.block import MixFormerBlock, each, new_norm, residual
 from mixrank.layers.tokens import EvenSplit
@@ -18,7 +19,7 @@ PRESETS = {
     # For examples and one small log: trains in minutes on two CPU cores.
     "tiny": {"dim": 32, "num_heads": 4, "num_layers": 2, "attention_heads": 2, "head_units": (32,)},
     # 282 M and, as the paper's "medium", 1226 M dense parameters; see docs/models/mixformer.md for 368 and the FFNs.
-    "small": {"dim": 368, "num_heads": 16, "num_layers": 4},
+    "small": {"dim": 368, "num_heads": 16, "num_layers": 4, "query_expansion": 4, "sequence_expansion": 2},
     "large": {"dim": 768, "num_heads": 16, "num_layers": 4},
 }
 SCALED = {"dim": ("num_heads", "attention_heads")}
@@ -43,8 +44,6 @@ class MixFormer(Backbone):
         num_layers: int >= 1. Blocks, L.
         user_heads: int in [1, num_heads) or None. Heads of the user's side, N_U; None is MixFormer with one side.
         history: which history is read: both, one after the other with the newest first, or one of them.
-        align: bool. Whether each history is mapped to num_heads * dim by one matrix; without, its items must be that
-            wide.
         position_embedding: bool. Whether a learned vector per position is added to history items.
         query_expansion: int >= 1. Hidden width of the SwiGLUs per head over `dim`, h_q / D.
         sequence_expansion: int >= 1. Hidden width of the history's SwiGLU over `dim`, h_s / D.
@@ -54,17 +53,13 @@ class MixFormer(Backbone):
         seq_ffn: per_layer, or shared for one SwiGLU in (5) for all layers, with norms per layer; an ablation.
         fusion: per_head, or shared for one SwiGLU in (9) for all heads; an ablation.
         norm: pre_rms for RMSNorm before each sub-layer, or post_ln for LayerNorm after its residual; an ablation.
-        attention_order: materialised projects history items to keys and values, reordered moves the matrices to the
-            query; the result is the same. auto takes the order with fewer operations.
-        readout: flatten joins the heads of the last block, mean averages them.
-        final_norm: bool. Whether an RMSNorm follows the last block; post_ln needs none.
         head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
     Call arguments:
-        features, histories, scenario, rows: as in `Backbone`; the scenario is read as a feature only.
+        features, histories, scenario, request_of: as in `Backbone`; the scenario is read as a feature only.
 
     Returns:
-        Tensor (batch, num_heads * dim), or (batch, dim) for the mean.
+        Tensor (batch, num_heads * dim).
 
     Raises:
         ValueError: a value out of bounds, a history that is read but not declared, or no item features for
@@ -78,62 +73,34 @@ class MixFormer(Backbone):
     Source: arXiv 2602.14110 v2.
     """
 
+    removed: ClassVar = {"align": True, "attention_order": "auto", "readout": "flatten", "final_norm": True}
+
     def __init__(
         self,
         *,
-        dim: int = 368,
-        num_heads: int = 16,
-        num_layers: int = 4,
-        user_heads: int | None = None,
+        dim: PositiveInt = 368,
+        num_heads: PositiveInt = 16,
+        num_layers: PositiveInt = 4,
+        user_heads: PositiveInt | None = None,
         history: Literal["both", "before", "within"] = "both",
-        align: bool = True,
         position_embedding: bool = False,
-        query_expansion: int = 4,
-        sequence_expansion: int = 2,
+        query_expansion: PositiveInt = 4,
+        sequence_expansion: PositiveInt = 2,
         head_mixing: Literal["block", "none", "self_attention"] = "block",
-        attention_heads: int = 4,
+        attention_heads: PositiveInt = 4,
         query_ffn: bool = True,
         seq_ffn: Literal["per_layer", "shared"] = "per_layer",
         fusion: Literal["per_head", "shared"] = "per_head",
         norm: Literal["pre_rms", "post_ln"] = "pre_rms",
-        attention_order: Literal["auto", "materialised", "reordered"] = "auto",
-        readout: Literal["flatten", "mean"] = "flatten",
-        final_norm: bool = True,
-        head_units: tuple[int, ...] = (128,),
-        **kwargs,
+        head_units: tuple[PositiveInt, ...] = (128,),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(head_units=head_units, **kwargs)
-        check_least(
-            1,
-            dim=dim,
-            num_heads=num_heads,
-            num_layers=num_layers,
-            query_expansion=query_expansion,
-            sequence_expansion=sequence_expansion,
-        )
-        if user_heads is not None and not 1 <= user_heads < num_heads:
+        super().__init__(**kwargs)
+        if user_heads is not None and user_heads >= num_heads:
             raise ValueError(
                 f"`user_heads` must leave heads to both sides, from 1 to `num_heads` - 1 = {num_heads - 1}, "
                 f"received {user_heads}"
             )
-        self.dim = dim
-        self.num_heads = num_heads
-        self.num_layers = num_layers
-        self.user_heads = user_heads
-        self.history = history
-        self.align = align
-        self.position_embedding = position_embedding
-        self.query_expansion = query_expansion
-        self.sequence_expansion = sequence_expansion
-        self.head_mixing = head_mixing
-        self.attention_heads = attention_heads
-        self.query_ffn = query_ffn
-        self.seq_ffn = seq_ffn
-        self.fusion = fusion
-        self.norm = norm
-        self.attention_order = attention_order
-        self.readout = readout
-        self.final_norm = final_norm
 
     @property
     def windows(self) -> tuple[str, ...]:
@@ -149,7 +116,7 @@ class MixFormer(Backbone):
             return (widths.features,)
         return (sum(widths.vectors["user"]) + sum(widths.vectors["context"]), sum(widths.vectors["item"]))
 
-    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+    def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         self._check(self.widths)
         policy = {"dtype": self.dtype_policy}
@@ -162,7 +129,7 @@ class MixFormer(Backbone):
 
         wide = self.num_heads * self.dim
         self.alignment = {}
-        for window in self.windows if self.align else ():
+        for window in self.windows:
             length, width = self.widths.histories[window]
             self.alignment[window] = keras.layers.Dense(wide, use_bias=False, name=f"align_{window}", **policy)
             self.alignment[window].build((None, length, width))
@@ -186,12 +153,11 @@ class MixFormer(Backbone):
                 items[:2],
             )
         self.last_norm = None
-        if self.final_norm and self.norm == "pre_rms":
+        if self.norm == "pre_rms":
             self.last_norm = new_norm(self.norm, name="final_norm", **policy)
             self.last_norm.build((None, self.num_heads, self.dim))
 
     def _check(self, widths: Widths) -> None:
-        wide = self.num_heads * self.dim
         for window in self.windows:
             if window not in widths.histories:
                 others = [declared for declared in _NEWEST_FIRST if declared in widths.histories]
@@ -199,12 +165,6 @@ class MixFormer(Backbone):
                 raise ValueError(
                     f'mixformer reads a history with window="{window}", which the spec does not declare; declare '
                     f'History(window="{window}", ...){change}'
-                )
-            width = widths.histories[window][1]
-            if not self.align and width != wide:
-                raise ValueError(
-                    f"`align` = False needs history items of width num_heads * dim = {wide}; those of "
-                    f'window="{window}" have {width}'
                 )
         if self.user_heads is not None and not widths.vectors["item"]:
             raise ValueError(
@@ -220,12 +180,11 @@ class MixFormer(Backbone):
             attention_heads=self.attention_heads,
             fusion=self.fusion,
             norm=self.norm,
-            attention_order=self.attention_order,
             name=f"block_{index}",
             dtype=self.dtype_policy,
         )
 
-    def sides(self, features, rows=None) -> list:
+    def sides(self, features: Features, request_of: Tensor | None = None) -> list[Tensor]:
         """Heads X before the first block, equation (2).
 
         Returns:
@@ -233,46 +192,49 @@ class MixFormer(Backbone):
             (batch, num_heads - user_heads, dim).
         """
         if self.user_heads is None:
-            vectors = [all_vectors(features, rows)]
+            vectors = [all_vectors(features, request_of)]
         else:
-            vectors = [[*features["user"], *features["context"]], features["item"]]
+            vectors = [[*features["user"], *features["context"]], list(features["item"])]
         return [split(ops.concatenate(x, axis=-1)) for split, x in zip(self.tokenizers, vectors, strict=True)]
 
-    def sequence(self, histories):
+    def sequence(self, histories: Histories) -> tuple[Tensor, Tensor]:
         """History items S, aligned, and which of them are valid.
 
         Returns:
             Tensor (requests, length, num_heads * dim) and bool tensor (requests, length).
         """
-        items = [histories[window]["items"] for window in self.windows]
-        if self.align:
-            items = [self.alignment[window](x) for window, x in zip(self.windows, items, strict=True)]
+        items = [self.alignment[window](histories[window]["items"]) for window in self.windows]
         joined = ops.concatenate(items, axis=1)
         if self.position_embedding:
             joined = joined + self.positions
         return joined, ops.concatenate([histories[window]["mask"] for window in self.windows], axis=1)
 
-    def transform(self, features, histories, rows=None) -> list:
+    def transform(self, features: Features, histories: Histories, request_of: Tensor | None = None) -> list[Tensor]:
         """Heads after the last block and the final norm, as `sides`."""
-        sides, (items, valid) = self.sides(features, rows), self.sequence(histories)
+        sides, (items, valid) = self.sides(features, request_of), self.sequence(histories)
         for index, block in enumerate(self.blocks):
             ffn = self.sequence_ffns[index if self.seq_ffn == "per_layer" else 0]
             (refined,) = residual(self.norm, self.sequence_norms[index], partial(each, [ffn]), [items])
             # (requests, length, num_heads * dim) -> (requests, length, num_heads, dim)
             refined = ops.reshape(refined, (-1, items.shape[1], self.num_heads, self.dim))
-            sides = block(sides, refined, valid, rows)
+            sides = block(sides, refined, valid, request_of)
         return sides if self.last_norm is None else [self.last_norm(x) for x in sides]
 
-    def call(self, features, histories, scenario, rows=None, training=False):
-        *user, last = self.transform(features, histories, rows)
-        x = ops.concatenate([*(per_candidate(side, rows) for side in user), last], axis=1)
-        if self.readout == "mean":
-            return ops.mean(x, axis=1)
+    def call(
+        self,
+        features: Features,
+        histories: Histories,
+        scenario: Tensor,
+        request_of: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
+        *user, last = self.transform(features, histories, request_of)
+        x = ops.concatenate([*(per_candidate(side, request_of) for side in user), last], axis=1)
         # (batch, num_heads, dim) -> (batch, num_heads * dim)
         return ops.reshape(x, (-1, self.num_heads * self.dim))
 
     def width(self, widths: Widths) -> int:
-        return self.dim if self.readout == "mean" else self.num_heads * self.dim
+        return self.num_heads * self.dim
 
     def count(self, widths: Widths) -> list[Part]:
         self._check(widths)
@@ -283,19 +245,18 @@ class MixFormer(Backbone):
         )
         read = [widths.histories[window] for window in self.windows]
         length = sum(items for items, _ in read)
-        align = self.align * n * d * sum(width for _, width in read)
-        align_products = self.align * n * d * sum(items * width for items, width in read)
+        align = n * d * sum(width for _, width in read)
+        align_products = n * d * sum(items * width for items, width in read)
         positions = self.position_embedding * length * n * d
         sequence = 3 * n * d * self.sequence_expansion * d
         sequences = layers if self.seq_ffn == "per_layer" else 1
         mixing, mixing_products = self._count_mixing()
-        # Keys and values of every item, or one matrix before and one after the items; then scores and weighted sum.
-        projected = length if self.attention_order == "materialised" else 1
-        attention_products = 2 * n * d * d * projected + 2 * n * length * d
+        # One matrix before and one after the items; then scores and weighted sum.
+        attention_products = 2 * n * d * d + 2 * n * length * d
         ffn = 3 * self.query_expansion * d * d
         norms = (self.head_mixing != "none") + self.query_ffn + 1 + n
         weights = 1 if self.norm == "pre_rms" else 2
-        final = d if self.final_norm and self.norm == "pre_rms" else 0
+        final = d if self.norm == "pre_rms" else 0
         return [
             Part("head projections", split, 2 * split),
             Part("history alignment", align + positions, 2 * align_products),
@@ -313,10 +274,3 @@ class MixFormer(Backbone):
         n, d = self.num_heads, self.dim
         pairs = n * n if self.user_heads is None else self.user_heads**2 + (n - self.user_heads) * n
         return 4 * d * d, 4 * n * d * d + 2 * pairs * d
-
-    def get_config(self) -> dict:
-        names = (
-            "dim num_heads num_layers user_heads history align position_embedding query_expansion sequence_expansion "
-            "head_mixing attention_heads query_ffn seq_ffn fusion norm attention_order readout final_norm"
-        )
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}

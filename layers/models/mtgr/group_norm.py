@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
+from pydantic import PositiveInt
+
+from mixrank.layers.base import Layer, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class GroupLayerNorm(keras.Layer):
+class GroupLayerNorm(Layer):
     """`y_t = g_c (x_t - mean(x_t)) / sqrt(var(x_t) + epsilon) + b_c`, c the group of token t.
 
     Tokens of different kinds, such as fields of a user and items of a history, are brought to one scale each by
@@ -32,14 +37,10 @@ class GroupLayerNorm(keras.Layer):
     TensorShape([5, 3, 4])
     """
 
-    def __init__(self, *, sizes: tuple[int, ...], epsilon: float = 1e-5, **kwargs) -> None:
+    def __init__(self, *, sizes: tuple[PositiveInt, ...], epsilon: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not sizes or any(size < 1 for size in sizes):
-            raise ValueError(f"`sizes` must all be at least 1, received {tuple(sizes)}")
-        self.sizes = tuple(sizes)
-        self.epsilon = epsilon
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         tokens, dim = input_shape[1:]
         if tokens != sum(self.sizes):
             raise ValueError(f"`sizes` must add up to the number of tokens {tokens}, received {self.sizes}")
@@ -51,13 +52,10 @@ class GroupLayerNorm(keras.Layer):
         self.gain = self.add_weight(shape=(len(self.sizes), dim), initializer="ones", name="gain")
         self.bias = self.add_weight(shape=(len(self.sizes), dim), initializer="zeros", name="bias")
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         # (groups, dim) -> (tokens, dim)
         gain, bias = (ops.take(parameter, self.groups, axis=0) for parameter in (self.gain, self.bias))
         return self.normalize(x) * gain + bias
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "sizes": list(self.sizes), "epsilon": self.epsilon}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.backbone import Backbone, Widths, register
-from mixrank.layers.base import Part, check_least, dense_part
+from mixrank.layers.backbone import Backbone, Features, Histories, Widths, register
+from mixrank.layers.base import Part, Shape, Tensor, check_divides, dense_part
 from mixrank.layers.mixing import MLP
 from mixrank.layers.models.mtgr.silu_attention import SiluAttentionBlock
 from mixrank.layers.tokens import FieldTokens
@@ -28,7 +31,7 @@ class MTGR(Backbone):
 
     Tokens are the user's and context's fields, the items of the long-term and of the real-time history, and the
     candidate, made of all its features. Fields and long-term items are visible to all tokens. A real-time item is
-    visible to newer ones and to candidates. Nothing but a candidate itself sees a candidate, so that with `rows`
+    visible to newer ones and to candidates. Nothing but a candidate itself sees a candidate, so that with `request_of`
     everything else is computed once per request. GLN has gain and bias of each of the four groups.
 
     Args:
@@ -42,7 +45,7 @@ class MTGR(Backbone):
         head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
     Call arguments:
-        features, histories, scenario, rows: as in `Backbone`; the scenario is read as a feature only.
+        features, histories, scenario, request_of: as in `Backbone`; the scenario is read as a feature only.
 
     Returns:
         Tensor (batch, dim).
@@ -63,29 +66,19 @@ class MTGR(Backbone):
     def __init__(
         self,
         *,
-        dim: int = 512,
-        num_layers: int = 3,
-        attention_heads: int = 2,
-        token_units: tuple[int, ...] = (512,),
+        dim: PositiveInt = 512,
+        num_layers: PositiveInt = 3,
+        attention_heads: PositiveInt = 2,
+        token_units: tuple[PositiveInt, ...] = (512,),
         group_norm: bool = True,
         dynamic_mask: bool = True,
-        head_units: tuple[int, ...] = (128,),
-        **kwargs,
+        head_units: tuple[PositiveInt, ...] = (128,),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(head_units=head_units, **kwargs)
-        check_least(1, dim=dim, num_layers=num_layers)
-        if attention_heads < 1 or dim % attention_heads:
-            raise ValueError(f"`attention_heads` must divide `dim`={dim}, received {attention_heads}")
-        if any(width < 1 for width in token_units):
-            raise ValueError(f"`token_units` must all be at least 1, received {tuple(token_units)}")
-        self.dim = dim
-        self.num_layers = num_layers
-        self.attention_heads = attention_heads
-        self.token_units = tuple(token_units)
-        self.group_norm = group_norm
-        self.dynamic_mask = dynamic_mask
+        super().__init__(**kwargs)
+        check_divides(dim, "`dim`", attention_heads=attention_heads)
 
-    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+    def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         vectors = self.widths.vectors
         if not vectors["item"]:
@@ -126,10 +119,17 @@ class MTGR(Backbone):
         windows = (window for window in ("before", "within") if window in widths.histories)
         return {"fields": fields, **{window: widths.histories[window][0] for window in windows}}
 
-    def _token(self, name: str, x):
+    def _token(self, name: str, x: Tensor) -> Tensor:
         return self.align[name](self.hidden[name](x))
 
-    def call(self, features, histories, scenario, rows=None, training=False):
+    def call(
+        self,
+        features: Features,
+        histories: Histories,
+        scenario: Tensor,
+        request_of: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
         fields = self.user_tokens([*features["user"], *features["context"]])
         windows = [window for window in ("before", "within") if window in histories]
         context = [fields, *(self._token(window, histories[window]["items"]) for window in windows)]
@@ -137,7 +137,7 @@ class MTGR(Backbone):
         context, valid = ops.concatenate(context, axis=1), ops.concatenate(valid, axis=1)
         candidates = self._token("candidate", ops.concatenate(features["item"], axis=-1))
         for block in self.blocks:
-            context, candidates = block(context, valid, candidates, rows=rows)
+            context, candidates = block(context, valid, candidates, request_of=request_of)
         return self.norm(candidates)
 
     def width(self, widths: Widths) -> int:
@@ -165,8 +165,3 @@ class MTGR(Backbone):
             Part("blocks: attention", self.num_layers * (5 * d * d + 5 * d), 2 * products),
             Part("blocks: norms", norms * 2 * d, 0),
         ]
-
-    def get_config(self) -> dict:
-        names = "dim num_layers attention_heads group_norm dynamic_mask"
-        values = {name: getattr(self, name) for name in names.split()}
-        return {**super().get_config(), **values, "token_units": list(self.token_units)}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.base import per_candidate
+from mixrank.layers.base import Layer, Shape, Tensor, check_divides, per_candidate
 from mixrank.layers.mixing import split_heads
 from mixrank.layers.models.mtgr.group_norm import GroupLayerNorm
 
@@ -35,7 +38,7 @@ def visible_keys(sizes: tuple[int, ...], ordered: tuple[bool, ...]) -> np.ndarra
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class SiluAttentionBlock(keras.Layer):
+class SiluAttentionBlock(Layer):
     """`X' = W_o GLN(A V * U) + X`, `A = SiLU(Q K^T) / n * mask`, `[Q, U, K, V] = SiLU(W GLN(X) + b)`; MTGR.
 
     Context tokens (fields and histories) are computed once per request and never see a candidate. A candidate sees
@@ -53,7 +56,7 @@ class SiluAttentionBlock(keras.Layer):
         context: Tensor (requests, tokens, dim).
         valid: bool tensor (requests, tokens); False marks padding.
         candidates: Tensor (batch, dim).
-        rows: None, or int tensor (batch,): the request of each candidate.
+        request_of: None, or int tensor (batch,): the index of each candidate's request.
 
     Returns:
         Context tokens, or None if `last`; candidates.
@@ -65,31 +68,27 @@ class SiluAttentionBlock(keras.Layer):
 
     >>> layer = SiluAttentionBlock(heads=2, sizes=(1, 2), ordered=(False, True))
     >>> context, candidates = layer(keras.ops.ones((5, 3, 4)), keras.ops.ones((5, 3), "bool"), keras.ops.ones((5, 4)))
+    >>> candidates.shape
+    TensorShape([5, 4])
     """
 
     def __init__(
         self,
         *,
-        heads: int,
-        sizes: tuple[int, ...],
+        heads: PositiveInt,
+        sizes: tuple[PositiveInt, ...],
         ordered: tuple[bool, ...],
         group_norm: bool = True,
         last: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if len(sizes) != len(ordered):
             raise ValueError(f"`ordered` must have {len(sizes)} values, one per group, received {tuple(ordered)}")
-        self.heads = heads
-        self.sizes = tuple(sizes)
-        self.ordered = tuple(ordered)
-        self.group_norm = group_norm
-        self.last = last
 
-    def build(self, context_shape, valid_shape, candidates_shape) -> None:
+    def build(self, context_shape: Shape, valid_shape: Shape, candidates_shape: Shape) -> None:
         dim = candidates_shape[-1]
-        if self.heads < 1 or dim % self.heads:
-            raise ValueError(f"`heads` must divide the token width {dim}, received {self.heads}")
+        check_divides(dim, heads=self.heads)
         self.visible = visible_keys(self.sizes, self.ordered)
         self.query_gate, self.key_value, self.output_projection = (
             keras.layers.Dense(units, activation=activation, name=name, dtype=self.dtype_policy)
@@ -106,7 +105,7 @@ class SiluAttentionBlock(keras.Layer):
             "output_", context_shape, context=not self.last
         )
 
-    def _norms(self, prefix: str, context_shape, context: bool):
+    def _norms(self, prefix: str, context_shape: Shape, context: bool) -> tuple[Any, Any]:
         """Norms of the candidates and of the context tokens; one and the same without groups."""
         policy = {"dtype": self.dtype_policy}
         name = f"candidate_{prefix}norm" if self.group_norm else f"{prefix}norm"
@@ -120,10 +119,10 @@ class SiluAttentionBlock(keras.Layer):
         groups.build(context_shape)
         return candidate, groups
 
-    def call(self, context, valid, candidates, rows=None):
+    def call(self, context: Tensor, valid: Tensor, candidates: Tensor, request_of: Tensor | None = None) -> Tensor:
         normed = self.context_norm(context)
         keys, values = (split_heads(x, self.heads) for x in ops.split(self.key_value(normed), 2, axis=-1))
-        candidates = self._candidates(keys, values, valid, candidates, rows)
+        candidates = self._candidates(keys, values, valid, candidates, request_of)
         if self.last:
             return None, candidates
         queries, gates = ops.split(self.query_gate(normed), 2, axis=-1)
@@ -131,7 +130,9 @@ class SiluAttentionBlock(keras.Layer):
         found = self._merge(self._attend(split_heads(queries, self.heads), keys, values, mask))
         return context + self.output_projection(self.context_output_norm(found * gates)), candidates
 
-    def _candidates(self, keys, values, valid, candidates, rows):
+    def _candidates(
+        self, keys: Tensor, values: Tensor, valid: Tensor, candidates: Tensor, request_of: Tensor | None
+    ) -> Tensor:
         dim = candidates.shape[-1]
         normed = self.candidate_norm(candidates)
         query, gate = ops.split(self.query_gate(normed), 2, axis=-1)
@@ -139,42 +140,34 @@ class SiluAttentionBlock(keras.Layer):
         mask = valid[:, None, None, :]
         # (batch, dim) -> (batch, heads, 1, dim / heads)
         queries, own_keys, own_values = (split_heads(x[:, None, :], self.heads) for x in (query, own_key, own_value))
-        if rows is not None and keys.shape[0] == 1:
+        if request_of is not None and keys.shape[0] == 1:
             # One request: its candidates are the queries of one product, and nothing is copied.
             # (batch, heads, 1, width) -> (1, heads, batch, width), and back
             found = self._attend(ops.transpose(queries, (2, 1, 0, 3)), keys, values, mask)
             found = ops.transpose(found, (2, 1, 0, 3))
         else:
-            keys, values, mask = (per_candidate(x, rows) for x in (keys, values, mask))
+            keys, values, mask = (per_candidate(x, request_of) for x in (keys, values, mask))
             found = self._attend(queries, keys, values, mask)
         own = self._weights(ops.sum(queries * own_keys, axis=-1, keepdims=True))
         # (batch, heads, 1, width) -> (batch, dim)
         found = ops.reshape(found + ops.cast(own, own_values.dtype) * own_values, (-1, dim))
         return candidates + self.output_projection(self.candidate_output_norm(found * gate))
 
-    def _weights(self, scores):
+    def _weights(self, scores: Tensor) -> Tensor:
         return ops.silu(ops.cast(scores, "float32")) / (sum(self.sizes) + 1)
 
-    def _attend(self, queries, keys, values, mask):
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """`SiLU(Q K^T) / n * mask V`, (batch, heads, queries, width)."""
         weights = self._weights(ops.matmul(queries, ops.transpose(keys, (0, 1, 3, 2))))
         weights = ops.where(mask, weights, 0.0)
         return ops.matmul(ops.cast(weights, values.dtype), values)
 
-    def _merge(self, x):
+    def _merge(self, x: Tensor) -> Tensor:
         # (batch, heads, tokens, width) -> (batch, tokens, heads * width)
         heads, tokens, width = x.shape[1:]
         return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, tokens, heads * width))
 
-    def compute_output_shape(self, context_shape, valid_shape, candidates_shape, rows_shape=None):
+    def compute_output_shape(
+        self, context_shape: Shape, valid_shape: Shape, candidates_shape: Shape, request_of_shape: Shape | None = None
+    ) -> Shape:
         return (None if self.last else context_shape), candidates_shape
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "heads": self.heads,
-            "sizes": list(self.sizes),
-            "ordered": list(self.ordered),
-            "group_norm": self.group_norm,
-            "last": self.last,
-        }

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import keras
 import numpy as np
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.base import Part, check_least
+from mixrank.layers.base import Layer, Part, Shape, Tensor
 
 Grouping = Literal["learned", "random", "manual"]
 # Ten standard deviations of W's start: the fields dealt to a token are its top k, and training can still replace them.
@@ -16,7 +17,7 @@ HEAD_START = 0.2
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class AutoToken(keras.Layer):
+class AutoToken(Layer):
     """`I_j = TopK(W_j)`, `w_j = softmax(W_j[I_j])`, `x_j = [w_j1 f_{I_j1}, ..., w_jk f_{I_jk}]`; MTmixAtt, after (2).
 
     W (tokens, fields) is learned and starts as N(0, 0.02). The choice itself has no gradient: a logit learns only while
@@ -32,16 +33,13 @@ class AutoToken(keras.Layer):
         seed: int. Shuffles the deck of random groups and of the start of learned ones.
         cover: bool. For learned: whether the fields that random would deal to a token start `HEAD_START` above the
             others. Off, top k of N(0, 0.02) leaves out a field with probability `(1 - keep / fields) ^ tokens`.
-        aggregate: flatten puts the k weighted fields side by side, sum adds them and maps the sum to `dim` linearly.
-        dim: int. Width of a token for sum; flatten has width k times that of a field.
-        gumbel: float >= 0. Scale of Gumbel noise added to W in training, so that dropped fields get a turn.
-        frozen: constants stored by `freeze_grouping`, or None.
+        frozen: constants stored by `freeze`, or None.
 
     Call arguments:
         x: Tensor (batch, fields, field width).
 
     Returns:
-        Tensor (batch, tokens, keep * field width), or (batch, tokens, dim) for sum.
+        Tensor (batch, tokens, keep * field width).
 
     Raises:
         ValueError: more kept fields than there are, or groups that do not fit tokens, fields or `keep`.
@@ -55,42 +53,20 @@ class AutoToken(keras.Layer):
     def __init__(
         self,
         *,
-        tokens: int,
-        keep: int,
+        tokens: PositiveInt,
+        keep: PositiveInt,
         grouping: Grouping = "learned",
         groups: tuple[tuple[int, ...], ...] = (),
         seed: int = 0,
         cover: bool = True,
-        aggregate: Literal["flatten", "sum"] = "flatten",
-        dim: int | None = None,
-        gumbel: float = 0.0,
         frozen: dict[str, list] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if tokens < 1 or keep < 1:
-            raise ValueError(f"`tokens` and `keep` must be at least 1, received {tokens} and {keep}")
-        if grouping not in ("learned", "random", "manual"):
-            raise ValueError(f"`grouping` must be learned, random or manual, received {grouping!r}")
-        if aggregate not in ("flatten", "sum"):
-            raise ValueError(f"`aggregate` must be flatten or sum, received {aggregate!r}")
-        if aggregate == "sum" and (dim is None or dim < 1):
-            raise ValueError(f'`dim` must be at least 1 for `aggregate` = "sum", received {dim}')
-        check_least(0, gumbel=gumbel)
         check_groups(grouping, groups, tokens, keep)
-        self.tokens = tokens
-        self.keep = keep
-        self.grouping = grouping
-        self.groups = tuple(tuple(group) for group in groups)
-        self.seed = seed
-        self.cover = cover
-        self.aggregate = aggregate
-        self.dim = dim
-        self.gumbel = gumbel
-        self.frozen = frozen
 
-    def build(self, input_shape) -> None:
-        fields, width = input_shape[1:]
+    def build(self, input_shape: Shape) -> None:
+        fields = input_shape[1]
         if self.keep > fields:
             raise ValueError(f"a token cannot keep {self.keep} of {fields} fields; lower the fields per token")
         outside = [field for group in self.groups for field in group if not 0 <= field < fields]
@@ -99,12 +75,8 @@ class AutoToken(keras.Layer):
         self.fields = fields
         self.logits = self.add_weight(shape=(self.tokens, fields), initializer=self._start, name="logits")
         self.logits.trainable = self.frozen is None
-        self.noise = keras.random.SeedGenerator(self.seed) if self.gumbel else None
-        if self.aggregate == "sum":
-            self.project = keras.layers.Dense(self.dim, name="project", dtype=self.dtype_policy)
-            self.project.build((None, self.tokens, width))
 
-    def _start(self, shape, dtype=None):
+    def _start(self, shape: Shape, dtype: str | None = None) -> Tensor:
         start = keras.initializers.RandomNormal(stddev=0.02)(shape, dtype=dtype)
         if self.grouping != "learned" or not self.cover:
             return start
@@ -128,7 +100,7 @@ class AutoToken(keras.Layer):
             indices[token, : len(group)], valid[token, : len(group)] = group, True
         return indices, valid
 
-    def selection(self, training: bool = False):
+    def selection(self) -> tuple[Tensor, Tensor]:
         """Which fields every token reads, and their weights.
 
         Returns:
@@ -139,9 +111,6 @@ class AutoToken(keras.Layer):
                 self.frozen["weights"], "float32"
             )
         logits = ops.cast(ops.convert_to_tensor(self.logits), "float32")
-        if self.noise is not None and training:
-            uniform = keras.random.uniform(logits.shape, 1e-6, 1 - 1e-6, seed=self.noise)
-            logits = logits - self.gumbel * ops.log(-ops.log(uniform))
         fixed = self._fixed()
         if fixed is None:
             kept, indices = ops.top_k(logits, self.keep)
@@ -149,21 +118,19 @@ class AutoToken(keras.Layer):
         indices, valid = ops.convert_to_tensor(fixed[0], "int32"), ops.convert_to_tensor(fixed[1])
         return indices, _weights(ops.where(valid, ops.take_along_axis(logits, indices, axis=1), -1e30))
 
-    def call(self, x, training=False):
-        indices, weights = self.selection(training)
+    def call(self, x: Tensor) -> Tensor:
+        indices, weights = self.selection()
         # (tokens, keep) -> (batch, tokens, keep, field width)
         kept = ops.reshape(
             ops.take(x, ops.reshape(indices, (-1,)), axis=1), (-1, self.tokens, self.keep, x.shape[-1])
         ) * ops.cast(weights[None, :, :, None], x.dtype)
-        if self.aggregate == "sum":
-            return self.project(ops.sum(kept, axis=2))
         # (batch, tokens, keep, field width) -> (batch, tokens, keep * field width)
         return ops.reshape(kept, (-1, self.tokens, self.keep * x.shape[-1]))
 
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], self.tokens, self.dim if self.aggregate == "sum" else self.keep * input_shape[-1])
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (input_shape[0], self.tokens, self.keep * input_shape[-1])
 
-    def freeze_grouping(self) -> None:
+    def freeze(self) -> None:
         """Stores choice and weights as constants: the same output, without top k and softmax; kept in files.
 
         W stays as a weight that is no longer trained or read.
@@ -183,13 +150,8 @@ class AutoToken(keras.Layer):
         np.add.at(found, (np.arange(self.tokens)[:, None], indices), weights)
         return found
 
-    def get_config(self) -> dict[str, Any]:
-        names = ("tokens", "keep", "grouping", "seed", "cover", "aggregate", "dim", "gumbel", "frozen")
-        values = {name: getattr(self, name) for name in names}
-        return {**super().get_config(), **values, "groups": [list(group) for group in self.groups]}
 
-
-def _weights(logits):
+def _weights(logits: Tensor) -> Tensor:
     """Softmax over the last axis; Keras' own warns where a token keeps one field."""
     powers = ops.exp(logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True)))
     return powers / ops.sum(powers, axis=-1, keepdims=True)
@@ -213,12 +175,10 @@ def check_groups(grouping: str, groups: tuple, tokens: int, keep: int) -> None:
             raise ValueError(f"each of `groups` must hold 1 to {keep} different fields, received {tuple(group)}")
 
 
-def count_auto_token(tokens: int, keep: int, fields: int, width: int, aggregate: str, dim: int) -> Part:
+def count_auto_token(tokens: int, fields: int) -> Part:
     """Parameters and FLOPs of `AutoToken`.
 
     Args:
-        tokens, keep, aggregate, dim: as in `AutoToken`.
-        fields, width: number of fields and their width.
+        tokens, fields: numbers of both.
     """
-    products = width * dim if aggregate == "sum" else 0
-    return Part("auto token", tokens * fields + products + (dim if products else 0), 2 * tokens * products)
+    return Part("auto token", tokens * fields, 0)

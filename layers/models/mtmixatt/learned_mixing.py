@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import keras
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.base import PerToken
+from mixrank.layers.base import Layer, PerToken, Shape, Tensor, check_divides
 
 Mixing = Literal["orthogonal", "ones", "zeros", "identity"]
 
@@ -27,7 +28,7 @@ class Rotation(keras.initializers.Initializer):
         self.seed = seed
         self._orthogonal = keras.initializers.Orthogonal(seed=seed)
 
-    def __call__(self, shape, dtype=None, **kwargs):
+    def __call__(self, shape: Shape, dtype: str | None = None, **kwargs: Any) -> Tensor:
         drawn = self._orthogonal(shape, dtype="float32")
         first = drawn[:, :1] * ops.sign(ops.det(drawn))
         return ops.cast(ops.concatenate([first, drawn[:, 1:]], axis=1), dtype or "float32")
@@ -37,7 +38,7 @@ class Rotation(keras.initializers.Initializer):
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class LearnedMixing(keras.Layer):
+class LearnedMixing(Layer):
     """`Y_h = W_h X_h`, X_h the h-th piece of every token's channels; Multi-Mix Attention of MTmixAtt.
 
     The residual is the block's. RankMixer's fixed shuffle, variant M1, is `TokenMixing`.
@@ -61,21 +62,16 @@ class LearnedMixing(keras.Layer):
     TensorShape([5, 3, 4])
     """
 
-    def __init__(self, *, heads: int, start: Mixing = "orthogonal", **kwargs) -> None:
+    def __init__(self, *, heads: PositiveInt, start: Mixing = "orthogonal", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if start not in get_args(Mixing):
-            raise ValueError(f"`start` must be one of {', '.join(get_args(Mixing))}, received {start!r}")
-        self.heads = heads
-        self.start = start
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         tokens, dim = input_shape[1:]
-        if self.heads < 1 or dim % self.heads:
-            raise ValueError(f"`heads` must divide the token width {dim}, received {self.heads}")
+        check_divides(dim, heads=self.heads)
         one = Rotation() if self.start == "orthogonal" else self.start
         self.kernel = self.add_weight(shape=(self.heads, tokens, tokens), initializer=PerToken(one), name="kernel")
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         tokens, dim = x.shape[1:]
         piece = dim // self.heads
         # (batch, tokens, dim) -> (heads, tokens, batch * piece)
@@ -85,8 +81,5 @@ class LearnedMixing(keras.Layer):
         mixed = ops.transpose(ops.reshape(mixed, (self.heads, tokens, -1, piece)), (2, 1, 0, 3))
         return ops.reshape(mixed, (-1, tokens, dim))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "heads": self.heads, "start": self.start}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import keras
 from keras import ops
+from pydantic import NonNegativeInt, PositiveInt
 
-from mixrank.layers.base import Part, dense_part
+from mixrank.layers.base import Layer, Part, Shape, Tensor, dense_part
 from mixrank.layers.models.mtmixatt.lora import ScenarioAdapter, adapter_rank
 from mixrank.schemas.naming import nearest
 
@@ -16,7 +17,7 @@ Adapter = Literal["dense", "logit", "none"]
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class ScenarioHeads(keras.Layer):
+class ScenarioHeads(Layer):
     """A network per task whose dense layers have an adapter per scenario: `h = relu(x W + b + x A_c B_c + b_c)`.
 
     A task of `esmm` is predicted through its parent, `p = p_parent sigmoid(y)`, in logits:
@@ -25,13 +26,13 @@ class ScenarioHeads(keras.Layer):
     Args:
         tasks: names of the tasks.
         units: widths of the hidden layers.
-        scenarios, main, ratio, min_rank, added: as in `ScenarioAdapter`; with `added` W and b are frozen.
+        scenarios, ratio: as in `ScenarioAdapter`.
         adapter: dense adapts every layer; logit adds one adapter from x to the logit; none has none.
         esmm: pairs (task, parent task).
 
     Call arguments:
         x: Tensor (batch, width).
-        scenario: int tensor (batch,), or (1,) for the rows of one request; ids as in `ScenarioAdapter`.
+        scenario: int tensor (batch,), or (1,) for the candidates of one request; ids as in `ScenarioAdapter`.
 
     Returns:
         task -> float32 tensor (batch,).
@@ -40,54 +41,41 @@ class ScenarioHeads(keras.Layer):
         ValueError: a value out of bounds, or `esmm` names no task, one twice, or goes in a circle.
 
     Source: arXiv 2510.15286; the product of probabilities is that of arXiv 1804.07931.
+
+    >>> heads = ScenarioHeads(tasks=("click", "buy"), scenarios=2, esmm=(("buy", "click"),))
+    >>> heads(keras.ops.ones((4, 5)), keras.ops.array([0, 1, 2, 3]))["buy"].shape
+    TensorShape([4])
     """
+
+    removed: ClassVar = {"main": 0, "min_rank": 4, "added": 0}
 
     def __init__(
         self,
         *,
         tasks: tuple[str, ...],
-        units: tuple[int, ...] = (),
-        scenarios: int,
-        main: int = 0,
-        ratio: int = 16,
-        min_rank: int = 4,
+        units: tuple[PositiveInt, ...] = (),
+        scenarios: NonNegativeInt,
+        ratio: PositiveInt = 16,
         adapter: Adapter = "dense",
         esmm: tuple[tuple[str, str], ...] = (),
-        added: int = 0,
-        dtype="float32",
-        **kwargs,
+        dtype: Any = "float32",
+        **kwargs: Any,
     ) -> None:
         super().__init__(dtype=dtype, **kwargs)
-        if any(width < 1 for width in units):
-            raise ValueError(f"`units` must all be at least 1, received {tuple(units)}")
-        if adapter not in ("dense", "logit", "none"):
-            raise ValueError(f"`adapter` must be dense, logit or none, received {adapter!r}")
-        self.tasks = tuple(tasks)
-        self.units = tuple(units)
-        self.scenarios = scenarios
-        self.main = main
-        self.ratio = ratio
-        self.min_rank = min_rank
-        self.adapter = adapter
-        self.esmm = tuple((task, parent) for task, parent in esmm)
-        self.added = added
         self.parents = check_parents(self.tasks, self.esmm)
 
     def _adapter(self, units: int, width: int, name: str) -> ScenarioAdapter:
         adapter = ScenarioAdapter(
             units=units,
             scenarios=self.scenarios,
-            main=self.main,
             ratio=self.ratio,
-            min_rank=self.min_rank,
-            added=self.added,
             name=name,
             dtype=self.dtype_policy,
         )
         adapter.build((None, width))
         return adapter
 
-    def build(self, x_shape, scenario_shape=None) -> None:
+    def build(self, x_shape: Shape, scenario_shape: Shape | None = None) -> None:
         self.input_width = x_shape[-1]
         self.dense, self.adapters = {}, {}
         for task in self.tasks:
@@ -99,14 +87,13 @@ class ScenarioHeads(keras.Layer):
                     units, kernel_initializer=start, name=name, dtype=self.dtype_policy
                 )
                 self.dense[name].build((None, width))
-                self.dense[name].trainable = not self.added
                 if self.adapter == "dense" and self.scenarios > 1:
                     self.adapters[name] = self._adapter(units, width, f"{name}_adapter")
                 width = units
             if self.adapter == "logit" and self.scenarios > 1:
                 self.adapters[task] = self._adapter(1, self.input_width, f"{task}_adapter")
 
-    def _own_logit(self, task: str, x, scenario):
+    def _own_logit(self, task: str, x: Tensor, scenario: Tensor) -> Tensor:
         h = x
         for name in (*(f"{task}_hidden_{index}" for index in range(len(self.units))), f"{task}_logit"):
             y = self.dense[name](h)
@@ -118,12 +105,12 @@ class ScenarioHeads(keras.Layer):
         # (batch, 1) -> (batch,)
         return ops.reshape(h, (-1,))
 
-    def call(self, x, scenario):
+    def call(self, x: Tensor, scenario: Tensor) -> dict[str, Tensor]:
         x = ops.cast(x, self.compute_dtype)
         own = {task: self._own_logit(task, x, scenario) for task in self.tasks}
         found: dict = {}
 
-        def logit(task: str):
+        def logit(task: str) -> Tensor:
             if task not in found:
                 parent = self.parents.get(task)
                 found[task] = own[task] if parent is None else product_logit(logit(parent), own[task])
@@ -131,7 +118,7 @@ class ScenarioHeads(keras.Layer):
 
         return {task: logit(task) for task in self.tasks}
 
-    def compute_output_shape(self, x_shape, scenario_shape=None):
+    def compute_output_shape(self, x_shape: Shape, scenario_shape: Shape | None = None) -> dict[str, Shape]:
         return dict.fromkeys(self.tasks, (x_shape[0],))
 
     def count(self, width: int) -> list[Part]:
@@ -142,7 +129,7 @@ class ScenarioHeads(keras.Layer):
         pairs = {"dense": list(itertools.pairwise(widths)), "logit": [(width, 1)], "none": []}[self.adapter]
         parameters, flops = 0, 0
         for inputs, units in pairs if number else ():
-            rank = adapter_rank(inputs, self.ratio, self.min_rank)
+            rank = adapter_rank(inputs, self.ratio)
             parameters += number * (inputs * rank + rank * units + units)
             flops += 2 * (inputs * rank + rank * units)
         tasks = len(self.tasks)
@@ -153,14 +140,8 @@ class ScenarioHeads(keras.Layer):
         """Parameters and FLOPs of the layer as it was built."""
         return self.count(self.input_width)
 
-    def get_config(self) -> dict:
-        names = ("scenarios", "main", "ratio", "min_rank", "adapter", "added")
-        values = {name: getattr(self, name) for name in names}
-        lists = {"tasks": list(self.tasks), "units": list(self.units), "esmm": [list(pair) for pair in self.esmm]}
-        return {**super().get_config(), **values, **lists}
 
-
-def product_logit(a, b):
+def product_logit(a: Tensor, b: Tensor) -> Tensor:
     """The logit of `sigmoid(a) sigmoid(b)`: `-logsumexp(-a, -b, -a - b)`.
 
     Args:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
 import keras
 from keras import ops
+from pydantic import NonNegativeInt, PositiveInt
 
-from mixrank.layers.backbone import FieldBackbone, Widths, register
-from mixrank.layers.base import Part, check_dropout, check_least
+from mixrank.layers.backbone import Features, FieldBackbone, Histories, Widths, register
+from mixrank.layers.base import DropoutRate, Part, Shape, Share, Tensor
 from mixrank.layers.mixing import PerTokenFFN, PostNormBlock, SelfAttention, SharedFFN, TokenMixing
 from mixrank.layers.models.rankmixer.relu_moe import ReluMoE
 from mixrank.layers.tokens import EvenSplit
@@ -39,8 +41,6 @@ class RankMixer(FieldBackbone):
         num_experts: int >= 0. Experts per token; 0 is a dense network.
         active_share: float in (0, 1]. Share of experts that inference is to use; the penalty aims at it.
         dual_router: bool. Whether experts have a second router, in training only, that is not penalized.
-        penalty: float > 0. Weight of the routers' penalty at the start of training; adapted in every step.
-        max_penalty: float >= `penalty`. Greatest weight of the routers' penalty.
         mixing: tokens for TokenMixing; attention among tokens, or none, are ablations.
         attention_heads: int >= 1, a divisor of `dim`. Heads of the attention ablation.
         ffn: per_token, or shared by all tokens as an ablation.
@@ -48,11 +48,10 @@ class RankMixer(FieldBackbone):
         norm: bool. Whether blocks have LN; off is an ablation.
         dropout: float in [0, 1). Share of each sub-layer's output dropped in training.
         pooling: mean, or target for attention from the candidate; makes a field of each history.
-        attention_units: hidden layers of target attention.
         head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
     Call arguments:
-        features, histories, scenario, rows: as in `Backbone`; the scenario is read as a feature only.
+        features, histories, scenario, request_of: as in `Backbone`; the scenario is read as a feature only.
 
     Returns:
         Tensor (batch, dim).
@@ -64,65 +63,42 @@ class RankMixer(FieldBackbone):
         each token has a projection of its own in (2), which the paper leaves open; fields come in the spec's order;
         rows of a training batch go to the two routers in turn, which in expectation is the mean of the losses under
         either router at the price of one pass;
-        how lambda is adapted is left open there: by a factor 1.2 per step, up or down, and at most `max_penalty`;
+        how lambda is adapted is left open there: by a factor 1.2 per step, up or down, and at most 0.1;
         closed experts are computed, and multiplied by 0;
         `dropout` is an addition, off by default.
 
     Source: arXiv 2507.15551.
     """
 
+    removed: ClassVar = {"penalty": 1e-4, "max_penalty": 0.1}
+
     def __init__(
         self,
         *,
-        dim: int = 768,
-        num_tokens: int = 16,
-        num_layers: int = 2,
-        hidden_dim: int = 2176,
-        num_experts: int = 0,
-        active_share: float = 0.25,
+        dim: PositiveInt = 768,
+        num_tokens: PositiveInt = 16,
+        num_layers: NonNegativeInt = 2,
+        hidden_dim: PositiveInt = 2176,
+        num_experts: NonNegativeInt = 0,
+        active_share: Share = 0.25,
         dual_router: bool = True,
-        penalty: float = 1e-4,
-        max_penalty: float = 0.1,
         mixing: Literal["tokens", "attention", "none"] = "tokens",
-        attention_heads: int = 4,
+        attention_heads: PositiveInt = 4,
         ffn: Literal["per_token", "shared"] = "per_token",
         skip: bool = True,
         norm: bool = True,
-        dropout: float = 0.0,
+        dropout: DropoutRate = 0.0,
         pooling: Literal["mean", "target"] = "mean",
-        attention_units: tuple[int, ...] = (32,),
-        head_units: tuple[int, ...] = (128,),
-        **kwargs,
+        head_units: tuple[PositiveInt, ...] = (128,),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(pooling=pooling, attention_units=attention_units, head_units=head_units, **kwargs)
-        check_least(1, dim=dim, num_tokens=num_tokens, hidden_dim=hidden_dim)
-        check_least(0, num_layers=num_layers, num_experts=num_experts)
-        if mixing not in ("tokens", "attention", "none"):
-            raise ValueError(f"`mixing` must be tokens, attention or none, received {mixing!r}")
-        if ffn not in ("per_token", "shared"):
-            raise ValueError(f"`ffn` must be per_token or shared, received {ffn!r}")
+        super().__init__(**kwargs)
         if num_experts and ffn == "shared":
             raise ValueError(
                 f'`ffn` must be "per_token" with experts, received "shared" and `num_experts`={num_experts}'
             )
-        check_dropout(dropout)
-        self.dim = dim
-        self.num_tokens = num_tokens
-        self.num_layers = num_layers
-        self.hidden_dim = hidden_dim
-        self.num_experts = num_experts
-        self.active_share = active_share
-        self.dual_router = dual_router
-        self.penalty = penalty
-        self.max_penalty = max_penalty
-        self.mixing = mixing
-        self.attention_heads = attention_heads
-        self.ffn = ffn
-        self.skip = skip
-        self.norm = norm
-        self.dropout = dropout
 
-    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+    def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         self.tokenizer = EvenSplit(tokens=self.num_tokens, dim=self.dim, name="tokenizer", dtype=self.dtype_policy)
         self.tokenizer.build((None, sum(self.field_widths(self.widths))))
@@ -146,8 +122,6 @@ class RankMixer(FieldBackbone):
                 hidden_dim=self.hidden_dim,
                 active_share=self.active_share,
                 dual_router=self.dual_router,
-                penalty=self.penalty,
-                max_penalty=self.max_penalty,
                 name="experts",
                 **policy,
             )
@@ -164,19 +138,23 @@ class RankMixer(FieldBackbone):
             **policy,
         )
 
-    def call(self, features, histories, scenario, rows=None, training=False):
-        x = self.tokenizer(ops.concatenate(self.fields(features, histories, rows), axis=-1))
+    def call(
+        self,
+        features: Features,
+        histories: Histories,
+        scenario: Tensor,
+        request_of: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
+        x = self.tokenizer(ops.concatenate(self.fields(features, histories, request_of), axis=-1))
         for block in self.blocks:
             x = block(x, training=training)
         return ops.mean(x, axis=1)
 
-    @property
-    def active_ratio(self) -> list[float]:
+    def insights(self, ranker: keras.Model, batches: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """Share of experts that inference's router opened in the last training batch, per block; empty without."""
-        return [float(block.ffn.active_ratio) for block in self.blocks if self.num_experts]
-
-    def insights(self, names: tuple[str, ...]) -> dict[str, Any]:
-        return {"active_ratio": self.active_ratio} if self.num_experts else {}
+        found = [float(block.ffn.active_ratio) for block in self.blocks if self.num_experts]
+        return {"active_ratio": found} if found else {}
 
     def width(self, widths: Widths) -> int:
         return self.dim
@@ -199,10 +177,3 @@ class RankMixer(FieldBackbone):
             Part("blocks: experts" if e else "blocks: FFN", self.num_layers * ffn, self.num_layers * 2 * ffn_products),
             Part("blocks: norms", self.num_layers * 4 * d * self.norm, 0),
         ]
-
-    def get_config(self) -> dict:
-        names = (
-            "dim num_tokens num_layers hidden_dim num_experts active_share dual_router penalty max_penalty mixing "
-            "attention_heads ffn skip norm dropout"
-        )
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.base import check_least
+from mixrank.layers.base import Activation, Layer, Shape, Share, Tensor
 from mixrank.layers.mixing import PerTokenDense
 
 # lambda moves by this factor a step and must come back within some tens of steps from where it no longer matters.
@@ -13,7 +16,7 @@ _STEP, _LEAST = 1.2, 1e-6
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class ReluMoE(keras.Layer):
+class ReluMoE(Layer):
     """`v_i = sum_j G_ij e_ij(s_i)`, `G_ij = ReLU(h_i(s_i))_j`; RankMixer equations (10) and (11).
 
     Token i has experts e_ij and a router h_i of its own; `e_ij(s) = gelu(s W_1 + b_1) W_2 + b_2`. In training
@@ -54,30 +57,20 @@ class ReluMoE(keras.Layer):
     def __init__(
         self,
         *,
-        num_experts: int,
-        hidden_dim: int,
-        active_share: float = 0.25,
+        num_experts: PositiveInt,
+        hidden_dim: PositiveInt,
+        active_share: Share = 0.25,
         dual_router: bool = True,
         penalty: float = 1e-4,
         max_penalty: float = 0.1,
-        activation="gelu",
-        **kwargs,
+        activation: Activation = "gelu",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_least(1, num_experts=num_experts, hidden_dim=hidden_dim)
-        if not 0 < active_share <= 1:
-            raise ValueError(f"`active_share` must be above 0 and at most 1, received {active_share}")
         if not 0 < penalty <= max_penalty:
             raise ValueError(f"`penalty` must be above 0 and at most `max_penalty`={max_penalty}, received {penalty}")
-        self.num_experts = num_experts
-        self.hidden_dim = hidden_dim
-        self.active_share = active_share
-        self.dual_router = dual_router
-        self.penalty = penalty
-        self.max_penalty = max_penalty
-        self.activation = keras.activations.get(activation)
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         tokens, dim = input_shape[1:]
         leading = {"token_leading": True, "dtype": self.dtype_policy}
         self.router = PerTokenDense(self.num_experts, name="router", **leading)
@@ -102,7 +95,7 @@ class ReluMoE(keras.Layer):
         )
         self.active_ratio = self.add_weight(initializer="zeros", name="active_ratio", **state)
 
-    def call(self, x, training=False):
+    def call(self, x: Tensor, training: bool = False) -> Tensor:
         # (batch, tokens, dim) -> (tokens, batch, dim)
         x = ops.transpose(x, (1, 0, 2))
         gates = ops.relu(self.router(x))
@@ -146,17 +139,5 @@ class ReluMoE(keras.Layer):
         """
         return ops.transpose(ops.relu(self.router(ops.transpose(x, (1, 0, 2)))), (1, 0, 2))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "num_experts": self.num_experts,
-            "hidden_dim": self.hidden_dim,
-            "active_share": self.active_share,
-            "dual_router": self.dual_router,
-            "penalty": self.penalty,
-            "max_penalty": self.max_penalty,
-            "activation": keras.activations.serialize(self.activation),
-        }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.base import check_least
+from mixrank.layers.base import Layer, Shape, Tensor
 from mixrank.layers.mixing import MLP
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class TokenProjection(keras.Layer):
+class TokenProjection(Layer):
     """`Y = W X`: each output token is a weighted sum of the input tokens; WuKong's linear compression.
 
     Args:
@@ -31,28 +34,23 @@ class TokenProjection(keras.Layer):
     TensorShape([2, 5, 4])
     """
 
-    def __init__(self, *, tokens: int, **kwargs) -> None:
+    def __init__(self, *, tokens: PositiveInt, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_least(1, tokens=tokens)
-        self.tokens = tokens
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.project = keras.layers.Dense(self.tokens, use_bias=False, name="project", dtype=self.dtype_policy)
         self.project.build((None, input_shape[2], input_shape[1]))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         # (batch, n, dim) -> (batch, dim, n), and back with `tokens`
         return ops.transpose(self.project(ops.transpose(x, (0, 2, 1))), (0, 2, 1))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.tokens, input_shape[2])
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "tokens": self.tokens}
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class FactorizationBlock(keras.Layer):
+class FactorizationBlock(Layer):
     """`FMB(X) = reshape(MLP(LN(flatten(X X^T Y))), tokens x dim)`: pairwise products, then new tokens from them.
 
     `X X^T Y` is computed as `X (X^T Y)`, so that n^2 products become 2 n rank. With `attentive`, Y depends on the row:
@@ -80,16 +78,17 @@ class FactorizationBlock(keras.Layer):
     """
 
     def __init__(
-        self, *, tokens: int, rank: int, units: tuple[int, ...] = (), attentive: bool = False, **kwargs
+        self,
+        *,
+        tokens: PositiveInt,
+        rank: PositiveInt,
+        units: tuple[int, ...] = (),
+        attentive: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_least(1, tokens=tokens, rank=rank)
-        self.tokens = tokens
-        self.rank = rank
-        self.units = tuple(units)
-        self.attentive = attentive
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.input_tokens, self.dim = n, dim = tuple(input_shape[1:])
         policy = {"dtype": self.dtype_policy}
         if self.attentive:
@@ -123,15 +122,11 @@ class FactorizationBlock(keras.Layer):
         y = ops.reshape(self.attend_output(y), (-1, self.input_tokens, self.rank))
         return ops.matmul(x, ops.matmul(ops.transpose(x, (0, 2, 1)), y))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         # (batch, n, rank) -> (batch, n * rank)
         x = self.norm(ops.reshape(self.interactions(x), (-1, self.input_tokens * self.rank)))
         # (batch, tokens * dim) -> (batch, tokens, dim)
         return ops.reshape(self.expand(self.hidden(x)), (-1, self.tokens, self.dim))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.tokens, input_shape[2])
-
-    def get_config(self) -> dict:
-        names = "tokens rank units attentive"
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}

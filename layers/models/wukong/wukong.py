@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 from keras import ops
+from pydantic import PositiveInt
 
-from mixrank.layers.backbone import FieldBackbone, Widths, register
-from mixrank.layers.base import Part, check_least, check_units, dense_part
+from mixrank.layers.backbone import Features, FieldBackbone, Histories, Widths, register
+from mixrank.layers.base import Layer, Part, Shape, Tensor, dense_part
 from mixrank.layers.models.wukong.factorization import FactorizationBlock, TokenProjection
 from mixrank.layers.tokens import FieldTokens
 
@@ -46,11 +47,10 @@ class Wukong(FieldBackbone):
         mlp_units: widths of the hidden layers in the factorization machine block.
         attentive: bool. Whether Y is computed from the row, or learned once for all rows.
         pooling: mean, or target for attention from the candidate; makes a field of each history.
-        attention_units: hidden layers of target attention.
         head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
     Call arguments:
-        features, histories, scenario, rows: as in `Backbone`; the scenario is read as a feature only.
+        features, histories, scenario, request_of: as in `Backbone`; the scenario is read as a feature only.
 
     Returns:
         Tensor (batch, (num_fm + num_linear) * dim).
@@ -69,30 +69,20 @@ class Wukong(FieldBackbone):
     def __init__(
         self,
         *,
-        dim: int = 64,
-        num_layers: int = 3,
-        num_fm: int = 40,
-        num_linear: int = 40,
-        rank: int = 8,
-        mlp_units: tuple[int, ...] = (512, 256),
+        dim: PositiveInt = 64,
+        num_layers: PositiveInt = 3,
+        num_fm: PositiveInt = 40,
+        num_linear: PositiveInt = 40,
+        rank: PositiveInt = 8,
+        mlp_units: tuple[PositiveInt, ...] = (512, 256),
         attentive: bool = False,
         pooling: Literal["mean", "target"] = "mean",
-        attention_units: tuple[int, ...] = (32,),
-        head_units: tuple[int, ...] = (128,),
-        **kwargs,
+        head_units: tuple[PositiveInt, ...] = (128,),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(pooling=pooling, attention_units=attention_units, head_units=head_units, **kwargs)
-        check_least(1, dim=dim, num_layers=num_layers, num_fm=num_fm, num_linear=num_linear, rank=rank)
-        check_units(mlp_units=mlp_units)
-        self.dim = dim
-        self.num_layers = num_layers
-        self.num_fm = num_fm
-        self.num_linear = num_linear
-        self.rank = rank
-        self.mlp_units = tuple(mlp_units)
-        self.attentive = attentive
+        super().__init__(**kwargs)
 
-    def build(self, features_shape, histories_shape=None, scenario_shape=None) -> None:
+    def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         policy = {"dtype": self.dtype_policy}
         widths = self.field_widths(self.widths)
@@ -118,8 +108,15 @@ class Wukong(FieldBackbone):
         """Tokens behind every layer."""
         return self.num_fm + self.num_linear
 
-    def call(self, features, histories, scenario, rows=None, training=False):
-        x = self.tokenizer(self.fields(features, histories, rows))
+    def call(
+        self,
+        features: Features,
+        histories: Histories,
+        scenario: Tensor,
+        request_of: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
+        x = self.tokenizer(self.fields(features, histories, request_of))
         for layer in self.layers:
             x = layer(x)
         # (batch, tokens, dim) -> (batch, tokens * dim)
@@ -147,27 +144,17 @@ class Wukong(FieldBackbone):
             n = out
         return parts
 
-    def get_config(self) -> dict:
-        names = "dim num_layers num_fm num_linear rank attentive"
-        values = {name: getattr(self, name) for name in names.split()}
-        return {**super().get_config(), **values, "mlp_units": list(self.mlp_units)}
-
 
 @keras.saving.register_keras_serializable("mixrank")
-class _WukongLayer(keras.Layer):
+class _WukongLayer(Layer):
     """`LN(concat(FMB(X), LCB(X)) + R X)`, (batch, n, dim) -> (batch, num_fm + num_linear, dim)."""
 
     def __init__(
-        self, *, num_fm: int, num_linear: int, rank: int, units: tuple[int, ...], attentive: bool, **kwargs
+        self, *, num_fm: int, num_linear: int, rank: int, units: tuple[int, ...], attentive: bool, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.num_fm = num_fm
-        self.num_linear = num_linear
-        self.rank = rank
-        self.units = tuple(units)
-        self.attentive = attentive
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         policy = {"dtype": self.dtype_policy}
         self.factorization = FactorizationBlock(
             tokens=self.num_fm,
@@ -188,13 +175,9 @@ class _WukongLayer(keras.Layer):
         self.linear.build(input_shape)
         self.norm.build(shape)
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         update = ops.concatenate([self.factorization(x), self.linear(x)], axis=1)
         return self.norm(update + (x if self.residual is None else self.residual(x)))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.num_fm + self.num_linear, input_shape[2])
-
-    def get_config(self) -> dict:
-        names = "num_fm num_linear rank units attentive"
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}

@@ -25,8 +25,8 @@ class _Fields(FieldBackbone):
     def count(self, widths):
         return self.count_fields(widths)
 
-    def call(self, features, histories, scenario, rows=None):
-        return np.concatenate([np.array(x) for x in self.fields(features, histories, rows)], axis=1)
+    def call(self, features, histories, scenario, request_of=None):
+        return np.concatenate([np.array(x) for x in self.fields(features, histories, request_of)], axis=1)
 
 
 class _Tokens(TokenBackbone):
@@ -69,7 +69,7 @@ def test_a_history_that_the_spec_does_not_declare_is_no_field(pooling, declared,
 
 def test_target_attention_asks_with_all_vectors_of_the_candidate(arguments, randomize):
     features, histories, _ = arguments
-    layer = _built(_Fields(pooling="target", attention_units=(5,)), arguments)
+    layer = _built(_Fields(pooling="target"), arguments)
     randomize(layer)
     *_, before, within = (np.array(x) for x in layer.fields(features, histories))
     for index in range(2):
@@ -81,8 +81,8 @@ def test_target_attention_asks_with_all_vectors_of_the_candidate(arguments, rand
     # The first row has no history, whatever is asked.
     np.testing.assert_array_equal(before[0], 0)
     assert layer.count(WIDTHS) == [
-        count_pooling("target", (5,), 7, 6, query=7),
-        count_pooling("target", (5,), 3, 9, query=7),
+        count_pooling("target", 7, 6, query=7),
+        count_pooling("target", 3, 9, query=7),
     ]
 
 
@@ -127,10 +127,10 @@ def test_target_attention_without_features_of_the_item_says_what_to_declare(argu
     _built(_Fields(pooling="target"), (features, {}, scenario))
 
 
-def test_pooling_and_its_units_come_back_from_the_config():
-    layer = _Fields(pooling="target", attention_units=(5, 3), head_units=(4,), scenarios=(3, 7))
+def test_parameters_come_back_from_the_config():
+    layer = _Fields(pooling="target", head_units=(4,), scenarios=(3, 7))
     again = _Fields.from_config(layer.get_config())
-    assert (again.pooling, again.attention_units, again.head_units) == ("target", (5, 3), (4,))
+    assert (again.pooling, again.head_units, again.scenarios) == ("target", (4,), (3, 7))
 
 
 @pytest.mark.parametrize(("tokenizer", "tokens"), [("fields", 6), ("split", 4)])

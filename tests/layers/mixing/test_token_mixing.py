@@ -92,7 +92,7 @@ def test_the_number_of_heads_does_not_change_the_parameters(heads):
     assert biased.count_params() == 2 * 3 * 8 * 2 + heads * 2 + 3 * 8
 
 
-@pytest.mark.parametrize("rank", [0, 12, 13])
+@pytest.mark.parametrize("rank", [12, 13])
 def test_the_rank_is_checked_against_the_mixed_token(rank):
     with pytest.raises(ValueError, match=rf"tokens \* dim / heads = 12, received {rank}"):
         HeteroMixing(heads=2, rank=rank).build((None, 3, 8))

@@ -20,14 +20,13 @@ def _normal(*shape, seed=0):
     ("options", "parameters"),
     [
         ({}, 3 * 5),
-        ({"aggregate": "sum", "dim": 7}, 3 * 5 + 4 * 7 + 7),
         ({"grouping": "random", "seed": 3}, 3 * 5),
         ({"grouping": "manual", "groups": ((0, 4), (1, 2), (3, 0))}, 3 * 5),
     ],
 )
 def test_auto_token_passes_the_harness(options, parameters, check_layer):
     layer = check_layer(AutoToken, {"tokens": 3, "keep": 2, **options}, _normal(2, 5, 4), parameters=parameters)
-    assert layer(_normal(2, 5, 4)).shape == (2, 3, 7 if "dim" in options else 8)
+    assert layer(_normal(2, 5, 4)).shape == (2, 3, 8)
 
 
 def test_one_kept_field_is_copied_exactly():
@@ -104,7 +103,7 @@ def test_frozen_groups_give_the_same_tokens_and_read_no_weight(options, tmp_path
     model = keras.Model(inputs, layer(inputs))
     layer.logits.assign(_normal(3, 5, seed=2))
     before, report = np.array(model(x)), layer.weight_of_fields()
-    layer.freeze_grouping()
+    layer.freeze()
     np.testing.assert_allclose(model(x), before, atol=1e-6)
     np.testing.assert_allclose(layer.weight_of_fields(), report, atol=1e-6)
     assert model.trainable_variables == []
@@ -114,21 +113,11 @@ def test_frozen_groups_give_the_same_tokens_and_read_no_weight(options, tmp_path
     np.testing.assert_allclose(loaded(x), before, atol=1e-6)
 
 
-def test_gumbel_noise_moves_the_choice_in_training_only():
-    layer, x = AutoToken(tokens=3, keep=2, gumbel=1.0), _normal(2, 9, 4)
-    still = np.array(layer(x))
-    np.testing.assert_array_equal(layer(x), still)
-    noisy = [np.array(layer(x, training=True)) for _ in range(2)]
-    assert not np.array_equal(noisy[0], noisy[1]) and not np.array_equal(noisy[0], still)
-
-
 def test_wrong_sizes_are_named():
     with pytest.raises(ValueError, match="cannot keep 6 of 5 fields; lower the fields per token"):
         AutoToken(tokens=3, keep=6)(_normal(2, 5, 4))
     with pytest.raises(ValueError, match="`groups` must name fields from 0 to 4, received 5"):
         AutoToken(tokens=1, keep=2, grouping="manual", groups=((5, 1),))(_normal(2, 5, 4))
-    with pytest.raises(ValueError, match='`dim` must be at least 1 for `aggregate` = "sum", received None'):
-        AutoToken(tokens=1, keep=2, aggregate="sum")
 
 
 @pytest.mark.parametrize("start", ["orthogonal", "ones"])

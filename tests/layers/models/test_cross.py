@@ -61,8 +61,8 @@ def test_experts_do_not_start_equal():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Cross(rank=0), "`rank` must be at least 1, or None for a full matrix, received 0"),
-        (lambda: CrossMixture(rank=2, experts=0), "`rank` and `experts` must be at least 1, received 2 and 0"),
+        (lambda: Cross(rank=0), "`rank` must be at least 1 or None, received 0"),
+        (lambda: CrossMixture(rank=2, experts=0), "`experts` must be at least 1, received 0"),
         (lambda: Cross()(X0, X[:, :4]), "`x0` and `x` must be equally wide, received 5 and 4"),
         (lambda: CrossMixture(rank=2, experts=3)(X0[:, :4], X), "must be equally wide, received 4 and 5"),
     ],

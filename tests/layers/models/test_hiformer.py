@@ -163,7 +163,7 @@ def test_a_composite_projection_reads_every_token(randomize):
         {"num_cls": 1},
         {"low_rank": False},
         {"attention": "heterogeneous"},
-        {"pooling": "target", "attention_units": (5,)},
+        {"pooling": "target"},
     ],
     ids=str,
 )

@@ -11,7 +11,7 @@ import tensorflow as tf
 from mixrank.layers.models.mtmixatt.lora import ScenarioAdapter
 from mixrank.layers.models.mtmixatt.scenario_heads import ScenarioHeads, product_logit
 
-HEADS = {"tasks": ("click", "buy"), "units": (5, 7), "scenarios": 4, "min_rank": 2}
+HEADS = {"tasks": ("click", "buy"), "units": (5, 7), "scenarios": 4}
 
 
 def _normal(*shape, seed=0):
@@ -21,23 +21,19 @@ def _normal(*shape, seed=0):
 def test_an_adapter_passes_the_harness(check_layer):
     check_layer(
         ScenarioAdapter,
-        {"units": 3, "scenarios": 4, "main": 2, "min_rank": 2},
+        {"units": 3, "scenarios": 4},
         _normal(6, 5),
         np.array([0, 1, 2, 3, 4, 5]),
-        parameters=3 * (5 * 2 + 2 * 3 + 3),
+        parameters=3 * (5 * 4 + 4 * 3 + 3),
     )
 
 
 def test_every_row_of_a_mixed_batch_gets_its_own_adapter(randomize):
-    layer, x, ids = (
-        ScenarioAdapter(units=3, scenarios=4, main=1, min_rank=2),
-        _normal(7, 5),
-        np.array([0, 1, 2, 3, 4, 5, 3]),
-    )
+    layer, x, ids = ScenarioAdapter(units=3, scenarios=4), _normal(7, 5), np.array([0, 1, 2, 3, 4, 5, 3])
     layer(x, ids)
     randomize(layer)
-    down, up, bias = (np.array(weights[0]) for weights in (layer.down, layer.up, layer.bias))
-    place = {1: 0, 3: 1, 4: 2}
+    down, up, bias = (np.array(weights) for weights in (layer.down, layer.up, layer.bias))
+    place = {2: 0, 3: 1, 4: 2}
     expected = [
         x[i] @ down[place[c]] @ up[place[c]] + bias[place[c]] if c in place else np.zeros(3) for i, c in enumerate(ids)
     ]
@@ -45,9 +41,9 @@ def test_every_row_of_a_mixed_batch_gets_its_own_adapter(randomize):
 
 
 def test_the_rank_follows_the_width_of_the_input():
-    layer = ScenarioAdapter(units=3, scenarios=2, ratio=16, min_rank=4)
+    layer = ScenarioAdapter(units=3, scenarios=2, ratio=16)
     layer(_normal(2, 160), np.array([1, 2]))
-    assert layer.down[0].shape == (1, 160, 10)
+    assert layer.down.shape == (1, 160, 10)
 
 
 @pytest.mark.parametrize("adapter", ["dense", "logit"])

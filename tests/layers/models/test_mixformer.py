@@ -143,9 +143,8 @@ def test_the_representation_follows_the_equations(options, request_arguments, ra
     "options",
     [
         {"user_heads": 1, "history": "within"},
-        {"align": False, "history": "before", "dim": 2, "num_heads": 3, "head_mixing": "none"},
-        {"position_embedding": True, "attention_order": "materialised"},
-        {"head_mixing": "none", "readout": "mean", "final_norm": False},
+        {"position_embedding": True},
+        {"head_mixing": "none"},
         {"head_mixing": "self_attention", "user_heads": 2},
         {"query_ffn": False, "history": "before"},
         {"seq_ffn": "shared", "num_layers": 2},
@@ -157,15 +156,10 @@ def test_the_representation_follows_the_equations(options, request_arguments, ra
                 {"user_heads": 3, "num_layers": 3},
                 {"history": "before"},
                 {"history": "within"},
-                {"position_embedding": True},
-                {"head_mixing": "none"},
                 {"head_mixing": "self_attention"},
                 {"query_ffn": False},
                 {"fusion": "shared"},
                 {"norm": "post_ln"},
-                {"attention_order": "reordered"},
-                {"readout": "mean"},
-                {"final_norm": False},
                 {"query_expansion": 3, "sequence_expansion": 1},
             )
         ),
@@ -196,10 +190,8 @@ def test_every_option_counts_its_parameters_learns_and_comes_back_from_its_confi
 @pytest.mark.parametrize(
     "options",
     [
-        {"head_mixing": "self_attention", "user_heads": 3, "attention_order": "materialised"},
-        pytest.param(
-            {"history": "before", "readout": "mean", "seq_ffn": "shared", "num_layers": 2}, marks=pytest.mark.slow
-        ),
+        {"head_mixing": "self_attention", "user_heads": 3},
+        pytest.param({"history": "before", "seq_ffn": "shared", "num_layers": 2}, marks=pytest.mark.slow),
         pytest.param({"head_mixing": "self_attention", "query_ffn": False}, marks=pytest.mark.slow),
         pytest.param({"fusion": "shared", "norm": "post_ln"}, marks=pytest.mark.slow),
         pytest.param({"user_heads": 2}, marks=pytest.mark.slow),
@@ -225,18 +217,14 @@ def test_flops_are_those_of_the_traced_graph(options, request_arguments, randomi
     [
         ONE_BLOCK,
         UI,
-        pytest.param({**UI, "attention_order": "materialised"}, marks=pytest.mark.slow),
-        pytest.param({**UI, "attention_order": "reordered"}, marks=pytest.mark.slow),
         pytest.param(
             {**UI, "head_mixing": "self_attention", "fusion": "shared", "norm": "post_ln"}, marks=pytest.mark.slow
         ),
-        pytest.param({**UI, "head_mixing": "none", "seq_ffn": "shared", "readout": "mean"}, marks=pytest.mark.slow),
+        pytest.param({**UI, "head_mixing": "none", "seq_ffn": "shared"}, marks=pytest.mark.slow),
     ],
     ids=[
         "MixFormer",
         "UI",
-        "materialised",
-        "reordered",
         "self-attention, shared, post-norm",
         "no mixing, shared, mean",
     ],
@@ -251,9 +239,9 @@ def test_the_request_path_is_the_expanded_path(options, rows, request_arguments,
         request_arguments = features, histories, scenario[2:3]
     row_arguments = _expanded(request_arguments, rows)
     output = np.array(layer(*row_arguments))
-    np.testing.assert_allclose(layer(*request_arguments, rows=rows), output, atol=1e-5)
+    np.testing.assert_allclose(layer(*request_arguments, request_of=rows), output, atol=1e-5)
     variables = layer.trainable_variables
-    by_request = gradients(lambda *a: layer(*a, rows=rows), variables, *request_arguments)
+    by_request = gradients(lambda *a: layer(*a, request_of=rows), variables, *request_arguments)
     by_row = gradients(layer, variables, *row_arguments)
     for variable, left, right in zip(variables, by_request, by_row, strict=True):
         np.testing.assert_allclose(left, right, atol=1e-5 * (1 + np.abs(right).max()), err_msg=variable.path)
@@ -275,7 +263,7 @@ def test_what_does_not_depend_on_a_candidate_is_done_once_per_request(
         ):
             original = child.call
             monkeypatch.setattr(child, "call", lambda x, *a, _f=original: seen.append(x.shape[0]) or _f(x, *a))
-    layer(*request_arguments, rows=ROWS)
+    layer(*request_arguments, request_of=ROWS)
     # 5 requests, 6 candidates: history 2 layers; user's side tokenizer, and per layer both FFNs and the attention.
     assert seen == [5] * (7 if per_request == "user_" else 2)
 
@@ -309,7 +297,7 @@ def test_without_user_heads_every_head_sees_the_candidate(request_arguments, ran
 
 @pytest.mark.parametrize("user_heads", [None, 1])
 def test_with_ffns_at_zero_a_block_adds_the_mixed_norm_and_the_history(user_heads, request_arguments, randomize):
-    options = {**SMALL, "num_layers": 1, "final_norm": False, "user_heads": user_heads}
+    options = {**SMALL, "num_layers": 1, "user_heads": user_heads}
     layer = _built(request_arguments, randomize, **options)
     features, histories, _ = _expanded(request_arguments)
     for variable in layer.variables:
@@ -322,17 +310,7 @@ def test_with_ffns_at_zero_a_block_adds_the_mixed_norm_and_the_history(user_head
     if user_heads:
         mixed[:, 0, 3:] = 0
     found = np.concatenate([np.array(side) for side in layer.transform(features, empty)], axis=1)
-    np.testing.assert_allclose(found, x + mixed, atol=1e-5)
-
-
-def test_both_orders_of_attention_give_the_same(request_arguments, randomize, gradients):
-    found = {}
-    for order in ("materialised", "reordered"):
-        layer = _built(request_arguments, randomize, **{**UI, "num_layers": 1}, attention_order=order)
-        by_request = np.array(layer(*request_arguments, rows=ROWS))
-        found[order] = [by_request, *gradients(layer, layer.trainable_variables, *_expanded(request_arguments))]
-    for left, right in zip(*found.values(), strict=True):
-        np.testing.assert_allclose(left, right, atol=1e-5 * (1 + np.abs(right).max()))
+    np.testing.assert_allclose(found, _rms(x + mixed, np.array(layer.last_norm.scale)), atol=1e-5)
 
 
 def test_padding_changes_nothing(request_arguments, randomize):
@@ -404,11 +382,10 @@ def test_user_heads_need_item_features(request_arguments):
         ({"num_heads": 0}, "`num_heads` must be at least 1, received 0"),
         ({"num_layers": 0}, "`num_layers` must be at least 1, received 0"),
         ({"query_expansion": 0}, "`query_expansion` must be at least 1, received 0"),
-        ({"user_heads": 0}, "from 1 to `num_heads` - 1 = 3, received 0"),
+        ({"user_heads": 0}, "`user_heads` must be at least 1 or None, received 0"),
         ({"user_heads": 4}, "from 1 to `num_heads` - 1 = 3, received 4"),
         ({"dim": 386, "num_heads": 16}, "`dim` divisible by the number of tokens 16, received 386.*384 and 400"),
         ({"head_mixing": "self_attention", "attention_heads": 5}, "`heads` must divide the token width 12, received 5"),
-        ({"align": False}, 'num_heads \\* dim = 48; those of window="within" have 9'),
     ],
 )
 def test_values_out_of_bounds_are_refused(options, message, request_arguments):

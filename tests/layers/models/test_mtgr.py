@@ -150,9 +150,9 @@ def test_candidates_of_one_request_never_see_each_other(arguments, randomize):
     features = {group: [v if group == "item" else v[2:3] for v in vectors] for group, vectors in features.items()}
     histories = {window: {key: x[2:3] for key, x in each.items()} for window, each in histories.items()}
     rows = np.zeros(4, "int32")
-    before = np.array(layer(features, histories, scenario[2:3], rows=rows))
+    before = np.array(layer(features, histories, scenario[2:3], request_of=rows))
     other = {**features, "item": [v + np.array([[0], [0], [1], [0]], "float32") for v in features["item"]]}
-    change = np.abs(np.array(layer(other, histories, scenario[2:3], rows=rows)) - before).max(axis=1)
+    change = np.abs(np.array(layer(other, histories, scenario[2:3], request_of=rows)) - before).max(axis=1)
     assert change[2] > 1e-3
     np.testing.assert_allclose(change[[0, 1, 3]], 0, atol=1e-6)
 
@@ -168,7 +168,7 @@ def test_one_request_and_several_give_the_same_as_a_request_per_candidate(reques
     pick = slice(0, requests) if requests > 1 else slice(3, 4)
     short = {group: [v if group == "item" else v[pick] for v in vectors] for group, vectors in features.items()}
     past = {window: {key: x[pick] for key, x in each.items()} for window, each in histories.items()}
-    found = layer(short, past, scenario[pick], rows=rows)
+    found = layer(short, past, scenario[pick], request_of=rows)
     expanded = {g: [v if g == "item" else v[rows] for v in vectors] for g, vectors in short.items()}
     past = {window: {key: x[rows] for key, x in each.items()} for window, each in past.items()}
     np.testing.assert_allclose(found, layer(expanded, past, scenario[pick][rows]), atol=1e-5)
@@ -196,7 +196,7 @@ def test_a_norm_per_group_is_a_well_behaved_layer(check_layer):
     [
         ({"dim": 0}, "`dim` must be at least 1, received 0"),
         ({"num_layers": 0}, "`num_layers` must be at least 1, received 0"),
-        ({"attention_heads": 3}, "`attention_heads` must divide `dim`=8, received 3"),
+        ({"attention_heads": 3}, "`attention_heads` must divide `dim` 8, received 3"),
         ({"token_units": (0,)}, r"`token_units` must all be at least 1, received \(0,\)"),
     ],
 )

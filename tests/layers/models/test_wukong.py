@@ -104,7 +104,7 @@ def test_linear_compression_mixes_tokens_and_no_channels(check_layer):
         {"num_fm": 4},
         {"mlp_units": ()},
         {"attentive": True},
-        {"pooling": "target", "attention_units": (5,)},
+        {"pooling": "target"},
     ],
     ids=str,
 )

@@ -60,7 +60,7 @@ def test_target_attention_without_hidden_layers_is_linear(check_layer, arrays):
 
 @pytest.mark.parametrize("pooling", ["mean", "target"])
 def test_what_stands_in_padding_does_not_matter(pooling, randomize):
-    layer = history_pooling(pooling, (7,))
+    layer = history_pooling(pooling)
     layer(ITEMS, VALID, query=QUERY)
     randomize(layer)
     garbage = np.where(VALID[:, :, None], ITEMS, 1e3).astype("float32")
@@ -69,29 +69,28 @@ def test_what_stands_in_padding_does_not_matter(pooling, randomize):
 
 @pytest.mark.parametrize("pooling", ["mean", "target"])
 def test_candidates_of_a_request_share_its_history(pooling, randomize, gradients):
-    layer = history_pooling(pooling, (7,), name="pool")
+    layer = history_pooling(pooling, name="pool")
     query = np.random.default_rng(1).normal(size=(len(ROWS), 2)).astype("float32")
     expected = layer(ITEMS[ROWS], VALID[ROWS], query=query)
     randomize(layer)
     expected = np.array(layer(ITEMS[ROWS], VALID[ROWS], query=query))
-    np.testing.assert_allclose(layer(ITEMS, VALID, query=query, rows=ROWS), expected, atol=1e-5)
+    np.testing.assert_allclose(layer(ITEMS, VALID, query=query, request_of=ROWS), expected, atol=1e-5)
     for a, b in zip(
-        gradients(lambda: layer(ITEMS, VALID, query=query, rows=ROWS), layer.trainable_variables),
+        gradients(lambda: layer(ITEMS, VALID, query=query, request_of=ROWS), layer.trainable_variables),
         gradients(lambda: layer(ITEMS[ROWS], VALID[ROWS], query=query), layer.trainable_variables),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-@pytest.mark.parametrize("units", [(), (7,), (7, 4)])
-def test_target_attention_counts_itself(units, matrix_product_flops):
-    layer = TargetAttention(units=units)
+def test_target_attention_counts_itself(matrix_product_flops):
+    layer = TargetAttention()
     layer(ITEMS, VALID, QUERY)
-    part = count_pooling("target", units, 5, 3, 2)
+    part = count_pooling("target", 5, 3, 2)
     assert part.parameters == layer.count_params()
     rows = {"items": ITEMS, "valid": VALID, "query": QUERY}
     assert matrix_product_flops(lambda x: layer(**x), rows) == part.flops
-    assert count_pooling("mean", units, 5, 3, 2)[1:] == (0, 0)
+    assert count_pooling("mean", 5, 3, 2)[1:] == (0, 0)
 
 
 def test_an_empty_batch_of_events_has_the_mean_0():

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from mixrank.layers.backbone.base import backbone_of
+from mixrank.layers.backbone import backbone_of
 from mixrank.layers.experts import ScenarioSparseMoE
 
 
