@@ -8,8 +8,8 @@ from .experts import ScenarioSparseMoE as ScenarioSparseMoE
 from .experts import SharedDenseMoE as SharedDenseMoE
 from .heads import TaskHeads as TaskHeads
 from .mixing import MLP as MLP
+from .mixing import HeteroMixerBlock as HeteroMixerBlock
 from .mixing import HeteroMixing as HeteroMixing
-from .mixing import MixedQueryAttention as MixedQueryAttention
 from .mixing import PerTokenDense as PerTokenDense
 from .mixing import PerTokenFFN as PerTokenFFN
 from .mixing import PerTokenSwiGLU as PerTokenSwiGLU

@@ -1,0 +1,2 @@
+from .dlrm import DLRM as DLRM
+from .interaction import DotInteraction as DotInteraction

@@ -1,0 +1,2 @@
+from .rankmixer import RankMixer as RankMixer
+from .relu_moe import ReluMoE as ReluMoE

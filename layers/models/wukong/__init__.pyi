@@ -1,0 +1,3 @@
+from .factorization import FactorizationBlock as FactorizationBlock
+from .factorization import TokenProjection as TokenProjection
+from .wukong import Wukong as Wukong
