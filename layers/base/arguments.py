@@ -31,6 +31,7 @@ def check_argument(name: str, kind: TypeAdapter, value: Any, of: str = "") -> No
     Raises:
         ValueError: with the argument, what was expected and what came.
 
+    >>> from typing import Literal
     >>> check_argument("norm", adapter(Literal["pre", "post"]), "past")
     Traceback (most recent call last):
     ValueError: `norm` must be pre or post, received 'past'

@@ -1,1 +1,2 @@
+from .task_heads import TaskHead as TaskHead
 from .task_heads import TaskHeads as TaskHeads

@@ -2,7 +2,9 @@ from .embedding import HistoryMask as HistoryMask
 from .embedding import IdEmbedding as IdEmbedding
 from .embedding import MaskedMean as MaskedMean
 from .embedding import Storage as Storage
+from .pooling import MeanPooling as MeanPooling
 from .pooling import Pooling as Pooling
+from .pooling import TargetAttention as TargetAttention
 from .pooling import count_pooling as count_pooling
 from .pooling import history_pooling as history_pooling
 from .pooling import masked_mean as masked_mean

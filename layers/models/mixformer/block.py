@@ -67,6 +67,11 @@ class MixFormerBlock(Layer):
         ValueError: a width below 1, or one that the number of heads does not divide.
 
     Source: arXiv 2602.14110.
+
+    >>> block = MixFormerBlock(query_units=5, fusion_units=5)
+    >>> sides = [keras.ops.ones((2, 3, 6))]
+    >>> block(sides, keras.ops.ones((2, 4, 3, 6)), keras.ops.ones((2, 4), "bool"))[0].shape
+    TensorShape([2, 3, 6])
     """
 
     def __init__(
