@@ -153,8 +153,9 @@ class RankMixer(FieldBackbone):
 
     def insights(self, ranker: keras.Model, batches: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """Share of experts that inference's router opened in the last training batch, per block; empty without."""
-        found = [float(block.ffn.active_ratio) for block in self.blocks if self.num_experts]
-        return {"active_ratio": found} if found else {}
+        if not self.num_experts:
+            return {}
+        return {"active_ratio": [float(block.ffn.active_ratio) for block in self.blocks]}
 
     def width(self, widths: Widths) -> int:
         return self.dim

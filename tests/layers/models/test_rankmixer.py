@@ -316,7 +316,7 @@ def test_the_share_of_open_experts_is_told_per_block(arguments, randomize):
     expected = [np.mean(gate > 0) for gate in gates]
     assert all(0 < ratio < 1 for ratio in expected)
     np.testing.assert_allclose(layer.insights(None, ())["active_ratio"], expected, rtol=1e-6)
-    assert RankMixer(**{**SMALL, "num_layers": 0}).insights(None, ()) == {}
+    assert RankMixer(**SMALL).insights(None, ()) == {}
 
 
 def test_a_penalty_above_its_maximum_is_refused():
