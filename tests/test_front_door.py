@@ -116,19 +116,23 @@ def test_scoring_needs_keras_numpy_pydantic_and_lazy_loader_only():
     ids=str,
 )
 def test_a_ranker_refuses_a_loss_or_metric_that_takes_probabilities(settings):
-    x = keras.Input((2,))
+    x = keras.Input((2,), name="x")
     ranker = mixrank.Ranker({"x": x}, {"click": keras.layers.Dense(1)(x)})
     with pytest.raises(ValueError, match="outputs are logits, and `.*` takes probabilities: give it from_logits=True"):
         ranker.compile(**settings)
 
 
-def test_a_ranker_takes_losses_and_metrics_of_logits():
-    x = keras.Input((2,))
+def test_a_ranker_takes_losses_of_logits_and_comes_back_compiled(tmp_path):
+    x = keras.Input((2,), name="x")
     ranker = mixrank.Ranker({"x": x}, {"click": keras.layers.Dense(1)(x)})
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     ranker.compile("adam", loss={"click": loss}, metrics={"click": [keras.metrics.AUC(from_logits=True)]})
     found = ranker.train_on_batch({"x": np.eye(2)}, {"click": np.eye(2)[:, :1]}, return_dict=True)
     assert 0 < found["loss"] < 10
+    ranker.save(tmp_path / "ranker.keras")
+    loaded = keras.models.load_model(tmp_path / "ranker.keras")
+    assert type(loaded) is mixrank.Ranker and loaded.loss["click"].from_logits
+    assert loaded.optimizer.iterations == 1
 
 
 def _snippets() -> list[str]:

@@ -37,6 +37,12 @@ class Ranker(keras.Model):
                 )
         super().compile(optimizer=optimizer, loss=loss, **options)
 
+    def compile_from_config(self, config) -> None:
+        # Keras leaves a model whose class has a `compile` of its own uncompiled.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
 
 def _takes_probabilities(loss: Any) -> bool:
     if isinstance(loss, str):
