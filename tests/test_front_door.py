@@ -113,7 +113,7 @@ def test_scoring_needs_keras_numpy_pydantic_and_lazy_loader_only():
         {"loss": "mse", "metrics": {"click": [keras.metrics.AUC()]}},
         {"loss": "mse", "metrics": {"click": [keras.metrics.BinaryCrossentropy()]}},
     ],
-    ids=str,
+    ids=["loss of all", "loss of a task", "metric", "metric named as a loss"],
 )
 def test_a_ranker_refuses_a_loss_or_metric_that_takes_probabilities(settings):
     x = keras.Input((2,), name="x")
