@@ -63,5 +63,5 @@ def test_days_are_read_strictly(text):
     if text == "2022-05-02..":
         assert parse_days(text) == ("2022-05-02", "2022-05-02")
         return
-    with pytest.raises(ValueError, match="days are written as|behind the last"):
+    with pytest.raises(ValueError, match="days are written as|after the last"):
         parse_days(text)
