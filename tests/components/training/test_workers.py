@@ -129,8 +129,10 @@ def test_a_worker_that_is_not_the_chief_ends_the_pipelines_step_without_an_expor
     monkeypatch.setattr("mixrank.components.training.trainer.run_fn", seen.append)
     monkeypatch.setattr(Executor, "_GetFnArgs", lambda self, inputs, outputs, properties: properties)
     monkeypatch.setenv("TF_CONFIG", json.dumps(TWO))
-    Executor().Do({}, {}, {"custom_config": "{}", "preset": "tiny"})
-    assert [json.loads(properties["custom_config"]) for properties in seen] == [{"preset": "tiny"}]
+    Executor().Do({}, {}, {"custom_config": json.dumps({"model": '{"name": "hemix"}'}), "preset": "tiny"})
+    (properties,) = seen
+    model = json.loads(json.loads(properties["custom_config"])["model"])
+    assert model == {"name": "hemix", "preset": "tiny"}
 
 
 @pytest.fixture(scope="module")
