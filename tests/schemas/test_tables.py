@@ -123,6 +123,7 @@ def test_splits_are_listed_in_the_order_of_time(split, names):
     assert dataset(split=split).split_names == names
 
 
+@pytest.mark.parametrize("name", datasets.names())
 def test_a_dataset_survives_json(name):
     found = datasets.load(name)
     copy = Dataset.model_validate_json(found.model_dump_json())
