@@ -176,14 +176,15 @@ def test_what_a_search_found_is_written_as_a_config_holds_it(run):
 def test_a_search_needs_rows_to_be_judged_on(run, tmp_path):
     config, earlier = run
     with pytest.raises(ValueError, match="judged on a `valid` split, and toy has none"):
-        tuning.search_settings(config, {**earlier, "transformed_examples": str(tmp_path)}, ["hemix"], 1, None)
+        rows = earlier.rows.model_copy(update={"transformed": tmp_path})
+        tuning.search_settings(config, earlier.model_copy(update={"rows": rows}), ["hemix"], 1, None)
 
 
 def test_nothing_done_is_no_report(run, tmp_path):
     config, earlier = run
     table = config.compare.table("small")
     elsewhere = config.model_copy(update={"output": str(tmp_path)})
-    comparison = Comparison(elsewhere, earlier, {"small": table}, {"small": trials(elsewhere, earlier, table)})
+    comparison = Comparison(elsewhere, earlier, None, {"small": table}, {"small": trials(elsewhere, earlier, table)})
     with pytest.raises(ValueError, match="no training in .* is done"):
         comparison.report(print)
     assert "4 trainings (4 to do), 2 at once" in comparison.outline(2)

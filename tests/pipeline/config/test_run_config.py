@@ -80,7 +80,7 @@ def test_overrides_reach_any_depth():
         ("model.name=hemx", r"there is no model `hemx`; did you mean `hemix`\?"),
         ("model.preset=tinny", r"hemix has no preset `tinny`; did you mean `tiny`\?"),
         ("model.params.num_layer=3", r"hemix has no parameter `num_layer`; did you mean `num_layers`\?"),
-        ("model.params.dim=wide", "`dim` of hemix must be int, received 'wide'"),
+        ("model.params.dim=wide", "`dim` of hemix must be a valid int, received 'wide'"),
         ("thresholds.min_acu.click=0.5", r"thresholds: there is no bound `min_acu`; did you mean `min_auc`\?"),
         ("name=my run", "name: String should match pattern .*, received 'my run'"),
         ("beam=[runner=FnApiRunner]", "one option such as --runner=FnApiRunner, received 'runner=FnApiRunner'"),
