@@ -118,7 +118,7 @@ def test_all_models_are_scaled_side_by_side_and_what_cannot_be_says_why(mixrank,
 def test_a_model_shows_its_parameters_presets_and_their_meaning(mixrank):
     result = mixrank("models", "hemix")
     assert result.exit_code == 0
-    for word in ("num_global", "fixed_queries", "tiny", "large", "Token width", "tuple[int, ...]"):
+    for word in ("num_global", "fixed_queries", "tiny", "large", "Token width", "tuple[PositiveInt, ...]"):
         assert word in result.output, word
 
 
