@@ -186,5 +186,5 @@ def test_nothing_done_is_no_report(run, tmp_path):
     elsewhere = config.model_copy(update={"output": str(tmp_path)})
     comparison = Comparison(elsewhere, earlier, None, {"small": table}, {"small": trials(elsewhere, earlier, table)})
     with pytest.raises(ValueError, match="no training in .* is done"):
-        comparison.report(print)
+        comparison.report()
     assert "4 trainings (4 to do), 2 at once" in comparison.outline(2)
