@@ -23,10 +23,12 @@ def main(file: str) -> None:
     from mixrank.schemas.features import FeatureSpec
 
     if die_after := arguments.get("die_after"):
+        begin = resumable_training.Rounds.on_epoch_begin
 
         def die(self: resumable_training.Rounds, epoch: int, logs: dict[str, float] | None = None) -> None:
             if epoch == die_after:
                 os.kill(os.getpid(), signal.SIGKILL)
+            begin(self, epoch, logs)
 
         resumable_training.Rounds.on_epoch_begin = die  # type: ignore[method-assign]
     train_model(
