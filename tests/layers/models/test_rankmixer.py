@@ -254,7 +254,9 @@ def _train(model, rows, tasks):
 @pytest.mark.slow
 def test_training_in_bfloat16_opens_the_share_of_experts_that_was_asked_for(spec, sizes, make_rows, float32_afterwards):
     keras.config.set_dtype_policy("mixed_bfloat16")
-    model = build_ranker(spec, sizes, model="rankmixer", params={**TOY, "penalty": 1e-2})
+    model = build_ranker(spec, sizes, model="rankmixer", params=TOY)
+    for block in model.get_layer("rankmixer").blocks:
+        block.ffn.penalty_weight.assign(1e-2)
     first = [np.array(block.ffn.router.kernel) for block in model.get_layer("rankmixer").blocks]
     loss = _train(model, make_rows(model, batch=32 * 250), spec.tasks)
     # Two tasks, and the penalty; always saying one half would cost 1.39. At the start half of the gates are open.
