@@ -1,4 +1,4 @@
-"""How a task is learned and what it predicts, by its kind. `mixrank.schemas.task_kinds` says what its labels are."""
+"""Kinds of tasks: their losses and links. `mixrank.schemas.task_kinds` holds the values of their labels."""
 
 from __future__ import annotations
 

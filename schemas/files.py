@@ -16,7 +16,7 @@ PARTIAL = ".partial"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under a name of its own beside it, through to the disk, and renames it.
+    """Writes a file under a temporary name beside it, flushes it to disk and renames it.
 
     A kill at any moment leaves the old file or the new one, and perhaps one of the `leftovers`.
 
@@ -43,7 +43,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_folder_atomically(folder: Path, write: Callable[[Path], object], mark: str = "") -> None:
-    """Writes a folder under a name of its own beside it, through to the disk, and renames it.
+    """Writes a folder under a temporary name beside it, flushes it to disk and renames it.
 
     A kill at any moment leaves no folder or the whole one, and perhaps one of the `leftovers`.
 

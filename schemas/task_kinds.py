@@ -1,4 +1,4 @@
-"""What a label may be, by the kind of its task. `mixrank.layers.task_kinds` says how a task of a kind is learned."""
+"""Kinds of tasks: the values of their labels. `mixrank.layers.task_kinds` holds the loss and the link of each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LabelKind(NamedTuple):
         return "int" if self.whole else "float"
 
     def wrong(self, values: Iterable[float]) -> list[float]:
-        """Those of the values that no label of the kind has; NaN is none.
+        """Those of the values that are not labels of the kind, such as NaN.
 
         >>> BINARY.wrong([0, 1, 2, 0.5])
         [2, 0.5]
@@ -40,7 +40,7 @@ class LabelKind(NamedTuple):
         return [v for v in values if not (self.low <= v <= self.high and (not self.whole or v == int(v)))]
 
     def check(self, name: str, values: Iterable[float]) -> None:
-        """Refuses values that are no labels.
+        """Refuses values that are not labels of the kind.
 
         Args:
             name: what the error calls them, such as "label `click`".
@@ -61,7 +61,7 @@ def label_kind(name: str) -> LabelKind:
     """The kind of a name.
 
     Raises:
-        ValueError: naming the nearest one there is.
+        ValueError: naming the nearest kind.
     """
     if name not in LABEL_KINDS:
         raise ValueError(f"there is no kind of task `{name}`{nearest(name, LABEL_KINDS)}")

@@ -35,7 +35,7 @@ def parse(text: str, where: str = "models.config") -> Any:
     try:
         config = text_format.Parse(text, new())
     except text_format.ParseError as error:
-        raise ValueError(f"{where} is no ModelServerConfig: {error}") from None
+        raise ValueError(f"{where} is not a ModelServerConfig: {error}") from None
     check(config, where)
     return config
 

@@ -23,7 +23,7 @@ from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.layers.tokens import Storage
 from mixrank.schemas import FeatureSpec, Hash, Vocab
 
-# Batches of evaluation rows that a model may look at to tell about itself.
+# Batches of evaluation rows from which a model may compute its insights.
 INSIGHT_BATCHES = 4
 
 
@@ -132,6 +132,6 @@ def model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def insights(model: keras.Model, rows: TransformedRows) -> dict[str, Any]:
-    """Facts the backbone tells about itself, some of them on the first evaluation rows."""
+    """The backbone's insights, some of them computed on the first evaluation rows."""
     batches = itertools.islice(evaluation_batches(rows, EVALUATION_BATCH), INSIGHT_BATCHES)
     return backbone_of(model).insights(model, batches)

@@ -24,7 +24,7 @@ def parse_count(value: Any) -> Any:
         value: "1M", "1.5B", "300k", "1_000_000"; anything but text is returned as it is.
 
     Raises:
-        ValueError: if the text is no number or ends in an unknown suffix.
+        ValueError: if the text is not a number or ends in an unknown suffix.
 
     >>> parse_count("1.5B")
     1500000000
@@ -33,7 +33,7 @@ def parse_count(value: Any) -> Any:
         return value
     number, suffix = re.fullmatch(r"([\d_.,]*)\s*(.*)", value.strip(), re.DOTALL).groups()  # type: ignore[union-attr]
     if suffix.upper() not in SUFFIXES:
-        raise ValueError(f"a count ends in K, M or B, or in none of them, such as 1M, received {value!r}")
+        raise ValueError(f"a count may end in K, M or B, such as 1M; received {value!r}")
     try:
         return round(float(number.replace(",", "").replace("_", "")) * SUFFIXES[suffix.upper()])
     except ValueError:
@@ -41,7 +41,7 @@ def parse_count(value: Any) -> Any:
 
 
 class ModelSettings(Declaration):
-    """Which architecture.
+    """Architecture of the model.
 
     Args:
         name: a model that `mixrank models` lists, the path of a .py file, or a dotted path of a module or class.
@@ -132,7 +132,7 @@ class EarlyStopping(Declaration):
             tasks: names of the tasks.
 
         Raises:
-            ValueError: naming the metric and the nearest one there is.
+            ValueError: naming the metric and the nearest valid one.
         """
         known = ["loss", *(f"{task}.{metric.name}" for task in tasks for metric in directed())]
         if self.metric not in known:
@@ -140,7 +140,7 @@ class EarlyStopping(Declaration):
 
 
 class TrainSettings(Declaration):
-    """How the model is trained.
+    """Settings of the training.
 
     A *round* is `steps_per_round` steps: after each round the model is validated and a checkpoint written.
 

@@ -42,7 +42,7 @@ def prepare_devices(replicas: Literal["auto"] | int) -> None:
 def build_strategy(replicas: Literal["auto"] | int, workers: Workers = ALONE) -> tf.distribute.Strategy:
     """MirroredStrategy over all GPUs or `replicas` logical CPU devices; its multi-worker form for several workers.
 
-    One CPU device needs no strategy: autotuning cannot be turned off (`untuned`) in the strategy's own iterators,
+    One CPU device needs no strategy: autotuning cannot be turned off (see `untuned`) in the strategy's own iterators,
     and tracing the step would take longer.
 
     Args:

@@ -145,7 +145,7 @@ def train_model(
 
 
 class Lengths(NamedTuple):
-    """How long a training is, in steps of one batch."""
+    """Length of a training, in steps of one batch."""
 
     steps_per_pass: int
     steps_per_round: int

@@ -141,7 +141,7 @@ class Workers:
         state = f"from the state after round {int(rounds[-1][6:])} in {directory}" if rounds else "from the beginning"
         return (
             f"{' or '.join(others) or 'another worker'} no longer answers, so {me} has stopped as well. Start all "
-            f"{len(self.tasks)} again with the same commands: they go on {state}. TensorFlow said: "
+            f"{len(self.tasks)} again with the same commands: they resume {state}. TensorFlow said: "
             f"{said.strip()}"
         )
 

@@ -130,7 +130,7 @@ def _scalars(column: Column, array: pa.Array, bad: Bad) -> tuple[np.ndarray | Te
 
 
 def _lists(column: Column, array: pa.Array, bad: Bad) -> tuple[np.ndarray | Texts, np.ndarray]:
-    """Dense values `(rows, length)`, padding behind the last; and how many there are, at most `length`."""
+    """Dense values `(rows, length)`, padding after the last; and how many there are, at most `length`."""
     assert column.length is not None
     if pa.types.is_null(array.type):
         array = array.cast(arrow_type(column))

@@ -181,7 +181,7 @@ def _examples(item: Item, batch_size: int) -> Iterator[Batch]:
             yield Batch(np.arange(before + 1, before + 1 + len(examples)), examples)
             before += len(examples)
     except tf.errors.DataLossError as error:
-        raise ValueError(f"{item.file} cannot be read behind row {before}: {error.message}") from None
+        raise ValueError(f"{item.file} cannot be read after row {before}: {error.message}") from None
 
 
 def _parquet(item: Item, spec: FeatureSpec, settings: Settings) -> Iterator[Batch]:
@@ -196,7 +196,7 @@ def _parquet(item: Item, spec: FeatureSpec, settings: Settings) -> Iterator[Batc
             yield Batch(np.arange(before + 1, before + 1 + batch.num_rows), rows=rows)
             before += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{item.file} cannot be read behind row {before}: {error}") from None
+        raise ValueError(f"{item.file} cannot be read after row {before}: {error}") from None
 
 
 def _csv(item: Item, spec: FeatureSpec, settings: Settings) -> Iterator[Batch]:

@@ -46,7 +46,7 @@ class GrpcTransport:
     """Asks and waits.
 
     Args:
-        address: whom to ask.
+        address: the model to ask.
     """
 
     def __init__(self, address: Address) -> None:
@@ -79,7 +79,7 @@ class AsyncGrpcTransport:
     """Asks on an event loop: the loop of its first request.
 
     Args:
-        address: whom to ask.
+        address: the model to ask.
     """
 
     def __init__(self, address: Address) -> None:

@@ -43,7 +43,7 @@ class RestTransport:
     """Asks and waits.
 
     Args:
-        address: whom to ask.
+        address: the model to ask.
     """
 
     def __init__(self, address: Address) -> None:
@@ -81,7 +81,7 @@ class AsyncRestTransport:
     """Asks on an event loop.
 
     Args:
-        address: whom to ask.
+        address: the model to ask.
     """
 
     def __init__(self, address: Address) -> None:

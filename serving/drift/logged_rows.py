@@ -98,7 +98,7 @@ class LoggedRows:
                 yield decoder.DecodeBatch(list(part))
         except (tf.errors.DataLossError, RuntimeError) as error:
             raise ValueError(
-                f"{file} is neither Parquet nor JSON lines, and no TFRecord of such tf.Examples: {error}"
+                f"{file} is not Parquet, JSON lines or a TFRecord of such tf.Examples: {error}"
             ) from None
 
     def _lists(self, file: Path, arrays: Mapping[str, pa.Array]) -> pa.RecordBatch:

@@ -186,7 +186,7 @@ def _ragged(column: Column, values: tf.Tensor) -> tf.RaggedTensor:
     if column.length is None:
         values, present = values[:, None], present[:, None]
     places = tf.range(1, tf.shape(values, tf.int64)[1] + 1)
-    # The maximum over no places is far below 0.
+    # Where there are no places, the maximum is far below 0.
     lengths = tf.maximum(tf.reduce_max(tf.where(present, places, 0), axis=1), 0)
     return tf.RaggedTensor.from_tensor(values, lengths=lengths)
 

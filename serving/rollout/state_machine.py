@@ -278,9 +278,9 @@ class Rollout:
 
     @contextmanager
     def _command(self, command: str) -> Iterator[bool]:
-        """Takes the lock and cleans up after a killed command; yields whether the last one was the same and worked.
+        """Takes the lock and cleans up after a killed command; yields whether the last one was the same and succeeded.
 
-        A command that the server did not follow in time has worked as well: models.config holds its result.
+        A command that the server did not follow in time has succeeded as well: models.config holds its result.
         """
         with locked(self.lock, f"mixrank rollout {command}, model {self.entry.name}"):
             for folder in (*leftovers(self.base, mark=MARK), *self.base.glob(f".*{REMOVED}")):

@@ -129,7 +129,7 @@ def test_a_model_shows_its_parameters_presets_and_their_meaning(mixrank):
         (("schema", "kuairnd"), "there is no dataset `kuairnd`; did you mean `kuairand`?"),
         (
             ("models", "--match-params", "1X"),
-            "a count ends in K, M or B, or in none of them, such as 1M, received '1X'",
+            "a count may end in K, M or B, such as 1M; received '1X'",
         ),
         (("models", "--match-params", "M"), "a count is a number such as 1000000 or 1.5M, received 'M'"),
         (("models", "--match-params", "0"), "--match-params must be at least 1, received 0"),

@@ -327,7 +327,7 @@ def test_a_truncated_file_is_named_and_the_others_are_not_scored_twice(toy_spec,
     write_examples(toy_spec, toy_rows[100:], folder / "b.tfrecord")
     whole = (folder / "b.tfrecord").read_bytes()
     (folder / "b.tfrecord").write_bytes(whole[:-7])
-    with pytest.raises(ValueError, match=r"b.tfrecord cannot be read behind row"):
+    with pytest.raises(ValueError, match=r"b.tfrecord cannot be read after row"):
         score(toy_export, folder, tmp_path / "out", batch_size=16)
     assert not (tmp_path / "out" / "summary.json").exists()
     assert [path.name for path in (tmp_path / "out" / "scores").iterdir()] == ["part-00000.parquet"]

@@ -1,4 +1,4 @@
-"""A version brings requests along that a server answers before it serves anybody."""
+"""A version carries requests that a server answers before it serves any client."""
 
 from __future__ import annotations
 
