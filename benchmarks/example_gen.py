@@ -1,4 +1,4 @@
-"""Seconds and peak memory of ExampleGen, on a log and on copies of it with as many more users.
+"""Seconds and peak memory of ExampleGen, on a log and on copies of it with more users.
 
     python benchmarks/example_gen.py kuairand DATA_DIR --copies 1 4
 

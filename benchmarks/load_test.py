@@ -71,7 +71,7 @@ class Replay(FastHttpUser):
     _started = itertools.count()
 
     def on_start(self) -> None:
-        """Begins at another line than the users before."""
+        """Begins at a different line from other users."""
         start = next(self._started) % len(self.bodies)
         self._next = itertools.cycle(self.bodies[start:] + self.bodies[:start])
 

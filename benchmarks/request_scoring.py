@@ -5,8 +5,8 @@
     python benchmarks/request_scoring.py mixformer mixformer:user_heads=8 --sizes small --count
 
 One user with two full histories and N candidates, on vectors as wide as KuaiRand's, through a model's backbone: once
-with `rows`, once with everything repeated N times before the clock starts. Both are compiled for their shapes and run
-in turns; a time is the shortest of the rounds, because other programs only ever add to it. The ratio that operations
+with `request_of`, once with everything repeated N times before the clock starts. Both are compiled for their shapes and
+run in turn; a time is the shortest of the rounds, because other programs only ever add to it. The ratio that operations
 predict stands beside the measured one: matrix products of the traced graph, 2 operations per multiply-add, expanded
 over by request. With --count nothing is run. A model may be followed by parameters; a size is a preset, or a number of
 dense weights to which the tiny preset is scaled.
@@ -73,14 +73,16 @@ def request(sizes: Widths, windows: tuple[str, ...], candidates: int) -> tuple[d
 def cases(backbone: Backbone, sizes: Widths, candidates: int) -> dict[str, Case]:
     """Both ways to score one request."""
     features, histories, scenario = request(sizes, backbone.windows, candidates)
-    rows = tf.zeros((candidates,), "int32")
+    request_of = tf.zeros((candidates,), "int32")
     repeated = tf.nest.map_structure(lambda x: tf.repeat(x, candidates, axis=0), (histories, scenario))
     vectors = {
         group: x if group == "item" else [tf.repeat(each, candidates, axis=0) for each in x]
         for group, x in features.items()
     }
     return {
-        "by request": _compiled(lambda f, h, s: backbone(f, h, s, rows=rows), features, histories, scenario),
+        "by request": _compiled(
+            lambda f, h, s: backbone(f, h, s, request_of=request_of), features, histories, scenario
+        ),
         "expanded": _compiled(lambda f, h, s: backbone(f, h, s), vectors, *repeated),
     }
 
@@ -90,7 +92,7 @@ def _compiled(function: Callable, *arguments: Any) -> Case:
     total = 0
     for op in traced.graph.get_operations():
         if op.type in ("Einsum", "Conv2D"):
-            raise ValueError(f"{op.name} is no plain matrix product; its operations would be left out")
+            raise ValueError(f"{op.name} is not a plain matrix product; its operations would be left out")
         if op.type in ("MatMul", "BatchMatMulV2"):
             transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
             total += 2 * op.inputs[0].shape[-2 if transposed else -1] * op.outputs[0].shape.num_elements()

@@ -1,4 +1,4 @@
-"""Scenario experts of which K of C are active: all computed and masked, against only the active ones, in one run.
+"""Scenario experts, K of C active: computing all and masking, against computing only the active ones, in one run.
 
     python benchmarks/sparse_experts.py            # a table, a few minutes on two cores; --jit compiles with XLA
     KERAS_BACKEND=tensorflow python benchmarks/sparse_experts.py --batch 4096 --dim 756 --hidden 234 --tokens 27   # GPU

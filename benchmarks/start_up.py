@@ -2,7 +2,7 @@
 
     python benchmarks/start_up.py
 
-Run it on a quiet machine. The least of the runs counts: what is above it is the work of others.
+Run it on a quiet machine. The fastest of the runs counts: anything slower was disturbed by other processes.
 """
 
 from __future__ import annotations

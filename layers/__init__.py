@@ -1,4 +1,4 @@
-"""How a row is scored: layers and models in Keras and `keras.ops` only, on any backend."""
+"""Layers and models in Keras and `keras.ops` only, on any backend."""
 
 import lazy_loader
 

@@ -57,7 +57,7 @@ class Parameter(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What the registry knows of a model without importing it."""
+    """Facts about a model, known without importing it."""
 
     name: str
     title: str
@@ -91,7 +91,7 @@ def model(reference: str) -> Model:
         reference: a name of `names()`, the path of a .py file, or a dotted path of a module or class.
 
     Raises:
-        ValueError: if there is no such model (the nearest name is in the text), or its file cannot be read without
+        ValueError: for an unknown model (naming the nearest one), or if its file cannot be read without
             being imported (line and remedy are in the text).
     """
     place = _place(reference)
@@ -174,7 +174,7 @@ def load_class(reference: str) -> type[Backbone]:
 
 
 def origin(reference: str) -> str:
-    """What to fingerprint for a model: its module, or the path of its file."""
+    """Source of a model, to be fingerprinted: its module, or the path of its file."""
     found = model(reference)
     return str(found.path) if reference.endswith(".py") else found.module
 

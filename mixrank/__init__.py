@@ -1,4 +1,4 @@
-"""Ranking models for recommender teams: from raw impression logs to a judged, served and batch-scoring model.
+"""Ranking models for recommender teams: from raw impression logs to a judged, pushed and served model.
 
 After `import mixrank` Keras finds every layer and model that a `.keras` file names. Nothing else is imported before it
 is asked for: neither Keras nor TensorFlow.

@@ -187,7 +187,7 @@ class Valued(Named):
 
     @property
     def never_missing(self) -> bool:
-        """Whether every event has it, so that its id in a history is 0 behind the last event only."""
+        """Whether every event has it, so that its id in a history is 0 only after the last event."""
         return False
 
 
@@ -439,8 +439,8 @@ class FeatureSpec(Declaration):
             windows[history.window] = history.name
             if history.only is not None and history.only not in self.flags:
                 raise ValueError(
-                    f"history `{history.name}`: `only` names {history.only!r}, which is no flag of an Action and "
-                    f"no label{nearest(history.only, self.flags)}"
+                    f"history `{history.name}`: `only` names {history.only!r}, which is neither a flag of an Action "
+                    f"nor a label{nearest(history.only, self.flags)}"
                 )
         used = {field for history in self.histories for field in history.of}
         for feature in self.features:

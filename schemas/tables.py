@@ -54,7 +54,7 @@ class Join(Declaration):
 class Prior(Declaration):
     """Item id sequences per user from before the log begins, without a time per event.
 
-    They enter the long-term history behind every event of the log, with an unknown time gap.
+    They enter the long-term history after all events of the log, with an unknown time gap.
 
     Args:
         table: the files, one row per user.
@@ -142,7 +142,7 @@ class CalendarDay(Declaration):
 
 
 class Popularity(Declaration):
-    """How the rows of one value of an item attribute went on earlier days, over all users.
+    """Label rate, or number of rows, of each value of an item attribute on earlier days, over all users.
 
     With s positives among n rows of the value on all days before the impression's, and the rate r of all rows of those
     days: `logit((s + m r) / (n + m)) - logit(r)`, which is 0 for a value that was not seen. Without a label: n.
@@ -233,13 +233,13 @@ SPLITS = ("train", "valid", "eval")
 
 
 class LogSource(Declaration):
-    """Where the rows of a `FeatureSpec` come from.
+    """Source of the rows of a `FeatureSpec`.
 
     Args:
         log: impressions: keys, time, scenario, labels, flags and context features.
         joins: tables with user and item features.
         derive: new column -> how it is computed, after the joins.
-        popularity: numeric item feature -> what it says of earlier days.
+        popularity: numeric item feature -> the rule that fills it from earlier days.
         prior: histories from before the log, or None.
         window: where the real-time history begins.
         split: how rows are dealt to `train`, `valid` and `eval`.
@@ -318,7 +318,7 @@ class Dataset(Declaration):
                 )
             if rule.label is not None and rule.label not in self.spec.flags:
                 raise ValueError(
-                    f"`popularity` of {column!r} counts {rule.label!r}, which is no label or flag"
+                    f"`popularity` of {column!r} counts {rule.label!r}, which is not a label or flag"
                     f"{nearest(rule.label, self.spec.flags)}"
                 )
 

@@ -1,4 +1,4 @@
-"""What every model is compared with: additive log-odds and boosted trees."""
+"""Baselines that every model is compared with: additive log-odds and boosted trees."""
 
 import lazy_loader
 

@@ -14,16 +14,17 @@ from mixrank.components.baselines.example_arrays import ExampleArrays
 from mixrank.components.examples import TargetStatistics
 from mixrank.schemas import Action, Categorical, FeatureSpec, History, MultiCategorical, TimeGap
 
-# Up to so many values the trees divide by themselves; scikit-learn takes 255 at most, and rare ones teach it little.
+# A feature with at most this many values is a category to the trees. scikit-learn allows 255, but learns little from
+# rare ones.
 CATEGORIES = 64
 
 
 class BoostedTrees:
-    """One `HistGradientBoostingClassifier` per task, on what a spec's columns say of a row.
+    """One `HistGradientBoostingClassifier` per task, on features made from a spec's columns.
 
     * User, item, every `MultiCategorical` and every `Categorical` of more than `CATEGORIES` values, scenario x user,
       scenario x item, and user x each other attribute of the item: `TargetStatistics` of all tasks.
-    * Scenario and the other `Categorical`s: the value, as a category. One that was not seen counts as missing.
+    * Scenario and the other `Categorical`s: the value, as a category. An unseen one counts as missing.
     * `Numeric`: the number.
     * `History`: number of events, share of each flag and the flags of the newest event, seconds since the newest and
       the oldest one; and of the events that share a value with the row, per field: number, share of each task among
@@ -34,8 +35,8 @@ class BoostedTrees:
         smoothing: float > 0. Of the target statistics.
         trees: int >= 1. Trees per task; there is no early stopping.
         learning_rate: float > 0.
-        leaves: int >= 2. Most leaves of a tree.
-        min_rows: int >= 1. Fewest training rows of a leaf.
+        leaves: int >= 2. Maximum number of leaves of a tree.
+        min_rows: int >= 1. Minimum number of training rows in a leaf.
         l2: float >= 0. L2 regularisation of the leaves' values.
 
     Raises:
@@ -124,7 +125,7 @@ class BoostedTrees:
         return {task: model.predict_proba(table)[:, 1] for task, model in self.models.items()}
 
     def features(self, rows: ExampleArrays, days: ArrayLike | None = None) -> pd.DataFrame:
-        """What the trees read, float32, one named column per feature.
+        """Features of the trees: float32, one named column each.
 
         Args:
             rows: any rows.

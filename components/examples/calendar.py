@@ -29,7 +29,7 @@ def window_start(time_ms: np.ndarray, window: Window) -> np.ndarray:
 
     Args:
         time_ms: int array (rows,), milliseconds since 1970-01-01 UTC.
-        window: `CalendarDay` (start of the impression's day) or `Sliding` (so many seconds earlier).
+        window: `CalendarDay` (start of the impression's day) or `Sliding` (a number of seconds earlier).
 
     Returns:
         int array (rows,), never after `time_ms`.

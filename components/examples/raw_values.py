@@ -222,5 +222,5 @@ def parse_time(value: Any, scale: int) -> int | None:
     elif value is not None:
         value = round((parse_float(value) or 0.0) * scale)
     if value is not None and not 0 <= value < LATEST_MS:
-        raise ValueError("is no time between 1970 and 2200 in the declared unit")
+        raise ValueError("is not a time between 1970 and 2200 in the declared unit")
     return value

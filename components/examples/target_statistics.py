@@ -39,7 +39,7 @@ class TargetStatistics:
         """Counts the training rows.
 
         Args:
-            values: integers, `(rows,)`, or `(rows, length)` of which each counts; 0 is a missing value.
+            values: integers, `(rows,)`, or `(rows, length)` where every value counts; 0 is a missing value.
             days: integers, `(rows,)`.
             labels: of binary tasks, `(rows, tasks)`.
 

@@ -67,7 +67,7 @@ def attainable(folder: Path, spec: FeatureSpec) -> dict[str, dict[str, float]]:
 
 
 def evaluated(events: Events, days: int) -> NDArray[np.int64]:
-    """Positions of the impressions on the evaluated days of a log of so many days."""
+    """Positions of the impressions on the evaluated days of a log that is `days` long."""
     return np.flatnonzero(events.day >= days - EVALUATED_DAYS)
 
 

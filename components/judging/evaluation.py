@@ -22,7 +22,7 @@ OVERALL = "overall"
 
 
 class Thresholds(RootModel[dict[str, dict[str, float]]]):
-    """What a model must reach on all evaluation rows together to be blessed: bound -> task -> number >= 0.
+    """Bounds that a model must meet on all evaluation rows to be blessed: bound -> task -> number >= 0.
 
     Every metric brings its bounds: `min_auc` is the lowest AUC, `max_auc_drop` how far it may fall below the last
     pushed model's, `max_log_loss` the highest log loss, `max_log_loss_rise` how far it may rise above the last pushed
@@ -142,7 +142,7 @@ def custom_extractors(eval_shared_model: Any, eval_config: Any, tensor_adapter_c
 
 
 def why_not_blessed(evaluation_uri: str) -> list[str]:
-    """What kept a model from being blessed, one sentence per failed bound; empty if nothing did.
+    """Reasons why a model was not blessed, one sentence per failed bound; empty if it was.
 
     Args:
         evaluation_uri: folder of the Evaluator's `evaluation` output.
@@ -197,10 +197,10 @@ def load_metrics(evaluation_uri: str, model: str = "candidate") -> list[MetricVa
 
 
 def check_thresholds(thresholds: Thresholds, spec: FeatureSpec) -> None:
-    """Refuses bounds of a task that the spec does not have, and bounds that are no finite number >= 0.
+    """Refuses bounds of a task that the spec does not have, and bounds that are not finite numbers >= 0.
 
     Raises:
-        ValueError: naming the bound, the task and the nearest one there is.
+        ValueError: naming the bound, the task and the nearest valid task.
     """
     for bound, by_task in thresholds.root.items():
         for task, value in by_task.items():

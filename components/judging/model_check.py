@@ -1,8 +1,8 @@
 """Fresh-process check of the export: blesses it where there is no Docker for TFX's InfraValidator.
 
 A fresh process loads the SavedModel with the TF 2 loader and with the session loader (the one TensorFlow Serving and
-tfx_bsl use), sends real evaluation rows through every signature and the answers are compared, row by row, with what the
-Trainer's in-memory model said. A copy of a model that passes is handed on to the Pusher, with warm-up requests and
+tfx_bsl use), sends real evaluation rows through every signature and compares the answers, row by row, with the scores
+of the Trainer's in-memory model. A copy of a model that passes is handed on to the Pusher, with warm-up requests and
 golden rows made of those rows.
 """
 

@@ -167,7 +167,7 @@ def entropy(rate: ArrayLike) -> NDArray[np.float64]:
 
 
 def calibration(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Predicted over observed positives, `sum p / sum y`: 1 is right, above 1 promises too much; NaN if all y = 0."""
+    """Predicted over observed positives, `sum p / sum y`: 1 is right, above 1 is too high; NaN if all y = 0."""
     y, p = _check(labels, probabilities, "probabilities")
     return float(p.sum() / y.sum()) if y.sum() else float("nan")
 
@@ -175,7 +175,7 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike) -> float:
 def rela_impr_auc(model: float, base: float) -> float:
     """Relative improvement of an AUC, `(model - 0.5) / (base - 0.5) - 1` (HeMix, Eq. 25).
 
-    NaN if `base` is 0.5 or below, since a ratio to no skill at all says nothing.
+    NaN if `base` is 0.5 or below, since a ratio to no skill is meaningless.
 
     >>> round(rela_impr_auc(0.7315, 0.7312), 4)
     0.0013

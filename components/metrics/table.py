@@ -114,7 +114,7 @@ def metrics() -> dict[str, Metric]:
     """Name -> metric: mixrank's own, then those of installed packages.
 
     Raises:
-        ValueError: if an entry point cannot be loaded, is no `Metric`, or has a name that is taken.
+        ValueError: if an entry point cannot be loaded, is not a `Metric`, or has a name that is taken.
     """
     found = {metric.name: metric for metric in OWN}
     for point in sorted(entry_points(group=GROUP)):
@@ -135,7 +135,7 @@ def find_metric(name: str) -> Metric:
     """The metric of a name.
 
     Raises:
-        ValueError: naming the nearest one there is.
+        ValueError: naming the nearest one.
     """
     if name not in metrics():
         raise ValueError(f"there is no metric `{name}`{nearest(name, metrics())}")
@@ -143,7 +143,7 @@ def find_metric(name: str) -> Metric:
 
 
 def directed() -> list[Metric]:
-    """Metrics of which higher or lower is better: early stopping and validation know these."""
+    """Metrics with a direction, for early stopping and validation."""
     return [metric for metric in metrics().values() if metric.higher_is_better is not None]
 
 
@@ -158,7 +158,7 @@ def headlines() -> list[Metric]:
 
 
 def primary() -> Metric:
-    """The first of the headlines: significance tests, RelaImp of a comparison, and plots go by it."""
+    """The first headline metric, which significance tests, the RelaImp of a comparison and plots use."""
     return headlines()[0]
 
 

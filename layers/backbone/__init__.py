@@ -1,4 +1,4 @@
-"""What every model shares: base classes, registry, the whole model of a spec, sizes."""
+"""Base classes of the models, and the decorator that registers a model."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What a model file implements."""
+"""The base class of all models: feature vectors and histories to a representation."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ class Backbone(Layer):
 
     @classmethod
     def from_preset(cls, preset: str, **params: Any) -> Self:
-        """The model as a preset has it.
+        """The model with a preset's parameters.
 
         Args:
             preset: a key of `PRESETS` in the model's file.
             params: constructor arguments that override the preset's.
 
         Raises:
-            ValueError: if there is no such preset; the nearest name is in the text.
+            ValueError: for an unknown preset, naming the nearest one.
 
         >>> HeMix.from_preset("tiny", num_layers=1).dim
         32
@@ -113,7 +113,7 @@ class Backbone(Layer):
         return TaskHeads(tasks=tasks, units=self.head_units, name="heads")
 
     def insights(self, ranker: keras.Model, batches: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-        """Facts a trained model can tell about itself, as JSON: for the model card and the report.
+        """Insights into a trained model, as JSON, for the model card and the report.
 
         Args:
             ranker: the model that this backbone belongs to.

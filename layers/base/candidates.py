@@ -1,4 +1,4 @@
-"""One row per request, one row per candidate, and the way between them."""
+"""One row per request, one row per candidate, and the conversion between them."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class SharedDenseMoE(Layer):
         Tensor (batch, tokens, dim).
 
     Raises:
-        ValueError: no expert at all, or `hidden_dim` is no multiple of `split`.
+        ValueError: if there are no experts, or `hidden_dim` is not a multiple of `split`.
 
     Source: arXiv 2510.15286.
 

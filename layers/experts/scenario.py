@@ -1,4 +1,4 @@
-"""An expert per scenario, of which a token uses the few that its router prefers, its own scenario's among them."""
+"""One expert per scenario. A token uses the few that its router scores highest, biased to its own scenario's."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from pydantic import PositiveInt
 from mixrank.layers.base import Activation, Layer, Part, PerToken, Shape, Tensor
 
 Dispatch = Literal["auto", "dense", "grouped"]
-# From so many experts per active one, and weights per kernel, grouping was as fast or faster forward and backward on
-# CPU, with XLA and without; see benchmarks/sparse_experts.py.
+# With at least this many experts per active one, and weights per kernel, grouping was as fast or faster in both passes
+# on CPU, with XLA and without; see benchmarks/sparse_experts.py.
 GROUPED_FROM, GROUPED_WEIGHTS = 5, 3000
 
 

@@ -36,7 +36,7 @@ class PerTokenFFN(_FeedForward):
 
     Args:
         expansion: int >= 1. Hidden width over token width, k in the papers.
-        hidden_dim: int >= 1, or None. Hidden width where it is no multiple of the token width; overrides `expansion`.
+        hidden_dim: int >= 1, or None. Hidden width, any number; overrides `expansion`.
         activation: Name or function of phi.
 
     Call arguments:

@@ -35,7 +35,7 @@ class Transformer(TokenBackbone):
         num_layers: int >= 0. Number of blocks, L.
         attention_heads: int >= 1, a divisor of `dim`. Attention heads.
         expansion: int >= 1. Hidden width of the FFN over `dim`, k.
-        norm: post as in the paper, or pre for `X + f(LN(X))` with a last LN behind the blocks.
+        norm: post as in the paper, or pre for `X + f(LN(X))` with a last LN after the blocks.
         readout: mean over tokens, or cls for a learned token that joins them and is read alone.
         dropout: float in [0, 1). Share of each sub-layer's output dropped in training.
         pooling: mean, or target for attention from the candidate; makes a field of each history.

@@ -1,4 +1,4 @@
-"""What enters a model: one named input per transformed column, and how many ids each table needs."""
+"""Inputs of a model: one per transformed column, and the number of ids of each table."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
         `Action`, and what `sizes` says.
 
     Raises:
-        ValueError: if `sizes` lacks a feature or names one that is none.
+        ValueError: if `sizes` lacks a categorical feature, or names something else.
     """
     result = {spec.scenario.name: len(spec.scenario.values) + 2}
     counted = [feature.name for feature in spec.categorical]
     for name in sizes:
         if name not in counted:
             raise ValueError(
-                f"`sizes` names {name!r}, which is no categorical feature of {spec.name}{nearest(name, counted)}"
+                f"`sizes` names {name!r}, which is not a categorical feature of {spec.name}{nearest(name, counted)}"
             )
     for feature in spec.features:
         match feature:

@@ -182,7 +182,7 @@ class _Layers:
 
 
 def _vectors(spec: FeatureSpec, inputs: Mapping[str, Any], windows: tuple[str, ...], layers: _Layers):
-    """What a backbone takes: group -> feature vectors, window -> history."""
+    """Inputs of a backbone: group -> feature vectors, window -> history."""
     features: dict[str, list] = {group: [] for group in GROUPS}
     features["context"].append(layers.lookup(spec.scenario, inputs[spec.scenario.name]))
     for feature in spec.inputs:

@@ -27,7 +27,7 @@ from mixrank.schemas.simulation.world import AGE_SHARES, AGES, SCENARIO_SHARES, 
 # Whatever its length, a log ends with this day (UTC), so that one declaration fits all.
 LAST_DAY = datetime.date(2024, 6, 30)
 DAY_MS = 86_400_000
-# Impressions of a block, about: what is in memory at a time, and what one file holds.
+# Approximate number of impressions in a block: in memory at a time, and in one file.
 BLOCK_ROWS = 200_000
 SETTINGS = "simulation.json"
 

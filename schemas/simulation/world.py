@@ -41,9 +41,9 @@ class Simulation(Declaration):
         days: int in [4, 182]. The last two are for evaluation, the day before them for validation.
         impressions: float > 0. Mean impressions of a user on a day; Poisson.
         topics: int >= 5. Topics of items, more than `tastes` and `intents` together.
-        tastes: int >= 2. Kinds of long-term taste; a user has one, for ever.
+        tastes: int >= 2. Kinds of long-term taste; a user has one for good.
         intents: int >= 2. Kinds of intent; a user draws one each day.
-        bias: float. Logit of a click where nothing else speaks.
+        bias: float. Logit of a click when all other terms are 0.
         taste, intent, scenario, scenario_topic, quality, age: floats >= 0. Strengths.
         seed: int >= 0. The same values give the same files.
     """

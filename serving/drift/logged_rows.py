@@ -97,9 +97,7 @@ class LoggedRows:
             for part in records.as_numpy_iterator():
                 yield decoder.DecodeBatch(list(part))
         except (tf.errors.DataLossError, RuntimeError) as error:
-            raise ValueError(
-                f"{file} is not Parquet, JSON lines or a TFRecord of such tf.Examples: {error}"
-            ) from None
+            raise ValueError(f"{file} is not Parquet, JSON lines or a TFRecord of such tf.Examples: {error}") from None
 
     def _lists(self, file: Path, arrays: Mapping[str, pa.Array]) -> pa.RecordBatch:
         found: dict[str, pa.Array] = {}

@@ -106,7 +106,7 @@ class MixedQueryAttention(Layer):
         return ops.concatenate([found, per_candidate(self._read(fixed, fixed_queries, *history), request_of)], axis=1)
 
     def _read(self, raw: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """What queries (queries, batch, dim) find in a history of heads, (batch, queries, dim)."""
+        """Interests (batch, queries, dim) that queries (queries, batch, dim) find in a history split into heads."""
         number, _, dim = queries.shape
         queries = ops.reshape(queries, (number, -1, self.heads, dim // self.heads))
         if keys.shape[0] == 1:

@@ -154,7 +154,7 @@ class MTGR(Backbone):
             if window != "fields"
         ]
         parts.append(dense_part("tokens", [sum(widths.vectors["item"]), *chain]))
-        # A candidate, in every block, and a context token, of which the last block reads keys and values only.
+        # A candidate in every block, and a context token, of whose products the last block needs only keys and values.
         candidate = 5 * d * d + 2 * n * d
         inner, last = n * (5 * d * d + 2 * n * d), n * 2 * d * d
         products = self.num_layers * candidate + (self.num_layers - 1) * inner + last

@@ -15,10 +15,10 @@ from mixrank.layers.models.mtgr.group_norm import GroupLayerNorm
 
 
 def visible_keys(sizes: tuple[int, ...], ordered: tuple[bool, ...]) -> np.ndarray:
-    """Which tokens of a request see which; MTGR's dynamic mask without the candidates.
+    """MTGR's dynamic mask among the tokens of a request, without the candidates.
 
     Every token sees all tokens of the groups without order. A group with order, newest token first, is seen only by
-    its own tokens, each of which sees itself and what is older.
+    its own tokens; each of them sees itself and the older ones.
 
     Args:
         sizes: number of tokens of each group.

@@ -101,7 +101,7 @@ class AutoToken(Layer):
         return indices, valid
 
     def selection(self) -> tuple[Tensor, Tensor]:
-        """Which fields every token reads, and their weights.
+        """Fields that every token reads, and their weights.
 
         Returns:
             int tensor (tokens, keep) and float32 tensor (tokens, keep) whose rows add up to 1.

@@ -193,7 +193,7 @@ class MTmixAtt(FieldBackbone):
         names = self.field_names
         for field in (field for group in self.groups for field in group):
             if isinstance(field, str) and field not in names:
-                raise ValueError(f"`groups` names {field!r}, which is no field of the log{nearest(field, names)}")
+                raise ValueError(f"`groups` names {field!r}, which is not a field of the log{nearest(field, names)}")
         return tuple(tuple(names.index(f) if isinstance(f, str) else f for f in group) for group in self.groups)
 
     def _dense_options(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which scenario experts the rows of each scenario are sent to."""
+"""Routing report: how the rows of each scenario use the scenario experts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def routing_report(model: keras.Model, batches: Iterable[Mapping[str, Any]]) -> 
         batches: rows, each a dictionary of the model's inputs.
 
     Returns:
-        Nothing if the model has no scenario experts or there are no rows, else, for JSON:
+        Empty if the model has no scenario experts or there are no rows; otherwise, for JSON:
         scenarios: the declared values that occur, and "other" (missing included) if it does;
         rows: how many rows each has;
         experts: the declared values, whose experts these are;

@@ -160,7 +160,7 @@ def check_parents(tasks: tuple[str, ...], esmm: tuple[tuple[str, str], ...]) -> 
     for task, parent in esmm:
         for each in (task, parent):
             if each not in tasks:
-                raise ValueError(f"`esmm` names {each!r}, which is no task{nearest(each, tasks)}")
+                raise ValueError(f"`esmm` names {each!r}, which is not a task{nearest(each, tasks)}")
         if task in parents:
             raise ValueError(f"`esmm` must give {task!r} one parent, received {parents[task]!r} and {parent!r}")
         parents[task] = parent

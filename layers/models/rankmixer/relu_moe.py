@@ -25,7 +25,7 @@ class ReluMoE(Layer):
     `max_penalty`: gates close with a delay, and a lambda that has grown far meanwhile closes experts for good.
 
     With `dual_router` (dense training, sparse inference) there are two routers over the same experts. In training
-    h_train routes the rows at even places of a batch, h_infer those at odd places; L_reg sees the latter only. Outside
+    h_train routes the rows at even places of a batch, h_infer those at odd places; L_reg counts only h_infer. Outside
     training h_infer routes every row.
 
     All experts are computed, open or not: as one product per token over the experts' hidden layers side by side.

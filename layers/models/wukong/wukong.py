@@ -105,7 +105,7 @@ class Wukong(FieldBackbone):
 
     @property
     def num_tokens(self) -> int:
-        """Tokens behind every layer."""
+        """Tokens after every layer."""
         return self.num_fm + self.num_linear
 
     def call(

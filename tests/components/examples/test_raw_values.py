@@ -79,7 +79,7 @@ def test_times_become_milliseconds_in_every_unit():
 
 def test_a_time_in_the_wrong_unit_is_refused():
     seconds = RawColumn("t", "time", required=True, unit="s")
-    reason = "is no time between 1970 and 2200 in the declared unit"
+    reason = "is not a time between 1970 and 2200 in the declared unit"
     assert converted([1650812741436, -1], seconds) == ([None, None], {0: reason, 1: reason})
 
 

@@ -231,7 +231,7 @@ def test_manual_groups_may_be_named_and_freezing_survives_a_file(spec, sizes, ma
     assert np.shape(found["weights"]) == (2, 9) and found["fields"] == list(names)
     np.testing.assert_allclose(np.sum(found["weights"], axis=1), 1, atol=1e-5)
     wrong = {**params, "groups": (("clp", "today"), ("age",))}
-    with pytest.raises(ValueError, match="'clp', which is no field of the log; did you mean `clip`"):
+    with pytest.raises(ValueError, match="'clp', which is not a field of the log; did you mean `clip`"):
         build_ranker(spec, sizes, model="mtmixatt", params=wrong)
 
 

@@ -43,5 +43,5 @@ def test_a_missing_size_is_named(spec, sizes):
 
 
 def test_a_misspelt_size_gets_the_nearest_name(spec, sizes):
-    with pytest.raises(ValueError, match="'cilp', which is no categorical feature of toy; did you mean `clip`?"):
+    with pytest.raises(ValueError, match="'cilp', which is not a categorical feature of toy; did you mean `clip`?"):
         table_sizes(spec, {**sizes, "cilp": 3})
