@@ -1,1 +1,1 @@
-"""Putting it together."""
+"""The pipeline of TFX components, its commands and its reports."""

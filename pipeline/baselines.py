@@ -1,4 +1,4 @@
-"""The floor and the bar of a run: models without training steps, fitted on its rows, that score its evaluation split.
+"""Baselines of a run, fitted on its rows: additive log-odds as the floor, boosted trees as the bar.
 
 Both write a Parquet file with user, item, time and `score_<task>` of every row of the evaluation split, in the order of
 its files.
@@ -48,7 +48,7 @@ def fit_additive(run: RunRecord, target: Path) -> Path:
 def fit_boosted_trees(run: RunRecord, dataset: Dataset, target: Path) -> Path:
     """Grows trees on the rows that the model was trained on.
 
-    Days are those of the dataset's real-time window, or of UTC where that window is no day. Every training row counts
+    Days are those of the dataset's real-time window, or of UTC if that window is not a day. Every training row counts
     as earlier than the evaluation rows, as it does for the model.
 
     Args:

@@ -1,4 +1,4 @@
-"""Looks at the machine the way a run will: Python, packages, devices, memory, disk."""
+"""Checks whether this machine can run the pipeline: Python, packages, devices, memory, disk."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def _spec(name: str) -> ModuleSpec | None:
     try:
         return importlib.util.find_spec(name)
     except ModuleNotFoundError:
-        # A parent of it is missing, or is no package.
+        # A parent of it is missing, or is not a package.
         return None
 
 
@@ -87,7 +87,7 @@ def _is_file(module: str) -> bool:
 
 
 def _imports(path: Path, package: str, followed: set[str]) -> Iterator[str]:
-    """What a file imports from the packages that are followed; `package` is its own, for relative imports."""
+    """Imports of a file from the packages that are followed; `package` is its own, for relative imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.partition(".")[0] in followed)
@@ -112,7 +112,7 @@ def _behind(module: str, name: str) -> Iterator[str]:
 
 @functools.cache
 def _face(init: Path) -> dict[str, set[str]]:
-    """What a room's face takes from which of its files: `from .file import name` in its stub."""
+    """File -> the public names that a room's face takes from it, by `from .file import name` in its stub."""
     stub = init.with_suffix(".pyi")
     found: dict[str, set[str]] = {}
     for node in ast.walk(ast.parse(stub.read_text())) if stub.exists() else ():

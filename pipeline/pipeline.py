@@ -26,7 +26,7 @@ from mixrank.schemas import Dataset
 
 @dataclass(frozen=True)
 class Target:
-    """What differs between this machine and a cluster; a value may be a parameter of the run there.
+    """Settings that differ between this machine and a cluster, where a value may be a parameter of the run.
 
     Args:
         name: of the pipeline.

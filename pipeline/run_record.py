@@ -1,4 +1,4 @@
-"""What a run was: the one reader and writer of `run.json`."""
+"""Record of a run: the one reader and writer of `run.json`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Rows(Declaration):
 
 
 class Judgement(Declaration):
-    """What the judges of the pipeline found.
+    """Verdict of the pipeline's judges.
 
     Args:
         evaluation: folder of the Evaluator's metrics.
@@ -59,7 +59,7 @@ class RunRecord(Declaration):
     Args:
         name: of the run.
         dataset: reference of the dataset, as the config gave it.
-        config: the whole config, to be shown. It is no `RunConfig`: a model may be gone that was there then.
+        config: the whole config, for display. Not a `RunConfig`, since its model may no longer exist.
         spec: columns of a row.
         splits: splits that the model was trained on.
         started, finished: local times.
@@ -67,7 +67,7 @@ class RunRecord(Declaration):
         rows: what was trained on.
         model_run: folder of the training's log, model card and predictions.
         export: folder of the SavedModel, or None where none was exported.
-        judgement: None for a training alone, which nobody judges.
+        judgement: None for a training alone, which is not judged.
     """
 
     name: str
@@ -92,7 +92,7 @@ class RunRecord(Declaration):
         """
         file = Path(folder) / RUN_FILE
         if not file.is_file():
-            raise ValueError(f"{folder} is no run folder: it holds no {RUN_FILE}")
+            raise ValueError(f"{folder} is not a run folder: it holds no {RUN_FILE}")
         try:
             return cls.model_validate_json(file.read_bytes())
         except ValidationError as error:

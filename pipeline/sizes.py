@@ -1,4 +1,4 @@
-"""How large every model is on a log, as its presets have it or scaled to one budget; nothing is built."""
+"""Sizes of every model on a log, at its presets or scaled to one budget; nothing is built."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Size(NamedTuple):
         parameters: int. Dense parameters: backbone and heads, without embeddings.
         flops: int. Forward FLOPs per row.
         scaled: parameter -> value, where the model was scaled.
-        why_not: what stands in the way, or "".
+        why_not: why there is no size, or "".
     """
 
     model: str

@@ -106,7 +106,7 @@ class Crosses(tf_keras.layers.Layer):
 
 
 class Columns:
-    """What of a row `Ranking` reads, and how it wants it.
+    """Columns of a row in the form that `Ranking` reads.
 
     Args:
         spec: the log's declaration.

@@ -1,4 +1,4 @@
-"""What every room can use: a small log, its rows before and after Transform, and a model of it, exported."""
+"""Fixtures for every room: a small log, its rows before and after Transform, and a model of it, exported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from mixrank.schemas.features import (
 )
 from mixrank.schemas.synthetic import toy_rows
 
-# Draws are the same on every run under CI; a busy machine is no failure.
+# Draws are the same on every run under CI; a busy machine is not a failure.
 hypothesis.settings.register_profile(
     "mixrank",
     deadline=None,
@@ -287,7 +287,7 @@ def tiny_server(save_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """What development servers of this process are asked: `seen` has the inputs of every request.
+    """Requests to development servers of this process: `seen` has the inputs of every request.
 
     `answer`, where a test sets it, gets the inputs and answers in the model's place: outputs, or a `Refused`.
     """

@@ -65,7 +65,7 @@ FOLDS = list(folds())
 
 
 def lacking(fold, unions):
-    """What a fold has no branch for, of the union that it comes closest to."""
+    """Types that a fold has no branch for, of the union that it comes closest to."""
     return min((union - fold.branches for union in unions.values() if union >= fold.branches), key=len)
 
 

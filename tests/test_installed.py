@@ -47,7 +47,7 @@ def write_rivals(folder: Path) -> Path:
 
 
 def required() -> set[str]:
-    """What the base install brings along: the dependencies without extras, and theirs."""
+    """Packages of the base install: the dependencies without extras, and theirs."""
     found: set[str] = set()
     todo = ["mixrank"]
     while todo:

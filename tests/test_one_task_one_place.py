@@ -1,4 +1,4 @@
-"""What the label of a binary task is, and how it is learned, stands in the tables of kinds and nowhere else."""
+"""The values, loss and link of a binary task stand in the tables of kinds and nowhere else."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def models(
     for parameter in found.parameters:
         values = [str(found.presets[preset].get(parameter.name, "")) for preset in presets]
         cells = (parameter.name, parameter.type, str(parameter.default), *values, parameter.description)
-        table.add_row(*map(escape, cells))  # `tuple[int, ...]` is no markup.
+        table.add_row(*map(escape, cells))  # `tuple[int, ...]` is not markup.
     console.print(table)
 
 

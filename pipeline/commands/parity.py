@@ -43,7 +43,7 @@ def parity(
     found_run = RunFolder.load(run) if is_run(run) else None
     if found_run is None:
         if examples is None:
-            raise ValueError(f"{run} is no run's folder; for a model's folder name the rows: --examples 'FILES*'")
+            raise ValueError(f"{run} is not a run folder; for a model's folder, name the rows: --examples 'FILES*'")
         version, pattern = find_version(run), examples
     else:
         exported = found_run.record.pushed or found_run.record.export

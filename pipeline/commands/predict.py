@@ -74,7 +74,7 @@ def predict(
         return
     if target is None or rows is None:
         raise ValueError(
-            "name whom to ask and the rows: mixrank predict TARGET ROWS.jsonl; "
+            "name a target and the rows: mixrank predict TARGET ROWS.jsonl; "
             "example rows for a model: mixrank predict --example DIR"
         )
     if output is not None and not output.absolute().parent.is_dir():
@@ -120,7 +120,7 @@ def _client(
     from mixrank.serving.client import Client
 
     if model is None and spec is None:
-        raise ValueError("name the model: --model NAME, or --spec DIR, whose name it then has")
+        raise ValueError("name the model: --model NAME, or --spec DIR, whose name is taken")
     if drop and spec is None:
         raise ValueError("--drop-unknown needs --spec DIR, which says what is known")
     if model is None and spec is not None:

@@ -25,7 +25,7 @@ class Line:
 
     Args:
         where: file and line, for errors.
-        value: what stands there.
+        value: its content.
     """
 
     where: str
@@ -41,7 +41,7 @@ def read_lines(source: str, rank: bool) -> Iterator[Line]:
         rank: whether each object is a request with its candidates.
 
     Raises:
-        ValueError: if there is no such file, it holds nothing, or a line is no such object, naming the line.
+        ValueError: if the file is missing or empty, or a line is not such an object, naming the line.
     """
     empty = True
     for where, value in _values(source):
@@ -69,7 +69,7 @@ def _values(source: str) -> Iterator[tuple[str, Any]]:
     try:
         values = json.loads(file.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON: {error}") from None
+        raise ValueError(f"{file} is not JSON: {error}") from None
     for number, value in enumerate(values if isinstance(values, list) else [values], 1):
         yield f"{source}, row {number}", value
 
@@ -81,7 +81,7 @@ def _parsed(name: str, lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
         try:
             value = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{name}, line {number} is no JSON: {error}") from None
+            raise ValueError(f"{name}, line {number} is not JSON: {error}") from None
         yield f"{name}, line {number}", value
 
 

@@ -158,7 +158,7 @@ def promote(
     """Make a version (default: the canary) stable if it passes the golden rows; the previous one stays loaded."""
     steps = _rollout(base, config, name, base_path, url, wait)
     steps.promote(version, golden=_golden(golden, tolerance, unchecked), keep=keep)
-    _next("rollback", base, config, name, url, "if it disappoints: back to the version before")
+    _next("rollback", base, config, name, url, "if it disappoints: back to the previous version")
 
 
 @app.command()
@@ -269,7 +269,7 @@ def _metrics(version: Path) -> str:
 
         frame = RunFolder(run, record).predictions
     except ValueError:
-        # The run folder was moved or cleaned; the version is none the worse for it.
+        # The run folder was moved or cleaned; the version can still be served.
         return ""
     metric, user = primary(), record.spec.user.name
     rows = {

@@ -58,7 +58,7 @@ def serve(
         console.print(f"  curl {server.rest_url}/v1/models/{name}", soft_wrap=True, highlight=False)
         console.print(f"  mixrank predict {server.rest_url} rows.jsonl --model {name}", soft_wrap=True, highlight=False)
         stop.wait()
-        console.print("stopping, after the requests that are at work ...")
+        console.print("stopping after the requests in progress ...")
     console.print("stopped")
 
 
@@ -82,7 +82,7 @@ def _models(folders: list[Path], names: list[str], config: Path | None) -> dict[
         if folders or names:
             raise ValueError("--models-config names all models; leave MODEL_DIR and --model-name out")
         if not config.is_file():
-            raise ValueError(f"--models-config {config} is no file")
+            raise ValueError(f"--models-config {config} is not a file")
         if not model_config.read(config).model_config_list.config:
             raise ValueError(f"--models-config {config} names no model")
         return config

@@ -1,4 +1,4 @@
-"""What the `mixrank` commands share: where they print, how they fail, and the arguments that name a config."""
+"""Shared by all `mixrank` commands: the console, errors, and the arguments that name a config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-# A file has no width; the 80 columns that are taken for it otherwise would break the numbers of most tables.
+# Rich assumes 80 columns where the output is not a terminal, which would wrap the numbers of most tables.
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 errors = Console(stderr=True)
 

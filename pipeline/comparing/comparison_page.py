@@ -60,7 +60,7 @@ class Grid:
 
         table = Table(title=escape(self.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for column, header in enumerate(self.headers):
-            # On a narrow terminal numbers break before their deviation; cut off they would be of no use.
+            # On a narrow terminal numbers wrap before their deviation; a number that is cut off would be useless.
             table.add_column(header, no_wrap=not column, justify="right" if column else "left")
         for index, row in enumerate(self.rows):
             marked = (f"[bold]{escape(c)}[/]" if (index, at) in self.best else escape(c) for at, c in enumerate(row))

@@ -98,7 +98,7 @@ class Results:
 
     @property
     def codes(self) -> set[str]:
-        """Fingerprints of the code behind the table; more than one is worth a word."""
+        """Fingerprints of the code that trained the table; the report notes more than one."""
         return {code for rows in self.parts.values() for row in rows for code in row.codes}
 
 
@@ -152,7 +152,7 @@ def _judge(rows: list[Row], table: Table) -> None:
         for row in rows:
             if base is not None and (relative := primary().relative):
                 row.relative[task] = relative(row.metrics[key].mean, base.metrics[key].mean)
-            # One training is no basis for a test, however good it is.
+            # A variant with one training cannot be tested, however good it is.
             if others := [other for other in standards if other is not row and other.seeds[0] > 1]:
                 best = max(others, key=lambda other: other.metrics[key].mean)
                 row.p_value[task] = t_test(row.metrics[key].values, best.metrics[key].values)

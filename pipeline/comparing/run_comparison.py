@@ -85,7 +85,7 @@ class Comparison:
         left = sum(trial.result is None for trial in all_of.values())
         return (
             f"{len(all_of)} trainings ({left} to do), {parallel} at once, in {self.folder}; "
-            "interrupt it at any time and give the command again to go on"
+            "interrupt it at any time, and run the same command again to resume"
         )
 
     def train(self, parallel: int, say: Say, *, speed: bool = True) -> dict[str, str]:

@@ -168,12 +168,14 @@ def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
             that leaves that history alone.
 
     Raises:
-        ValueError: for a name that is none of these; suggests the nearest valid name.
+        ValueError: for any other name; suggests the nearest valid name.
     """
     inside = {f"{f.name}.{field}": (f.name, field) for f in spec.histories for field in f.of}
     names = [*(feature.name for feature in spec.features), *inside]
     if unknown := [name for name in without if name not in names]:
-        raise ValueError(f"`without` names `{unknown[0]}`, which is no feature or history{nearest(unknown[0], names)}")
+        raise ValueError(
+            f"`without` names `{unknown[0]}`, which is not a feature or history{nearest(unknown[0], names)}"
+        )
     gone = {inside[name] for name in without if name in inside}
     shorter = {
         h.name: h.model_copy(

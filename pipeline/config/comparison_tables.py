@@ -1,4 +1,4 @@
-"""What a comparison holds side by side: tables of variants, each a few changes to a run's settings."""
+"""Tables of a comparison: variants, each a few changes to a run's settings."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Table(Declaration):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two variants are named `{twice[0]}`")
         if self.reference is not None and self.reference not in names:
-            raise ValueError(f"`reference` is no variant of the table{nearest(self.reference, names)}")
+            raise ValueError(f"`reference` is not a variant of the table{nearest(self.reference, names)}")
         if self.tested == "reference" and self.reference is None:
             raise ValueError("`tested` against the reference needs a `reference`, received none")
         if self.scaling and (None in self.budgets or len(self.budgets) < 3):
@@ -96,7 +96,7 @@ class Table(Declaration):
 
 
 class Tuned(Declaration):
-    """What a search found for one model on this log.
+    """Settings that a search found for one model on this log.
 
     Args:
         params: constructor parameters of the model.
@@ -140,7 +140,7 @@ SEARCH: dict[str, Range | tuple[Any, ...]] = {
 
 
 class CompareSettings(Declaration):
-    """What `mixrank compare` and `mixrank tune` need besides the run.
+    """Settings of `mixrank compare` and `mixrank tune`.
 
     Args:
         seeds: seeds of every variant; at least two, for a spread.
@@ -196,7 +196,7 @@ class CompareSettings(Declaration):
             model: the config's own, for a table of all models.
 
         Raises:
-            ValueError: if there is none; the nearest name is in the text.
+            ValueError: for an unknown table, naming the nearest one.
         """
         tables = {**shipped_tables(), **self.tables}
         if name not in tables:

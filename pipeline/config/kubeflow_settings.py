@@ -1,4 +1,4 @@
-"""What a config says about its runs on Kubeflow Pipelines; `mixrank compile` reads it, a local run does not."""
+"""Settings of a config's runs on Kubeflow Pipelines; `mixrank compile` reads them, a local run does not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mixrank.schemas.naming import Declaration
 
 
 class TrainerResources(Declaration):
-    """What the Trainer's pod asks for; the other steps ask for nothing.
+    """Resources that the Trainer's pod requests; the other steps request none.
 
     Args:
         gpus: int >= 0. GPUs of one pod; training runs under MirroredStrategy over all of them.

@@ -94,7 +94,7 @@ class RunConfig(Declaration):
         return Path(self.push_to).absolute() if self.push_to else self.run_dir / "serving" / self.name
 
     def warm_start_folder(self) -> str | None:
-        """What `train.warm_start` means now: `pushed` is the push folder, or None while that is empty."""
+        """Folder that `train.warm_start` refers to: for `pushed`, the push folder, or None while that is empty."""
         if self.train.warm_start != PUSHED:
             return self.train.warm_start
         return str(self.push_dir) if versions(self.push_dir) else None
@@ -103,7 +103,7 @@ class RunConfig(Declaration):
         """The dataset's declaration.
 
         Raises:
-            ValueError: if there is none, or thresholds or early stopping name a task that it does not have.
+            ValueError: if it is not found, or thresholds or early stopping name a task that it does not have.
         """
         dataset = datasets.load(self.dataset)
         check_thresholds(self.thresholds, dataset.spec)
@@ -126,7 +126,7 @@ class RunConfig(Declaration):
         else:
             folder = Path(self.data).expanduser().absolute()
         if not folder.is_dir():
-            raise ValueError(f"`data` must be a folder with the raw files of {self.dataset}, {folder} is none")
+            raise ValueError(f"`data` must be a folder with the raw files of {self.dataset}; {folder} is not a folder")
         return folder
 
 
@@ -163,7 +163,7 @@ def load_config(reference: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 class _OneValuePerKey(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML keeps the last without a word."""
+    """Refuses a key that is given twice; plain YAML silently keeps the last."""
 
     # Where a mapping is composed: when it is constructed, what it merges by `<<` may already be among its keys.
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:

@@ -44,7 +44,7 @@ class CompiledSpec:
         """Reads a compiled pipeline.
 
         Raises:
-            ValueError: if the file does not exist, is no YAML, or holds no pipeline of schema 2.1.
+            ValueError: if the file does not exist, is not YAML, or holds no pipeline of schema 2.1.
         """
         if not path.is_file():
             raise ValueError(f"{path} does not exist; `mixrank compile` writes a compiled pipeline")
@@ -65,9 +65,9 @@ class CompiledSpec:
                 ),
             )
         except yaml.YAMLError as error:
-            raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no compiled pipeline of schema 2.1: it lacks {error}") from None
+            raise ValueError(f"{path} is not a compiled pipeline of schema 2.1: it lacks {error}") from None
 
     def values(self, given: Sequence[str]) -> dict[str, Any]:
         """`name=value` texts -> runtime parameters of their types.

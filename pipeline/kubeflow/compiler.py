@@ -120,7 +120,7 @@ def image_of(spec: Path) -> str:
         executors = next(yaml.safe_load_all(spec.read_text()))["deploymentSpec"]["executors"]
         return str(executors[_executor("Trainer")]["container"]["image"])
     except (yaml.YAMLError, KeyError, TypeError, StopIteration):
-        raise ValueError(f"{spec} is no compiled pipeline") from None
+        raise ValueError(f"{spec} is not a compiled pipeline") from None
 
 
 def run_parameters(config: RunConfig, dataset: Dataset) -> dict[str, tuple[str, str]]:

@@ -102,18 +102,18 @@ def follow(
     """Asks for the state of a run until it has ended, and shows it.
 
     Args:
-        runs: whom to ask.
+        runs: the service to ask.
         run: id.
         tasks: names of the pipeline's tasks.
         console: where to show it.
-        every: float > 0. Seconds between two questions.
+        every: float > 0. Seconds between two requests.
         sleep: how to wait.
 
     Returns:
         How it ended.
 
     Raises:
-        KubeflowError: if the question fails for good, or `MOST_FAILURES` times in a row.
+        KubeflowError: if a request fails for good, or `MOST_FAILURES` times in a row.
     """
     shown: dict[str, str] = {}
     failures = 0
@@ -163,7 +163,7 @@ def _log_changes(console: Console, state: RunState, shown: dict[str, str]) -> No
 def _task(name: str, detail: Any, now: datetime) -> TaskState:
     if detail is None:
         return TaskState(name, WAITING, None, "")
-    # An end before the begin is how the API writes that there is none yet.
+    # The API writes an end before the beginning while a task has not ended.
     begin = detail.start_time or detail.create_time
     over = detail.state in ENDED and detail.end_time and begin and detail.end_time >= begin
     seconds = ((detail.end_time if over else now) - begin).total_seconds() if begin else None

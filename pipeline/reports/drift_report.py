@@ -116,7 +116,7 @@ def compare(baseline: Side, new: Side, known: Known, limits: Limits, min_rows: i
 
 
 def drift_table(comparison: Comparison) -> Table:
-    """What is over its limit, and the few that come closest to theirs."""
+    """Table of the measures over their limits, and of the few that come closest to theirs."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table

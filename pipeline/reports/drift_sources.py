@@ -22,7 +22,7 @@ Progress = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class Known:
-    """What the model that scored the rows knows.
+    """Columns and vocabularies of the model that scored the rows.
 
     Args:
         spec: its columns.
@@ -61,7 +61,7 @@ def known_model(baseline: Path, model: Path | None) -> Known:
 
     Args:
         baseline: a run folder, unless `model` is given.
-        model: a SavedModel with `assets.extra/mixrank.json`, or a folder of versions, of which the newest.
+        model: a SavedModel with `assets.extra/mixrank.json`, or a folder of versions (the newest is used).
 
     Raises:
         ValueError: if there is neither.
@@ -70,14 +70,14 @@ def known_model(baseline: Path, model: Path | None) -> Known:
         spec, version = load_spec(model), find_version(model)
         return Known(spec, read_vocabularies(spec, version / "assets"))
     if not is_run(baseline):
-        raise ValueError(f"{baseline} is no run folder: name the model that the rows were made for with --model")
+        raise ValueError(f"{baseline} is not a run folder: name the model that the rows were made for with --model")
     run = RunRecord.read(baseline)
     spec = run.spec
     return Known(spec, read_vocabularies(spec, run.rows.transform_graph / "transform_fn" / "assets"))
 
 
 def read_baseline(path: Path, known: Known, progress: Progress) -> Side:
-    """What rows are compared with.
+    """The baseline side of a comparison.
 
     Of a run folder: statistics of the training split, scores and labels of the evaluation split, unseen values of the
     validation split, since in the training split there are hardly any by construction.
@@ -105,13 +105,13 @@ def read_new(path: Path, known: Known, split: str, progress: Progress) -> Side:
     """The rows to judge.
 
     Args:
-        path: rows, a statistics file, or a run folder, of which `split`; its scores belong to the split `eval`.
+        path: rows, a statistics file, or a run folder, whose `split` is read; its scores belong to the split `eval`.
         known: the model.
         split: split of a run folder.
         progress: told of rows read.
 
     Raises:
-        ValueError: if there is no row.
+        ValueError: if there are no rows.
     """
     if path.suffix in STATISTICS:
         statistics = _load_statistics(path)

@@ -1,4 +1,4 @@
-"""Confidence intervals by resampling users: what the metrics would be had other users come."""
+"""Confidence intervals by resampling users: how the metrics would vary with other users."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mixrank.components.metrics import Rows, reported
 
 
 def draw_users(num_users: int, *, resamples: int = 200, seed: int = 0) -> NDArray[np.int32]:
-    """How often each user is drawn when as many users as there are are drawn with replacement.
+    """Number of times each user is drawn, in `resamples` draws of `num_users` users with replacement.
 
     Returns:
         `(resamples, num_users)`, rows sum to `num_users`.

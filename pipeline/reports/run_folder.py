@@ -1,4 +1,4 @@
-"""Reading back what a run left behind."""
+"""Reader of a run folder."""
 
 from __future__ import annotations
 

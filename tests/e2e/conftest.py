@@ -80,13 +80,13 @@ def mixrank(*arguments: str):
 
 @pytest.fixture(scope="session")
 def films():
-    """What whole runs are made with."""
+    """Fixtures of whole runs."""
     return SimpleNamespace(write_config=write_config, mixrank=mixrank, stderr_in=stderr_in)
 
 
 @pytest.fixture(scope="session")
 def kubeflow_launcher() -> ModuleType:
-    """The module beside this file; tests are no package."""
+    """The module beside this file; tests are not a package."""
     path = Path(__file__).with_name("kubeflow_launcher.py")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)

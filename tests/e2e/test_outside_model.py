@@ -1,4 +1,4 @@
-"""A model that is no part of mixrank, from a file to a pushed version that every way to score agrees on."""
+"""A model from outside mixrank, from a file to a pushed version that every way to score agrees on."""
 
 from __future__ import annotations
 

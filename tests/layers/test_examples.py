@@ -28,7 +28,7 @@ def _public_layers(module) -> list[type]:
 
 
 def _known() -> dict:
-    """What an example may use without an import: Keras and every layer."""
+    """Names that an example may use without an import: Keras and every layer."""
     layers = {each.__name__: each for name in FILES for each in _public_layers(importlib.import_module(name))}
     return {"keras": keras, **layers}
 

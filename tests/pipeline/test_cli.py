@@ -95,7 +95,7 @@ def test_a_model_is_scaled_to_a_budget(mixrank, budget, parameters):
 
     assert found == f"{dense(dim) / 1e6:.2f}"
     assert off == f"{100 * (dense(dim) / parameters - 1):+.1f} %"
-    # The width is a multiple of 8; its neighbours are no nearer.
+    # The width is a multiple of 8; the neighbouring multiples are further away.
     assert all(abs(dense(dim) - parameters) <= abs(dense(dim + step) - parameters) for step in (-8, 8))
 
 
@@ -138,7 +138,7 @@ def test_a_model_shows_its_parameters_presets_and_their_meaning(mixrank):
         (("models", "hemx"), "there is no model `hemx`; did you mean `hemix`?"),
         (("run", "movielns"), "config movielns does not exist; did you mean `movielens`?"),
         (("run", "movielens", "--set", "dataset=movielns"), "there is no dataset `movielns`"),
-        (("run", "movielens", "--set", "data=/nowhere"), "/nowhere is none"),
+        (("run", "movielens", "--set", "data=/nowhere"), "/nowhere is not a folder"),
         (("run", "movielens", "--set", "train.epoch=1"), "has no field `epoch`; did you mean `epochs`?"),
         (("run", "movielens", "--set", "model.params.dims=1"), "hemix has no parameter `dims`; did you mean `dim`?"),
         (("run", "movielens", "--set", "thresholds.min_auc.clik=1"), "names task `clik`; did you mean `click`?"),
@@ -156,7 +156,7 @@ def test_a_wrong_name_ends_with_one_readable_line(mixrank, arguments, message):
 def test_a_folder_that_is_no_run_is_named(mixrank, tmp_path):
     result = mixrank("report", tmp_path)
     assert result.exit_code == 1
-    assert result.output.splitlines() == [f"error: {tmp_path} is no run folder: it holds no run.json"]
+    assert result.output.splitlines() == [f"error: {tmp_path} is not a run folder: it holds no run.json"]
 
 
 def test_a_wrong_declaration_is_readable_and_debug_raises_it(mixrank, tmp_path):

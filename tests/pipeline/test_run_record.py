@@ -1,4 +1,4 @@
-"""What a run was: written and read whole, and refused by file and key otherwise."""
+"""The record of a run: written and read whole, and refused by file and key otherwise."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_record_of_another_version_is_refused_by_file_and_key(record_of, toy_s
 
 def test_a_folder_without_a_record_is_no_run(tmp_path):
     assert not is_run(tmp_path)
-    with pytest.raises(ValueError, match=r"is no run folder: it holds no run\.json"):
+    with pytest.raises(ValueError, match=r"is not a run folder: it holds no run\.json"):
         RunRecord.read(tmp_path)
 
 

@@ -17,7 +17,7 @@ NAMES = ["ExampleGen", "StatisticsGen", "Trainer"]
 
 
 def say(message):
-    """What TFX's launcher says through absl."""
+    """Log lines of TFX's launcher, through absl."""
     logging.getLogger("absl").handle(logging.LogRecord("absl", logging.INFO, __file__, 1, message, None, None))
 
 

@@ -46,7 +46,7 @@ def logit(p):
 
 
 def within_luck(clicks, chances, sigmas=4.5) -> bool:
-    """Whether clicks drawn with these chances would be as many, most of the time."""
+    """Whether this number of clicks is likely under these probabilities."""
     return abs(clicks.sum() - chances.sum()) < sigmas * math.sqrt((chances * (1 - chances)).sum())
 
 
@@ -132,7 +132,7 @@ def test_a_user_has_one_taste_and_one_intent_a_day(events):
         assert len(np.unique(owner)) == pairs.shape[1]
     days = np.unique(np.stack([events.user, events.day, events.intent]), axis=1)
     same = days[2, 1:][np.diff(days[0]) == 0] == days[2, :-1][np.diff(days[0]) == 0]
-    # Four intents, drawn anew every day.
+    # Four intents, drawn again every day.
     assert abs(same.mean() - 1 / 4) < 4.5 * math.sqrt(3 / 16 / len(same))
 
 
@@ -344,7 +344,7 @@ def test_predictions_are_calibrated(world, events):
     everything = Observer(before=1000, within=1000).predict(world, events)
     for part in np.array_split(np.argsort(everything), 10):
         assert within_luck(events.click[part], everything[part])
-    # Who has seen fewer also shares the luck of the users' tastes, of which there are only 900.
+    # A reader with shorter histories also depends on the luck of the users' tastes, and there are only 900 users.
     for observer in (Observer(50, 20), Observer(), Observer(50, 20, scenario=False, quality=False)):
         predicted = observer.predict(world, events)
         for part in np.array_split(np.argsort(predicted), 8):

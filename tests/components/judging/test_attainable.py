@@ -1,4 +1,4 @@
-"""What can be attained on a simulated log, on the rows that the pipeline evaluates."""
+"""Attainable metrics of a simulated log, on the rows that the pipeline evaluates."""
 
 from __future__ import annotations
 

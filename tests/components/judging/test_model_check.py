@@ -43,7 +43,7 @@ def predictions(rows):
 
 @pytest.fixture
 def scores():
-    """What a perfect export answers for the examples, in their order."""
+    """Answers of a perfect export for the examples, in their order."""
     click, buy = np.linspace(0.1, 0.9, 12), np.linspace(0.6, 0.2, 12)
     return {
         f"{name}/{task}": values.astype("float32")[: REQUESTS if "rank" in name else None, None].copy()

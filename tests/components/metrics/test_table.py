@@ -1,4 +1,4 @@
-"""What every row of the table of metrics must hold, and metrics that come from other packages."""
+"""Rules for every row of the table of metrics, and metrics that come from other packages."""
 
 import re
 import runpy

@@ -1,4 +1,4 @@
-"""What the Pusher puts into the push folder, and what it does not."""
+"""The Pusher puts whole, blessed versions into the push folder, and nothing else."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the Trainer writes down about a model that explains itself."""
+"""Insights that the Trainer writes down about a model that explains itself."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ HASHED = 7
 
 
 def write_export(folder, tables, vocabularies):
-    """What `warm_start` reads of an export: variables, vocabularies and where they lie."""
+    """The parts of an export that `warm_start` reads: variables, vocabularies and their places."""
 
     class Model(tf.Module):
         def __init__(self):

@@ -1,4 +1,4 @@
-"""What every model of the registry keeps to, whatever its paper."""
+"""Rules that every model of the registry keeps, whatever its paper."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_the_mask_of_a_request_by_hand():
 
 
 def _moved(layer, arguments, change):
-    """Which context tokens of which row change behind the first block."""
+    """Mask of the context tokens, row by row, that change after the first block."""
     context, valid, candidates = arguments
     block = layer.blocks[0]
     before, _ = block(context, valid, candidates)

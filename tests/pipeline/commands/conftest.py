@@ -32,7 +32,7 @@ def at(second: int) -> str:
 
 @dataclass
 class FakeKubeflow:
-    """What the stand-in holds, and how it misbehaves.
+    """State of the stand-in, and how it misbehaves.
 
     Args:
         host: its address.
@@ -120,7 +120,7 @@ class FakeKubeflow:
             case ("DELETE", "recurringruns", recurring):
                 del self.recurring[recurring]
                 return {}
-        raise Refused(404, f"{method} {path} is no method of this API")
+        raise Refused(404, f"{method} {path} is not a method of this API")
 
     def _allowed(self, namespace: str | None) -> None:
         if not namespace:

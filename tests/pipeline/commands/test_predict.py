@@ -146,14 +146,14 @@ def test_a_terminal_shows_a_table(mixrank, local, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        (b'{"x": 1}\n{"x": \n', [], "rows.jsonl, line 2 is no JSON: "),
+        (b'{"x": 1}\n{"x": \n', [], "rows.jsonl, line 2 is not JSON: "),
         (b'{"x": 1}\n\n[1]\n', [], "rows.jsonl, line 3: expected an object, column -> value, received [1]"),
         (
             b'{"x": 1}\n{"x": 1, "y": 2}\n',
             [],
             "line 2: it adds column `y`; without a spec all have the columns of the first",
         ),
-        (b'{"x": "\xff"}\n', [], "rows.jsonl, line 1 is no JSON: "),
+        (b'{"x": "\xff"}\n', [], "rows.jsonl, line 1 is not JSON: "),
         (b"\n\n", [], "rows.jsonl holds no rows"),
         (b'{"x": 1}\n', ["--rank"], 'line 1: expected {"request": {...}, "candidates": [{...}, ...]}, received {\'x\''),
         (b'{"request": {}, "candidates": [1]}\n', ["--rank"], 'line 1: expected {"request"'),

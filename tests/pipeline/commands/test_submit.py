@@ -364,9 +364,9 @@ def test_runtime_parameters_that_do_not_fit_are_named(tmp_path, given, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", "is no YAML"),
-        ("a: 1", "is no compiled pipeline of schema 2.1: it lacks 'root'"),
-        ("", "is no compiled"),
+        ("a: [", "is not YAML"),
+        ("a: 1", "is not a compiled pipeline of schema 2.1: it lacks 'root'"),
+        ("", "is not a compiled"),
     ],
 )
 def test_a_file_that_is_no_compiled_pipeline_is_refused(tmp_path, text, message):

@@ -106,7 +106,7 @@ def test_a_model_without_a_feature_does_not_see_it_in_histories_either():
     assert blind["realtime"] == ("video_id", "author_id", "tag", "gap")
     assert blind["global"] == ("video_id", "author_id", "tag", "action", "gap")
     assert seen(spec, ()) == spec
-    with pytest.raises(ValueError, match="`real_time`, which is no feature or history; did you mean `realtime`"):
+    with pytest.raises(ValueError, match="`real_time`, which is not a feature or history; did you mean `realtime`"):
         seen(spec, ("real_time",))
 
 

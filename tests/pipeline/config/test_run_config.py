@@ -170,8 +170,11 @@ def test_data_may_lie_inside_an_installed_package(tmp_path, monkeypatch):
         ("package:no.such/files", "no package `no.such` is installed"),
         ("package:json.tool/files", "no package `json.tool` is installed"),
         ("package:/files", "no package `` is installed"),
-        ("package:pytest/nowhere", "must be a folder with the raw files of movielens, .*pytest/nowhere is none"),
-        ("/nowhere", "must be a folder with the raw files of movielens, /nowhere is none"),
+        (
+            "package:pytest/nowhere",
+            "must be a folder with the raw files .*; .*pytest/nowhere is not a folder",
+        ),
+        ("/nowhere", "must be a folder with the raw files of movielens; /nowhere is not a folder"),
     ],
 )
 def test_data_that_is_not_there_is_named(data, message):

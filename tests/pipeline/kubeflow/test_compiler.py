@@ -227,7 +227,7 @@ def test_the_api_takes_yaml_only(tmp_path):
 def test_a_file_that_is_no_compiled_pipeline_is_named(tmp_path):
     from mixrank.pipeline.kubeflow.compiler import image_of
 
-    for text, message in ((None, "does not exist"), ("a: 1", "is no compiled pipeline"), ("{", "is no compiled pip")):
+    for text, message in ((None, "does not exist"), ("a: 1", "is not a compiled pipeline"), ("{", "is not a compiled")):
         path = tmp_path / "pipeline.yaml"
         if text is not None:
             path.write_text(text)

@@ -278,7 +278,7 @@ def test_a_number_on_which_tfma_disagrees_is_flagged(folder, tmp_path, monkeypat
 
 
 def test_an_incomplete_run_is_named(tmp_path, folder):
-    with pytest.raises(ValueError, match=r"is no run folder: it holds no run\.json"):
+    with pytest.raises(ValueError, match=r"is not a run folder: it holds no run\.json"):
         write_report([tmp_path], tmp_path / "r.html")
     with pytest.raises(ValueError, match="at least one run folder"):
         metrics_table([])

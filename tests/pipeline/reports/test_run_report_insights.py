@@ -1,4 +1,4 @@
-"""What a report shows of a model's own insights."""
+"""A report shows a model's own insights."""
 
 from __future__ import annotations
 

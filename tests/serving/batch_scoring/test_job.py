@@ -149,7 +149,7 @@ def test_columns_outside_the_spec_are_copied_on_request(toy_spec, toy_export, to
 
 
 def test_whole_numbers_may_come_as_floats_and_text_as_categories(toy_spec, toy_export, toy_rows, toy_scores, tmp_path):
-    """What pandas makes of missing values, and of repeated text."""
+    """The types that pandas makes of missing values and of repeated text."""
     write_parquet(toy_spec, toy_rows, tmp_path / "plain.parquet")
     table = pq.read_table(tmp_path / "plain.parquet")
     place = table.schema.get_field_index("person")

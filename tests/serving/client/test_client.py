@@ -305,7 +305,7 @@ def test_errors_are_named_and_not_asked_again(call, served, naps, status):
 
 
 def failing(times):
-    """Unavailable so many times, then scores."""
+    """Unavailable a number of times, then scores."""
     left = iter(range(times))
 
     def answer(inputs):

@@ -1,4 +1,4 @@
-"""What a transport sends is what the rows were, for any row."""
+"""A transport sends any row unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What TensorFlow Serving was seen to answer, asked of the development server.
+"""The development server answers as TensorFlow Serving was seen to answer.
 
 With TENSORFLOW_MODEL_SERVER=/path/to/tensorflow_model_server the same questions go to that binary.
 """
@@ -132,7 +132,7 @@ def examples(toy_spec, toy_data):
 
 @pytest.fixture(scope="module")
 def expected(toy_export, instances):
-    """What the loaded model says, by task."""
+    """Scores of the loaded model, by task."""
     import tensorflow as tf
 
     signature = toy_export.signatures["score_rows"]

@@ -35,7 +35,7 @@ def ask(url, which=""):
 
 @contextmanager
 def asking(*asks):
-    """Asks all the time, each in a thread; yields a function that waits for so many more answers, and all answers."""
+    """Asks all the time, each in a thread; yields a function that waits for n more answers, and all answers."""
     done, answered, answers = threading.Event(), threading.Semaphore(0), []
 
     def loop(ask):
@@ -296,7 +296,7 @@ def test_the_command_serves_until_it_is_told_to_stop(save_tiny, tmp_path, monkey
     [
         ([], "name a folder of versions"),
         (["nowhere"], "does not exist"),
-        (["--models-config", "nowhere"], "is no file"),
+        (["--models-config", "nowhere"], "is not a file"),
         (["--models-config", "nothing"], "names no model"),
         (["base", "--models-config", "x"], "leave MODEL_DIR"),
         (["base", "--model-name", "a", "--model-name", "b"], "given 2 times for 1 folders"),

@@ -39,7 +39,7 @@ ROWS = 1500
 
 @pytest.fixture(scope="module")
 def rows(toy_spec):
-    """Rows of the process that made the training rows, drawn anew."""
+    """A fresh draw from the process that made the training rows."""
     return list(toy_rows(toy_spec, ROWS, seed=11))
 
 
@@ -221,7 +221,7 @@ def test_divergences_by_hand():
 
 
 def test_repeated_scores_share_a_bin():
-    # Deciles of the baseline are 0.5 but for the last, 0.54: three bins, of which the first is empty.
+    # Deciles of the baseline are 0.5, except the last, 0.54: three bins, and the first is empty.
     before, after = shares(np.array([0.5] * 9 + [0.9]), np.array([0.5, 0.9]))
     assert before == pytest.approx(np.array([0.5, 9.5, 1.5]) / 11.5)
     assert after == pytest.approx(np.array([0.5, 1.5, 1.5]) / 3.5)
