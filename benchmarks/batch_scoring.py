@@ -4,7 +4,7 @@
     python benchmarks/batch_scoring.py MODEL FILES --repeat 1 10 --rounds 3 --parquet
 
 The loop reads TFRecords, calls `serving_default` on each batch and drops the answers; the job also checks every row,
-copies the keys and writes Parquet. Both run in this process and in turns, so that what else the machine does hits
+copies the keys and writes Parquet. Both run in this process, in turn, so that other load on the machine hits
 both; a ratio is that of the shortest times. On a busy machine the ratio of the processor times says more: it does not
 count the waiting for others. --repeat lists the files several times. Memory is the largest resident set while a case runs, sampled every 50 ms, so that sizes can be compared.
 """  # noqa: E501

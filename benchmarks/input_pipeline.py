@@ -2,7 +2,7 @@
 
     python benchmarks/input_pipeline.py runs/kuairand
 
-Both loops run the same compiled step in turns, so that a change of the machine's speed hits both. A ratio of 1 means
+Both loops run the same compiled step in turn, so that a change of the machine's speed hits both. A ratio of 1 means
 that reading, parsing and shuffling hide behind the training step.
 """
 

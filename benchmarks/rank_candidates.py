@@ -6,7 +6,7 @@
     python benchmarks/rank_candidates.py mixformer --sizes small --count     # operations only, nothing is exported
 
 Random weights on KuaiRand's columns with full histories, exported and loaded again; a time is that of a whole call of
-the signature, parsing of the columns and Transform included. Both signatures are called in turns, and the shortest and
+the signature, parsing of the columns and Transform included. Both signatures are called in turn, and the shortest and
 the median of the rounds are shown, because other programs only ever add to a time; then the least processor time, to
 which they do not add. `score_rows` gets at most --batch rows per call, as behind a server with a largest batch; its
 time is the sum. Beside the measured ratio stands the one that operations predict: matrix products of both graphs, 2
@@ -112,7 +112,7 @@ def products(model: Any, size: int) -> int:
 
 
 def seconds(signatures: Any, given: dict[str, list], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Time and processor time of both signatures in turns, after one round that compares the answers."""
+    """Time and processor time of both signatures in turn, after one round that compares the answers."""
 
     def run(name: str) -> np.ndarray:
         answers = [signatures[name](**part) for part in given[name]]

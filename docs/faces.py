@@ -1,4 +1,4 @@
-"""Tells the API pages that a room's public names are those of its `__init__.pyi`."""
+"""Makes the API pages list the names of a room's `__init__.pyi` as its public names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of a model: what holds for every model of mixrank, to be tried on a model from outside.
+"""The contract of a model: rules that every model of mixrank keeps, to be tried on a model from outside.
 
 >>> from mixrank.testing import check_model
 >>> check_model("hemix")
@@ -189,7 +189,7 @@ def matrix_product_flops(model: keras.Model, rows: dict[str, np.ndarray]) -> int
     """2 per multiply-add of every matrix product in TensorFlow's graph, per row; what a batch pays once is left out.
 
     Raises:
-        AssertionError: if the graph has an Einsum or a convolution, whose multiply-adds are not told by its shapes.
+        AssertionError: if the graph has an Einsum or a convolution, whose multiply-adds cannot be read from its shapes.
     """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2

@@ -100,7 +100,7 @@ def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[TextIO]:
 
     Args:
         path: the lock file; its folder is made.
-        refusal: what the holder has written into the file -> message for whoever is refused.
+        refusal: what the holder has written into the file -> message for a process that is refused.
 
     Yields:
         The empty file, for a line on who holds it.

@@ -24,7 +24,7 @@ OVERALL = "overall"
 class Thresholds(RootModel[dict[str, dict[str, float]]]):
     """Bounds that a model must meet on all evaluation rows to be blessed: bound -> task -> number >= 0.
 
-    Every metric brings its bounds: `min_auc` is the lowest AUC, `max_auc_drop` how far it may fall below the last
+    Every metric has its bounds: `min_auc` is the lowest AUC, `max_auc_drop` how far it may fall below the last
     pushed model's, `max_log_loss` the highest log loss, `max_log_loss_rise` how far it may rise above the last pushed
     model's. Bounds hold for the overall slice only: one scenario with few rows never blocks a release.
 

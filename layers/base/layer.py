@@ -26,8 +26,8 @@ class Layer(keras.Layer):
     """A Keras layer whose constructor only declares its hyper-parameters.
 
     What the signature of `__init__` declares with a type is checked (choices of a `Literal`, bounds, type), kept as an
-    attribute of the same name, and written to the config: lists as tuples, an `Activation` as its function. Behind
-    `super().__init__(**kwargs)` all attributes are there, so that a constructor goes on with what relates several of
+    attribute of the same name, and written to the config: lists as tuples, an `Activation` as its function. After
+    `super().__init__(**kwargs)` all attributes are there, so that a constructor only checks what relates several of
     them. A subclass that declares an argument of its base again gives it another default or type.
 
     Attributes:

@@ -114,7 +114,7 @@ def submit(
         raise ValueError("--set changes what is compiled; with --spec nothing is")
     from mixrank.pipeline.kubeflow import CompiledSpec, Kubeflow, WantedRun
 
-    # Before compiling, which takes longer than to find out that nobody is there.
+    # Before compiling, because an unreachable host is noticed sooner.
     token = None if token_file else os.environ.get(TOKEN)
     service = Kubeflow(host, namespace=namespace, token=token, token_file=token_file, ca_file=ca_file)
     with _compiled(settings, spec) as file:

@@ -80,7 +80,7 @@ def predict(
     if output is not None and not output.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {output.absolute().parent} to write {output.name} to")
     lines = read_lines(rows, rank)
-    # What is wrong with the file or its first line is told before TensorFlow is loaded.
+    # Errors in the file or its first line are raised before TensorFlow is loaded.
     lines = chain([next(lines)], lines)
     with ExitStack() as stack:
         if "://" in target:

@@ -20,7 +20,7 @@ errors = Console(stderr=True)
 Extra = Literal["layers", "pipeline"]
 # A module that only this extra installs.
 MODULES: dict[Extra, str] = {"layers": "keras", "pipeline": "tfx"}
-# TFX pins packages that only uv can override, as pyproject.toml tells it.
+# TFX pins packages that only uv overrides, by settings in pyproject.toml.
 INSTALL: dict[Extra, str] = {
     "layers": "pip install 'mixrank[layers]'",
     "pipeline": "run `make install` in a checkout of mixrank",

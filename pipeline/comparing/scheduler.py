@@ -52,7 +52,7 @@ class _Running:
 def run_jobs(jobs: Sequence[Job], *, parallel: int, say: Callable[[str], None]) -> dict[str, str]:
     """Runs what is not done yet.
 
-    A job that fails leaves its output in `log.txt` of its folder, and the others go on. When this process is
+    A job that fails leaves its output in `log.txt` of its folder, and the others continue. When this process is
     interrupted or killed, so are those that it started; a later call does only what is missing.
 
     Args:
@@ -100,7 +100,7 @@ def run_jobs(jobs: Sequence[Job], *, parallel: int, say: Callable[[str], None]) 
 
 def alone(folder: Path) -> AbstractContextManager[object]:
     """Keeps a second comparison out of a folder, or raises ValueError if there is one."""
-    message = f"another comparison is at work in {folder}; wait for it or stop it first"
+    message = f"another comparison is running in {folder}; wait for it or stop it first"
     return locked(folder / ".lock", lambda holder: message)
 
 

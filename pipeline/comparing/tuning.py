@@ -102,7 +102,7 @@ def drawn_grid(found: Sequence[Draw]) -> Grid:
     points.pop(OWN, None)
     keys = dict.fromkeys(key for point in points.values() for key in point)
     cells = [(_leaf(key), *(_short(point[key]) for point in points.values())) for key in keys]
-    return Grid("What is drawn for every model that has it", ("", *points), tuple(cells))
+    return Grid("Draws, the same for every model that has the parameter", ("", *points), tuple(cells))
 
 
 def search_grid(found: Sequence[Draw]) -> Grid:

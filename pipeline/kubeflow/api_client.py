@@ -184,7 +184,7 @@ class Kubeflow:
         Raises:
             KubeflowError: as every request.
         """
-        with self._asking(f"tell of the run {run}"):
+        with self._asking(f"describe the run {run}"):
             return self._client.runs.run_service_get_run(run_id=run, _request_timeout=TIMEOUT)
 
     def _arguments(self, wanted: WantedRun) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 WAITING = "WAITING"
 ENDED = frozenset({"SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"})
-# In a row, before following is given up. The run itself goes on.
+# In a row, before following is given up. The run itself continues.
 MOST_FAILURES = 5
 COLOURS = {"SUCCEEDED": "green", "FAILED": "red", "CANCELED": "red", "RUNNING": "yellow"}
 

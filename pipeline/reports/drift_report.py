@@ -81,7 +81,7 @@ class Comparison:
 
 
 def compare(baseline: Side, new: Side, known: Known, limits: Limits, min_rows: int) -> Comparison:
-    """Everything that two sides tell.
+    """All findings from two sides.
 
     Args:
         baseline, new: the sides.

@@ -108,7 +108,7 @@ def read_new(path: Path, known: Known, split: str, progress: Progress) -> Side:
         path: rows, a statistics file, or a run folder, whose `split` is read; its scores belong to the split `eval`.
         known: the model.
         split: split of a run folder.
-        progress: told of rows read.
+        progress: called with the number of rows read.
 
     Raises:
         ValueError: if there are no rows.

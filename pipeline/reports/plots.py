@@ -102,7 +102,7 @@ def score_distribution(runs: Sequence[RunFolder]) -> Markup:
 def training_curves(runs: Sequence[RunFolder]) -> Markup | None:
     """Training loss and validation metrics by samples trained on; None if no run logged its training."""
     points = []
-    # The loss stands beside the training loss already.
+    # The loss is already beside the training loss.
     shown = {"loss", *(metric.name for metric in headlines() if metric.name != "log_loss")}
     for run in runs:
         for point in (point for entry in run.training for point in entry["curve"]):

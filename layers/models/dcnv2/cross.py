@@ -105,7 +105,7 @@ class CrossMixture(Layer):
         opinions = self.up(self.inner(self.down(x[None])))
         # (batch, experts) -> (experts, batch, 1)
         weights = ops.transpose(gates)[:, :, None]
-        # The gates add up to 1, so that one bias stands for that of every expert.
+        # The gates add up to 1, so that one bias serves all experts.
         return x0 * (ops.sum(weights * opinions, axis=0) + self.bias) + x
 
     def compute_output_shape(self, x0_shape: Shape, x_shape: Shape) -> Shape:

@@ -29,7 +29,7 @@ SCALED = {"mlp_units": (8,)}
 class DCNv2(FieldBackbone):
     """`x_{l+1} = x_0 * (W_l x_l + b_l) + x_l`, L times, x_0 all fields side by side; an MLP beside it or on top.
 
-    W_l is a full matrix or a product U V^T of low rank, or a mixture of low-rank experts stands for the bracket.
+    W_l is a full matrix or a product U V^T of low rank, or a mixture of low-rank experts replaces the bracket.
     Beside: `[x_L; MLP(x_0)]`; on top: `MLP(x_L)`.
 
     Args:

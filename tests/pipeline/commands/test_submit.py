@@ -259,7 +259,7 @@ def test_a_pipeline_that_was_deleted_meanwhile_is_a_404(submit, kubeflow):
 def test_a_run_that_was_deleted_while_followed_ends_the_command(submit, kubeflow):
     kubeflow.failures["/apis/v2beta1/runs/run-1"] = [404]
     error = one_line(submit())
-    assert "refused to tell of the run run-1 (404)" in error and "the run may go on" in error
+    assert "refused to describe the run run-1 (404)" in error and "the run may go on" in error
 
 
 def test_a_spec_that_the_server_refuses_leaves_nothing(submit, kubeflow, spec):
@@ -278,7 +278,7 @@ def test_server_errors_while_following_are_outlived(submit, kubeflow):
     kubeflow.script = [{"CsvGen": "SUCCEEDED"}]
     result = submit()
     assert result.exit_code == 0
-    assert "failed to tell of the run run-1 (500): the database is away; asking again (1 of 4)" in result.output
+    assert "failed to describe the run run-1 (500): the database is away; asking again (1 of 4)" in result.output
     assert "asking again (2 of 4)" in result.output
 
 

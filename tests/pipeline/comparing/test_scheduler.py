@@ -116,7 +116,7 @@ def test_the_jobs_end_with_the_one_that_started_them(job):
 
 
 def test_two_comparisons_do_not_share_a_folder(tmp_path):
-    with alone(tmp_path), pytest.raises(ValueError, match="another comparison is at work in"), alone(tmp_path):
+    with alone(tmp_path), pytest.raises(ValueError, match="another comparison is running in"), alone(tmp_path):
         pass
     with alone(tmp_path):
         pass
