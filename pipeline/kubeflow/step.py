@@ -1,6 +1,6 @@
 """One step of a compiled pipeline, inside its container: `python -m mixrank.pipeline.kubeflow.step ...`.
 
-TFX's own entry point was made for Vertex AI. Open-source Kubeflow Pipelines differs in two ways, which are handled here:
+TFX's own entry point was made for Vertex AI. Open-source Kubeflow Pipelines differs in two ways, handled here:
 it does not name the types of input artifacts, and it keeps artifacts in an object store, which its launcher copies to
 local folders before the step and back after it.
 """
