@@ -19,21 +19,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-from mixrank.schemas.features import (
-    Action,
-    Categorical,
-    EventTime,
-    FeatureSpec,
-    Hash,
-    History,
-    Key,
-    Label,
-    MultiCategorical,
-    Numeric,
-    Scenario,
-    TimeGap,
-    Vocab,
-)
+from mixrank import schemas as s
 from mixrank.schemas.synthetic import toy_rows
 
 # Draws are the same on every run under CI; a busy machine is not a failure.
@@ -68,33 +54,33 @@ def two_cpu_devices(request: pytest.FixtureRequest) -> None:
     """Splits the CPU in two for mirrored training, before any other test makes TensorFlow take it whole."""
     mirrored = ("test_trainer.py", "test_micro_batches.py")
     if any(item.path.name in mirrored for item in request.session.items):
-        from mixrank.components.training.strategy import prepare_devices
+        from mixrank.components.training import prepare_devices
 
         prepare_devices(2)
 
 
 @pytest.fixture(scope="session")
-def toy_spec() -> FeatureSpec:
+def toy_spec() -> s.FeatureSpec:
     """Every feature type once, keys of both kinds."""
     fields = ("clip", "tag", "action", "gap")
-    return FeatureSpec(
+    return s.FeatureSpec(
         name="toy",
-        user=Key("person"),
-        item=Key("clip", dtype="str"),
-        time=EventTime("at"),
-        scenario=Scenario("page", values=("home", "search", "cart"), dim=3),
-        labels=(Label("click"), Label("buy", weight=0.5)),
+        user=s.Key("person"),
+        item=s.Key("clip", dtype="str"),
+        time=s.EventTime("at"),
+        scenario=s.Scenario("page", values=("home", "search", "cart"), dim=3),
+        labels=(s.Label("click"), s.Label("buy", weight=0.5)),
         features=(
-            Categorical("person", group="user", vocab=Vocab(min_count=2, oov=3), dim=4),
-            Categorical("country", group="user", dtype="str", vocab=Hash(size=7), dim=2),
-            Categorical("clip", group="item", dtype="str", vocab=Vocab(oov=2), dim=5, required=True),
-            MultiCategorical("tag", group="item", max_length=3, dim=3),
-            Numeric("price", group="item", transform="log1p_standardize"),
-            Numeric("age", group="user", transform="bucketize", buckets=4, dim=2),
-            Action("action", flags=("click", "buy"), dim=2),
-            TimeGap("gap", dim=2),
-            History("global", of=fields, length=6, window="before"),
-            History("realtime", of=fields, length=4, window="within"),
+            s.Categorical("person", group="user", vocab=s.Vocab(min_count=2, oov=3), dim=4),
+            s.Categorical("country", group="user", dtype="str", vocab=s.Hash(size=7), dim=2),
+            s.Categorical("clip", group="item", dtype="str", vocab=s.Vocab(oov=2), dim=5, required=True),
+            s.MultiCategorical("tag", group="item", max_length=3, dim=3),
+            s.Numeric("price", group="item", transform="log1p_standardize"),
+            s.Numeric("age", group="user", transform="bucketize", buckets=4, dim=2),
+            s.Action("action", flags=("click", "buy"), dim=2),
+            s.TimeGap("gap", dim=2),
+            s.History("global", of=fields, length=6, window="before"),
+            s.History("realtime", of=fields, length=4, window="within"),
         ),
     )
 
@@ -104,7 +90,7 @@ def record_of() -> Any:
     """Makes the record of a run, with folders that may not exist; what a test is about it gives itself."""
     from mixrank.pipeline.run_record import Judgement, Rows, RunRecord
 
-    def make(spec: FeatureSpec, folder: Path = Path("/nowhere"), **changes: Any) -> RunRecord:
+    def make(spec: s.FeatureSpec, folder: Path = Path("/nowhere"), **changes: Any) -> RunRecord:
         rows = Rows(
             examples=changes.pop("examples", folder / "examples"),
             statistics=changes.pop("statistics", folder / "statistics"),
@@ -151,7 +137,7 @@ class ToyData:
 
 
 @pytest.fixture(scope="session")
-def toy_data(toy_spec: FeatureSpec, tmp_path_factory: pytest.TempPathFactory) -> ToyData:
+def toy_data(toy_spec: s.FeatureSpec, tmp_path_factory: pytest.TempPathFactory) -> ToyData:
     """Toy rows, written and sent through the real Transform code on Beam."""
     import apache_beam as beam
     import tensorflow as tf
@@ -317,9 +303,9 @@ def toy_export(toy_spec: Any, toy_transform: Any, tmp_path_factory: pytest.TempP
     """
     import tensorflow as tf
 
-    from mixrank.components.training.model_factory import vocabulary_sizes
-    from mixrank.layers.ranking.ranker import build_ranker
-    from mixrank.serving.export.signatures import export
+    from mixrank.components.training import vocabulary_sizes
+    from mixrank.layers.ranking import build_ranker
+    from mixrank.serving.export import export
 
     sizes = vocabulary_sizes(toy_spec, toy_transform)
     model = build_ranker(toy_spec, sizes, preset="tiny", params=PARAMS, seed=3)

@@ -10,20 +10,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from mixrank.layers.ranking.inputs import model_inputs, table_sizes
+from mixrank.layers.ranking import model_inputs, table_sizes
+from mixrank.schemas import Action, Categorical, FeatureSpec, Hash, History, MultiCategorical, Numeric, TimeGap, Vocab
 from mixrank.schemas.describe import describe
 from mixrank.schemas.encode import columns, decode, encode, to_instance
-from mixrank.schemas.features import (
-    Action,
-    Categorical,
-    FeatureSpec,
-    Hash,
-    History,
-    MultiCategorical,
-    Numeric,
-    TimeGap,
-    Vocab,
-)
 from mixrank.schemas.synthetic import toy_rows
 from mixrank.schemas.tfmd import parsing_spec, schema
 
@@ -173,7 +163,7 @@ def test_the_score_depends_on_it(after, case):
     import keras
     import numpy as np
 
-    from mixrank.layers.ranking.ranker import build_ranker
+    from mixrank.layers.ranking import build_ranker
 
     small = {"dim": 8, "attention_heads": 2, "mixing_heads": 2, "rank": 2, "num_layers": 1}
     model = build_ranker(after, ids(after), preset="tiny", params=small)

@@ -9,10 +9,9 @@ import keras
 import numpy as np
 import pytest
 
-from mixrank.components.metrics import find_metric
-from mixrank.components.metrics.metric import Rows
+from mixrank.components.metrics import Rows, find_metric
 from mixrank.layers.task_kinds import TASK_KINDS
-from mixrank.schemas.features import Label
+from mixrank.schemas import Label
 from mixrank.schemas.task_kinds import LABEL_KINDS
 
 ROOT = Path(__file__).parents[1]

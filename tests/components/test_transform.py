@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from mixrank.components.transform import KEYS, history_ids
-from mixrank.schemas.features import History, TimeGap
+from mixrank.schemas import History, TimeGap
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from tensorflow_data_validation.statistics import stats_impl
 from tfx.types import artifact_utils, standard_artifacts
 
 from mixrank.components.validation import Executor
+from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import columns
-from mixrank.schemas.features import FeatureSpec
 from mixrank.schemas.synthetic import toy_rows
 from mixrank.schemas.tfmd import as_text, schema
 

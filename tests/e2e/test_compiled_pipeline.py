@@ -21,8 +21,8 @@ PROCESSES = frozenset({"ExampleGen", "Trainer", "Pusher"})
 @pytest.fixture(scope="session")
 def compiled_run(finished, kubeflow_launcher, tmp_path_factory):
     """The config of the local run, compiled for a cluster, whose volume is a temporary folder, and run there."""
-    from mixrank.pipeline.config.run_config import load_config
-    from mixrank.pipeline.kubeflow.compiler import compile_pipeline
+    from mixrank.pipeline.config import load_config
+    from mixrank.pipeline.kubeflow import compile_pipeline
 
     root = tmp_path_factory.mktemp("cluster")
     config = load_config(finished.config, [f"kubeflow.mount={root / 'volume'}", "kubeflow.image=mixrank:test"])
@@ -64,7 +64,7 @@ def test_rows_are_scored_as_in_the_local_run(compiled_run, finished):
 
 
 def test_the_model_is_judged_as_in_the_local_run(compiled_run, finished):
-    from mixrank.components.judging.evaluation import load_metrics
+    from mixrank.components.judging import load_metrics
 
     ours = load_metrics(compiled_run.outputs["Evaluator"]["evaluation"]["uri"])
     local = load_metrics(str(finished.record.judgement.evaluation))
@@ -92,7 +92,7 @@ def test_the_pushed_version_is_the_trained_model_and_scores_as_the_local_one(com
 
 
 def test_the_next_run_is_compared_with_the_pushed_version(compiled_run):
-    from mixrank.components.judging.evaluation import load_metrics
+    from mixrank.components.judging import load_metrics
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -16,10 +16,10 @@ from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.histories import sequences, slices
 from mixrank.components.examples.popularity import count, daily_counts, popularity_of
 from mixrank.components.judging.attainable_metrics import IDEAL, PRIOR, evaluated, gain, observers
-from mixrank.components.metrics.ranking_metrics import auc
+from mixrank.components.metrics import auc
 from mixrank.components.training.optimizers import build_optimizer
-from mixrank.layers.ranking.ranker import build_ranker
-from mixrank.pipeline.config.run_config import load_config
+from mixrank.layers.ranking import build_ranker
+from mixrank.pipeline.config import load_config
 from mixrank.schemas.datasets.simulated import DATASET, SPEC
 from mixrank.schemas.simulation.log import DAY_MS, Events, blocks, draw_block
 from mixrank.schemas.simulation.world import Simulation, World, make_world

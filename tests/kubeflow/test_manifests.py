@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from mixrank.pipeline import cli
-from mixrank.pipeline.config.run_config import load_config
+from mixrank.pipeline.config import load_config
 from mixrank.pipeline.kubeflow.compiler import run_parameters
 from mixrank.serving import model_config
 from mixrank.serving.rollout import deployment

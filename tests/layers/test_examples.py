@@ -11,8 +11,8 @@ import keras
 import pytest
 
 import mixrank.layers
-from mixrank.layers.backbone.base import Backbone
-from mixrank.layers.base.layer import Layer
+from mixrank.layers.backbone import Backbone
+from mixrank.layers.base import Layer
 
 FILES = sorted(
     each.name for each in pkgutil.walk_packages(mixrank.layers.__path__, "mixrank.layers.") if not each.ispkg

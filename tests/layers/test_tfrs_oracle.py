@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from mixrank.layers.models.dcnv2.cross import Cross
-from mixrank.layers.models.dlrm.interaction import DotInteraction
+from mixrank.layers.models.dcnv2 import Cross
+from mixrank.layers.models.dlrm import DotInteraction
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from mixrank.layers.base.parts import Part
-from mixrank.layers.heads.task_heads import TaskHead, TaskHeads
-from mixrank.layers.tokens.tokenizers import EvenSplit, FieldTokens, InteractThenSplit, count_field_tokens
+from mixrank.layers.base import Part
+from mixrank.layers.heads import TaskHead, TaskHeads
+from mixrank.layers.tokens import EvenSplit, FieldTokens, InteractThenSplit, count_field_tokens
 
 X = np.random.default_rng(3).normal(size=(2, 7)).astype("float32")
 

@@ -2,14 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mixrank.components.baselines.additive import AdditiveLogOdds
-from mixrank.components.baselines.boosted_trees import BoostedTrees
-from mixrank.components.baselines.example_arrays import read_examples
-from mixrank.components.metrics.ranking_metrics import auc
+from mixrank.components.baselines import AdditiveLogOdds, BoostedTrees, read_examples
+from mixrank.components.metrics import auc
 from mixrank.pipeline.baselines import fit_additive, fit_boosted_trees
+from mixrank.schemas import CalendarDay, Dataset, LogSource, Table
 from mixrank.schemas.encode import encode
 from mixrank.schemas.synthetic import toy_rows
-from mixrank.schemas.tables import CalendarDay, Dataset, LogSource, Table
 
 HOUR = 3_600_000
 

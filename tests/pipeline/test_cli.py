@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mixrank.layers import registry
 from mixrank.layers.ranking import budget as budget_of
-from mixrank.layers.ranking.inputs import widths
+from mixrank.layers.ranking import widths
 from mixrank.pipeline import cli
 from mixrank.pipeline.commands import terminal
 from mixrank.schemas import tfmd

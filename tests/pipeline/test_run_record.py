@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mixrank.pipeline.config.run_config import RunConfig
+from mixrank.pipeline.config import RunConfig
 from mixrank.pipeline.run_record import Judgement, RunRecord, is_run, split_files
 
 

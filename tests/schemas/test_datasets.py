@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from mixrank.schemas import datasets
-from mixrank.schemas.tables import Dataset
+from mixrank.schemas import Dataset, datasets
 
 OWN = """
 from mixrank.schemas.datasets.movielens import DATASET as FILMS

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mixrank.schemas import Categorical, FeatureSpec, History, Vocab
 from mixrank.schemas.describe import HEADER, describe
-from mixrank.schemas.features import Categorical, FeatureSpec, History, Vocab
 
 
 def table(spec):

@@ -7,38 +7,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixrank import schemas as s
 from mixrank.schemas.encode import PADDING, check_row, columns, decode, encode, to_instance, to_request
-from mixrank.schemas.features import (
-    Action,
-    Categorical,
-    EventTime,
-    FeatureSpec,
-    History,
-    Key,
-    Label,
-    MultiCategorical,
-    Numeric,
-    Scenario,
-    TimeGap,
-)
 from mixrank.schemas.synthetic import toy_rows
 from mixrank.schemas.wire import entry, example, varint
 
-SPEC = FeatureSpec(
+SPEC = s.FeatureSpec(
     name="clips",
-    user=Key("user"),
-    item=Key("clip"),
-    time=EventTime("time"),
-    scenario=Scenario("tab", values=("home", "search")),
-    labels=(Label("click"), Label("like")),
+    user=s.Key("user"),
+    item=s.Key("clip"),
+    time=s.EventTime("time"),
+    scenario=s.Scenario("tab", values=("home", "search")),
+    labels=(s.Label("click"), s.Label("like")),
     features=(
-        Categorical("clip", group="item"),
-        Categorical("city", group="user", dtype="str"),
-        MultiCategorical("tag", group="item", max_length=3),
-        Numeric("age", group="user", required=True),
-        Action("action", flags=("click", "like")),
-        TimeGap("gap"),
-        History("past", of=("clip", "tag", "action", "gap"), length=2, window="before"),
+        s.Categorical("clip", group="item"),
+        s.Categorical("city", group="user", dtype="str"),
+        s.MultiCategorical("tag", group="item", max_length=3),
+        s.Numeric("age", group="user", required=True),
+        s.Action("action", flags=("click", "like")),
+        s.TimeGap("gap"),
+        s.History("past", of=("clip", "tag", "action", "gap"), length=2, window="before"),
     ),
 )
 ROW = {
@@ -155,7 +143,7 @@ def test_instances_have_a_fixed_length_and_are_legal_json():
 
 
 def test_a_missing_number_is_nan_in_an_instance():
-    spec = FeatureSpec(**{**SPEC.model_dump(), "features": [Numeric("age", group="user").model_dump()]})
+    spec = s.FeatureSpec(**{**SPEC.model_dump(), "features": [s.Numeric("age", group="user").model_dump()]})
     assert math.isnan(to_instance(spec, {"tab": "home"})["age"])
 
 

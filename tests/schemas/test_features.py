@@ -7,68 +7,54 @@ import sys
 
 import pytest
 
-from mixrank.schemas.features import (
-    Action,
-    Categorical,
-    EventTime,
-    FeatureSpec,
-    Hash,
-    History,
-    Key,
-    Label,
-    MultiCategorical,
-    Numeric,
-    Scenario,
-    TimeGap,
-    Vocab,
-)
+from mixrank import schemas as s
 
-CLIP = Categorical("clip", group="item")
-PAST = History("past", of=("clip",), length=3, window="before")
+CLIP = s.Categorical("clip", group="item")
+PAST = s.History("past", of=("clip",), length=3, window="before")
 
 
 def spec(*features, **changes):
     given = {
         "name": "clips",
-        "user": Key("person"),
-        "item": Key("clip"),
-        "time": EventTime("at"),
-        "scenario": Scenario("page", values=("home", "search")),
-        "labels": (Label("click"), Label("buy")),
+        "user": s.Key("person"),
+        "item": s.Key("clip"),
+        "time": s.EventTime("at"),
+        "scenario": s.Scenario("page", values=("home", "search")),
+        "labels": (s.Label("click"), s.Label("buy")),
         "features": features or (CLIP,),
     }
-    return FeatureSpec(**{**given, **changes})
+    return s.FeatureSpec(**{**given, **changes})
 
 
 @pytest.mark.parametrize(
     ("declare", "message"),
     [
-        (lambda: Vocab(mincount=2), r"Vocab has no field `mincount`; did you mean `min_count`\?"),
-        (lambda: Categorical("clip", grop="item"), r"Categorical has no field `grop`; did you mean `group`\?"),
-        (lambda: Key("per son"), "`name` must be letters, digits and underscores and begin with a letter"),
-        (lambda: Label("2nd"), "begin with a letter, received '2nd'"),
-        (lambda: Categorical("clip", group="itm"), "'user', 'item' or 'context'"),
-        (lambda: Categorical("clip"), r"group\s+Field required"),
-        (lambda: Vocab(min_count=0), "greater than or equal to 1"),
-        (lambda: Vocab(oov=0), "greater than or equal to 1"),
-        (lambda: Hash(size=0), "greater than or equal to 1"),
-        (lambda: Categorical("clip", group="item", dim=0), "greater than or equal to 1"),
-        (lambda: Categorical("clip", group="item", drift=1.5), "less than or equal to 1"),
-        (lambda: MultiCategorical("tag", group="item", max_length=0), "greater than or equal to 1"),
-        (lambda: Numeric("age", group="user", transform="log"), "'none', 'log1p', 'standardize'"),
-        (lambda: Numeric("age", group="user", default=float("nan")), "finite number"),
-        (lambda: Numeric("age", group="user", buckets=1), "greater than or equal to 2"),
-        (lambda: Label("click", weight=0), "greater than 0"),
-        (lambda: EventTime("at", unit="us"), "'s' or 'ms'"),
-        (lambda: Scenario("page", values=()), "at least 1 item"),
-        (lambda: Scenario("page", values=(1, 2, 1)), r"must be distinct, received \(1, 2, 1\)"),
-        (lambda: Scenario("page", values=(1, 2), labels=("one",)), r"one entry per value \(2\), received 1"),
-        (lambda: Action("action", flags=()), "at least 1 item"),
-        (lambda: Action("action", flags=tuple("abcdefghi")), "at most 8 items"),
-        (lambda: TimeGap("gap", buckets=65), "less than or equal to 64"),
-        (lambda: History("past", of=(), length=3, window="before"), "at least 1 item"),
-        (lambda: History("past", of=("clip",), length=0, window="before"), "greater than or equal to 1"),
-        (lambda: History("past", of=("clip",), length=3, window="befor"), "'before' or 'within'"),
+        (lambda: s.Vocab(mincount=2), r"Vocab has no field `mincount`; did you mean `min_count`\?"),
+        (lambda: s.Categorical("clip", grop="item"), r"Categorical has no field `grop`; did you mean `group`\?"),
+        (lambda: s.Key("per son"), "`name` must be letters, digits and underscores and begin with a letter"),
+        (lambda: s.Label("2nd"), "begin with a letter, received '2nd'"),
+        (lambda: s.Categorical("clip", group="itm"), "'user', 'item' or 'context'"),
+        (lambda: s.Categorical("clip"), r"group\s+Field required"),
+        (lambda: s.Vocab(min_count=0), "greater than or equal to 1"),
+        (lambda: s.Vocab(oov=0), "greater than or equal to 1"),
+        (lambda: s.Hash(size=0), "greater than or equal to 1"),
+        (lambda: s.Categorical("clip", group="item", dim=0), "greater than or equal to 1"),
+        (lambda: s.Categorical("clip", group="item", drift=1.5), "less than or equal to 1"),
+        (lambda: s.MultiCategorical("tag", group="item", max_length=0), "greater than or equal to 1"),
+        (lambda: s.Numeric("age", group="user", transform="log"), "'none', 'log1p', 'standardize'"),
+        (lambda: s.Numeric("age", group="user", default=float("nan")), "finite number"),
+        (lambda: s.Numeric("age", group="user", buckets=1), "greater than or equal to 2"),
+        (lambda: s.Label("click", weight=0), "greater than 0"),
+        (lambda: s.EventTime("at", unit="us"), "'s' or 'ms'"),
+        (lambda: s.Scenario("page", values=()), "at least 1 item"),
+        (lambda: s.Scenario("page", values=(1, 2, 1)), r"must be distinct, received \(1, 2, 1\)"),
+        (lambda: s.Scenario("page", values=(1, 2), labels=("one",)), r"one entry per value \(2\), received 1"),
+        (lambda: s.Action("action", flags=()), "at least 1 item"),
+        (lambda: s.Action("action", flags=tuple("abcdefghi")), "at most 8 items"),
+        (lambda: s.TimeGap("gap", buckets=65), "less than or equal to 64"),
+        (lambda: s.History("past", of=(), length=3, window="before"), "at least 1 item"),
+        (lambda: s.History("past", of=("clip",), length=0, window="before"), "greater than or equal to 1"),
+        (lambda: s.History("past", of=("clip",), length=3, window="befor"), "'before' or 'within'"),
     ],
 )
 def test_a_wrong_declaration_is_refused(declare, message):
@@ -80,42 +66,47 @@ def test_a_wrong_declaration_is_refused(declare, message):
     ("declare", "message"),
     [
         (lambda: spec(labels=()), "at least 1 item"),
-        (lambda: spec(time=EventTime("page")), "column `page` is declared twice: as time and as scenario"),
-        (lambda: spec(labels=(Label("click"), Label("click"))), "`click` is declared twice: as label and as label"),
-        (lambda: spec(CLIP, Numeric("click", group="user")), "twice: as label and as feature `click`"),
+        (lambda: spec(time=s.EventTime("page")), "column `page` is declared twice: as time and as scenario"),
+        (lambda: spec(labels=(s.Label("click"), s.Label("click"))), "`click` is declared twice: as label and as label"),
+        (lambda: spec(CLIP, s.Numeric("click", group="user")), "twice: as label and as feature `click`"),
         (
-            lambda: spec(CLIP, PAST, Numeric("past_clip", group="user")),
+            lambda: spec(CLIP, PAST, s.Numeric("past_clip", group="user")),
             "`past_clip` is declared twice: as history `past` and as feature `past_clip`",
         ),
-        (lambda: spec(Categorical("key_user", group="user")), "the name of a key after Transform and as feature"),
-        (lambda: spec(CLIP, TimeGap("page"), History("h", of=("page",), length=2, window="before")), "called `page`"),
-        (lambda: spec(CLIP, Action("clip", flags=("click",)), PAST), "two features are called `clip`"),
-        (lambda: spec(item=Key("person")), "`user` and `item` must be two columns, both are `person`"),
-        (lambda: spec(user=Key("page")), "key `page` may share its column with a Categorical only, not scenario"),
+        (lambda: spec(s.Categorical("key_user", group="user")), "the name of a key after Transform and as feature"),
         (
-            lambda: spec(Numeric("person", group="user")),
+            lambda: spec(CLIP, s.TimeGap("page"), s.History("h", of=("page",), length=2, window="before")),
+            "called `page`",
+        ),
+        (lambda: spec(CLIP, s.Action("clip", flags=("click",)), PAST), "two features are called `clip`"),
+        (lambda: spec(item=s.Key("person")), "`user` and `item` must be two columns, both are `person`"),
+        (lambda: spec(user=s.Key("page")), "key `page` may share its column with a Categorical only, not scenario"),
+        (
+            lambda: spec(s.Numeric("person", group="user")),
             "key `person` may share its column with a Categorical only, not feature `person`",
         ),
-        (lambda: spec(CLIP, item=Key("clip", dtype="str")), "key and feature `clip` differ in dtype: str and int"),
+        (lambda: spec(CLIP, item=s.Key("clip", dtype="str")), "key and feature `clip` differ in dtype: str and int"),
         (
-            lambda: spec(CLIP, History("past", of=("clp",), length=3, window="before")),
+            lambda: spec(CLIP, s.History("past", of=("clp",), length=3, window="before")),
             r"history `past` has no field `clp`: .*; did you mean `clip`\?",
         ),
         (
             lambda: spec(
-                CLIP, Categorical("person", group="user"), History("past", of=("person",), length=3, window="before")
+                CLIP,
+                s.Categorical("person", group="user"),
+                s.History("past", of=("person",), length=3, window="before"),
             ),
             "history `past` has no field `person`",
         ),
         (
-            lambda: spec(CLIP, PAST, History("old", of=("clip",), length=2, window="before")),
+            lambda: spec(CLIP, PAST, s.History("old", of=("clip",), length=2, window="before")),
             "histories `past` and `old` both have window='before'",
         ),
         (
-            lambda: spec(CLIP, History("past", of=("clip",), length=3, window="before", only="clik")),
+            lambda: spec(CLIP, s.History("past", of=("clip",), length=3, window="before", only="clik")),
             r"history `past`: `only` names 'clik', .*; did you mean `click`\?",
         ),
-        (lambda: spec(CLIP, TimeGap("gap")), "`gap` is a history-only field but no history lists it"),
+        (lambda: spec(CLIP, s.TimeGap("gap")), "`gap` is a history-only field but no history lists it"),
         (lambda: spec({"type": "categoricl", "name": "clip"}), "'categoricl' .* 'categorical', 'multi_categorical'"),
     ],
 )
@@ -125,10 +116,10 @@ def test_a_spec_that_contradicts_itself_is_refused(declare, message):
 
 
 def test_a_spec_survives_json(toy_spec):
-    copy = FeatureSpec.from_json(toy_spec.to_json())
+    copy = s.FeatureSpec.from_json(toy_spec.to_json())
     assert copy == toy_spec
     assert [type(feature) for feature in copy.features] == [type(feature) for feature in toy_spec.features]
-    assert copy.get("country").vocab == Hash(size=7)
+    assert copy.get("country").vocab == s.Hash(size=7)
     assert copy.scenario.values == ("home", "search", "cart")
 
 
@@ -138,8 +129,8 @@ def test_a_spec_cannot_be_changed(toy_spec):
 
 
 def test_flags_are_labels_then_actions_without_repetition():
-    action = Action("action", flags=("share", "click"))
-    history = History("past", of=("action",), length=2, window="before", only="share")
+    action = s.Action("action", flags=("share", "click"))
+    history = s.History("past", of=("action",), length=2, window="before", only="share")
     assert spec(CLIP, action, history).flags == ("click", "buy", "share")
 
 
@@ -165,9 +156,9 @@ def test_embeddings_are_widened_by_one_factor_and_nothing_else(toy_spec):
 
 
 def test_scenarios_have_names_for_people():
-    scenario = Scenario("page", values=(3, 7), labels=("home", "search"))
+    scenario = s.Scenario("page", values=(3, 7), labels=("home", "search"))
     assert (scenario.dtype, scenario.label_of(7), scenario.label_of(8)) == ("int", "search", "8")
-    assert Scenario("page", values=("a", "b")).label_of("a") == "a"
+    assert s.Scenario("page", values=("a", "b")).label_of("a") == "a"
 
 
 def test_declarations_import_without_tensorflow_and_numpy():

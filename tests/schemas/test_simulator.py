@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from mixrank.schemas.simulation import Observer
 from mixrank.schemas.simulation import log as simulated_log
 from mixrank.schemas.simulation.log import (
     DAY_MS,
@@ -20,7 +21,6 @@ from mixrank.schemas.simulation.log import (
     read_settings,
     write_log,
 )
-from mixrank.schemas.simulation.observer import Observer
 from mixrank.schemas.simulation.world import AGE_SHARES, SCENARIO_SHARES, Simulation, World, contrasts, make_world
 
 TINY = Simulation(users=7, items=9, days=4, impressions=2.0, seed=3)

@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from mixrank.schemas import datasets
+from mixrank.schemas import Categorical, FeatureSpec, MultiCategorical, Numeric, datasets
 from mixrank.schemas.encode import check_row, columns
-from mixrank.schemas.features import Categorical, FeatureSpec, MultiCategorical, Numeric
 from mixrank.schemas.synthetic import toy_rows
 
 

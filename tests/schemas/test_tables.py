@@ -4,16 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mixrank.schemas import datasets
-from mixrank.schemas.features import (
-    Categorical,
-    EventTime,
-    FeatureSpec,
-    Key,
-    Label,
-    Numeric,
-    Scenario,
-)
+from mixrank.schemas import Categorical, EventTime, FeatureSpec, Key, Label, Numeric, Scenario, datasets
 from mixrank.schemas.tables import (
     CalendarDay,
     Cut,

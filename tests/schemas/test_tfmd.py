@@ -6,8 +6,7 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from mixrank.schemas import datasets
-from mixrank.schemas.features import Categorical, FeatureSpec, MultiCategorical, Numeric
+from mixrank.schemas import Categorical, FeatureSpec, MultiCategorical, Numeric, datasets
 from mixrank.schemas.tfmd import GENERATED, SERVING, TRAINING, as_text, parsing_spec, schema
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mixrank.components.baselines.additive import AdditiveLogOdds
+from mixrank.components.baselines import AdditiveLogOdds
 
 
 def test_prediction_adds_smoothed_log_odds_of_each_key():

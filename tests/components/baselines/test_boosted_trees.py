@@ -1,36 +1,24 @@
 import numpy as np
 import pytest
 
-from mixrank.components.baselines.additive import AdditiveLogOdds
+from mixrank import schemas as s
+from mixrank.components.baselines import AdditiveLogOdds
 from mixrank.components.baselines.boosted_trees import CATEGORIES, BoostedTrees
 from mixrank.components.baselines.example_arrays import ExampleArrays
 from mixrank.components.metrics.ranking_metrics import auc, log_loss
-from mixrank.schemas.features import (
-    Action,
-    Categorical,
-    EventTime,
-    FeatureSpec,
-    History,
-    Key,
-    Label,
-    MultiCategorical,
-    Numeric,
-    Scenario,
-    TimeGap,
-)
 
 SMALL = {"trees": 30, "learning_rate": 0.2, "min_rows": 20}
 
 
 def plain_spec(*features, labels=("click",)):
-    return FeatureSpec(
+    return s.FeatureSpec(
         name="shop",
-        user=Key("member"),
-        item=Key("article"),
-        time=EventTime("ms"),
-        scenario=Scenario("page", values=("a", "b")),
-        labels=tuple(Label(name) for name in labels),
-        features=(*features, Numeric("price", group="item")),
+        user=s.Key("member"),
+        item=s.Key("article"),
+        time=s.EventTime("ms"),
+        scenario=s.Scenario("page", values=("a", "b")),
+        labels=tuple(s.Label(name) for name in labels),
+        features=(*features, s.Numeric("price", group="item")),
     )
 
 
@@ -49,7 +37,7 @@ def plain_rows(rows, seed=0, **columns):
 
 @pytest.mark.parametrize("group", ["user", "context"])
 def test_trees_learn_an_interaction_that_log_odds_do_not_add_up_to(group):
-    spec = plain_spec(Categorical("mood", group=group), Categorical("brand", group="item"))
+    spec = plain_spec(s.Categorical("mood", group=group), s.Categorical("brand", group="item"))
     rng = np.random.default_rng(3)
     mood, brand = rng.integers(1, 3, 6000), rng.integers(1, 3, 6000)
     click = (rng.random(6000) < np.where(mood == brand, 0.8, 0.2)).astype(int)
@@ -66,7 +54,7 @@ def test_trees_learn_an_interaction_that_log_odds_do_not_add_up_to(group):
 
 def test_trees_learn_which_member_likes_which_brand():
     """A taste that only past rows of the same member and brand tell of; there are too many members for categories."""
-    spec = plain_spec(Categorical("brand", group="item"))
+    spec = plain_spec(s.Categorical("brand", group="item"))
     rng = np.random.default_rng(4)
     member, brand = rng.integers(1, 101, 12000), rng.integers(1, 5, 12000)
     likes = rng.random((101, 5)) < 0.5
@@ -78,8 +66,8 @@ def test_trees_learn_which_member_likes_which_brand():
 
 
 def test_a_label_changes_no_feature_of_its_day_or_an_earlier_one():
-    tags = MultiCategorical("tag", group="item", max_length=2)
-    spec = plain_spec(Categorical("brand", group="item"), tags)
+    tags = s.MultiCategorical("tag", group="item", max_length=2)
+    spec = plain_spec(s.Categorical("brand", group="item"), tags)
     rng = np.random.default_rng(5)
     columns = {"brand": rng.integers(0, 90, 400), "tag": rng.integers(0, 5, (400, 2)), "click": rng.integers(0, 2, 400)}
     days = np.sort(rng.integers(0, 6, 400))
@@ -115,11 +103,11 @@ def test_evaluation_rows_see_every_training_day():
 
 def test_histories_become_counts_shares_and_matches():
     spec = plain_spec(
-        Categorical("brand", group="item"),
-        MultiCategorical("tag", group="item", max_length=2),
-        Action("action", flags=("click", "cart")),
-        TimeGap("gap"),
-        History("past", of=("brand", "tag", "action", "gap"), length=3, window="before"),
+        s.Categorical("brand", group="item"),
+        s.MultiCategorical("tag", group="item", max_length=2),
+        s.Action("action", flags=("click", "cart")),
+        s.TimeGap("gap"),
+        s.History("past", of=("brand", "tag", "action", "gap"), length=3, window="before"),
     )
     nan = np.nan
     rows = plain_rows(
@@ -155,7 +143,7 @@ def test_histories_become_counts_shares_and_matches():
 
 
 def test_few_values_are_categories_and_many_have_statistics():
-    spec = plain_spec(Categorical("brand", group="context"), Categorical("street", group="user"))
+    spec = plain_spec(s.Categorical("brand", group="context"), s.Categorical("street", group="user"))
     brand = np.arange(300) % CATEGORIES + 1
     street = np.arange(300) % (CATEGORIES + 1) + 1
     brand[7] = street[7] = 0

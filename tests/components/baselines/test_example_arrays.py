@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from mixrank.components.baselines.example_arrays import read_columns, read_examples
+from mixrank.components.baselines import read_columns, read_examples
+from mixrank.schemas import Action, FeatureSpec, History, Numeric, TimeGap
 from mixrank.schemas.encode import UNKNOWN_GAP, columns, encode
-from mixrank.schemas.features import Action, FeatureSpec, History, Numeric, TimeGap
 from mixrank.schemas.synthetic import toy_rows
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixrank.components.examples.calendar import local_days, parse_days, window_start
-from mixrank.schemas.tables import CalendarDay, Sliding
+from mixrank.schemas import CalendarDay, Sliding
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 

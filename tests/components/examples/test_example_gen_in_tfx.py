@@ -8,26 +8,25 @@ import pytest
 import tensorflow_data_validation as tfdv
 from tfx import v1 as tfx
 
-from mixrank.components.examples.example_gen import build_example_gen
-from mixrank.schemas.features import Action, Categorical, EventTime, FeatureSpec, History, Key, Label, Scenario, TimeGap
-from mixrank.schemas.tables import Dataset, LogSource, SplitByUserTail, Table
+from mixrank import schemas as s
+from mixrank.components.examples import build_example_gen
 
-DATASET = Dataset(
-    spec=FeatureSpec(
+DATASET = s.Dataset(
+    spec=s.FeatureSpec(
         name="tiny",
-        user=Key("user"),
-        item=Key("item"),
-        time=EventTime("time"),
-        scenario=Scenario("tab", values=(0, 1)),
-        labels=(Label("click"),),
+        user=s.Key("user"),
+        item=s.Key("item"),
+        time=s.EventTime("time"),
+        scenario=s.Scenario("tab", values=(0, 1)),
+        labels=(s.Label("click"),),
         features=(
-            Categorical("item", group="item"),
-            Action("action", flags=("click",)),
-            TimeGap("gap"),
-            History("past", of=("item", "action", "gap"), length=2, window="within"),
+            s.Categorical("item", group="item"),
+            s.Action("action", flags=("click",)),
+            s.TimeGap("gap"),
+            s.History("past", of=("item", "action", "gap"), length=2, window="within"),
         ),
     ),
-    source=LogSource(log=Table(files=("log.parquet",)), split=SplitByUserTail(valid=0, eval=0.2), max_bad_rows=0),
+    source=s.LogSource(log=s.Table(files=("log.parquet",)), split=s.SplitByUserTail(valid=0, eval=0.2), max_bad_rows=0),
 )
 
 

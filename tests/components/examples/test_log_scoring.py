@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import pytest
 
-from mixrank.schemas.features import Action, Categorical, EventTime, FeatureSpec, History, Key, Label, Scenario, TimeGap
-from mixrank.schemas.tables import CalendarDay, Dataset, LogSource, SplitByUserTail, Table
+from mixrank import schemas as s
 
 HOUR = 3_600_000
 # The first of May 2022 begins in Tokyo.
 START = 1_651_330_800_000
-SPEC = FeatureSpec(
+SPEC = s.FeatureSpec(
     name="shop",
-    user=Key("user"),
-    item=Key("item"),
-    time=EventTime("ms"),
-    scenario=Scenario("page", values=("home", "cart")),
-    labels=(Label("click"),),
+    user=s.Key("user"),
+    item=s.Key("item"),
+    time=s.EventTime("ms"),
+    scenario=s.Scenario("page", values=("home", "cart")),
+    labels=(s.Label("click"),),
     features=(
-        Categorical("item", group="item"),
-        Action("action", flags=("click",)),
-        TimeGap("gap"),
-        History("global", of=("item", "action", "gap"), length=5, window="before"),
+        s.Categorical("item", group="item"),
+        s.Action("action", flags=("click",)),
+        s.TimeGap("gap"),
+        s.History("global", of=("item", "action", "gap"), length=5, window="before"),
     ),
 )
-DATASET = Dataset(
+DATASET = s.Dataset(
     spec=SPEC,
-    source=LogSource(
-        log=Table(files=("log.csv",)),
-        window=CalendarDay(timezone="Asia/Tokyo"),
-        split=SplitByUserTail(valid=0.1, eval=0.1),
+    source=s.LogSource(
+        log=s.Table(files=("log.csv",)),
+        window=s.CalendarDay(timezone="Asia/Tokyo"),
+        split=s.SplitByUserTail(valid=0.1, eval=0.1),
     ),
 )
 # Three local days of one user, one event every six hours; item n is the n-th.
@@ -55,7 +54,7 @@ def read(folder):
 
 
 def test_days_are_local_and_histories_reach_behind_them(data, tmp_path):
-    from mixrank.components.examples.log_scoring import write_examples
+    from mixrank.components.examples import write_examples
 
     rows = read(write_examples(DATASET, data, tmp_path / "out", ("2022-05-02", "2022-05-02")))
     assert [row["item"] for row in rows] == [4, 5, 6, 7]
@@ -64,13 +63,13 @@ def test_days_are_local_and_histories_reach_behind_them(data, tmp_path):
 
 
 def test_without_days_every_row_is_written(data, tmp_path):
-    from mixrank.components.examples.log_scoring import write_examples
+    from mixrank.components.examples import write_examples
 
     assert [row["item"] for row in read(write_examples(DATASET, data, tmp_path / "out"))] == list(range(12))
 
 
 def test_examples_are_written_once_and_never_mixed(data, tmp_path):
-    from mixrank.components.examples.log_scoring import write_examples
+    from mixrank.components.examples import write_examples
 
     folder = write_examples(DATASET, data, tmp_path / "out", ("2022-05-01", "2022-05-01"))
     stamps = [path.stat().st_mtime_ns for path in sorted(folder.iterdir())]
@@ -81,7 +80,7 @@ def test_examples_are_written_once_and_never_mixed(data, tmp_path):
 
 
 def test_days_without_rows_are_refused(data, tmp_path):
-    from mixrank.components.examples.log_scoring import write_examples
+    from mixrank.components.examples import write_examples
 
     with pytest.raises(ValueError, match=r"has no rows from 2023-01-01 to 2023-01-02"):
         write_examples(DATASET, data, tmp_path / "out", ("2023-01-01", "2023-01-02"))

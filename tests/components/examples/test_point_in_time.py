@@ -9,25 +9,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mixrank import schemas as s
 from mixrank.components.examples.columns import examples
 from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.joined_log import FILE, ROW
 from mixrank.components.examples.user_shard import build
 from mixrank.schemas.encode import PADDING, decode
-from mixrank.schemas.features import (
-    Action,
-    Categorical,
-    EventTime,
-    FeatureSpec,
-    History,
-    Key,
-    Label,
-    MultiCategorical,
-    Numeric,
-    Scenario,
-    TimeGap,
-)
-from mixrank.schemas.tables import SPLITS, CalendarDay, Dataset, Join, LogSource, Prior, Sliding, SplitByUserTail, Table
 
 FIELDS = ("item", "author", "tags", "price", "action", "gap")
 HOUR = 3_600_000
@@ -39,38 +26,42 @@ TAGS = {0: [], 1: [7], 2: [8, 9, 10]}
 
 
 def dataset(window, only, order="oldest_first"):
-    spec = FeatureSpec(
+    spec = s.FeatureSpec(
         name="random",
-        user=Key("user", dtype="str"),
-        item=Key("item"),
-        time=EventTime("time"),
-        scenario=Scenario("place", values=(0, 1)),
-        labels=(Label("click"),),
+        user=s.Key("user", dtype="str"),
+        item=s.Key("item"),
+        time=s.EventTime("time"),
+        scenario=s.Scenario("place", values=(0, 1)),
+        labels=(s.Label("click"),),
         features=(
-            Categorical("item", group="item"),
-            Categorical("author", group="item", dtype="str"),
-            Categorical("price", group="item"),
-            MultiCategorical("tags", group="item", dtype="int", max_length=2),
-            Numeric("age", group="user"),
-            Action("action", flags=FLAGS),
-            TimeGap("gap"),
-            History("before", of=FIELDS, length=LENGTHS["before"], window="before", only=only),
-            History("within", of=FIELDS, length=LENGTHS["within"], window="within"),
+            s.Categorical("item", group="item"),
+            s.Categorical("author", group="item", dtype="str"),
+            s.Categorical("price", group="item"),
+            s.MultiCategorical("tags", group="item", dtype="int", max_length=2),
+            s.Numeric("age", group="user"),
+            s.Action("action", flags=FLAGS),
+            s.TimeGap("gap"),
+            s.History("before", of=FIELDS, length=LENGTHS["before"], window="before", only=only),
+            s.History("within", of=FIELDS, length=LENGTHS["within"], window="within"),
         ),
     )
-    return Dataset(
+    return s.Dataset(
         spec=spec,
-        source=LogSource(
-            log=Table(files=("log.parquet",)),
+        source=s.LogSource(
+            log=s.Table(files=("log.parquet",)),
             joins=(
-                Join(on="user", table=Table(files=("u.parquet",))),
-                Join(on="item", table=Table(files=("i.parquet",))),
+                s.Join(on="user", table=s.Table(files=("u.parquet",))),
+                s.Join(on="item", table=s.Table(files=("i.parquet",))),
             ),
-            prior=Prior(
-                table=Table(files=("p.parquet",)), items="seen", order=order, flags={"like": "liked"}, always=("click",)
+            prior=s.Prior(
+                table=s.Table(files=("p.parquet",)),
+                items="seen",
+                order=order,
+                flags={"like": "liked"},
+                always=("click",),
             ),
             window=window,
-            split=SplitByUserTail(valid=0.2, eval=0.3),
+            split=s.SplitByUserTail(valid=0.2, eval=0.3),
         ),
     )
 
@@ -133,7 +124,7 @@ def reference(data, log, ages, prior):
 
 def begin(time, window):
     """Start of the day or of the sliding window, with the standard library."""
-    if isinstance(window, Sliding):
+    if isinstance(window, s.Sliding):
         return time - 1000 * window.seconds
     zone = zoneinfo.ZoneInfo(window.timezone)
     local = datetime.datetime.fromtimestamp(time / 1000, zone)
@@ -175,7 +166,7 @@ def built(data, log, ages, prior):
     shard = build(data, tables)
     rows = np.arange(len(shard.split))
     return [
-        (SPLITS[split], decode(data.spec, serialized))
+        (s.SPLITS[split], decode(data.spec, serialized))
         for split, serialized in zip(shard.split, examples(shard.columns, rows), strict=True)
     ]
 
@@ -198,9 +189,9 @@ ROWS = st.fixed_dictionaries(
 SAME = {"user": "a", "item": 0, "time": START, "place": 0, "price": None, "click": 0, "like": 0}
 ITEMS = st.lists(st.integers(0, 3), max_size=4)
 WINDOWS = [
-    CalendarDay(),
-    CalendarDay(timezone="Asia/Shanghai", starts_at=4),
-    Sliding(seconds=6 * 3600),
+    s.CalendarDay(),
+    s.CalendarDay(timezone="Asia/Shanghai", starts_at=4),
+    s.Sliding(seconds=6 * 3600),
 ]
 
 

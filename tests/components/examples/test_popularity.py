@@ -6,16 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixrank.components.examples.calendar import local_days
+from mixrank import schemas as s
+from mixrank.components.examples import local_days
 from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.popularity import ALL, count, daily_counts, merge, popularity_of
-from mixrank.schemas.features import Categorical, EventTime, FeatureSpec, Key, Label, Numeric, Scenario
-from mixrank.schemas.tables import Dataset, LogSource, Popularity, Table
 
 HOUR = 3_600_000
 RULES = {
-    "rate": Popularity(of="author", label="click", smoothing=3.0, timezone="Asia/Shanghai"),
-    "seen": Popularity(of="author", timezone="Asia/Shanghai", starts_at=4),
+    "rate": s.Popularity(of="author", label="click", smoothing=3.0, timezone="Asia/Shanghai"),
+    "seen": s.Popularity(of="author", timezone="Asia/Shanghai", starts_at=4),
 }
 AUTHORS = [None, 7, 8, 9]
 rows = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1), st.integers(0, 120)), min_size=1, max_size=25)
@@ -69,33 +68,33 @@ def test_counts_hold_every_value_and_day_once():
 
 
 def dataset(popularity):
-    spec = FeatureSpec(
+    spec = s.FeatureSpec(
         name="toy",
-        user=Key("user"),
-        item=Key("item"),
-        time=EventTime("at"),
-        scenario=Scenario("place", values=(0, 1)),
-        labels=(Label("click"),),
+        user=s.Key("user"),
+        item=s.Key("item"),
+        time=s.EventTime("at"),
+        scenario=s.Scenario("place", values=(0, 1)),
+        labels=(s.Label("click"),),
         features=(
-            Categorical("item", group="item"),
-            Categorical("town", group="user"),
-            Numeric("item_clicks", group="item"),
-            Numeric("age", group="user"),
+            s.Categorical("item", group="item"),
+            s.Categorical("town", group="user"),
+            s.Numeric("item_clicks", group="item"),
+            s.Numeric("age", group="user"),
         ),
     )
-    return Dataset(spec=spec, source=LogSource(log=Table(files=("log.parquet",)), popularity=popularity))
+    return s.Dataset(spec=spec, source=s.LogSource(log=s.Table(files=("log.parquet",)), popularity=popularity))
 
 
 @pytest.mark.parametrize(
     ("popularity", "message"),
     [
-        ({"item_click": Popularity(of="item")}, "fills 'item_click', .*did you mean `item_clicks`"),
-        ({"age": Popularity(of="item")}, "fills 'age', which must be a Numeric of group item"),
-        ({"item_clicks": Popularity(of="town")}, "is of 'town', which must be a Categorical of group item"),
-        ({"item_clicks": Popularity(of="item", label="clik")}, "counts 'clik', .*did you mean `click`"),
+        ({"item_click": s.Popularity(of="item")}, "fills 'item_click', .*did you mean `item_clicks`"),
+        ({"age": s.Popularity(of="item")}, "fills 'age', which must be a Numeric of group item"),
+        ({"item_clicks": s.Popularity(of="town")}, "is of 'town', which must be a Categorical of group item"),
+        ({"item_clicks": s.Popularity(of="item", label="clik")}, "counts 'clik', .*did you mean `click`"),
     ],
 )
 def test_a_declaration_that_cannot_be_filled_is_refused(popularity, message):
     with pytest.raises(ValueError, match=message):
         dataset(popularity)
-    assert dataset({"item_clicks": Popularity(of="item", label="click")})
+    assert dataset({"item_clicks": s.Popularity(of="item", label="click")})

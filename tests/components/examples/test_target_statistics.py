@@ -3,8 +3,7 @@ import doctest
 import numpy as np
 import pytest
 
-from mixrank.components.examples import target_statistics
-from mixrank.components.examples.target_statistics import TargetStatistics
+from mixrank.components.examples import TargetStatistics, target_statistics
 
 
 def reference(values, days, labels, smoothing, value_lists, at):

@@ -7,7 +7,7 @@ import datetime
 import numpy as np
 import pytest
 
-from mixrank.components.examples.raw_tables import find_tables, read_batches
+from mixrank.components.examples import find_tables, read_batches
 from mixrank.components.examples.raw_values import convert
 from mixrank.components.judging.attainable_metrics import (
     EVALUATED_DAYS,
@@ -20,10 +20,9 @@ from mixrank.components.judging.attainable_metrics import (
     observers,
 )
 from mixrank.schemas.datasets.simulated import DATASET, SPEC
+from mixrank.schemas.simulation import Observer, Simulation, make_world
 from mixrank.schemas.simulation import log as simulated_log
 from mixrank.schemas.simulation.log import LAST_DAY, blocks, draw_block, write_log
-from mixrank.schemas.simulation.observer import Observer
-from mixrank.schemas.simulation.world import Simulation, make_world
 
 SIMULATION = Simulation(users=400, items=60, days=6, impressions=12.0, seed=2)
 

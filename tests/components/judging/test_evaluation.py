@@ -12,7 +12,7 @@ from mixrank.components.judging.evaluation import (
     load_metrics,
     why_not_blessed,
 )
-from mixrank.schemas.features import Categorical, EventTime, FeatureSpec, Key, Label, Scenario
+from mixrank.schemas import Categorical, EventTime, FeatureSpec, Key, Label, Scenario
 
 SPEC = FeatureSpec(
     name="shop",

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mixrank.components.training.settings import ModelSettings, TrainSettings
+from mixrank.components.training import ModelSettings, TrainSettings
 
 
 @pytest.fixture

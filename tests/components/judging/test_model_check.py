@@ -11,9 +11,7 @@ import pytest
 from mixrank.components.judging.model_check import GOLDEN_ROWS, compare, read_examples, score_afresh, stamp
 from mixrank.schemas.encode import encode
 from mixrank.schemas.synthetic import toy_rows
-from mixrank.serving.export import GOLDEN_FILE, WARMUP_FILE
-from mixrank.serving.export.golden import check_golden, read_golden
-from mixrank.serving.export.local_model import LocalModel
+from mixrank.serving.export import GOLDEN_FILE, WARMUP_FILE, LocalModel, check_golden, read_golden
 
 SIGNATURES = ("serving_default", "score_rows", "rank_candidates")
 NAMES = [f"{loader}/{signature}" for loader in ("tf2", "session") for signature in SIGNATURES]

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, ndcg_score
 
-from mixrank.components.judging.evaluation import Thresholds
-from mixrank.components.metrics import Rows, measure
+from mixrank.components.judging import Thresholds
+from mixrank.components.metrics import Metric, Rows, measure, ndcg_at
 from mixrank.components.metrics import table as table_of_metrics
-from mixrank.components.metrics.metric import Metric
-from mixrank.components.metrics.ndcg import ndcg_at
 from mixrank.components.metrics.table import OWN, directed, find_metric, metrics
 from mixrank.components.training.settings import EarlyStopping
 from mixrank.pipeline.reports.intervals import draw_users

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mixrank.components.training import Optimizer, build_strategy
 from mixrank.components.training.micro_batches import MicroBatched
 from mixrank.components.training.optimizers import build_optimizer
-from mixrank.components.training.settings import Optimizer
-from mixrank.components.training.strategy import build_strategy
 
 SGD = Optimizer(name="sgd", learning_rate=0.1)
 ADAM = Optimizer(learning_rate=0.01, schedule="cosine", warmup=0.5)

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
+from mixrank.components.training import Optimizer
 from mixrank.components.training.optimizers import build_optimizer
-from mixrank.components.training.settings import Optimizer
 
 
 def model():

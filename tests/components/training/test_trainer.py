@@ -11,11 +11,9 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from mixrank.components.training import build_strategy, train_model, validation_metrics
 from mixrank.components.training.model_factory import build_model, resolve
-from mixrank.components.training.predictions import validation_metrics
 from mixrank.components.training.settings import EarlyStopping, ModelSettings, Optimizer, TrainSettings
-from mixrank.components.training.strategy import build_strategy
-from mixrank.components.training.trainer import train_model
 
 PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3}
 MODEL = ModelSettings(name="hemix", preset="tiny", params=PARAMS)

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from mixrank.components.training.settings import ModelSettings, Optimizer, TrainSettings
-from mixrank.components.training.trainer import train_model
+from mixrank.components.training import ModelSettings, Optimizer, TrainSettings, train_model
 
 
 @pytest.mark.slow

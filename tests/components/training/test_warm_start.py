@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 from mixrank.components.training.warm_start import find_export, warm_start
-from mixrank.layers.ranking.ranker import build_ranker
-from mixrank.schemas.features import Vocab
+from mixrank.layers.ranking import build_ranker
+from mixrank.schemas import Vocab
 from mixrank.serving.base import METADATA
 
 PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3, "num_layers": 1}
@@ -166,8 +166,8 @@ def test_a_reference_to_no_model_says_where_it_looked(tmp_path, reference):
 
 @pytest.mark.slow
 def test_a_real_export_is_taken_over_whole(toy_spec, toy_transform, tmp_path):
-    from mixrank.components.training.model_factory import vocabulary_sizes
-    from mixrank.serving.export.signatures import export
+    from mixrank.components.training import vocabulary_sizes
+    from mixrank.serving.export import export
 
     sizes = vocabulary_sizes(toy_spec, toy_transform)
     old, new = (build_ranker(toy_spec, sizes, preset="tiny", params=PARAMS, seed=seed) for seed in (1, 2))

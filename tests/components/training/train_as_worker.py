@@ -17,10 +17,8 @@ def main(file: str) -> None:
     arguments = json.loads(Path(file).read_text())
     import tensorflow_transform as tft
 
-    from mixrank.components.training import resumable_training
-    from mixrank.components.training.settings import ModelSettings, TrainSettings
-    from mixrank.components.training.trainer import train_model
-    from mixrank.schemas.features import FeatureSpec
+    from mixrank.components.training import ModelSettings, TrainSettings, resumable_training, train_model
+    from mixrank.schemas import FeatureSpec
 
     if die_after := arguments.get("die_after"):
         begin = resumable_training.Rounds.on_epoch_begin

@@ -5,12 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixrank.layers.backbone.base import Widths, all_vectors
-from mixrank.layers.backbone.fields import FieldBackbone
-from mixrank.layers.backbone.tokens import TokenBackbone
-from mixrank.layers.base.candidates import per_candidate
-from mixrank.layers.base.parts import Part
-from mixrank.layers.tokens.pooling import count_pooling
+from mixrank.layers.backbone import FieldBackbone, TokenBackbone, Widths, all_vectors
+from mixrank.layers.base import Part, per_candidate
+from mixrank.layers.tokens import count_pooling
 
 WIDTHS = Widths({"user": (5,), "item": (4, 3), "context": (2,)}, {"before": (7, 6), "within": (3, 9)})
 ROWS = np.array([2, 0, 2, 3, 0])

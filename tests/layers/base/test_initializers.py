@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from mixrank.layers.base.initializers import PerToken, seeded
+from mixrank.layers.base import PerToken, seeded
 
 
 @pytest.mark.parametrize(("name", "variance"), [("glorot_uniform", 2 / (30 + 50)), ("he_normal", 2 / 30)])

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from pydantic import Field, PositiveInt
 
-from mixrank.layers.backbone.fields import FieldBackbone
-from mixrank.layers.base.layer import Activation, Initializer, Layer
-from mixrank.layers.models.hemix.hemix import HeMix
+from mixrank.layers.backbone import FieldBackbone
+from mixrank.layers.base import Activation, Initializer, Layer
+from mixrank.layers.models.hemix import HeMix
 
 
 @keras.saving.register_keras_serializable("tests")

@@ -6,8 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from mixrank.layers.experts.dense import SharedDenseMoE, count_dense_moe
-from mixrank.layers.experts.scenario import ScenarioSparseMoE, count_scenario_moe
+from mixrank.layers.experts import ScenarioSparseMoE, SharedDenseMoE, count_dense_moe, count_scenario_moe
 from mixrank.layers.experts.sparse import Experts, choose_dispatch, dispatch_here, group
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from mixrank.layers.mixing.attention import SelfAttention, masked_softmax
+from mixrank.layers.mixing import SelfAttention, masked_softmax
 
 RNG = np.random.default_rng(2)
 DYNAMIC = RNG.normal(size=(2, 3, 4)).astype("float32")

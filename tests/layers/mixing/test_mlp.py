@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixrank.layers.mixing.mlp import MLP
+from mixrank.layers.mixing import MLP
 
 X = np.random.default_rng(3).normal(size=(2, 3, 4)).astype("float32")
 

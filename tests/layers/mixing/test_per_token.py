@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixrank.layers.mixing.blocks import PostNormBlock
-from mixrank.layers.mixing.ffn import PerTokenFFN, SharedFFN
-from mixrank.layers.mixing.per_token import PerTokenDense
-from mixrank.layers.mixing.token_mixing import HeteroMixing
+from mixrank.layers.mixing import HeteroMixing, PerTokenDense, PerTokenFFN, PostNormBlock, SharedFFN
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2, 3, 4)).astype("float32")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixrank.layers.mixing.swiglu import PerTokenSwiGLU, SwiGLU
+from mixrank.layers.mixing import PerTokenSwiGLU, SwiGLU
 
 X = np.random.default_rng(2).normal(size=(2, 3, 4)).astype("float32")
 

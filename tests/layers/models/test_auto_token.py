@@ -6,10 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from mixrank.layers.base.initializers import PerToken
-from mixrank.layers.mixing.token_mixing import block_transpose
-from mixrank.layers.models.mtmixatt.auto_token import AutoToken
-from mixrank.layers.models.mtmixatt.learned_mixing import LearnedMixing, Rotation
+from mixrank.layers.base import PerToken
+from mixrank.layers.mixing import block_transpose
+from mixrank.layers.models.mtmixatt import AutoToken, LearnedMixing, Rotation
 
 
 def _normal(*shape, seed=0):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixrank.layers.backbone.base import Widths
+from mixrank.layers.backbone import Widths
 from mixrank.layers.models.autoint import AutoInt, InteractingLayer
 
 SMALL = {"dim": 5, "attention_dim": 8, "attention_heads": 2, "num_layers": 2, "mlp_units": (11, 7)}

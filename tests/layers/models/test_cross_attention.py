@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.layers.models.mixformer.cross_attention import PerHeadCrossAttention
+from mixrank.layers.models.mixformer import PerHeadCrossAttention
 
 RNG = np.random.default_rng(6)
 QUERIES = RNG.normal(size=(4, 3, 5)).astype("float32")

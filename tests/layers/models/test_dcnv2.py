@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixrank.layers.backbone.base import Widths
-from mixrank.layers.models.dcnv2.dcnv2 import DCNv2
+from mixrank.layers.backbone import Widths
+from mixrank.layers.models.dcnv2 import DCNv2
 from mixrank.layers.registry import presets
 
 SMALL = {"num_layers": 2, "rank": 3, "num_experts": 4, "mlp_units": (8, 5)}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixrank.layers.backbone.base import Widths
-from mixrank.layers.models.dlrm.dlrm import DLRM
+from mixrank.layers.backbone import Widths
+from mixrank.layers.models.dlrm import DLRM
 
 SMALL = {"dim": 3, "bottom_units": (7, 5), "top_units": (8, 6)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixrank.layers.models.mixformer.head_mixing import HeadAttention, HeadMixing
+from mixrank.layers.models.mixformer import HeadAttention, HeadMixing
 
 RNG = np.random.default_rng(8)
 GOLDEN = np.array([[[1, 2, 3, 4], [5, 6, 7, 8]]], "float32")

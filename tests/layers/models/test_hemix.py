@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixrank.layers.backbone.base import Widths
-from mixrank.layers.base.parts import counts
-from mixrank.layers.models.hemix.hemix import HeMix
+from mixrank.layers.backbone import Widths
+from mixrank.layers.base import counts
+from mixrank.layers.models.hemix import HeMix
 from mixrank.layers.registry import presets
 
 SMALL = {
@@ -277,7 +277,7 @@ def test_a_preset_has_the_published_size(preset, features, millions):
 
 @pytest.mark.slow
 def test_small_really_has_that_size(spec, sizes):
-    from mixrank.layers.ranking.ranker import build_ranker
+    from mixrank.layers.ranking import build_ranker
 
     model = build_ranker(spec, sizes, preset="small")
     parts = {part.name: part.parameters for part in counts(model)}

@@ -7,9 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from mixrank.layers.backbone.base import Widths
-from mixrank.layers.models.hiformer.field_attention import CompositeProjection, FieldAttention
-from mixrank.layers.models.hiformer.hiformer import Hiformer
+from mixrank.layers.backbone import Widths
+from mixrank.layers.models.hiformer import CompositeProjection, FieldAttention, Hiformer
 from mixrank.layers.registry import presets
 
 SMALL = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from mixrank.layers.models.dlrm.interaction import DotInteraction
+from mixrank.layers.models.dlrm import DotInteraction
 
 V = np.random.default_rng(2).normal(size=(2, 4, 3)).astype("float32")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixrank.layers.models.hemix.interest_extraction import MixedQueryAttention
+from mixrank.layers.models.hemix import MixedQueryAttention
 
 RNG = np.random.default_rng(2)
 DYNAMIC = RNG.normal(size=(2, 3, 4)).astype("float32")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.layers.models.mtmixatt.lora import ScenarioAdapter
+from mixrank.layers.models.mtmixatt import ScenarioAdapter
 from mixrank.layers.models.mtmixatt.scenario_heads import ScenarioHeads, product_logit
 
 HEADS = {"tasks": ("click", "buy"), "units": (5, 7), "scenarios": 4}

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixrank.layers.backbone.base import Widths
-from mixrank.layers.base.parts import counts
-from mixrank.layers.mixing.swiglu import SwiGLU
-from mixrank.layers.models.mixformer.block import MixFormerBlock
-from mixrank.layers.models.mixformer.mixformer import MixFormer
+from mixrank.layers.backbone import Widths
+from mixrank.layers.base import counts
+from mixrank.layers.mixing import SwiGLU
+from mixrank.layers.models.mixformer import MixFormer, MixFormerBlock
 from mixrank.layers.registry import presets
 
 SMALL = {
@@ -445,7 +444,7 @@ def test_a_preset_has_the_derived_size(preset, dim, blocks, millions):
 
 @pytest.mark.slow
 def test_small_really_has_that_size_and_answers(spec, sizes, make_rows):
-    from mixrank.layers.ranking.ranker import build_ranker
+    from mixrank.layers.ranking import build_ranker
 
     model = build_ranker(spec, sizes, model="mixformer", preset="small", params={"user_heads": 8})
     parts = {part.name: part.parameters for part in counts(model)}

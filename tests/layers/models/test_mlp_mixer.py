@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mixrank.layers.mixing.blocks import PreNormBlock
-from mixrank.layers.mixing.ffn import SharedFFN
+from mixrank.layers.mixing import PreNormBlock, SharedFFN
 from mixrank.layers.models.mlp_mixer import MLPMixer, TokenMLP
 
 SMALL = {"dim": 5, "num_tokens": 4, "num_layers": 2, "token_expansion": 3, "expansion": 2}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixrank.layers.models.mtgr.group_norm import GroupLayerNorm
-from mixrank.layers.models.mtgr.mtgr import MTGR
+from mixrank.layers.models.mtgr import MTGR, GroupLayerNorm
 from mixrank.layers.models.mtgr.silu_attention import SiluAttentionBlock, visible_keys
 
 SMALL = {"dim": 8, "num_layers": 3, "attention_heads": 2, "token_units": (5,), "head_units": (6,)}

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from mixrank.layers import registry
-from mixrank.layers.backbone.base import Widths
-from mixrank.layers.models.mtmixatt.mtmixatt import MTmixAtt
-from mixrank.layers.ranking.budget import dense_parameters
-from mixrank.layers.ranking.inputs import field_names, widths
-from mixrank.layers.ranking.ranker import build_ranker, load
+from mixrank.layers.backbone import Widths
+from mixrank.layers.models.mtmixatt import MTmixAtt
+from mixrank.layers.ranking import build_ranker, dense_parameters, field_names, load, widths
 from mixrank.schemas.datasets.kuairand import SPEC as KUAIRAND
 
 SCENARIOS = ("home", "search", "cart", "help")

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.layers.backbone.base import Widths
-from mixrank.layers.models.rankmixer.rankmixer import RankMixer
-from mixrank.layers.models.rankmixer.relu_moe import ReluMoE
-from mixrank.layers.ranking.ranker import build_ranker
+from mixrank.layers.backbone import Widths
+from mixrank.layers.models.rankmixer import RankMixer, ReluMoE
+from mixrank.layers.ranking import build_ranker
 from mixrank.layers.registry import presets
 
 ROOT = Path(__file__).parents[3]

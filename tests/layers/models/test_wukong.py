@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixrank.layers.models.wukong.factorization import FactorizationBlock, TokenProjection
-from mixrank.layers.models.wukong.wukong import Wukong
+from mixrank.layers.models.wukong import FactorizationBlock, TokenProjection, Wukong
 
 SMALL = {
     "dim": 4,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mixrank.layers import registry
-from mixrank.layers.backbone.base import Widths
+from mixrank.layers.backbone import Widths
 from mixrank.layers.ranking import budget
 
 WIDTHS = Widths({"user": (30, 12), "item": (20,), "context": (2,)}, {"before": (7, 16)})

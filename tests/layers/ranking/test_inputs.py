@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mixrank.layers.ranking.inputs import model_inputs, table_sizes
+from mixrank.layers.ranking import model_inputs, table_sizes
 
 
 def test_every_transformed_column_is_an_input(spec):

@@ -8,10 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from mixrank.layers.base.parts import Part, counts
-from mixrank.layers.ranking.inputs import model_inputs
-from mixrank.layers.ranking.ranker import build_ranker, load
-from mixrank.schemas.features import Categorical, FeatureSpec, History
+from mixrank.layers.base import Part, counts
+from mixrank.layers.ranking import build_ranker, load, model_inputs
+from mixrank.schemas import Categorical, FeatureSpec, History
 
 PARAMS = {
     "dim": 8,

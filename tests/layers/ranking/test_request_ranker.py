@@ -7,9 +7,8 @@ import pytest
 import tensorflow as tf
 
 from mixrank.layers import registry
-from mixrank.layers.ranking.inputs import model_inputs
-from mixrank.layers.ranking.ranker import build_ranker, load, request_ranker
-from mixrank.schemas.features import FeatureSpec
+from mixrank.layers.ranking import build_ranker, load, model_inputs, request_ranker
+from mixrank.schemas import FeatureSpec
 
 every_model = pytest.mark.parametrize("name", registry.names())
 # Options under which a model treats a request differently.

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from mixrank.layers.tokens.embedding import HistoryMask, IdEmbedding, MaskedMean
+from mixrank.layers.tokens import HistoryMask, IdEmbedding, MaskedMean
 
 IDS = np.array([[1, 4, 0], [2, 1, 3]])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixrank.layers.tokens.pooling import MeanPooling, TargetAttention, count_pooling, history_pooling, masked_mean
+from mixrank.layers.tokens import MeanPooling, TargetAttention, count_pooling, history_pooling, masked_mean
 
 RNG = np.random.default_rng(6)
 ITEMS = RNG.normal(size=(4, 5, 3)).astype("float32")

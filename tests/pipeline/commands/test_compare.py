@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from mixrank.pipeline import cli
 from mixrank.pipeline.comparing.trial_plan import trials
-from mixrank.pipeline.config.run_config import load_config
+from mixrank.pipeline.config import load_config
 from mixrank.schemas import datasets
 
 CONFIG = """

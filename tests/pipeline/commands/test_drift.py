@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 
 from mixrank.pipeline.commands.drift import drift
 from mixrank.schemas.synthetic import toy_rows
-from mixrank.serving.drift.logged_rows import LoggedRows
-from mixrank.serving.drift.row_summary import read_vocabularies, summarize
+from mixrank.serving.drift import LoggedRows, read_vocabularies, summarize
 
 app = typer.Typer()
 app.command()(drift)

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from mixrank.pipeline.commands import predict as predict_command
 from mixrank.pipeline.commands.predict import predict
-from mixrank.serving.base.model_versions import load_spec
-from mixrank.serving.client.request_rows import Inputs
-from mixrank.serving.export.golden import write_golden
+from mixrank.serving.base import load_spec
+from mixrank.serving.client import Inputs
+from mixrank.serving.export import write_golden
 
 
 @pytest.fixture

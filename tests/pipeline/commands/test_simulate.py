@@ -10,9 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from mixrank.pipeline.commands.simulate import simulate
-from mixrank.pipeline.config.run_config import load_config
-from mixrank.schemas.simulation.log import read_settings
-from mixrank.schemas.simulation.world import Simulation
+from mixrank.pipeline.config import load_config
+from mixrank.schemas.simulation import Simulation, read_settings
 
 
 def run(*arguments: str):

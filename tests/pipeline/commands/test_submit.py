@@ -17,7 +17,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from mixrank.pipeline.commands import kubeflow as submit_command
-from mixrank.pipeline.kubeflow.compiled_spec import CompiledSpec
+from mixrank.pipeline.kubeflow import CompiledSpec
 from mixrank.pipeline.kubeflow.run_progress import MOST_FAILURES, follow, read_run
 
 COMPILED = Path(__file__).parents[3] / "kubeflow" / "compiled"

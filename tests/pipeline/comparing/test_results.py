@@ -16,8 +16,8 @@ from mixrank.pipeline.comparing.results import collect
 from mixrank.pipeline.comparing.significance import paired_t_test, t_test
 from mixrank.pipeline.comparing.trial import judge
 from mixrank.pipeline.comparing.trial_plan import Trial
-from mixrank.pipeline.config.comparison_tables import Table
-from mixrank.pipeline.reports.against_last_pushed import exact_metrics
+from mixrank.pipeline.config import Table
+from mixrank.pipeline.reports import exact_metrics
 from mixrank.schemas import datasets
 
 VARIANTS = tuple({"name": name, "model": {"name": name}} for name in ("hemix", "dlrm", "dcnv2"))

@@ -7,14 +7,11 @@ import json
 import pandas as pd
 import pytest
 
-from mixrank.components.baselines.example_arrays import read_columns
+from mixrank.components.baselines import read_columns
 from mixrank.pipeline.baselines import fit_additive
-from mixrank.pipeline.comparing import tuning
-from mixrank.pipeline.comparing.run_comparison import Comparison
-from mixrank.pipeline.comparing.scheduler import run_jobs, training_jobs
+from mixrank.pipeline.comparing import Comparison, run_jobs, training_jobs, tuning
 from mixrank.pipeline.comparing.trial_plan import trials
-from mixrank.pipeline.config.comparison_tables import Range
-from mixrank.pipeline.config.run_config import RunConfig
+from mixrank.pipeline.config import Range, RunConfig
 
 TABLE = {
     "title": "Small ones",

@@ -8,10 +8,9 @@ import pytest
 
 from mixrank.layers import registry
 from mixrank.pipeline.comparing.trial_plan import seen, settings, size, trials
+from mixrank.pipeline.config import RunConfig, load_config
 from mixrank.pipeline.config.comparison_tables import CompareSettings, Range, Table, Tuned, Variant, shipped_tables
-from mixrank.pipeline.config.run_config import RunConfig, load_config
-from mixrank.schemas import datasets
-from mixrank.schemas.features import Categorical, History, MultiCategorical
+from mixrank.schemas import Categorical, History, MultiCategorical, datasets
 
 TWO = ({"name": "hemix", "model": {"name": "hemix"}}, {"name": "dlrm", "model": {"name": "dlrm"}})
 
@@ -39,7 +38,7 @@ def test_the_shipped_tables_plan_trainings_that_differ_in_their_variant_only(ear
 @pytest.mark.parametrize("table", shipped_tables())
 def test_every_training_of_a_shipped_table_has_a_model_that_can_be_built(table, earlier):
     from mixrank.components.training.model_factory import resolve
-    from mixrank.layers.ranking.ranker import build_ranker
+    from mixrank.layers.ranking import build_ranker
 
     spec = datasets.load("kuairand").spec
     sizes = {each.name: 10 for each in spec.inputs if isinstance(each, Categorical | MultiCategorical)}

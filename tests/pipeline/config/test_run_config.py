@@ -35,8 +35,8 @@ def test_a_shipped_config_names_a_dataset_and_a_model_that_exist(name):
 
 @pytest.mark.parametrize("name", SHIPPED_NAMES)
 def test_the_model_of_a_shipped_config_can_be_built(name):
-    from mixrank.layers.ranking.ranker import build_ranker
-    from mixrank.schemas.features import Categorical, MultiCategorical
+    from mixrank.layers.ranking import build_ranker
+    from mixrank.schemas import Categorical, MultiCategorical
 
     config = load_config(name)
     spec = config.load_dataset().spec

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mixrank.pipeline.config.run_config import load_config
+from mixrank.pipeline.config import load_config
 
 COMPILED = Path(__file__).parents[3] / "kubeflow" / "compiled"
 NAMES = ("kuairand", "movielens")
 
 
 def compile_(name, *overrides):
-    from mixrank.pipeline.kubeflow.compiler import compiled
+    from mixrank.pipeline.kubeflow import compiled
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -46,7 +46,7 @@ def kuairand():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_committed_file_is_what_the_config_compiles_to(name):
-    from mixrank.pipeline.kubeflow.compiler import compiled, image_of
+    from mixrank.pipeline.kubeflow import compiled, image_of
 
     path = COMPILED / f"{name}.yaml"
     image = image_of(path)
@@ -218,14 +218,14 @@ def test_a_wrong_setting_is_refused_by_name(override, message):
 
 
 def test_the_api_takes_yaml_only(tmp_path):
-    from mixrank.pipeline.kubeflow.compiler import compile_pipeline
+    from mixrank.pipeline.kubeflow import compile_pipeline
 
     with pytest.raises(ValueError, match=r"--output must end in \.yaml.*pipeline\.json"):
         compile_pipeline(load_config("movielens"), tmp_path / "pipeline.json")
 
 
 def test_a_file_that_is_no_compiled_pipeline_is_named(tmp_path):
-    from mixrank.pipeline.kubeflow.compiler import image_of
+    from mixrank.pipeline.kubeflow import image_of
 
     for text, message in ((None, "does not exist"), ("a: 1", "is not a compiled pipeline"), ("{", "is not a compiled")):
         path = tmp_path / "pipeline.yaml"

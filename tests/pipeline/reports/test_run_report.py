@@ -10,9 +10,9 @@ from sklearn.metrics import log_loss, roc_auc_score
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from mixrank.components.judging.evaluation import MetricValue
-from mixrank.pipeline.reports.run_report import metrics_table, write_report
+from mixrank.pipeline.reports import metrics_table, write_report
 from mixrank.pipeline.run_record import Judgement, Rows, RunRecord
-from mixrank.schemas.features import Categorical, EventTime, FeatureSpec, Key, Label, Scenario
+from mixrank.schemas import Categorical, EventTime, FeatureSpec, Key, Label, Scenario
 
 TASKS = ("click", "buy")
 PAGES = {"0": "home", "1": "search", "2": "cart", "3": "help", "4": "new"}

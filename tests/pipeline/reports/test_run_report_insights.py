@@ -6,7 +6,7 @@ import json
 import runpy
 from pathlib import Path
 
-from mixrank.pipeline.reports.run_report import write_report
+from mixrank.pipeline.reports import write_report
 
 # Test modules cannot import each other.
 neighbour = runpy.run_path(str(Path(__file__).with_name("test_run_report.py")))

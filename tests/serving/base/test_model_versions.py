@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mixrank.serving.base.model_versions import publish
+from mixrank.serving.base import publish
 
 
 @pytest.fixture

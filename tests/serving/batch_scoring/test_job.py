@@ -30,7 +30,7 @@ def toy_rows(toy_data):
 
 
 def score(toy_export, source, output, **options):
-    from mixrank.serving.batch_scoring.job import score
+    from mixrank.serving.batch_scoring import score
 
     return score(toy_export.base, source, output, **options)
 
@@ -362,7 +362,7 @@ def test_an_interrupted_run_does_only_what_is_left(toy_spec, toy_export, toy_row
 def test_another_input_or_model_is_refused(toy_spec, toy_export, toy_rows, tmp_path):
     import shutil
 
-    from mixrank.serving.batch_scoring.job import score as run
+    from mixrank.serving.batch_scoring import score as run
 
     source = tmp_path / "rows.parquet"
     write_parquet(toy_spec, toy_rows, source)
@@ -387,7 +387,7 @@ def test_two_runs_do_not_write_to_one_folder(toy_spec, toy_export, toy_rows, tmp
 
 
 def test_what_cannot_be_scored_is_said_before_anything_runs(toy_export, tmp_path):
-    from mixrank.serving.batch_scoring.job import score as run
+    from mixrank.serving.batch_scoring import score as run
 
     with pytest.raises(ValueError, match=r"model .*nowhere does not exist"):
         run(tmp_path / "nowhere", tmp_path, tmp_path / "out")

@@ -16,12 +16,10 @@ import numpy as np
 import pytest
 
 from mixrank.schemas.encode import PADDING, columns
-from mixrank.serving.base.model_versions import load_spec
+from mixrank.serving.base import load_spec
+from mixrank.serving.client import AsyncClient, Client, RowError, transport_rest
 from mixrank.serving.client import client as client_module
-from mixrank.serving.client import transport_rest
-from mixrank.serving.client.client import AsyncClient, Client
 from mixrank.serving.client.protocol import Address, Predict, ServingError, State
-from mixrank.serving.client.request_rows import RowError
 from mixrank.serving.dev_server import running
 from mixrank.serving.dev_server.errors import HTTP_STATUS, Refused
 
@@ -162,7 +160,7 @@ def test_candidates_get_the_scores_of_their_rows(call, toy_server, toy_export, c
 
 
 def test_the_folder_without_a_server_says_the_same(toy_export, toy_data, toy_scores, candidates):
-    from mixrank.serving.export.local_model import LocalModel
+    from mixrank.serving.export import LocalModel
 
     model, (request, items, rows) = LocalModel(toy_export.base), candidates
     assert model.score([]) == []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mixrank.serving.client import Inputs
 from mixrank.serving.client.protocol import Address, Ask, Calls, Pause, Predict, ServingError
-from mixrank.serving.client.request_rows import Inputs
 
 
 class Clock:

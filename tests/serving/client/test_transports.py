@@ -10,10 +10,9 @@ import pytest
 from hypothesis import strategies as st
 
 from mixrank.schemas.encode import PADDING, columns
+from mixrank.serving.client import Inputs, transport_grpc, transport_rest
 from mixrank.serving.client import tensorflow_serving_pb2 as messages
-from mixrank.serving.client import transport_grpc, transport_rest
 from mixrank.serving.client.protocol import Address, Calls, Predict
-from mixrank.serving.client.request_rows import Inputs
 from mixrank.serving.client.tensors import from_tensor
 
 

@@ -14,9 +14,9 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
-from mixrank.serving.client.client import Client
+from mixrank.serving.client import Client
 from mixrank.serving.dev_server import running
-from mixrank.serving.rollout.state_machine import Golden, Rollout
+from mixrank.serving.rollout import Golden, Rollout
 
 BODY = '{"instances": [1.0]}'
 
@@ -77,8 +77,8 @@ def test_swapping_versions_under_load_loses_no_request(save_tiny, tmp_path):
 
 
 def test_a_roll_out_moves_labels_under_load_without_a_failed_request(save_tiny, tmp_path):
-    from mixrank.serving.export.golden import write_golden
-    from mixrank.serving.rollout.model_server import RestServer
+    from mixrank.serving.export import write_golden
+    from mixrank.serving.rollout import RestServer
 
     base, golden = tmp_path / "tiny", tmp_path / "golden.jsonl"
     save_tiny(base, 1, factor=2.0)

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from mixrank.schemas.features import Categorical, FeatureSpec, Numeric
+from mixrank.schemas import Categorical, FeatureSpec, Numeric
 from mixrank.schemas.synthetic import toy_rows
-from mixrank.serving.drift.alarms import Finding, Limits, worst_first
+from mixrank.serving.drift import Finding, Limits, LoggedRows, read_vocabularies, summarize, worst_first
 from mixrank.serving.drift.feature_drift import (
     by_name,
     comparison_schema,
@@ -24,8 +24,6 @@ from mixrank.serving.drift.feature_drift import (
     missing_share,
     unseen_findings,
 )
-from mixrank.serving.drift.logged_rows import LoggedRows
-from mixrank.serving.drift.row_summary import read_vocabularies, summarize
 from mixrank.serving.drift.score_drift import (
     label_findings,
     population_stability,

@@ -9,7 +9,7 @@ import pytest
 
 from mixrank.schemas.encode import PADDING, columns
 from mixrank.schemas.synthetic import toy_rows
-from mixrank.serving.export.columns import to_columns
+from mixrank.serving.export import to_columns
 
 FULL = {
     "page": "cart",

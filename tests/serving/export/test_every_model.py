@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.components.training.model_factory import vocabulary_sizes
+from mixrank.components.training import vocabulary_sizes
 from mixrank.components.transform import KEYS
 from mixrank.layers import registry
-from mixrank.layers.ranking.ranker import build_ranker
+from mixrank.layers.ranking import build_ranker
 from mixrank.schemas.encode import encode
-from mixrank.serving.export.columns import request_and_item, to_columns, to_request_columns
+from mixrank.serving.export import export, request_and_item, to_columns, to_request_columns
 from mixrank.serving.export.loaders import REQUESTS, score_everywhere
-from mixrank.serving.export.signatures import export
 
 # What a request may hold beside what the toy rows hold.
 REQUEST_CASES: dict[str, dict] = {

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.components.training.model_factory import vocabulary_sizes
-from mixrank.layers.ranking.ranker import build_ranker
+from mixrank.components.training import vocabulary_sizes
+from mixrank.layers.ranking import build_ranker
+from mixrank.schemas import Categorical, FeatureSpec
 from mixrank.schemas.encode import PADDING, columns, encode, newest
-from mixrank.schemas.features import Categorical, FeatureSpec
-from mixrank.serving.export import signatures
-from mixrank.serving.export.columns import request_and_item, to_columns, to_request_columns
+from mixrank.serving.export import request_and_item, signatures, to_columns, to_request_columns
 from mixrank.serving.export.signatures import export, request_columns
 
 TASKS = ("click", "buy")

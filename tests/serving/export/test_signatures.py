@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.components.training.model_factory import vocabulary_sizes
+from mixrank.components.training import vocabulary_sizes
+from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import PADDING, Column, encode
-from mixrank.schemas.features import FeatureSpec
 from mixrank.schemas.wire import entry, example
 from mixrank.serving.base import METADATA
-from mixrank.serving.export.columns import to_columns
+from mixrank.serving.export import to_columns
 from mixrank.serving.export.loaders import REQUESTS
 from mixrank.serving.export.signatures import _ragged, export, row_columns
 

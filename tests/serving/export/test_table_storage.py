@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.components.training.model_factory import vocabulary_sizes
+from mixrank.components.training import vocabulary_sizes
 from mixrank.components.training.warm_start import warm_start
-from mixrank.layers.ranking.ranker import build_ranker, take_weights
-from mixrank.layers.tokens.embedding import IdEmbedding
+from mixrank.layers.ranking import build_ranker, take_weights
+from mixrank.layers.tokens import IdEmbedding
 from mixrank.serving.base import METADATA
-from mixrank.serving.export.columns import to_columns
-from mixrank.serving.export.signatures import export
+from mixrank.serving.export import export, to_columns
 
 TASKS = ("click", "buy")
 

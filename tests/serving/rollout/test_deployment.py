@@ -15,9 +15,8 @@ from typer.testing import CliRunner
 from mixrank.pipeline import cli
 from mixrank.pipeline.commands import terminal
 from mixrank.serving import model_config
-from mixrank.serving.rollout import deployment
+from mixrank.serving.rollout import Rollout, deployment
 from mixrank.serving.rollout.deployment import Options, Served, served, validate, write_deployment
-from mixrank.serving.rollout.state_machine import Rollout
 
 
 @pytest.fixture

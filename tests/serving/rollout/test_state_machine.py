@@ -18,15 +18,14 @@ from types import SimpleNamespace
 import pytest
 
 from mixrank.serving import model_config
-from mixrank.serving.base.model_versions import versions
+from mixrank.serving.base import versions
 from mixrank.serving.dev_server import repository
 from mixrank.serving.dev_server.errors import Refused
 from mixrank.serving.dev_server.repository import Repository, Version
-from mixrank.serving.export.golden import read_golden, write_golden
-from mixrank.serving.rollout import model_server
+from mixrank.serving.export import read_golden, write_golden
+from mixrank.serving.rollout import Golden, Rollout, model_server
 from mixrank.serving.rollout.log import Journal, locked
 from mixrank.serving.rollout.model_server import RestServer, State
-from mixrank.serving.rollout.state_machine import Golden, Rollout
 
 GOLDEN = [({"x": 1.0}, {"click": 0.25}), ({"x": 2.0}, {"click": 0.5})]
 
@@ -447,7 +446,7 @@ def test_a_label_that_the_server_does_not_take_is_an_error_and_the_command_can_g
 
 
 def test_a_deployed_version_is_followed_by_what_the_pusher_adds(base, tmp_path, monkeypatch):
-    from mixrank.serving.rollout.deployment import Options, served, write_deployment
+    from mixrank.serving.rollout import Options, served, write_deployment
 
     write_deployment(tmp_path / "out", [served(base / "1")], Options())
     config = tmp_path / "out" / "models.config"
