@@ -29,9 +29,9 @@ GET_MODEL_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 OPTIONS = (
     # Accept answers of any size.
     ("grpc.max_receive_message_length", -1),
-    # The client's own retries come sooner than gRPC would reconnect.
+    # The client's own retries come sooner than gRPC would reconnect. `grpc.min_reconnect_backoff_ms` would also limit
+    # the time of one attempt to connect, which a distant or busy server may need.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 MESSAGES: dict[type, Any] = {
