@@ -38,7 +38,7 @@ def compare(
     ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Train several models alike over several seeds on the last run's rows, and compare them.
+    """Train several models with the same settings and seeds on the last run's rows, and compare them.
 
     After an interruption, run the same command again to resume.
     """

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Base = Annotated[Path, typer.Argument(help="The model's folder of versions, such as runs/kuairand/serving/kuairand.")]
-Version = Annotated[int | None, typer.Option("--version", help="Version to use in place of the default one.")]
 Config = Annotated[Path | None, typer.Option("--config", help="The server's models.config (default: the one in BASE).")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the model (default: the name of BASE).")]
 BasePath = Annotated[
@@ -124,7 +123,7 @@ def push(
 @needs("pipeline")
 def canary(
     base: Base,
-    version: Version = None,
+    version: Annotated[int | None, typer.Option(help="Version to load (default: the newest).")] = None,
     url: Url = None,
     golden: GoldenFile = None,
     tolerance: Tolerance = 1e-4,
@@ -134,7 +133,7 @@ def canary(
     base_path: BasePath = None,
     wait: Wait = 120.0,
 ) -> None:
-    """Load a version (default: the newest) beside the stable one, and label it canary."""
+    """Load a version beside the stable one, and label it canary."""
     _rollout(base, config, name, base_path, url, wait).canary(version, golden=_golden(golden, tolerance, unchecked))
     _next("promote", base, config, name, url or "http://localhost:8501", "make it stable")
 
@@ -144,7 +143,7 @@ def canary(
 @needs("pipeline")
 def promote(
     base: Base,
-    version: Version = None,
+    version: Annotated[int | None, typer.Option(help="Refuse if the canary is not this version.")] = None,
     url: Url = None,
     golden: GoldenFile = None,
     tolerance: Tolerance = 1e-4,
@@ -155,7 +154,7 @@ def promote(
     base_path: BasePath = None,
     wait: Wait = 120.0,
 ) -> None:
-    """Make a version (default: the canary) stable if it passes the golden rows; the previous one stays loaded."""
+    """Make the canary stable if it passes the golden rows; the previous version stays loaded."""
     steps = _rollout(base, config, name, base_path, url, wait)
     steps.promote(version, golden=_golden(golden, tolerance, unchecked), keep=keep)
     _next("rollback", base, config, name, url, "if it disappoints: back to the previous version")
