@@ -186,7 +186,7 @@ def test_a_failure_leaves_the_old_output(mixrank, local, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name whom to ask and the rows: mixrank predict TARGET ROWS.jsonl"),
+        ([], "name a target and the rows: mixrank predict TARGET ROWS.jsonl"),
         (["http://h:1", "{rows}"], "name the model: --model NAME, or --spec DIR"),
         (["http://h:1", "{rows}", "--model", "m", "--drop-unknown"], "--drop-unknown needs --spec DIR"),
         (["ftp://h:1", "{rows}", "--model", "m"], "`target` must be like http://localhost:8501"),

@@ -114,7 +114,7 @@ def test_a_model_without_a_feature_does_not_see_it_in_histories_either():
     [
         ({"variants": TWO[:1]}, "at least 2 items"),
         ({"variants": (TWO[0], TWO[0])}, "two variants are named `hemix`"),
-        ({"variants": TWO, "reference": "dlmr"}, "no variant of the table; did you mean `dlrm`"),
+        ({"variants": TWO, "reference": "dlmr"}, "not a variant of the table; did you mean `dlrm`"),
         ({"variants": TWO, "scaling": True}, "`scaling` needs three `budgets`"),
         ({"variants": ({"name": "a", "model": {"name": "hemmix"}}, TWO[0])}, "no model `hemmix`; did you mean `hemix`"),
         (
