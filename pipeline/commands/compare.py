@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mixrank.pipeline.commands.terminal import Config, Overrides, console, errors, guarded, needs
+from mixrank.pipeline.commands.terminal import Config, Overrides, arguments, console, errors, guarded, needs
 
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Number of trainings at a time (default: one per core, or one per GPU).")
@@ -61,8 +61,12 @@ def compare(
     console.print(f"report: {page}\n        {markdown}", soft_wrap=True)
     _fail(failed)
     console.print("next:")
-    console.print(f"  mixrank tune {config}            # the same small search for every model", soft_wrap=True)
-    console.print(f"  mixrank run {config} --set model.name=...   # the pipeline with your choice", soft_wrap=True)
+    again = arguments(config, overrides)
+    for command, why in (
+        (f"tune {again}", "the same small search for every model"),
+        (f"run {again} --set model.name=...", "the pipeline with your choice"),
+    ):
+        console.print(f"  mixrank {command}   # {why}", soft_wrap=True, highlight=False, markup=False)
 
 
 @guarded
@@ -104,7 +108,8 @@ def tune(
     from mixrank.schemas.files import write_atomically
 
     earlier, _ = last_run(settings)
-    found = search_settings(settings, earlier, models or registry.names(), draws, parse_count(budget))
+    names = models or list(dict.fromkeys([*registry.names(), settings.model.name]))
+    found = search_settings(settings, earlier, names, draws, parse_count(budget))
     folder = settings.run_dir / FOLDER
     console.print(drawn_grid(found).table())
     say(f"{len(found)} trainings in {folder}, judged on the validation split")
@@ -117,7 +122,10 @@ def tune(
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     _fail(failed)
     console.print(
-        f"next:\n  put this into the config ({file} holds it), then  mixrank compare {config}", soft_wrap=True
+        f"next:\n  put this into the config ({file} holds it), then  mixrank compare {arguments(config, overrides)}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixrank.pipeline.commands.terminal import Config, console, errors, guarded, needs
+from mixrank.pipeline.commands.terminal import Config, arguments, console, errors, guarded, needs
 
 if TYPE_CHECKING:
     from mixrank.pipeline.config import RunConfig
@@ -64,12 +64,12 @@ def compile_spec(
 
     if check:
         image = image_of(output)
-        settings = load_config(config, [*(overrides or []), f"kubeflow.image={image}"])
+        given = [*(overrides or []), f"kubeflow.image={image}"]
+        settings = load_config(config, given)
         if output.read_text() != compiled(settings):
-            options = "".join(f" --set {override}" for override in overrides or [])
             raise ValueError(
                 f"{output} is not what {config} compiles to; refresh it: "
-                f"mixrank compile {config} --output {output}{options} --set kubeflow.image={image}"
+                f"mixrank compile {arguments(config, given)} --output {output}"
             )
         console.print(f"{output} is up to date", soft_wrap=True)
         return

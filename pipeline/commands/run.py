@@ -7,7 +7,7 @@ import time
 import typer
 
 from mixrank.pipeline.commands.report import show_report
-from mixrank.pipeline.commands.terminal import Config, Overrides, console, errors, guarded, needs
+from mixrank.pipeline.commands.terminal import Config, Overrides, arguments, console, errors, guarded, needs
 
 
 @guarded
@@ -29,18 +29,20 @@ def run(config: Config, overrides: Overrides = None) -> None:
     page = show_report([settings.run_dir], settings.run_dir / "report.html")
     errors.print(f"all components: {time.monotonic() - began:.0f} s", style="dim")
     console.print(f"report: {page}", soft_wrap=True)
+    again = arguments(config, overrides)
     if (judgement := record.judgement) and judgement.reasons:
         errors.print("\n[bold red]the model was not pushed:[/]")
         for reason in judgement.reasons:
             errors.print(f"  {reason}", markup=False, soft_wrap=True)
-        errors.print(f"next: look at the report, then  mixrank run {config} --set train.epochs=...", markup=False)
+        errors.print(
+            f"next: look at the report, then  mixrank run {again} --set train.epochs=...", markup=False, soft_wrap=True
+        )
         raise typer.Exit(1)
     console.print(f"pushed: {record.pushed}", soft_wrap=True)
     console.print("\nnext:")
-    console.print(
-        f"  mixrank report {settings.run_dir}          # this table and the HTML report again", soft_wrap=True
-    )
-    console.print(
-        f"  mixrank train {config} --set train.epochs=5   # a fast loop on the transformed rows", soft_wrap=True
-    )
-    console.print("  mixrank models hemix                       # parameters and presets", soft_wrap=True)
+    for command, why in (
+        (f"report {settings.run_dir}", "this table and the HTML report again"),
+        (f"train {again} --set train.epochs=5", "a fast loop on the transformed rows"),
+        (f"models {settings.model.name}", "parameters and presets"),
+    ):
+        console.print(f"  mixrank {command}   # {why}", soft_wrap=True, highlight=False, markup=False)

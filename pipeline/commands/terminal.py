@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Annotated, Any, Literal
 
@@ -80,6 +81,15 @@ def needs(extra: Extra) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return checked
 
     return decorate
+
+
+def arguments(config: str, overrides: Sequence[str] | None) -> str:
+    """A config and its overrides as they are given on the command line, for the command to run next.
+
+    >>> arguments("movielens", ["train.epochs=2", "train.early_stopping={metric: click.auc}"])
+    "movielens --set train.epochs=2 --set 'train.early_stopping={metric: click.auc}'"
+    """
+    return " ".join([shlex.quote(config), *(f"--set {shlex.quote(override)}" for override in overrides or [])])
 
 
 def require(extra: Extra, what: str) -> None:

@@ -52,8 +52,8 @@ def test_a_failed_check_names_the_command_that_refreshes_the_file(mixrank):
     result = mixrank("movielens", "--output", "one.yaml", "--check", "--set", "model.preset=small")
     assert result.exit_code == 1
     assert (
-        "one.yaml is not what movielens compiles to; refresh it: mixrank compile movielens --output one.yaml "
-        "--set model.preset=small --set kubeflow.image=mixrank:7"
+        "one.yaml is not what movielens compiles to; refresh it: mixrank compile movielens "
+        "--set model.preset=small --set kubeflow.image=mixrank:7 --output one.yaml"
     ) in result.output
 
 
