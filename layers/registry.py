@@ -14,19 +14,17 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import re
-import sys
 from collections.abc import Mapping
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pydantic
 
 from mixrank.layers.base import DropoutRate, Share, adapter, check_argument
+from mixrank.layers.references import announced, import_file, source_file
 from mixrank.schemas.naming import nearest
 
 if TYPE_CHECKING:
@@ -81,7 +79,7 @@ class _Place(NamedTuple):
 
 def names() -> list[str]:
     """Names of all models: those of mixrank and those that installed distributions announce."""
-    return sorted({*_ours(), *_announced()})
+    return sorted({*_ours(), *announced(ENTRY_POINTS)})
 
 
 def model(reference: str) -> Model:
@@ -166,10 +164,7 @@ def load_class(reference: str) -> type[Backbone]:
         reference: a model, as in `model`.
     """
     found = model(reference)
-    if reference.endswith(".py"):
-        module = _from_file(found.module, found.path, found.path.stat().st_mtime_ns)
-    else:
-        module = importlib.import_module(found.module)
+    module = import_file(found.path) if reference.endswith(".py") else importlib.import_module(found.module)
     return getattr(module, found.class_name)
 
 
@@ -186,14 +181,6 @@ def _ours() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(importlib.import_module(_MODELS).__path__)]
 
 
-@functools.cache
-def _announced() -> dict[str, str]:
-    """Entry point -> dotted path."""
-    from importlib.metadata import entry_points
-
-    return {point.name: point.value.replace(":", ".") for point in entry_points(group=ENTRY_POINTS)}
-
-
 def _place(reference: str) -> _Place:
     if reference.endswith(".py"):
         path = Path(reference).absolute()
@@ -203,10 +190,10 @@ def _place(reference: str) -> _Place:
     if reference in _ours():
         # `NAME.py`, or `NAME/NAME.py` in a room of its own.
         room = f"{_MODELS}.{reference}"
-        module = f"{room}.{reference}" if (found := _source(f"{room}.{reference}")) else room
+        module = f"{room}.{reference}" if (found := source_file(f"{room}.{reference}")) else room
         return _Place(reference, module, found or _existing(room), None)
-    if reference in _announced():
-        return _dotted(_announced()[reference])._replace(name=reference)
+    if reference in announced(ENTRY_POINTS):
+        return _dotted(announced(ENTRY_POINTS)[reference])._replace(name=reference)
     if re.fullmatch(r"\w+(\.\w+)+", reference):
         return _dotted(reference)
     raise ValueError(f"there is no model `{reference}`{nearest(reference, names())}")
@@ -214,52 +201,17 @@ def _place(reference: str) -> _Place:
 
 def _dotted(reference: str) -> _Place:
     parent, _, last = reference.rpartition(".")
-    if (path := _source(reference)) is not None:
+    if (path := source_file(reference)) is not None:
         return _Place(last, reference, path, None)
-    if (path := _source(parent)) is not None:
+    if (path := source_file(parent)) is not None:
         return _Place(last.lower(), parent, path, last)
     raise ValueError(f"there is no module `{parent}` for the model `{reference}`: is its package installed?")
 
 
 def _existing(module: str) -> Path:
-    path = _source(module)
+    path = source_file(module)
     assert path is not None, module
     return path
-
-
-def _source(module: str) -> Path | None:
-    """File of a module, found without importing the packages it stands in; None if there is none."""
-    if module in sys.modules:
-        file = getattr(sys.modules[module], "__file__", None)
-        return Path(file) if file else None
-    parent, _, _ = module.rpartition(".")
-    if not parent:
-        spec = importlib.util.find_spec(module)
-    else:
-        above = _source(parent)
-        if above is None or above.name != "__init__.py":
-            return None
-        spec = PathFinder.find_spec(module, [str(above.parent)])
-    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
-
-
-@functools.lru_cache(maxsize=16)
-def _from_file(name: str, path: Path, changed: int) -> Any:
-    """The module of a file, imported under the file's name; imported again if the file has changed."""
-    del changed
-    other = _source(name)
-    if other is not None and not other.samefile(path):
-        raise ValueError(f"model file {path} has the name of another module, {other}: rename it")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 # 2. What its file says.

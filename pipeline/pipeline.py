@@ -18,7 +18,7 @@ from mixrank.components.pushing import Pusher
 from mixrank.components.schema_gen import SchemaGen
 from mixrank.components.training import PUSHED, Trainer
 from mixrank.components.validation import ExampleValidator
-from mixrank.layers import registry
+from mixrank.layers import losses, registry
 from mixrank.pipeline import fingerprint
 from mixrank.pipeline.config import RunConfig
 from mixrank.schemas import Dataset
@@ -131,6 +131,7 @@ def create_pipeline(config: RunConfig, dataset: Dataset, target: Target) -> tfx.
             "mixrank.components.training.component",
             "mixrank.layers.models",
             registry.origin(config.model.name),
+            *map(losses.origin, config.train.loss.values()),
         ),
     }
     trainer = Trainer(

@@ -41,18 +41,20 @@ from mixrank.components.training import (
     Optimizer,
     TrainSettings,
     predict,
+    round_line,
+    shown_metrics,
+    task_loss,
     training_stream,
     transformed_rows,
     validation_metrics,
     vocabulary_sizes,
 )
 from mixrank.layers.ranking import table_sizes
-from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.pipeline.config import load_config
 from mixrank.pipeline.fast_loop import last_run, new_folder, record_training
 from mixrank.pipeline.run_record import split_files
 from mixrank.pipeline.runners import LOG_FILE, quiet
-from mixrank.schemas import FeatureSpec
+from mixrank.schemas import FeatureSpec, Label
 from mixrank.schemas.files import write_atomically
 from mixrank.schemas.naming import readable
 
@@ -105,6 +107,21 @@ class Crosses(tf_keras.layers.Layer):
         return x
 
 
+class Loss(tf_keras.losses.Loss):
+    """A loss of Keras 3, which legacy Keras does not take, on columns of labels and logits.
+
+    Args:
+        loss: value per row, `(rows,)`, of labels and logits `(rows, 1)`.
+    """
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__(name=loss.name)
+        self.loss = loss
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        return self.loss.call(tf.reshape(y_true, (-1, 1)), tf.reshape(y_pred, (-1, 1)))
+
+
 class Columns:
     """Columns of a row in the form that `Ranking` reads.
 
@@ -137,7 +154,7 @@ class Columns:
 
 
 def build(
-    name: str, columns: Columns, sizes: Mapping[str, int], settings: TrainSettings, steps: int, kind: str = "binary"
+    name: str, columns: Columns, sizes: Mapping[str, int], settings: TrainSettings, steps: int, label: Label
 ) -> tf_keras.Model:
     """A compiled model of one task.
 
@@ -145,9 +162,9 @@ def build(
         name: dlrm or dcn.
         columns: what it reads.
         sizes: number of ids of every table.
-        settings: optimizers.
+        settings: optimizers and losses.
         steps: int >= 1. Length of the training, for schedules.
-        kind: of the task.
+        label: of the task.
     """
     interaction = tfrs.layers.feature_interaction.DotInteraction() if name == "dlrm" else Crosses()
     model = tfrs.experimental.models.Ranking(
@@ -156,8 +173,7 @@ def build(
         feature_interaction=interaction,
         top_stack=tfrs.layers.blocks.MLP(list(TOP)),
         task=tfrs.tasks.Ranking(
-            # The same loss in legacy Keras, which does not take Keras 3's.
-            loss=getattr(tf_keras.losses, type(TASK_KINDS[kind].loss()).__name__)(from_logits=True),
+            loss=Loss(task_loss(label, settings)),
             loss_metrics=[tf_keras.metrics.Mean(name="mean_loss")],
         ),
     )
@@ -206,7 +222,7 @@ def train(
     steps = training.count() // settings.batch_size
     columns, sizes = Columns(spec), table_sizes(spec, vocabulary_sizes(spec, transform_output))
     models = {
-        label.name: build(name, columns, sizes, settings, settings.epochs * steps, label.kind) for label in spec.labels
+        label.name: build(name, columns, sizes, settings, settings.epochs * steps, label) for label in spec.labels
     }
     infer = columns.infer(models)
     validated = "valid" in rows and "valid" not in settings.splits
@@ -247,8 +263,7 @@ def train(
             raise ValueError(f"training loss is {entry['loss']} in round {number + 1}; lower the learning rate")
         history.append(entry)
         _write_log(run_dir / TRAINING_LOG, history)
-        said = "".join(f"  {metric} {value:.4f}" for metric, value in valid.items())
-        _say(f"round {number + 1}/{settings.epochs}  loss {loss:.4f}{said}")
+        _say(round_line(entry, settings.epochs, shown_metrics(spec)))
 
     predictions = predict(spec, infer, rows["eval"])
     card = {"name": f"tfrs-{name}", "preset": None, "params": _params(name), **_counts(models)}

@@ -2,12 +2,15 @@ from .batches import training_stream as training_stream
 from .component import Trainer as Trainer
 from .model_factory import build_model as build_model
 from .model_factory import compile_for_training as compile_for_training
+from .model_factory import task_loss as task_loss
 from .model_factory import transformed_rows as transformed_rows
 from .model_factory import vocabulary_sizes as vocabulary_sizes
 from .predictions import inference as inference
 from .predictions import predict as predict
+from .predictions import shown_metrics as shown_metrics
 from .predictions import validation_metrics as validation_metrics
 from .resumable_training import REPORT_EVERY_S as REPORT_EVERY_S
+from .resumable_training import round_line as round_line
 from .settings import PUSHED as PUSHED
 from .settings import ModelSettings as ModelSettings
 from .settings import Optimizer as Optimizer

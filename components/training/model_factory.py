@@ -16,12 +16,13 @@ from mixrank.components.training.optimizers import build_optimizer
 from mixrank.components.training.predictions import EVALUATION_BATCH
 from mixrank.components.training.settings import ModelSettings, TrainSettings
 from mixrank.components.training.strategy import use_jit
+from mixrank.layers import losses
 from mixrank.layers.backbone import backbone_of
 from mixrank.layers.base import counts
 from mixrank.layers.ranking import build_ranker, match, model_inputs, widths
 from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.layers.tokens import Storage
-from mixrank.schemas import FeatureSpec, Hash, Vocab
+from mixrank.schemas import FeatureSpec, Hash, Label, Vocab
 
 # Batches of evaluation rows from which a model may compute its insights.
 INSIGHT_BATCHES = 4
@@ -113,11 +114,17 @@ def compile_for_training(
     trained = MicroBatched(model, settings.accumulate_steps, several_workers)
     trained.compile(
         optimizer=optimizer,
-        loss={label.name: TASK_KINDS[label.kind].loss() for label in spec.labels},
+        loss={label.name: task_loss(label, settings) for label in spec.labels},
         loss_weights={label.name: label.weight for label in spec.labels},
         jit_compile=use_jit(settings.jit_compile, strategy),
     )
     return trained
+
+
+def task_loss(label: Label, settings: TrainSettings) -> keras.losses.Loss:
+    """The loss of labels and logits that a label is trained by."""
+    reference = settings.loss.get(label.name)
+    return TASK_KINDS[label.kind].loss() if reference is None else losses.load(reference)
 
 
 def model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:

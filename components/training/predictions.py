@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from mixrank.components.metrics import Rows, directed, measure
+from mixrank.components.metrics import Rows, directed, headlines, measure
 from mixrank.components.training.batches import TransformedRows, evaluation_batches
 from mixrank.components.transform import KEYS
 from mixrank.layers.task_kinds import TASK_KINDS
@@ -58,6 +58,19 @@ def validation_metrics(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str
         found |= {f"{label.name}.{metric}": value for metric, value in values.items()}
         found["loss"] += label.weight * values[TASK_KINDS[label.kind].loss_metric]
     return found
+
+
+def shown_metrics(spec: FeatureSpec) -> list[str]:
+    """Validation metrics for a line of progress: `loss`, and per task the headlines that are no part of it."""
+    return [
+        "loss",
+        *(
+            f"{label.name}.{metric.name}"
+            for label in spec.labels
+            for metric in headlines()
+            if metric.name != TASK_KINDS[label.kind].loss_metric
+        ),
+    ]
 
 
 def inference(model: keras.Model) -> Any:

@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,9 @@ class Rounds(keras.callbacks.Callback):
         batch_size: int >= 1. Rows per step, to log samples per second; a state with another batch size is refused.
         validate: returns metric name -> value, or None where there is no validation split. It must leave weights and
             random states alone.
-        validations_within: int >= 0. Evenly spaced validations in a round, before the one at its end.
+        validations_within: int from 0 to `POINTS` - 1. Evenly spaced points of a round's curve that are validated, the
+            one at its end not counted.
+        shown: validation metrics that the line of a round prints, beside that of `early_stopping`.
         early_stopping: when to stop, or None.
         chief: whether this worker writes.
         total: sums a number over the workers; with early stopping it is called after every round.
@@ -71,6 +73,7 @@ class Rounds(keras.callbacks.Callback):
         total_rounds: int,
         validate: Callable[[], dict[str, float]] | None = None,
         validations_within: int = 0,
+        shown: Collection[str] = ("loss",),
         early_stopping: EarlyStopping | None = None,
         chief: bool = True,
         total: Callable[[float], float] = float,
@@ -83,6 +86,7 @@ class Rounds(keras.callbacks.Callback):
         self.batch_size = batch_size
         self.total_rounds = total_rounds
         self.validate = validate
+        self.shown = [*dict.fromkeys([*shown, *([early_stopping.metric] if early_stopping else [])])]
         self.early_stopping = early_stopping
         self.chief = chief
         self.total = total
@@ -90,8 +94,10 @@ class Rounds(keras.callbacks.Callback):
         self.best: float | None = None
         self.best_round = 0
         self.stopped = False
-        self._validated = _evenly(steps_per_round, validations_within + 1) if validate else set()
-        self._logged = _evenly(steps_per_round, POINTS) | self._validated
+        steps = _evenly(steps_per_round, POINTS)
+        validated = {steps[n - 1] for n in _evenly(len(steps), validations_within + 1)} if validate else set()
+        # Step -> whether it is validated.
+        self._points = {step: step in validated for step in steps}
         self._curve: list[dict[str, Any]] = []
         # Step of the last point, and the sum of the losses up to that step.
         self._summed = (0, 0.0)
@@ -147,9 +153,9 @@ class Rounds(keras.callbacks.Callback):
         if not self.chief:
             return
         step = batch + 1
-        if step in self._logged and step < self.steps_per_round:
+        if step in self._points and step < self.steps_per_round:
             before = time.monotonic()
-            self._add_point(step, (logs or {})["loss"], self._validate() if step in self._validated else {})
+            self._add_point(step, (logs or {})["loss"], self._validate() if self._points[step] else {})
             # Samples per second count only training time.
             self._began += time.monotonic() - before
         now = time.monotonic()
@@ -168,25 +174,27 @@ class Rounds(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         seconds = time.monotonic() - self._began
         logs = dict(logs or {})
-        step = (epoch + 1) * self.steps_per_round
-        loss, valid = logs.pop("loss"), self._validate()
-        self._add_point(self.steps_per_round, loss, valid)
-        entry: dict[str, Any] = {
-            "round": epoch + 1,
-            "step": step,
-            "samples": step * self.batch_size,
-            "epoch": step / self.steps_per_pass,
-            "loss": loss,
-            "metrics": logs,
-            "valid": valid,
-            "curve": self._curve,
-            "samples_per_second": self.steps_per_round * self.batch_size / seconds,
-            "seconds": seconds,
-        }
-        if not math.isfinite(entry["loss"]):
-            raise ValueError(f"training loss is {entry['loss']} in round {epoch + 1}; lower the learning rate")
+        loss = logs.pop("loss")
+        if not math.isfinite(loss):
+            raise ValueError(f"training loss is {loss} in round {epoch + 1}; lower the learning rate")
         if self.chief:
-            self._record(entry)
+            step = (epoch + 1) * self.steps_per_round
+            valid = self._validate()
+            self._add_point(self.steps_per_round, loss, valid)
+            self._record(
+                {
+                    "round": epoch + 1,
+                    "step": step,
+                    "samples": step * self.batch_size,
+                    "epoch": step / self.steps_per_pass,
+                    "loss": loss,
+                    "metrics": logs,
+                    "valid": valid,
+                    "curve": self._curve,
+                    "samples_per_second": self.steps_per_round * self.batch_size / seconds,
+                    "seconds": seconds,
+                }
+            )
         if self.early_stopping is not None:
             self.stopped = self.model.stop_training = self.total(self.stopped) > 0
 
@@ -208,13 +216,7 @@ class Rounds(keras.callbacks.Callback):
         self._write_log()
         self._judge(entry)
         self._save(entry["round"])
-        valid = "".join(f"  {name} {value:.4f}" for name, value in entry["valid"].items())
-        print(
-            f"  round {entry['round']}/{self.total_rounds}  loss {entry['loss']:.4f}{valid}  "
-            f"{entry['samples_per_second']:,.0f} samples/s",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"  {round_line(entry, self.total_rounds, self.shown)}", file=sys.stderr, flush=True)
 
     def _judge(self, entry: dict[str, Any]) -> None:
         rule = self.early_stopping
@@ -262,7 +264,24 @@ class Rounds(keras.callbacks.Callback):
         write_atomically(self.log, lambda path: path.write_text(lines))
 
 
-def _evenly(steps: int, points: int) -> set[int]:
+def round_line(entry: Mapping[str, Any], rounds: int, shown: Collection[str]) -> str:
+    """A round in one line: training loss, some validation metrics where there are any, and speed.
+
+    Args:
+        entry: of the training log.
+        rounds: number of all rounds.
+        shown: names of validation metrics.
+
+    >>> entry = {"round": 1, "loss": 0.7, "valid": {"loss": 0.6, "click.auc": 0.8}, "samples_per_second": 1234.5}
+    >>> round_line(entry, 2, ["loss", "click.auc"])
+    'round 1/2  loss 0.7000  validation loss 0.6000  click.auc 0.8000  1,234 samples/s'
+    """
+    valid = {"validation loss" if name == "loss" else name: entry["valid"][name] for name in shown if entry["valid"]}
+    values = "".join(f"  {name} {value:.4f}" for name, value in {"loss": entry["loss"], **valid}.items())
+    return f"round {entry['round']}/{rounds}{values}  {entry['samples_per_second']:,.0f} samples/s"
+
+
+def _evenly(steps: int, points: int) -> list[int]:
     """`points` evenly spaced steps among 1, ..., steps, including the last."""
     points = min(steps, points)
-    return {round(number * steps / points) for number in range(1, points + 1)}
+    return [round(number * steps / points) for number in range(1, points + 1)]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mixrank.components.metrics import directed, find_metric
+from mixrank.layers import losses
 from mixrank.schemas.naming import Declaration, nearest
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "rmsprop", "sgd", "lamb", "lion")
@@ -155,6 +156,8 @@ class TrainSettings(Declaration):
         base_batch_size: int >= 1 or None. Rows per step that the rates were tuned for.
         epochs: int >= 1. Passes over the training rows.
         steps_per_round: int >= 1 or None for one pass. The number of rounds is the nearest to `epochs` passes.
+        loss: task -> loss that it is trained by in place of its kind's: "focal", the name of an entry point
+            `mixrank.losses`, a dotted path, or the path of a .py file that defines `LOSS`.
         optimizer: for all weights, or for the dense ones if `embedding_optimizer` is given.
         embedding_optimizer: for the embedding tables, or None.
         early_stopping: when to stop, or None to run all epochs and keep the last weights.
@@ -177,6 +180,7 @@ class TrainSettings(Declaration):
     base_batch_size: int | None = Field(default=None, ge=1)
     epochs: int = Field(default=1, ge=1)
     steps_per_round: int | None = Field(default=None, ge=1)
+    loss: dict[str, str] = {}
     optimizer: Optimizer = Optimizer()
     embedding_optimizer: Optimizer | None = None
     early_stopping: EarlyStopping | None = None
@@ -187,6 +191,13 @@ class TrainSettings(Declaration):
     seed: int = 0
     warm_start: str | None = None
     table_storage: Literal["float32", "bfloat16", "int8"] = "float32"
+
+    @field_validator("loss")
+    @classmethod
+    def _check_loss(cls, loss: dict[str, str]) -> dict[str, str]:
+        for reference in loss.values():
+            losses.check(reference)
+        return loss
 
     @model_validator(mode="after")
     def _check(self) -> TrainSettings:
@@ -204,6 +215,24 @@ class TrainSettings(Declaration):
                 raise ValueError(f"`replicas` must be >= 1, received {self.replicas}")
             self.on(self.replicas)
         return self
+
+    def check(self, tasks: Iterable[str]) -> None:
+        """Refuses tasks that the log does not have, and a metric that validation does not compute.
+
+        Args:
+            tasks: names of the tasks.
+
+        Raises:
+            ValueError: naming the field and the nearest valid name.
+        """
+        known = list(tasks)
+        for task in self.loss:
+            if task not in known:
+                raise ValueError(
+                    f"`train.loss` names the task `{task}`, which the log does not have{nearest(task, known)}"
+                )
+        if self.early_stopping is not None:
+            self.early_stopping.check(known)
 
     def on(self, replicas: int) -> TrainSettings:
         """The same training in numbers: `batch_size` per step, and the scaled rates.

@@ -27,7 +27,7 @@ from mixrank.components.training.model_factory import (
     resolve,
     transformed_rows,
 )
-from mixrank.components.training.predictions import inference, predict, validation_metrics
+from mixrank.components.training.predictions import inference, predict, shown_metrics, validation_metrics
 from mixrank.components.training.resumable_training import Rounds, validations_within
 from mixrank.components.training.settings import PUSHED, ModelSettings, TrainSettings
 from mixrank.components.training.strategy import build_strategy
@@ -225,6 +225,7 @@ def _rounds(job: Job, model: keras.Model) -> Rounds:
         total_rounds=job.lengths.rounds,
         validate=validate,
         validations_within=within,
+        shown=shown_metrics(job.spec),
         early_stopping=job.settings.early_stopping,
         chief=job.workers.chief,
         total=partial(job.workers.total, job.strategy),

@@ -12,6 +12,7 @@ from keras import ops
 from mixrank.layers import registry
 from mixrank.layers.backbone import backbone_of
 from mixrank.layers.base import seeded
+from mixrank.layers.losses import takes_probabilities
 from mixrank.layers.ranking.inputs import field_names, model_inputs, table_sizes
 from mixrank.layers.tokens import HistoryMask, IdEmbedding, MaskedMean, Storage
 from mixrank.schemas import GROUPS, FeatureSpec, History
@@ -29,7 +30,7 @@ class Ranker(keras.Model):
         """
         metrics = [options.get("metrics"), options.get("weighted_metrics")]
         for each in keras.tree.flatten([loss, metrics]):
-            if _takes_probabilities(each):
+            if takes_probabilities(each):
                 name = each if isinstance(each, str) else type(each).__name__
                 raise ValueError(
                     f"a ranker's outputs are logits, and `{name}` takes probabilities: give it from_logits=True, as in "
@@ -42,16 +43,6 @@ class Ranker(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
-
-
-def _takes_probabilities(loss: Any) -> bool:
-    if isinstance(loss, str):
-        return "crossentropy" in loss.lower() or loss.lower() in ("bce", "auc")
-    # Keras' metrics keep it in a private attribute, or among the arguments of the function they wrap.
-    told = getattr(
-        loss, "from_logits", getattr(loss, "_from_logits", getattr(loss, "_fn_kwargs", {}).get("from_logits"))
-    )
-    return told is False
 
 
 def build_ranker(

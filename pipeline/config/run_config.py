@@ -103,12 +103,11 @@ class RunConfig(Declaration):
         """The dataset's declaration.
 
         Raises:
-            ValueError: if it is not found, or thresholds or early stopping name a task that it does not have.
+            ValueError: if it is not found, or thresholds, early stopping or losses name a task that it does not have.
         """
         dataset = datasets.load(self.dataset)
         check_thresholds(self.thresholds, dataset.spec)
-        if self.train.early_stopping is not None:
-            self.train.early_stopping.check(dataset.spec.tasks)
+        self.train.check(dataset.spec.tasks)
         return dataset
 
     def data_dir(self) -> Path:

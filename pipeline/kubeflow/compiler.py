@@ -36,7 +36,7 @@ def compile_pipeline(config: RunConfig, output: Path) -> Path:
         `output`.
 
     Raises:
-        ValueError: if the ending is another, which the API would refuse, or the config is wrong.
+        ValueError: if the ending is another, which the API would refuse, or the config is wrong or names a file.
     """
     if output.suffix not in (".yaml", ".yml"):
         raise ValueError(f"--output must end in .yaml, since Kubeflow Pipelines takes no other file; received {output}")
@@ -52,11 +52,13 @@ def compiled(config: RunConfig) -> str:
     The same config and image give the same text on every machine.
     """
     settings = config.kubeflow
-    if config.model.name.endswith(".py"):
-        raise ValueError(
-            f"`model.name` is the file {config.model.name}, which no image holds: install it in the image as a package "
-            "and give its dotted path"
-        )
+    outside = {"model.name": config.model.name, **{f"train.loss.{t}": name for t, name in config.train.loss.items()}}
+    for key, reference in outside.items():
+        if reference.endswith(".py"):
+            raise ValueError(
+                f"`{key}` is the file {reference}, which no image holds: install it in the image as a package and give "
+                "its dotted path"
+            )
     image = settings.image or image_name()
     dataset = config.load_dataset()
     parameters = run_parameters(config, dataset)

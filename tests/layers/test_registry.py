@@ -136,7 +136,7 @@ def outside(tmp_path, monkeypatch):
 
 def test_a_model_is_known_by_its_file_its_dotted_path_and_its_entry_point(outside, monkeypatch):
     file = outside()
-    monkeypatch.setattr(registry, "_announced", lambda: {"deep": "outside_package.models.Outside"})
+    monkeypatch.setattr(registry, "announced", lambda group: {"deep": "outside_package.models.Outside"})
     references = [file, "outside_package.models", "outside_package.models.Outside", "deep"]
     found = [registry.model(reference) for reference in references]
     assert [model.name for model in found] == ["outside_model", "models", "outside", "deep"]

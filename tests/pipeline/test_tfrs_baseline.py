@@ -128,7 +128,7 @@ rows = {
     for name, x in model_inputs(spec).items()
 }
 for name in ("dlrm", "dcn"):
-    infer = columns.infer({"click": build(name, columns, sizes, TrainSettings(), 10)})
+    infer = columns.infer({"click": build(name, columns, sizes, TrainSettings(), 10, spec.labels[0])})
     whole = infer(rows)["click"].numpy()
     alone = [infer({key: values[i : i + 1] for key, values in rows.items()})["click"].numpy() for i in range(3)]
     assert whole.shape == (3,) and np.ptp(whole) > 0, whole

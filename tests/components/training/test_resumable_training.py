@@ -53,7 +53,9 @@ def test_a_round_is_validated_at_even_distances_and_at_its_end(tmp_path):
     calls = iter(range(100))
     _, log = fit(tmp_path, validate=lambda: {"loss": float(next(calls))}, validations_within=2)
     found = [(p["samples"], p["valid"]["loss"]) for entry in log for p in entry["curve"] if p["valid"]]
+    # Of 20 points, the 7th, the 13th and the last: behind 10, 20 and 30 steps of 2 rows.
     assert found == [(20, 0), (40, 1), (60, 2), (80, 3), (100, 4), (120, 5)]
+    assert {len(entry["curve"]) for entry in log} == {POINTS}
     assert [entry["valid"]["loss"] for entry in log] == [2, 5]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mixrank.components.training.settings import EarlyStopping, ModelSettings, Optimizer, TrainSettings, parse_count
+from mixrank.schemas.features import Label
 
 
 def test_the_defaults_are_the_papers():
@@ -95,3 +96,20 @@ def test_the_direction_of_a_metric_is_known(metric, higher):
 @pytest.mark.parametrize("settings", [ModelSettings(), ModelSettings(match_params="2M"), TrainSettings()])
 def test_settings_survive_the_way_to_the_trainer(settings):
     assert type(settings).model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_a_label_is_trained_by_its_loss_or_by_its_kinds():
+    import keras
+
+    from mixrank.components.training.model_factory import task_loss
+
+    settings = TrainSettings(loss={"click": "focal"})
+    assert isinstance(task_loss(Label("click"), settings), keras.losses.BinaryFocalCrossentropy)
+    assert isinstance(task_loss(Label("buy"), settings), keras.losses.BinaryCrossentropy)
+
+
+def test_a_loss_that_is_not_there_or_of_another_task_is_refused():
+    with pytest.raises(ValueError, match="there is no loss `focl`; did you mean `focal`"):
+        TrainSettings(loss={"click": "focl"})
+    with pytest.raises(ValueError, match="`train.loss` names the task `clik`, .* did you mean `click`"):
+        TrainSettings(loss={"clik": "focal"}).check(["click", "buy"])

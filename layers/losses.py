@@ -1,0 +1,152 @@
+"""Losses that a label may be trained by in place of its kind's: which there are, and where one from outside stands.
+
+A loss is named by one of `names()` (one of mixrank, or the entry point of another distribution), by the dotted path
+`my_package.my_losses.LOSS`, or by the path of a .py file that defines `LOSS`. What stands there is an instance of
+`keras.losses.Loss` of (labels, logits), both `(batch, 1)`. Names are looked up in the source text, so that a typo in a
+configuration is answered before Keras is imported; only `load` imports the loss.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mixrank.layers.references import announced, import_file, source_file
+from mixrank.schemas.naming import nearest
+
+if TYPE_CHECKING:
+    import keras
+
+# Distributions announce their losses in this group of entry points, as `my_package.my_losses:LOSS`.
+ENTRY_POINTS = "mixrank.losses"
+# What a file defines.
+OF_FILE = "LOSS"
+
+
+def focal() -> keras.losses.Loss:
+    """`-(1 - p_t)^2 log p_t`, p_t the probability of the label's class (Lin et al. 2017, Eq. 4), from logits."""
+    import keras
+
+    return keras.losses.BinaryFocalCrossentropy(from_logits=True)
+
+
+OWN: dict[str, Callable[[], keras.losses.Loss]] = {"focal": focal}
+
+
+def names() -> list[str]:
+    """Names of all losses: those of mixrank and those that installed distributions announce."""
+    return sorted({*OWN, *announced(ENTRY_POINTS)})
+
+
+def check(reference: str) -> None:
+    """Refuses a loss that does not exist.
+
+    Args:
+        reference: a name of `names()`, a dotted path, or the path of a .py file.
+
+    Raises:
+        ValueError: with the nearest name, or what the file or module lacks.
+
+    >>> check("fokal")
+    Traceback (most recent call last):
+    ValueError: there is no loss `fokal`; did you mean `focal`?
+    """
+    if reference not in OWN:
+        path, _, name = _place(reference)
+        if not {name, "*", "__getattr__"} & _defined(path):
+            raise ValueError(f"{path} must define `{name}`, a keras.losses.Loss, for the loss `{reference}`")
+
+
+def load(reference: str) -> keras.losses.Loss:
+    """The loss of a reference.
+
+    Args:
+        reference: as in `check`.
+
+    Returns:
+        Keras loss of labels `(batch, 1)` and logits of as many elements.
+
+    Raises:
+        ValueError: as `check`, or if it is no Keras loss, or one that takes probabilities.
+    """
+    check(reference)
+    if reference in OWN:
+        return OWN[reference]()
+    path, module, name = _place(reference)
+    found = getattr(import_file(path) if module is None else importlib.import_module(module), name, None)
+    return _checked(reference, found)
+
+
+def origin(reference: str) -> str:
+    """What to fingerprint for a loss: its module, or the path of its file."""
+    if reference in OWN:
+        return __name__
+    path, module, _ = _place(reference)
+    return str(path) if module is None else module
+
+
+def takes_probabilities(loss: Any) -> bool:
+    """Whether a Keras loss or metric, or its name in Keras, expects probabilities in place of logits."""
+    if isinstance(loss, str):
+        return "crossentropy" in loss.lower() or loss.lower() in ("bce", "auc")
+    # Keras' metrics keep it in a private attribute, or among the arguments of the function they wrap.
+    told = getattr(
+        loss, "from_logits", getattr(loss, "_from_logits", getattr(loss, "_fn_kwargs", {}).get("from_logits"))
+    )
+    return told is False
+
+
+def _place(reference: str) -> tuple[Path, str | None, str]:
+    """File, module (None for a file by its path), and name inside it."""
+    if reference.endswith(".py"):
+        path = Path(reference).absolute()
+        if not path.is_file():
+            raise ValueError(f"loss file {reference} does not exist")
+        return path, None, OF_FILE
+    dotted = announced(ENTRY_POINTS).get(reference, reference)
+    if not re.fullmatch(r"\w+(\.\w+)+", dotted):
+        raise ValueError(f"there is no loss `{reference}`{nearest(reference, names())}")
+    module, _, name = dotted.rpartition(".")
+    found = source_file(module)
+    if found is None:
+        raise ValueError(f"there is no module `{module}` for the loss `{reference}`: is its package installed?")
+    return found, module, name
+
+
+def _defined(path: Path) -> set[str]:
+    """Names that a file binds, and `*` if it imports all of another module's."""
+    try:
+        tree = ast.parse(path.read_text())
+    except SyntaxError as error:
+        raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
+    found = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                found.add(name)
+            case ast.alias(name=name, asname=other):
+                found.add(other or name)
+    return found
+
+
+def _checked(reference: str, found: Any) -> keras.losses.Loss:
+    import keras
+    from keras import ops
+
+    if not isinstance(found, keras.losses.Loss):
+        raise ValueError(
+            f"loss `{reference}` must be an instance of keras.losses.Loss, such as MyLoss(), received {found!r}"
+        )
+    if takes_probabilities(found):
+        raise ValueError(f"loss `{reference}` takes probabilities, and a model gives logits: use from_logits=True")
+
+    class OfColumns(keras.losses.Loss):
+        # Keras gives a loss labels (batch, 1) and logits (batch,) as they are: a difference would be (batch, batch).
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            return found.call(y_true, ops.reshape(y_pred, ops.shape(y_true)))
+
+    return OfColumns(name=found.name, reduction=found.reduction)
