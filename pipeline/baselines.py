@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mixrank.components.baselines import AdditiveLogOdds, BoostedTrees, read_columns, read_examples
+from mixrank.components.baselines import TASK_BASELINES, BoostedTrees, read_columns, read_examples
 from mixrank.components.examples import local_days
 from mixrank.pipeline.run_record import RunRecord
 from mixrank.schemas import CalendarDay, Dataset
@@ -23,14 +23,14 @@ BASELINE_FILE = "baseline.parquet"
 
 
 def fit_additive(run: RunRecord, target: Path) -> Path:
-    """Fits log-odds of scenario, user and item on the rows that the model was trained on.
+    """Fits what scenario, user and item say alone on the rows that the model was trained on.
 
     Args:
         run: a finished run.
         target: Parquet file to write; replaced if it exists.
 
     Raises:
-        ValueError: if all labels of a task are equal.
+        ValueError: if nothing can be learned from the labels of a task, such as equal ones.
     """
     spec = run.spec
     keys = [spec.scenario.name, spec.user.name, spec.item.name]
@@ -39,9 +39,10 @@ def fit_additive(run: RunRecord, target: Path) -> Path:
     training = {name: pd.concat([pd.Series(part[name]) for part in parts]).to_numpy() for name in wanted}
     evaluated = read_columns(spec, run.rows.examples_of("eval"), wanted)
     scores = {}
-    for task in spec.tasks:
-        model = AdditiveLogOdds().fit({key: training[key] for key in keys}, training[task])
-        scores[task] = model.predict({key: evaluated[key] for key in keys})
+    for label in spec.labels:
+        model = TASK_BASELINES[label.kind].additive()
+        model.fit({key: training[key] for key in keys}, training[label.name])
+        scores[label.name] = model.predict({key: evaluated[key] for key in keys})
     return _write(run, evaluated, scores, target)
 
 
@@ -57,7 +58,7 @@ def fit_boosted_trees(run: RunRecord, dataset: Dataset, target: Path) -> Path:
         target: Parquet file to write; replaced if it exists.
 
     Raises:
-        ValueError: if the rows are gone, or all labels of a task are equal.
+        ValueError: if the rows are gone, or nothing can be learned from the labels of a task, such as equal ones.
     """
     spec = run.spec
     rows = read_examples(spec, [run.rows.examples_of(split) for split in (*run.splits, "eval")])

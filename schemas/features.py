@@ -481,6 +481,12 @@ class FeatureSpec(Declaration):
     def tasks(self) -> tuple[str, ...]:
         return tuple(label.name for label in self.labels)
 
+    @property
+    def tasks_by_kind(self) -> dict[str, tuple[str, ...]]:
+        """Kind -> the tasks of that kind."""
+        kinds = dict.fromkeys(label.kind for label in self.labels)
+        return {kind: tuple(label.name for label in self.labels if label.kind == kind) for kind in kinds}
+
     def history_fields(self, history: History) -> Iterator[tuple[str, EventField]]:
         """(column, feature) of each field of a history, for instance ("global_video_id", Categorical("video_id"))."""
         fields = {feature.name: feature for feature in self.features if is_of_event(feature)}

@@ -9,13 +9,22 @@ import keras
 import numpy as np
 import pytest
 
+from mixrank.components.baselines import TASK_BASELINES
 from mixrank.components.metrics import Rows, find_metric
 from mixrank.layers.task_kinds import TASK_KINDS
+from mixrank.pipeline.reports import TASK_REPORTS
 from mixrank.schemas import Label
 from mixrank.schemas.task_kinds import LABEL_KINDS
+from mixrank.serving.drift import TASK_DRIFT
 
 ROOT = Path(__file__).parents[1]
-TABLES = ("schemas/task_kinds.py", "layers/task_kinds.py")
+TABLES = {
+    "schemas/task_kinds.py": LABEL_KINDS,
+    "layers/task_kinds.py": TASK_KINDS,
+    "serving/drift/task_kinds.py": TASK_DRIFT,
+    "components/baselines/task_kinds.py": TASK_BASELINES,
+    "pipeline/reports/task_kinds.py": TASK_REPORTS,
+}
 STOREYS = ("schemas", "layers", "serving", "components", "pipeline")
 VALUES = re.compile(r"\b0 or 1\b|\b0/1\b|neither 0 nor 1|\bin \((?:None, )?0, 1\)|BinaryCrossentropy|\bBCE\b")
 LINK = re.compile(r"sigmoid", re.IGNORECASE)
@@ -54,8 +63,19 @@ def test_a_repetition_is_named_by_file_and_line(tmp_path, file, line):
     assert repetitions(tmp_path) == [f"{file}:3: {line}"]
 
 
-def test_both_tables_have_the_same_kinds():
-    assert set(LABEL_KINDS) == set(TASK_KINDS)
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("kind", LABEL_KINDS)
+def test_every_table_has_a_row_for_every_kind(kind, table):
+    assert kind in TABLES[table], f"{table} lacks a row for the kind `{kind}`"
+
+
+def test_no_table_has_a_kind_that_labels_do_not_have():
+    assert {kind for table in TABLES.values() for kind in table} == set(LABEL_KINDS)
+    files = (path for storey in STOREYS for path in (ROOT / storey).rglob("task_kinds.py"))
+    assert {path.relative_to(ROOT).as_posix() for path in files} == set(TABLES)
+
+
+def test_a_wrong_kind_is_refused():
     with pytest.raises(ValueError, match="there is no kind of task `binry`; did you mean `binary`"):
         Label("click", kind="binry")
 

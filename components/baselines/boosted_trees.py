@@ -8,9 +8,9 @@ from typing import Any, assert_never
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from mixrank.components.baselines.example_arrays import ExampleArrays
+from mixrank.components.baselines.task_kinds import TASK_BASELINES
 from mixrank.components.examples import TargetStatistics
 from mixrank.schemas import Action, Categorical, FeatureSpec, History, MultiCategorical, TimeGap
 
@@ -20,7 +20,7 @@ CATEGORIES = 64
 
 
 class BoostedTrees:
-    """One `HistGradientBoostingClassifier` per task, on features made from a spec's columns.
+    """Boosted trees per task, by scikit-learn, on features made from a spec's columns.
 
     * User, item, every `MultiCategorical` and every `Categorical` of more than `CATEGORIES` values, scenario x user,
       scenario x item, and user x each other attribute of the item: `TargetStatistics` of all tasks.
@@ -76,7 +76,7 @@ class BoostedTrees:
         }
         self.statistics: dict[str, TargetStatistics] = {}
         self.categories: dict[str, NDArray[np.int32]] = {}
-        self.models: dict[str, HistGradientBoostingClassifier] = {}
+        self.models: dict[str, Any] = {}
 
     def fit(self, rows: ExampleArrays, days: ArrayLike) -> BoostedTrees:
         """Counts the training rows and grows the trees; a row's features know the days before its own.
@@ -86,13 +86,11 @@ class BoostedTrees:
             days: integers, `(rows,)`, ascending with time.
 
         Raises:
-            ValueError: if a task's labels are all equal, or `days` does not fit.
+            ValueError: if nothing can be learned from a task's labels, such as equal ones, or `days` does not fit.
         """
         labels = np.stack([rows.columns[task] for task in self.spec.tasks], axis=1)
-        for task, column in zip(self.spec.tasks, labels.T, strict=True):
-            rate = column.mean() if len(column) else np.nan
-            if not 0 < rate < 1:
-                raise ValueError(f"task `{task}` must have both 0 and 1, received {len(column)} rows with mean {rate}")
+        for label, column in zip(self.spec.labels, labels.T, strict=True):
+            TASK_BASELINES[label.kind].check(f"task `{label.name}`", column)
         self.categories = {}
         keys = (self.spec.user.name, self.spec.item.name)
         single = [feature.name for feature in self.spec.categorical if feature.max_values is None]
@@ -107,22 +105,23 @@ class BoostedTrees:
             for name, values in self._counted(rows)
         }
         table = self.features(rows, days)
+        settings = {**self.settings, "categorical_features": list(self.categories)}
         self.models = {
-            task: HistGradientBoostingClassifier(**self.settings, categorical_features=list(self.categories)).fit(
-                table, column
-            )
-            for task, column in zip(self.spec.tasks, labels.T, strict=True)
+            label.name: TASK_BASELINES[label.kind].trees(**settings).fit(table, column)
+            for label, column in zip(self.spec.labels, labels.T, strict=True)
         }
         return self
 
     def predict(self, rows: ExampleArrays) -> dict[str, NDArray[np.float64]]:
-        """Task -> probability of every row, `(rows,)`; every training day counts as earlier.
+        """Task -> prediction of every row, `(rows,)`; every training day counts as earlier.
 
         Raises:
             ValueError: before `fit`.
         """
         table = self.features(rows)
-        return {task: model.predict_proba(table)[:, 1] for task, model in self.models.items()}
+        return {
+            label.name: TASK_BASELINES[label.kind].predict(self.models[label.name], table) for label in self.spec.labels
+        }
 
     def features(self, rows: ExampleArrays, days: ArrayLike | None = None) -> pd.DataFrame:
         """Features of the trees: float32, one named column each.

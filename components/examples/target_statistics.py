@@ -1,4 +1,4 @@
-"""Target statistics: label rates of a value on earlier days, the only way in which a label may become a feature."""
+"""Target statistics: mean labels of a value on earlier days, the only way in which a label may become a feature."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mixrank.schemas.task_kinds import BINARY
-
 
 class TargetStatistics:
-    """Smoothed positive rate and number of rows of each value, over the training rows of earlier days.
+    """Smoothed mean label and number of rows of each value, over the training rows of earlier days.
 
-    `rate_d(v) = (s + m r_d) / (n + m)` with s positives among the n training rows of value v on days before d, and r_d
-    the rate of all training rows on those days. A row of the first day, or without a value, has no rate; for an
-    unseen value the rate is r_d. A row with several values gets their mean.
+    `rate_d(v) = (s + m r_d) / (n + m)` with s the sum of the labels of the n training rows of value v on days before d,
+    and r_d the mean label of all training rows on those days. A row of the first day, or without a value, has no rate;
+    for an unseen value the rate is r_d. A row with several values gets their mean.
 
     Args:
         smoothing: float > 0. Pseudo-count m, in rows.
@@ -41,17 +39,18 @@ class TargetStatistics:
         Args:
             values: integers, `(rows,)`, or `(rows, length)` where every value counts; 0 is a missing value.
             days: integers, `(rows,)`.
-            labels: of binary tasks, `(rows, tasks)`.
+            labels: finite numbers, `(rows, tasks)`.
 
         Raises:
-            ValueError: without rows, if lengths differ, or a label is not binary.
+            ValueError: without rows, if lengths differ, or a label is not finite.
         """
         v, d, y = _table(values), np.asarray(days), np.asarray(labels, np.float64)
         if y.ndim != 2 or not len(y):
             raise ValueError(f"`labels` must be (rows, tasks) with at least one row, received shape {y.shape}")
         if len(v) != len(y) or d.shape != (len(y),):
             raise ValueError(f"`values` and `days` must have {len(y)} rows, received shapes {v.shape} and {d.shape}")
-        BINARY.check("`labels`", np.unique(y).tolist())
+        if not np.isfinite(y).all():
+            raise ValueError(f"`labels` must be finite, received {y[~np.isfinite(y)][0]}")
         self._days, day = np.unique(d, return_inverse=True)
         self._width = len(self._days) + 1
         per_day = _sums(day, y, len(self._days))

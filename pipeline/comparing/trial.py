@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from mixrank.pipeline.comparing.trial_plan import RESULT_FILE, Given
-from mixrank.pipeline.reports import MIN_OF_CLASS, OVERALL, exact_metrics
+from mixrank.pipeline.reports import OVERALL, TASK_REPORTS, exact_metrics
 from mixrank.pipeline.run_record import split_files
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.files import write_atomically
@@ -42,7 +42,7 @@ def work(folder: Path) -> dict[str, Any]:
     import tensorflow_transform as tft
 
     from mixrank.components.training import MODEL_CARD, PREDICTIONS, TRAINING_LOG, prepare_devices, train_model
-    from mixrank.layers import registry
+    from mixrank.layers import losses, registry
     from mixrank.pipeline.fingerprint import source
 
     given = Given.read(folder)
@@ -66,7 +66,10 @@ def work(folder: Path) -> dict[str, Any]:
         "dense_parameters": sum(part["parameters"] for part in card["parts"] if part["name"] != "embeddings"),
         "flops": card["flops"],
         "code": source(
-            "mixrank.components.training.trainer", "mixrank.layers.models", registry.origin(given.model.name)
+            "mixrank.components.training.trainer",
+            "mixrank.layers.models",
+            registry.origin(given.model.name),
+            *map(losses.origin, given.train.loss.values()),
         ),
     }
 
@@ -76,7 +79,7 @@ def judge(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, dict[str, d
 
     Returns:
         task -> "overall" or the scenario as text -> metric -> value. A main scenario has at least `MAIN_SHARE` of the
-        rows, and enough rows with either label.
+        rows, with labels that can be judged.
     """
     _, users = np.unique(predictions[spec.user.name].to_numpy(), return_inverse=True)
     scenario = predictions[spec.scenario.name].astype(str).to_numpy()
@@ -87,13 +90,13 @@ def judge(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, dict[str, d
         (value, np.flatnonzero(scenario == value)) for rows, value in largest if -rows >= MAIN_SHARE * len(predictions)
     ]
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for task in spec.tasks:
-        labels = predictions[f"label_{task}"].to_numpy(np.int64)
-        scores = predictions[f"score_{task}"].to_numpy(np.float64)
-        found[task] = {
+    for task in spec.labels:
+        labels = predictions[f"label_{task.name}"].to_numpy()
+        scores = predictions[f"score_{task.name}"].to_numpy(np.float64)
+        found[task.name] = {
             name: exact_metrics(labels[rows], scores[rows], users[rows])
             for name, rows in slices
-            if min(labels[rows].sum(), len(rows) - labels[rows].sum()) >= MIN_OF_CLASS
+            if not TASK_REPORTS[task.kind].unjudged(labels[rows])
         }
     return found
 

@@ -1,4 +1,3 @@
-from .against_last_pushed import MIN_OF_CLASS as MIN_OF_CLASS
 from .against_last_pushed import OVERALL as OVERALL
 from .against_last_pushed import exact_metrics as exact_metrics
 from .drift_report import compare as compare
@@ -19,3 +18,4 @@ from .run_report import metrics_table as metrics_table
 from .run_report import number as number
 from .run_report import percent as percent
 from .run_report import write_report as write_report
+from .task_kinds import TASK_REPORTS as TASK_REPORTS

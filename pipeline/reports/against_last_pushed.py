@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 from mixrank.components.metrics import Rows, measure, reported
 from mixrank.pipeline.reports.intervals import draw_users, percentile_interval, resampled_metrics
 from mixrank.pipeline.reports.run_folder import RunFolder
+from mixrank.pipeline.reports.task_kinds import TASK_REPORTS
+from mixrank.schemas import Label
 
 OVERALL = "overall"
-# Below these an interval is wider than any difference between models.
-MIN_ROWS, MIN_OF_CLASS = 100, 10
+# With fewer rows an interval is wider than any difference between models.
+MIN_ROWS = 100
 TFMA_TOLERANCE = 1e-3
 RESAMPLES = 200
 
@@ -72,11 +75,11 @@ def compare(run: RunFolder, *, resamples: int = RESAMPLES, seed: int = 0) -> lis
     sizes = frame[run.scenario].value_counts()
     names = {**run.scenario_labels, **{value: value for value in sizes.index if value not in run.scenario_labels}}
     found = []
-    for task in run.tasks:
-        labels = frame[f"label_{task}"].to_numpy(np.int64)
-        columns = [frame[f"score_{task}"].to_numpy(np.float64)]
+    for task in run.record.spec.labels:
+        labels = frame[f"label_{task.name}"].to_numpy()
+        columns = [frame[f"score_{task.name}"].to_numpy(np.float64)]
         if run.baseline is not None:
-            columns.append(run.baseline[f"score_{task}"].to_numpy(np.float64))
+            columns.append(run.baseline[f"score_{task.name}"].to_numpy(np.float64))
         found.append(_judge(task, OVERALL, "all rows", labels, columns, users, drawn))
         for value in sorted(names, key=lambda value: (-sizes.get(value, 0), value)):
             rows = np.flatnonzero(scenario == value)
@@ -100,23 +103,20 @@ def disagreements(run: RunFolder, scores: list[SliceScores]) -> list[tuple[Slice
 
 
 def _judge(
-    task: str,
+    task: Label,
     value: str,
     title: str,
-    labels: NDArray[np.int64],
+    labels: NDArray[Any],
     columns: list[NDArray[np.float64]],
     users: NDArray[np.int64],
     drawn: NDArray[np.int32],
 ) -> SliceScores:
     rows, positives = len(labels), int(labels.sum())
-    counts = (task, value, title, rows, positives, len(np.unique(users)))
+    counts = (task.name, value, title, rows, positives, len(np.unique(users)))
     if rows < MIN_ROWS:
         return SliceScores(*counts, why=f"only {rows} rows" if rows else "no rows")
-    if positives in (0, rows):
-        return SliceScores(*counts, why=f"every label is {int(positives > 0)}")
-    if min(positives, rows - positives) < MIN_OF_CLASS:
-        rare = int(positives < rows - positives)
-        return SliceScores(*counts, why=f"only {min(positives, rows - positives)} rows with label {rare}")
+    if unjudged := TASK_REPORTS[task.kind].unjudged(labels):
+        return SliceScores(*counts, why=unjudged)
     exact = [exact_metrics(labels, column, users) for column in columns]
     samples = [resampled_metrics(labels, column, users, drawn) for column in columns]
     none = np.full(len(drawn), np.nan)
@@ -142,6 +142,6 @@ def _judge(
     return SliceScores(*counts, estimates[0], estimates[1], difference, relative, why)
 
 
-def exact_metrics(labels: NDArray[np.int64], scores: NDArray[np.float64], users: NDArray[np.int64]) -> dict[str, float]:
+def exact_metrics(labels: NDArray[Any], scores: NDArray[np.float64], users: NDArray[np.int64]) -> dict[str, float]:
     """Metric -> value of the metrics of a page; `users` are the groups of the rows."""
     return measure(Rows(labels, scores, users), reported())

@@ -21,7 +21,8 @@ def scores(baseline: pd.DataFrame, new: pd.DataFrame, tasks: Sequence[str]) -> M
         column = f"score_{task}"
         if column in baseline and column in new:
             values = [side[column].dropna().to_numpy() for side in (baseline, new)]
-            edges = np.linspace(0, max(1e-6, *(side.max(initial=0) for side in values)), BINS + 1)
+            low, high = (f([f(side, initial=0) for side in values]) for f in (np.min, np.max))
+            edges = np.linspace(low, max(low + 1e-6, high), BINS + 1)
             for side, part in zip(SIDES, values, strict=True):
                 share = np.histogram(part, edges)[0] / max(1, len(part))
                 points += [

@@ -15,12 +15,11 @@ from mixrank.schemas.files import write_atomically
 from mixrank.serving.drift import (
     MISSING_COLUMN,
     SCHEMA,
+    TASK_DRIFT,
     Finding,
     Limits,
     by_name,
     feature_findings,
-    label_findings,
-    quality_findings,
     score_findings,
     unseen_findings,
     worst_first,
@@ -104,8 +103,11 @@ def compare(baseline: Side, new: Side, known: Known, limits: Limits, min_rows: i
         if judged and baseline.scores_from is not None:
             notes.append(f"scores are compared with those of the evaluation split, {len(baseline.judged):,} rows")
         found += judged
-        found += quality_findings(baseline.judged, new.judged, spec.tasks, limits, min_rows)
-    found += label_findings(_label_rates(baseline, spec.tasks), new.judged, spec.tasks, limits, min_rows)
+        for kind, tasks in spec.tasks_by_kind.items():
+            found += TASK_DRIFT[kind].quality(baseline.judged, new.judged, tasks, limits, min_rows)
+    rates = _label_means(baseline, spec.tasks)
+    for kind, tasks in spec.tasks_by_kind.items():
+        found += TASK_DRIFT[kind].labels(rates, new.judged, tasks, limits, min_rows)
     if not found:
         raise ValueError(f"{baseline.name} and {new.name} have neither features nor scores nor labels in common")
     if new.rows < min_rows:
@@ -194,16 +196,16 @@ def same_scores(baseline: Side, new: Side) -> bool:
     return new.scores_from is not None and new.scores_from == baseline.scores_from
 
 
-def _label_rates(side: Side, tasks: Sequence[str]) -> dict[str, float]:
-    """Task -> share of positives, of the features' statistics if they hold the label, else of the judged rows."""
+def _label_means(side: Side, tasks: Sequence[str]) -> dict[str, float]:
+    """Task -> mean label, of the features' statistics if they hold the label, else of the judged rows."""
     features: dict[str, Any] = {} if side.statistics is None else by_name(side.statistics)
-    rates = {
+    means = {
         task: float(side.judged[f"label_{task}"].mean()) if f"label_{task}" in side.judged else math.nan
         for task in tasks
     }
-    rates |= {
+    means |= {
         task: features[task].num_stats.mean
         for task in tasks
         if task in features and features[task].num_stats.common_stats.tot_num_values
     }
-    return {task: rate for task, rate in rates.items() if not math.isnan(rate)}
+    return {task: mean for task, mean in means.items() if not math.isnan(mean)}

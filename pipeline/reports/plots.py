@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from mixrank.components.metrics import headlines, primary
-from mixrank.pipeline.reports.against_last_pushed import SliceScores
 from mixrank.pipeline.reports.pages import BASELINE_COLOUR, GRID, MUTED, RUN_COLOURS, altair, svg
 from mixrank.pipeline.reports.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from mixrank.pipeline.reports.against_last_pushed import SliceScores
 
 BASELINE = "baseline"
 BINS = 15
@@ -50,10 +52,10 @@ def primary_by_scenario(runs: Sequence[RunFolder], scores: Sequence[list[SliceSc
     )
 
 
-def calibration_curve(runs: Sequence[RunFolder]) -> Markup:
+def calibration_curve(runs: Sequence[RunFolder], tasks: Collection[str]) -> Markup:
     """Mean prediction against observed rate in bins of equal size; the diagonal is right."""
     points = []
-    for run, task, labels, probabilities in _columns(runs):
+    for run, task, labels, probabilities in _columns(runs, tasks):
         order = np.argsort(probabilities, kind="stable")
         for part in np.array_split(order, min(BINS, len(order))):
             points.append({"model": run, "task": task, "predicted": probabilities[part].mean(),
@@ -62,10 +64,10 @@ def calibration_curve(runs: Sequence[RunFolder]) -> Markup:
                    "Calibration curve", points=True)  # fmt: skip
 
 
-def roc(runs: Sequence[RunFolder]) -> Markup:
+def roc(runs: Sequence[RunFolder], tasks: Collection[str]) -> Markup:
     """True against false positive rate."""
     points = []
-    for run, task, labels, scores in _columns(runs):
+    for run, task, labels, scores in _columns(runs, tasks):
         order = np.argsort(-scores, kind="stable")
         last_of_tie = np.append(np.diff(scores[order]) != 0, True)
         hits = np.append(0, np.cumsum(labels[order])[last_of_tie]) / max(1, labels.sum())
@@ -75,11 +77,11 @@ def roc(runs: Sequence[RunFolder]) -> Markup:
     return _square(pd.DataFrame(points), "x", "y", "false positive rate", "true positive rate", "ROC curve")
 
 
-def score_distribution(runs: Sequence[RunFolder]) -> Markup:
+def score_distribution(runs: Sequence[RunFolder], tasks: Collection[str]) -> Markup:
     """Share of positive and negative rows per bin of the predicted probability, one row of panels per run."""
     points = []
     edges = np.linspace(0, 1, 41)
-    for run, task, labels, probabilities in _columns(runs, with_baseline=False):
+    for run, task, labels, probabilities in _columns(runs, tasks, with_baseline=False):
         for value, title in ((0, "label 0"), (1, "label 1")):
             share = np.histogram(probabilities[labels == value], edges)[0] / max(1, (labels == value).sum())
             points += [
@@ -152,15 +154,17 @@ def grouping(found: dict[str, Any]) -> Markup:
     return svg(chart, "Features of every token")
 
 
-def _columns(runs: Sequence[RunFolder], with_baseline: bool = True) -> list[tuple[str, str, Any, Any]]:
+def _columns(
+    runs: Sequence[RunFolder], tasks: Collection[str], with_baseline: bool = True
+) -> list[tuple[str, str, Any, Any]]:
     """(model, task, labels, scores) of every run, and of the first run's baseline."""
     found = []
     for run in runs:
         frames = [(run.name, run.predictions)]
         if with_baseline and run is runs[0] and run.baseline is not None:
             frames.append((BASELINE, run.baseline))
-        for task in run.tasks:
-            labels = run.predictions[f"label_{task}"].to_numpy(np.int64)
+        for task in (task for task in run.tasks if task in tasks):
+            labels = run.predictions[f"label_{task}"].to_numpy()
             found += [(name, task, labels, frame[f"score_{task}"].to_numpy(np.float64)) for name, frame in frames]
     return found
 

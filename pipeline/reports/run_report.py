@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from mixrank.components.metrics import primary, reported
 from mixrank.pipeline.reports.against_last_pushed import (
-    MIN_OF_CLASS,
     MIN_ROWS,
     OVERALL,
     RESAMPLES,
@@ -20,9 +19,11 @@ from mixrank.pipeline.reports.against_last_pushed import (
 )
 from mixrank.pipeline.reports.pages import fill
 from mixrank.pipeline.reports.run_folder import RunFolder
+from mixrank.pipeline.reports.task_kinds import MIN_OF_CLASS, TASK_REPORTS, Plot
 from mixrank.schemas.files import write_atomically
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from rich.table import Table
 
 
@@ -143,9 +144,7 @@ def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> st
         "agreement": [_agreement(run, rows) for run, rows in zip(runs, scores, strict=True)],
         "configs": [json.dumps(run.record.config, indent=2, ensure_ascii=False) for run in runs],
         "scenario_plot": plots.primary_by_scenario(runs, scores) if judged else None,
-        "calibration_plot": plots.calibration_curve(runs),
-        "roc_plot": plots.roc(runs),
-        "score_plot": plots.score_distribution(runs),
+        "quality_plots": _quality_plots(runs),
         "training_plot": plots.training_curves(runs),
         "insights": [run.model.get("insights", {}) for run in runs],
         "grouping_plot": plots.grouping,
@@ -204,6 +203,14 @@ def _agreement(run: RunFolder, rows: list[SliceScores]) -> dict[str, Any]:
         "overall": [pair for pair in pairs if pair[0].slice == OVERALL],
         "differ": disagreements(run, rows),
     }
+
+
+def _quality_plots(runs: Sequence[RunFolder]) -> list[tuple[Plot, Markup]]:
+    """The plots of every kind of task that the runs have."""
+    tasks: dict[str, set[str]] = {}
+    for kind, names in (pair for run in runs for pair in run.record.spec.tasks_by_kind.items()):
+        tasks.setdefault(kind, set()).update(names)
+    return [(plot, plot.draw(runs, names)) for kind, names in tasks.items() for plot in TASK_REPORTS[kind].plots]
 
 
 def _load(run_dirs: Sequence[Path]) -> list[RunFolder]:

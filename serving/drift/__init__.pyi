@@ -10,6 +10,5 @@ from .logged_rows import LoggedRows as LoggedRows
 from .row_summary import RowSummary as RowSummary
 from .row_summary import read_vocabularies as read_vocabularies
 from .row_summary import summarize as summarize
-from .score_drift import label_findings as label_findings
-from .score_drift import quality_findings as quality_findings
 from .score_drift import score_findings as score_findings
+from .task_kinds import TASK_DRIFT as TASK_DRIFT

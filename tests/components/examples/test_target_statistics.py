@@ -87,7 +87,7 @@ def test_a_column_without_values_has_no_statistics():
         ([1, 2], [0, 0], [[1], [0], [1]], r"must have 3 rows, received shapes \(2, 1\) and \(2,\)"),
         ([1, 2], [0, 0], [1, 0], r"`labels` must be \(rows, tasks\) with at least one row, received shape \(2,\)"),
         ([], [], np.zeros((0, 1)), r"with at least one row, received shape \(0, 1\)"),
-        ([1, 2], [0, 0], [[1], [2]], "`labels` must be 0 or 1, received 2.0"),
+        ([1, 2], [0, 0], [[1], [np.nan]], "`labels` must be finite, received nan"),
         ([1.5, 2], [0, 0], [[1], [0]], r"`values` must be integers of one or two axes, received float64"),
     ],
 )

@@ -1,0 +1,70 @@
+"""How the pages judge and draw a task, by its kind. `mixrank.schemas.task_kinds` says what its labels are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from mixrank.pipeline.reports import plots
+from mixrank.pipeline.reports.run_folder import RunFolder
+
+# With fewer rows of a class an interval is wider than any difference between models.
+MIN_OF_CLASS = 10
+
+
+class Plot(NamedTuple):
+    """A plot of a page.
+
+    Attributes:
+        title: its heading.
+        draw: runs, names of tasks -> the plot; a run may lack some of the tasks.
+        note: how to read it, or "".
+        wide: whether it takes the width of the page.
+    """
+
+    title: str
+    draw: Callable[[Sequence[RunFolder], Collection[str]], Markup]
+    note: str = ""
+    wide: bool = False
+
+
+class TaskReport(NamedTuple):
+    """Pages of the tasks of a kind.
+
+    Attributes:
+        unjudged: labels, `(rows,)` -> why they cannot be judged, or "".
+        plots: of the quality of predictions.
+    """
+
+    unjudged: Callable[[NDArray[Any]], str]
+    plots: tuple[Plot, ...]
+
+
+def _too_few_of_a_class(labels: NDArray[Any]) -> str:
+    rows, positives = len(labels), int(labels.sum())
+    if positives in (0, rows):
+        return f"every label is {int(positives > 0)}"
+    rare = int(positives < rows - positives)
+    count = min(positives, rows - positives)
+    return f"only {count} rows with label {rare}" if count < MIN_OF_CLASS else ""
+
+
+TASK_REPORTS = {
+    "binary": TaskReport(
+        unjudged=_too_few_of_a_class,
+        plots=(
+            Plot(
+                "Calibration",
+                plots.calibration_curve,
+                "Bins of equal size; above the dashed line the model promises too little, below it too much.",
+            ),
+            Plot(
+                "ROC", plots.roc, "Share of positives found against share of negatives disturbed, at every threshold."
+            ),
+            Plot("Scores", plots.score_distribution, wide=True),
+        ),
+    ),
+}
