@@ -119,7 +119,8 @@ class Loss(tf_keras.losses.Loss):
         self.loss = loss
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        return self.loss.call(tf.reshape(y_true, (-1, 1)), tf.reshape(y_pred, (-1, 1)))
+        # Keras 3 casts the labels before it calls a loss.
+        return self.loss.call(tf.cast(tf.reshape(y_true, (-1, 1)), y_pred.dtype), tf.reshape(y_pred, (-1, 1)))
 
 
 class Columns:

@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -83,6 +84,16 @@ def toy_spec() -> s.FeatureSpec:
             s.History("realtime", of=fields, length=4, window="within"),
         ),
     )
+
+
+@pytest.fixture(scope="session")
+def plain_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that is no part of mixrank: the file that docs/add-a-model.md shows."""
+    page = Path(__file__).parents[1] / "docs" / "add-a-model.md"
+    (text,) = re.findall(r"```python\n(\"\"\"A plain network.*?)```", page.read_text(), re.DOTALL)
+    file = tmp_path_factory.mktemp("outside") / "plain_network.py"
+    file.write_text(text)
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A model from outside mixrank, from a file to a pushed version that every way to score agrees on."""
+"""A model and a loss from outside mixrank, from files to a pushed version that every way to score agrees on."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mixrank.pipeline.run_record import RunRecord
 
 pytestmark = pytest.mark.slow
 
-PAGE = Path(__file__).parents[2] / "docs" / "add-a-model.md"
+LOSSES = Path(__file__).parents[2] / "docs" / "training.md"
 
 
 @pytest.fixture(scope="module")
-def outside(films, finished, tmp_path_factory):
-    """A run of the page's model on the rows of a finished run, started with the tables of that run's model."""
-    root = tmp_path_factory.mktemp("outside")
-    (text,) = re.findall(r"```python\n(\"\"\"A plain network.*?)```", PAGE.read_text(), re.DOTALL)
-    model = root / "plain_network.py"
-    model.write_text(text)
+def outside(films, finished, plain_network, tmp_path_factory):
+    """A run of that model by the page's loss, on the rows of a finished run and with the tables of that run's model."""
+    root = tmp_path_factory.mktemp("outside_run")
+    (text,) = re.findall(r"```python\n(import keras\n.*?class Hinge.*?)```", LOSSES.read_text(), re.DOTALL)
+    loss = root / "hinge.py"
+    loss.write_text(text)
     # What ran before is taken from the cache of its metadata.
     shutil.copytree(finished.run, root / "runs" / "films")
     values = yaml.safe_load(Path(finished.config).read_text())
-    values |= {"output": str(root / "runs"), "model": {"name": str(model), "preset": "tiny"}}
-    values["train"] |= {"epochs": 2, "warm_start": str(finished.run)}
+    values |= {"output": str(root / "runs"), "model": {"name": str(plain_network), "preset": "tiny"}}
+    values["train"] |= {"epochs": 2, "warm_start": str(finished.run), "loss": {"click": str(loss)}}
     config = root / "films.yaml"
     config.write_text(yaml.safe_dump(values))
     with films.stderr_in(root / "progress.txt"):
@@ -37,7 +37,9 @@ def outside(films, finished, tmp_path_factory):
     assert result.exit_code == 0, result.output
     run = root / "runs" / "films"
     return SimpleNamespace(
-        model=model,
+        model=plain_network,
+        loss=loss,
+        output=result.output,
         config=str(config),
         run=run,
         progress=(root / "progress.txt").read_text(),
@@ -52,6 +54,16 @@ def test_it_is_trained_on_the_cached_rows_and_pushed(outside):
     card = json.loads((outside.record.model_run / "model.json").read_text())
     assert card["name"] == str(outside.model)
     assert "dense layers" in [part["name"] for part in card["parts"]]
+    assert f"mixrank models {outside.model}   #" in outside.output
+
+
+def test_a_task_is_trained_by_the_loss_and_judged_by_that_of_its_kind(outside):
+    assert outside.record.config["train"]["loss"] == {"click": str(outside.loss)}
+    log = (outside.record.model_run / "training.jsonl").read_text().splitlines()
+    first, last = (json.loads(line) for line in (log[0], log[-1]))
+    # At logits of about 0 a hinge loss is 1 and cross-entropy 0.69: together 1.69, two cross-entropies would be 1.39.
+    assert first["curve"][0]["loss"] == pytest.approx(1.69, abs=0.12)
+    assert last["valid"]["loss"] == pytest.approx(last["valid"]["click.log_loss"] + last["valid"]["like.log_loss"])
 
 
 def test_every_way_to_score_agrees(films, outside):

@@ -1,4 +1,4 @@
-"""A whole comparison on toy rows: trainings, speed and report; and the search."""
+"""A whole comparison on toy rows: trainings, speed and report; and the search. The model is one from outside."""
 
 from __future__ import annotations
 
@@ -13,20 +13,13 @@ from mixrank.pipeline.comparing import Comparison, run_jobs, training_jobs, tuni
 from mixrank.pipeline.comparing.trial_plan import trials
 from mixrank.pipeline.config import Range, RunConfig
 
-TABLE = {
-    "title": "Small ones",
-    "reference": "dlrm",
-    "variants": [
-        {"name": "dlrm", "model": {"name": "dlrm"}},
-        {"name": "dlrm of today", "model": {"name": "dlrm"}, "without": ["global"]},
-    ],
-}
-
 
 @pytest.fixture(scope="module")
-def run(toy_spec, toy_data, tmp_path_factory, record_of):
+def run(toy_spec, toy_data, tmp_path_factory, record_of, plain_network):
     """A config and the record that a pipeline run of it would have left, with a constant model."""
     output = tmp_path_factory.mktemp("runs")
+    model = {"name": str(plain_network)}
+    variants = [{"name": "plain", "model": model}, {"name": "plain of today", "model": model, "without": ["global"]}]
     config = RunConfig(
         name="toy",
         dataset="toy",
@@ -39,7 +32,10 @@ def run(toy_spec, toy_data, tmp_path_factory, record_of):
             "jit_compile": "off",
             "optimizer": {"learning_rate": 0.01},
         },
-        compare={"seeds": [0, 1], "tables": {"small": TABLE}},
+        compare={
+            "seeds": [0, 1],
+            "tables": {"small": {"title": "Small ones", "reference": "plain", "variants": variants}},
+        },
     )
     spec = toy_spec
     keys = [spec.user.name, spec.item.name, spec.time.name]
@@ -80,7 +76,7 @@ def test_a_comparison_from_rows_to_report(run, toy_spec, monkeypatch):
     page, markdown, grids = comparison.report()
     assert len(said) == 4 + 2 + 1
     assert [grid.title for grid in grids] == list(toy_spec.tasks)
-    assert [row[0] for row in grids[0].rows] == ["dlrm", "dlrm of today", "additive log-odds", "boosted trees"]
+    assert [row[0] for row in grids[0].rows] == ["plain", "plain of today", "additive log-odds", "boosted trees"]
     trial = comparison.trials["small"][1]
     result = trial.result
     # Loss of two classes with nearly even odds; a wrong label or column would not stay near it.
@@ -91,9 +87,9 @@ def test_a_comparison_from_rows_to_report(run, toy_spec, monkeypatch):
     saved = json.loads((comparison.folder / "results.json").read_text())
     rows = {row["model"]: row for row in saved["tables"]["small"]["rows"]}
     # Another seed is another training; a model that sees less has fewer weights.
-    first, second = rows["dlrm"]["metrics"]["click/overall/auc"]
+    first, second = rows["plain"]["metrics"]["click/overall/auc"]
     assert first != second
-    assert rows["dlrm of today"]["dense_parameters"] < rows["dlrm"]["dense_parameters"]
+    assert rows["plain of today"]["dense_parameters"] < rows["plain"]["dense_parameters"]
     assert page.is_file()
     assert "boosted trees" in markdown.read_text()
     said.clear()
@@ -117,8 +113,9 @@ def test_equal_settings_give_equal_trainings(run):
 
 
 @pytest.mark.slow
-def test_a_search_tries_the_same_draws_for_every_model_and_finds_the_best(run):
+def test_a_search_tries_the_same_draws_for_every_model_and_finds_the_best(run, plain_network):
     config, earlier = run
+    plain = str(plain_network)
     space = {
         "train.optimizer.learning_rate": Range(low=1e-3, high=1e-1),
         "params.rank": (2, 3),
@@ -127,26 +124,26 @@ def test_a_search_tries_the_same_draws_for_every_model_and_finds_the_best(run):
     # A seed of its own: what another test has trained with the config's settings would be done already.
     changes = {"search": space, "seeds": (5,)}
     searched = config.model_copy(update={"compare": config.compare.model_copy(update=changes)})
-    found = tuning.search_settings(searched, earlier, ["dlrm", "hemix"], 1, None)
+    found = tuning.search_settings(searched, earlier, [plain, "hemix"], 1, None)
     assert [(draw.model, sorted(draw.values)) for draw in found] == [
-        ("dlrm", []),
+        (plain, []),
         ("hemix", []),
-        ("dlrm", ["embedding_width", "train.optimizer.learning_rate"]),
+        (plain, ["embedding_width", "train.optimizer.learning_rate"]),
         ("hemix", ["embedding_width", "params.rank", "train.optimizer.learning_rate"]),
     ]
     rate = found[2].values["train.optimizer.learning_rate"]
     assert found[3].values["train.optimizer.learning_rate"] == rate == float(f"{rate:.3g}")
     assert found[2].trial.given.model.embedding_width == 2.0
-    assert found == tuning.search_settings(searched, earlier, ["dlrm", "hemix"], 1, None)
+    assert found == tuning.search_settings(searched, earlier, [plain, "hemix"], 1, None)
     assert tuning.best(found) == {}
-    dlrm = [draw for draw in found if draw.model == "dlrm"]
-    assert run_jobs(training_jobs([draw.trial for draw in dlrm]), parallel=2, say=print) == {}
-    losses = [draw.loss for draw in dlrm]
+    tried = [draw for draw in found if draw.model == plain]
+    assert run_jobs(training_jobs([draw.trial for draw in tried]), parallel=2, say=print) == {}
+    losses = [draw.loss for draw in tried]
     best = tuning.best(found)
-    assert best["dlrm"] is dlrm[losses.index(min(losses))]
+    assert best[plain] is tried[losses.index(min(losses))]
     grid = tuning.search_grid(found)
     assert grid.headers == ("model", "the config's", "draw 1")
-    assert grid.rows == (("dlrm", *(f"{loss:.4f}" for loss in losses)), ("hemix", "-", "-"))
+    assert grid.rows == ((plain, *(f"{loss:.4f}" for loss in losses)), ("hemix", "-", "-"))
     assert grid.best == {(0, 1 + losses.index(min(losses)))}
     drawn = {row[0]: row[1:] for row in tuning.drawn_grid(found).rows}
     assert drawn == {
@@ -154,7 +151,7 @@ def test_a_search_tries_the_same_draws_for_every_model_and_finds_the_best(run):
         "rank": (str(found[3].values["params.rank"]),),
         "embedding_width": ("2",),
     }
-    assert best["dlrm"].trial.given.train.splits == ("train",)
+    assert best[plain].trial.given.train.splits == ("train",)
 
 
 def test_what_a_search_found_is_written_as_a_config_holds_it(run):
