@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mixrank.components.training.settings import EarlyStopping, ModelSettings, Optimizer, TrainSettings, parse_count
-from mixrank.schemas.features import Label
+from mixrank.schemas import Label
 
 
 def test_the_defaults_are_the_papers():
