@@ -55,9 +55,7 @@ def deploy(
     ] = None,
     grpc_port: Annotated[int, typer.Option(help="gRPC port on the host.")] = 8500,
     rest_port: Annotated[int, typer.Option(help="REST port on the host.")] = 8501,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Maximum rows per batch; 0 turns batching off.", show_default="128")
-    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Maximum rows per batch; 0 turns batching off.")] = 0,
     batch_timeout: Annotated[
         float, typer.Option(help="Milliseconds that a request waits for others to join its batch.")
     ] = 2.0,
@@ -69,9 +67,6 @@ def deploy(
         raise ValueError(f"--model-name is given {len(model_name)} times for {len(folders)} folders")
     names: Sequence[str | None] = model_name or [None] * len(folders)
     models = [deployment.served(folder, name) for folder, name in zip(folders, names, strict=True)]
-    ranking = deployment.ranks_candidates(models)
-    if batch_size is None:
-        batch_size = 0 if ranking else deployment.DEFAULT_BATCH_SIZE
     deployment.write_deployment(
         output,
         models,
@@ -83,12 +78,8 @@ def deploy(
     for model in models:
         table.add_row(model.name, "latest" if model.version is None else str(model.version), str(model.base))
     console.print(table)
-    if ranking:
-        what = "is off" if not batch_size else "is on as you asked, which breaks that signature"
-        console.print(
-            f"batching {what}: {', '.join(ranking)} has the signature rank_candidates, whose inputs differ in length",
-            soft_wrap=True,
-        )
+    if batch_size:
+        console.print("batching is on: a row that a model refuses fails all requests of its batch", soft_wrap=True)
     console.print(f"wrote {output}, read back and checked; the server itself was not started", soft_wrap=True)
     console.print(
         f"next:\n  {output}/docker-run.sh   # {deployment.IMAGE}; or docker compose -f {output}/compose.yaml up",

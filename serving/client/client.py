@@ -61,7 +61,7 @@ class Client(_Configured):
         version: number of the version to use.
         label: label of the version to use, such as stable; without both, the server uses its highest version.
         deadline: seconds for a whole call with all its chunks and retries, > 0.
-        retries: how often a request is retried while the server is unavailable, >= 0.
+        retries: how often a request is retried while the server is unavailable or has no thread left, >= 0.
         max_rows: most rows per request, >= 1; at most the `max_batch_size` of the server.
         unknown: "refuse" fields that the spec does not know, or "drop" them.
 

@@ -19,6 +19,8 @@ from mixrank.schemas.wire import Kind
 from mixrank.serving.client.request_rows import Inputs, Row, stack
 
 UNAVAILABLE, DEADLINE_EXCEEDED, INTERNAL = "UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL"
+# A server that is not up, and one that has no thread left: both pass.
+ASKED_AGAIN = (UNAVAILABLE, "RESOURCE_EXHAUSTED")
 # Seconds before the first retry, and the maximum before any; each is shortened at random by up to half.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 # TensorFlow Serving omits the name of a single output from a REST answer.
@@ -162,7 +164,7 @@ class Calls:
         address: the model to ask.
         inputs: how rows are checked.
         deadline: seconds for a whole call, > 0.
-        retries: further tries per request if the server is unavailable, >= 0.
+        retries: further tries per request if the server is unavailable or has no thread left, >= 0.
         max_rows: most rows per request, >= 1.
         clock: returns a time in seconds, from any fixed origin.
         draw: returns a random number in [0, 1).
@@ -262,7 +264,7 @@ class Calls:
                 return (yield Ask(request, left))
             except ServingError as error:
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (tries - 1)) * (1 - self.draw() / 2)
-                again = error.status == UNAVAILABLE and tries <= self.retries and self.clock() + pause < ends
+                again = error.status in ASKED_AGAIN and tries <= self.retries and self.clock() + pause < ends
                 if not again:
                     raise ServingError(error.status, error.message, self.address, tries) from error.__cause__
             yield Pause(pause)

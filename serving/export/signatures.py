@@ -30,6 +30,7 @@ from mixrank.schemas.encode import PADDING, Column, columns
 from mixrank.schemas.files import write_folder_atomically
 from mixrank.schemas.tfmd import parsing_spec
 from mixrank.serving.base import METADATA
+from mixrank.serving.export.shapes import Axes, Count, checked, tensor_spec
 
 _TYPES = {"int": tf.int64, "str": tf.string, "float": tf.float32}
 
@@ -118,11 +119,7 @@ def row_columns(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
     Scalars are `(batch,)`, multi-valued columns `(batch, max_length)`, histories `(batch, length)`, padded after
     the last event with `PADDING`. A missing scalar is that padding too, a missing number is NaN.
     """
-    return {
-        c.name: tf.TensorSpec([None] if c.length is None else [None, c.length], _TYPES[c.kind], name=c.name)
-        for c in columns(spec)
-        if c.serving
-    }
+    return _declared(spec, _row_axes(spec))
 
 
 def request_columns(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
@@ -132,29 +129,45 @@ def request_columns(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
     batch axis: `()` for a single value, `(values,)` for multi-valued columns and histories, newest event first and of
     any length: events beyond the spec's length are not read. Missing values are encoded as in `row_columns`.
     """
+    return _declared(spec, _request_axes(spec))
 
-    def shape(column: Column) -> list[int | None]:
-        if column.candidate:
-            return [None] if column.length is None else [None, column.length]
-        return [] if column.length is None else [None]
 
-    return {c.name: tf.TensorSpec(shape(c), _TYPES[c.kind], name=c.name) for c in columns(spec) if c.serving}
+def _declared(spec: FeatureSpec, axes: Mapping[str, Axes]) -> dict[str, tf.TensorSpec]:
+    return {c.name: tensor_spec(c.name, _TYPES[c.kind], axes[c.name]) for c in columns(spec) if c.serving}
+
+
+def _row_axes(spec: FeatureSpec, rows: str = "rows") -> dict[str, Axes]:
+    return {c.name: (Count(rows),) if c.length is None else (Count(rows), c.length) for c in columns(spec) if c.serving}
+
+
+def _request_axes(spec: FeatureSpec) -> dict[str, Axes]:
+    def axes(column: Column) -> Axes:
+        if column.length is None:
+            return ()
+        if column.history is None:
+            return (Count(f"values of `{column.name}`"),)
+        return (Count(f"events of `{column.history}`", column.width),)
+
+    of_rows = _row_axes(spec, "candidates")
+    return {c.name: of_rows[c.name] if c.candidate else axes(c) for c in columns(spec) if c.serving}
 
 
 def _examples_signature(spec: FeatureSpec, scorer: Scorer, model: keras.Model) -> Any:
     parsing = parsing_spec(spec, labels=False)
+    axes: dict[str, Axes] = {"examples": (Count("rows"),)}
 
     # There is no Python control flow to convert, and converting all layers takes longer than tracing them.
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False)
+    @tf.function(input_signature=[tensor_spec("examples", tf.string, axes["examples"])], autograph=False)
     def serving_default(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        raw = tf.io.parse_example(examples, parsing)
+        raw = tf.io.parse_example(checked({"examples": examples}, axes)["examples"], parsing)
         return scorer.answer(model, raw, _require(spec, raw))
 
     return serving_default
 
 
 def _rows_signature(spec: FeatureSpec, scorer: Scorer, model: keras.Model) -> Any:
-    def score_rows(**row: tf.Tensor) -> dict[str, tf.Tensor]:
+    def score_rows(**given: tf.Tensor) -> dict[str, tf.Tensor]:
+        row = checked(given, _row_axes(spec))
         raw = {c.name: _ragged(c, row[c.name]) for c in columns(spec) if c.serving}
         return scorer.answer(model, raw, _require(spec, raw))
 
@@ -163,9 +176,11 @@ def _rows_signature(spec: FeatureSpec, scorer: Scorer, model: keras.Model) -> An
 
 def _request_signature(spec: FeatureSpec, scorer: Scorer, ranker: keras.Model) -> Any:
     def rank_candidates(**given: tf.Tensor) -> dict[str, tf.Tensor]:
+        # The row form gives every input an axis of rows, which this signature has no place for.
+        request = checked(given, _request_axes(spec), note=", as `inputs` and not as `instances`")
         served = [c for c in columns(spec) if c.serving]
-        raw = {c.name: _ragged(c, given[c.name] if c.candidate else given[c.name][None]) for c in served}
-        return scorer.answer(ranker, raw, [*_require(spec, raw), *_one_per_candidate(spec, raw)])
+        raw = {c.name: _ragged(c, request[c.name] if c.candidate else request[c.name][None]) for c in served}
+        return scorer.answer(ranker, raw, _require(spec, raw))
 
     return tf.function(rank_candidates, autograph=False).get_concrete_function(**request_columns(spec))
 
@@ -198,18 +213,6 @@ def _require(spec: FeatureSpec, raw: Mapping[str, tf.RaggedTensor]) -> list[tf.O
         )
         for column in columns(spec)
         if column.serving and column.required
-    ]
-
-
-def _one_per_candidate(spec: FeatureSpec, raw: Mapping[str, tf.RaggedTensor]) -> list[tf.Operation]:
-    first, *others = [column.name for column in columns(spec) if column.candidate]
-    return [
-        tf.debugging.assert_equal(
-            raw[name].nrows(),
-            raw[first].nrows(),
-            message=f"column `{name}` must have one value per candidate, as `{first}`",
-        )
-        for name in others
     ]
 
 

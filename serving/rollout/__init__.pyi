@@ -1,7 +1,5 @@
-from .deployment import DEFAULT_BATCH_SIZE as DEFAULT_BATCH_SIZE
 from .deployment import IMAGE as IMAGE
 from .deployment import Options as Options
-from .deployment import ranks_candidates as ranks_candidates
 from .deployment import served as served
 from .deployment import write_deployment as write_deployment
 from .model_server import RestServer as RestServer

@@ -26,7 +26,9 @@ GRPC_PORT, REST_PORT = 8500, 8501
 METRICS_PATH = "/monitoring/prometheus/metrics"
 MODELS, CONFIG = "/models", "/config"
 POLL_SECONDS = 5
-DEFAULT_BATCH_SIZE = 128
+# Each gRPC request in progress needs one. With the server's own number, 4 per core, two cores turn away some of 8
+# clients at once.
+GRPC_THREADS = 64
 LABELS = ("stable", "canary")
 RANKING_SIGNATURE = b"rank_candidates"
 
@@ -53,14 +55,15 @@ class Options:
     Args:
         grpc_port: int, 1 to 65535. On the host.
         rest_port: int, 1 to 65535, another than `grpc_port`. On the host.
-        batch_size: int >= 0. Maximum rows per batch; 0 turns batching off.
+        batch_size: int >= 0. Maximum rows per batch; 0 turns batching off. A row that a model refuses fails all
+            requests of its batch.
         batch_timeout_ms: float >= 0. Maximum wait of a request for a batch to fill, in milliseconds.
         image: str. Image and tag.
     """
 
     grpc_port: int = GRPC_PORT
     rest_port: int = REST_PORT
-    batch_size: int = DEFAULT_BATCH_SIZE
+    batch_size: int = 0
     batch_timeout_ms: float = 2.0
     image: str = IMAGE
 
@@ -126,13 +129,18 @@ def write_deployment(output: Path, models: Sequence[Served], options: Options) -
         options: ports, batching, image.
 
     Raises:
-        ValueError: if `output` exists, or two models have the same name.
+        ValueError: if `output` exists, two models have the same name, or a model cannot be batched.
     """
     output = Path(os.path.abspath(output))
     if output.exists():
         raise ValueError(f"{output} exists; a running server may be using it. Remove it or choose another --output")
     if not models:
         raise ValueError("`models` must name at least one model")
+    if options.batch_size and (ranking := ranks_candidates(models)):
+        raise ValueError(
+            f"`batch_size` must be 0, received {options.batch_size}: the signature `rank_candidates` of "
+            f"{', '.join(ranking)} has inputs without an axis of rows, and a server that batches does not start with it"
+        )
     files = {
         "models.config": _models_config(models),
         "monitoring.config": f'prometheus_config {{\n  enable: true\n  path: "{METRICS_PATH}"\n}}\n',
@@ -205,6 +213,7 @@ def _flags(options: Options) -> list[str]:
         "--allow_version_labels_for_unavailable_models=true",
         # Otherwise a broken version stays in LOADING for minutes, even if it is removed.
         "--max_num_load_retries=0",
+        f"--grpc_max_threads={GRPC_THREADS}",
         f"--monitoring_config_file={CONFIG}/monitoring.config",
     ]
     if options.batch_size:

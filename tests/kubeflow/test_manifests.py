@@ -127,12 +127,11 @@ def leaves(value, at=()):
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory):
-    """The folders that `mixrank deploy` writes for the model kuairand, without and with batching."""
+    """The folder that `mixrank deploy` writes for the model kuairand."""
     root = tmp_path_factory.mktemp("deploy")
     models = [deployment.Served("kuairand", root / "serving" / "kuairand")]
-    deployment.write_deployment(root / "plain", models, deployment.Options(batch_size=0))
-    deployment.write_deployment(root / "batching", models, deployment.Options())
-    return root
+    deployment.write_deployment(root / "deploy", models, deployment.Options())
+    return root / "deploy"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -178,7 +177,7 @@ def test_everything_is_in_the_namespace_of_its_overlay_and_named_once(overlays, 
 def test_the_servers_flags_are_those_that_deploy_writes(overlays, deployed, name):
     container = server(overlays[name])
     ports = [f"--port={deployment.GRPC_PORT}", f"--rest_api_port={deployment.REST_PORT}"]
-    assert container["args"] == ports + (deployed / "plain" / "flags.txt").read_text().split()
+    assert container["args"] == ports + (deployed / "flags.txt").read_text().split()
     assert container["image"] == deployment.IMAGE
 
 
@@ -187,30 +186,17 @@ def test_the_servers_configuration_is_what_deploy_writes(overlays, deployed, nam
     (volume,) = [each for each in pod(overlays[name])["spec"]["volumes"] if each["name"] == "config"]
     files = config_map(overlays[name], volume["configMap"]["name"])
     assert set(files) == {"models.config", "monitoring.config"}
-    assert files["monitoring.config"] == (deployed / "plain" / "monitoring.config").read_text()
+    assert files["monitoring.config"] == (deployed / "monitoring.config").read_text()
     found = model_config.parse(files["models.config"])
     for model in found.model_config_list.config:
         # Roll-outs change these.
         model_config.pin(model, set(), {})
         model.model_version_policy.latest.num_versions = 1
-    assert found == model_config.parse((deployed / "plain" / "models.config").read_text())
+    assert found == model_config.parse((deployed / "models.config").read_text())
     (mount,) = [each for each in server(overlays[name])["volumeMounts"] if each["name"] == "config"]
     assert mount["mountPath"] == deployment.CONFIG
     # A subPath would never see a new file.
     assert "subPath" not in mount
-
-
-def test_the_batching_component_adds_what_deploy_adds(deployed, tmp_path):
-    shutil.copytree(KUBEFLOW, tmp_path / "kubeflow")
-    overlay = tmp_path / "kubeflow" / "overlays" / "dev" / "kustomization.yaml"
-    text = overlay.read_text()
-    overlay.write_text(text.replace("components:\n", "components:\n  - ../../components/batching\n"))
-    resources = render(overlay.parent)
-    assert server(resources)["args"][2:] == (deployed / "batching" / "flags.txt").read_text().split()
-    (volume,) = [each for each in pod(resources)["spec"]["volumes"] if each["name"] == "config"]
-    files = config_map(resources, volume["configMap"]["name"])
-    assert set(files) == {"models.config", "monitoring.config", "batching.config"}
-    assert files["batching.config"] == (deployed / "batching" / "batching.config").read_text()
 
 
 def test_a_new_models_config_is_a_new_pod_template(tmp_path):

@@ -19,7 +19,7 @@ from mixrank.schemas.encode import PADDING, columns
 from mixrank.serving.base import load_spec
 from mixrank.serving.client import AsyncClient, Client, RowError, transport_rest
 from mixrank.serving.client import client as client_module
-from mixrank.serving.client.protocol import Address, Predict, ServingError, State
+from mixrank.serving.client.protocol import ASKED_AGAIN, Address, Predict, ServingError, State
 from mixrank.serving.dev_server import running
 from mixrank.serving.dev_server.errors import HTTP_STATUS, Refused
 
@@ -290,7 +290,7 @@ def test_values_that_json_has_no_form_for_are_refused_over_rest(tiny_server):
 ERRORS = list(dict(zip(reversed(HTTP_STATUS.values()), reversed(HTTP_STATUS), strict=True)).values())
 
 
-@pytest.mark.parametrize("status", [*(status for status in ERRORS if status != "UNAVAILABLE"), "INTERNAL"])
+@pytest.mark.parametrize("status", [*(status for status in ERRORS if status not in ASKED_AGAIN), "INTERNAL"])
 def test_errors_are_named_and_not_asked_again(call, served, naps, status):
     def refuse(inputs):
         raise Refused("because of x", status)
@@ -302,20 +302,21 @@ def test_errors_are_named_and_not_asked_again(call, served, naps, status):
     assert len(served.seen) == 1 and naps == []
 
 
-def failing(times):
-    """Unavailable a number of times, then scores."""
+def failing(times, status="UNAVAILABLE"):
+    """An error a number of times, then scores."""
     left = iter(range(times))
 
     def answer(inputs):
         if next(left, None) is not None:
-            raise Refused("loading", "UNAVAILABLE")
+            raise Refused("loading", status)
         return {"click": [[0.5]] * len(inputs["x"]), "buy": [[0.25]] * len(inputs["x"])}
 
     return answer
 
 
-def test_a_server_that_is_unavailable_is_asked_again(call, served, naps):
-    served.answer = failing(3)
+@pytest.mark.parametrize("status", ASKED_AGAIN)
+def test_a_server_that_cannot_answer_now_is_asked_again(call, served, naps, status):
+    served.answer = failing(3, status)
     assert call("score", rows(3), max_rows=1, retries=3) == [{"click": 0.5, "buy": 0.25}] * 3
     assert len(served.seen) == 3 + 3
     # A tenth of a second, twice that, and again, each less up to a half.

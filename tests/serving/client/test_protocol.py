@@ -89,6 +89,16 @@ def test_chance_halves_a_pause_at_most():
     assert steps.throw(ServingError("UNAVAILABLE", "loading")) == Pause(pytest.approx(0.05))
 
 
+def test_a_server_without_a_thread_is_asked_again_as_often_as_allowed():
+    steps = calls(Clock(), retries=2).score(rows(1))
+    next(steps)
+    for pause in (0.1, 0.2):
+        assert steps.throw(ServingError("RESOURCE_EXHAUSTED", "Server Threadpool Exhausted")) == Pause(pause)
+        assert isinstance(next(steps), Ask)
+    with pytest.raises(ServingError, match=r"RESOURCE_EXHAUSTED: Server Threadpool Exhausted \(asked 3 times\)"):
+        steps.throw(ServingError("RESOURCE_EXHAUSTED", "Server Threadpool Exhausted"))
+
+
 def test_a_call_that_ended_in_time_asks_no_more():
     steps = calls(Clock()).score(rows(2))
     next(steps), steps.send(SCORE)

@@ -129,7 +129,7 @@ def test_a_missing_required_column_is_named(toy_export, toy_spec, column):
 
 def test_columns_of_different_numbers_of_candidates_are_named(toy_export, toy_spec):
     for prices in (np.ones(1, "float32"), np.ones(4, "float32")):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="column `price` must have one value per candidate"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"column `price` must have shape \(candidates,\)"):
             rank(toy_export, toy_spec, REQUEST, ITEMS, price=prices)
 
 

@@ -135,21 +135,34 @@ def test_a_broken_version_must_not_block_the_server(save, tmp_path):
     assert "--allow_version_labels_for_unavailable_models=true" in flags
 
 
-def test_batching_is_off_for_a_signature_whose_inputs_differ_in_length(save, tmp_path, mixrank):
-    save("shop/3", graph=b"..rank_candidates..")
-    result = mixrank("deploy", tmp_path / "shop", "--output", tmp_path / "out")
-    assert result.exit_code == 0 and "batching is off: shop has the signature rank_candidates" in result.output
-    assert not (tmp_path / "out" / "batching.config").exists()
-    assert "batching" not in (tmp_path / "out" / "flags.txt").read_text()
-    result = mixrank("deploy", tmp_path / "shop", "--output", tmp_path / "on", "--batch-size", 8)
-    assert "batching is on as you asked, which breaks that signature" in result.output
-    assert "--enable_batching=true" in (tmp_path / "on" / "flags.txt").read_text()
-
-
 def refused(result, message):
     assert result.exit_code == 1
     assert "Traceback" not in result.output
     assert message in " ".join(result.output.split()), result.output
+
+
+def test_batching_is_off_unless_it_is_asked_for(save, tmp_path, mixrank):
+    save("shop/3")
+    result = mixrank("deploy", tmp_path / "shop", "--output", tmp_path / "out")
+    assert result.exit_code == 0 and "batching is" not in result.output
+    assert not (tmp_path / "out" / "batching.config").exists()
+    assert "batching" not in (tmp_path / "out" / "flags.txt").read_text()
+    result = mixrank("deploy", tmp_path / "shop", "--output", tmp_path / "on", "--batch-size", 8)
+    assert "batching is on: a row that a model refuses fails all requests of its batch" in result.output
+
+
+def test_a_model_that_cannot_be_batched_is_refused_by_name(save, tmp_path, mixrank):
+    save("clips/3"), save("shop/3", graph=b"..rank_candidates..")
+    folders, out = [tmp_path / "clips", tmp_path / "shop"], ["--output", tmp_path / "out"]
+    message = "`batch_size` must be 0, received 8: the signature `rank_candidates` of shop has inputs without an axis"
+    refused(mixrank("deploy", *folders, *out, "--batch-size", 8), message)
+    assert not (tmp_path / "out").exists()
+    assert mixrank("deploy", *folders, *out).exit_code == 0
+
+
+def test_the_server_has_threads_for_more_than_a_few_clients(save, tmp_path):
+    write_deployment(tmp_path / "out", [served(save("shop/3").parent)], Options())
+    assert "--grpc_max_threads=64" in (tmp_path / "out" / "flags.txt").read_text().split()
 
 
 def test_what_cannot_be_served_is_refused(save, tmp_path, mixrank):
@@ -207,7 +220,7 @@ def test_a_folder_that_does_not_validate_does_not_appear(save, tmp_path, monkeyp
     ],
 )
 def test_a_changed_file_is_refused(save, tmp_path, file, change, message):
-    write_deployment(tmp_path / "out", [served(save("shop/3").parent)], Options())
+    write_deployment(tmp_path / "out", [served(save("shop/3").parent)], Options(batch_size=8))
     validate(tmp_path / "out")
     text = (tmp_path / "out" / file).read_text()
     assert change[0] in text
