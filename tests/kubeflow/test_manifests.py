@@ -181,6 +181,12 @@ def test_the_servers_flags_are_those_that_deploy_writes(overlays, deployed, name
     assert container["image"] == deployment.IMAGE
 
 
+def test_kserve_adds_flags_that_deploy_writes(overlays, deployed):
+    arguments = find(overlays["kserve"], "InferenceService")["spec"]["predictor"]["model"]["args"]
+    assert set(arguments) <= set((deployed / "flags.txt").read_text().split())
+    assert f"--grpc_max_threads={deployment.GRPC_THREADS}" in arguments
+
+
 @pytest.mark.parametrize("name", SERVING)
 def test_the_servers_configuration_is_what_deploy_writes(overlays, deployed, name):
     (volume,) = [each for each in pod(overlays[name])["spec"]["volumes"] if each["name"] == "config"]
