@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import socket
@@ -39,6 +40,11 @@ def serve(
     models = _models(folders or [], model_name or [], models_config)
     if poll <= 0:
         raise ValueError(f"--poll must be positive, received {poll:g}")
+    if not _is_loopback(host):
+        errors.print(
+            f"warning: --host {host} lets other machines ask this server, which asks nobody who they are",
+            style="yellow", markup=False, soft_wrap=True,
+        )  # fmt: skip
     for option, port in (("--rest-port", rest_port), ("--grpc-port", grpc_port)):
         _check_free(host, port, option)
     console.print("mixrank development server; for production, see `mixrank deploy`")
@@ -97,6 +103,13 @@ def _models(folders: list[Path], names: list[str], config: Path | None) -> dict[
             raise ValueError(f"{models[name]} and {folder} have the same name `{name}`; give each a --model-name")
         models[name] = folder
     return models
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_free(host: str, port: int, option: str) -> None:

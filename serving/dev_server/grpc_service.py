@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -16,7 +17,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from mixrank.serving.dev_server.errors import Refused
+from mixrank.serving.dev_server.errors import REQUEST_BYTES, Refused
 from mixrank.serving.dev_server.repository import Repository
 
 _UNKNOWN = grpc.StatusCode.UNKNOWN.value[0]
@@ -51,7 +52,7 @@ class GrpcService(prediction_service_pb2_grpc.PredictionServiceServicer, model_s
         version, model = self.repository.find(*_which(request.model_spec))
         signature = model.signature(request.model_spec.signature_name)
         try:
-            inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
+            inputs = {name: _array(name, tensor) for name, tensor in request.inputs.items()}
         except (ValueError, TypeError, KeyError) as error:
             raise Refused(f"tensor parsing error: {error}") from None
         answer = model.run(signature, inputs, request.output_filter)
@@ -105,3 +106,11 @@ def metadata(repository: Repository, name: str, version: int | None, label: str 
 def _which(spec: Any) -> tuple[str, int | None, str | None]:
     version = spec.version.value if spec.HasField("version") else None
     return spec.name, version, spec.version_label or None
+
+
+def _array(name: str, tensor: Any) -> Any:
+    # One value in a tensor of any shape stands for all of them, so a few bytes may stand for gigabytes.
+    size = math.prod(dim.size for dim in tensor.tensor_shape.dim) * tf.as_dtype(tensor.dtype).size
+    if size > REQUEST_BYTES:
+        raise Refused(f"input `{name}` has {size} bytes, more than {REQUEST_BYTES}")
+    return tf.make_ndarray(tensor)

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from mixrank.serving.dev_server.errors import Refused
+from mixrank.serving.dev_server.errors import Refused, brief
 
 # Kind of a NumPy type -> what JSON may hold for it. A dict is {"b64": ...}; a bool is not a number.
 _TYPES: dict[str, set[type]] = {"O": {str, dict}, "b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
 _WEB_SAFE = str.maketrans("-_", "+/")
+# Also an unclosed text, so that no part of the body is read twice.
+_TEXT_OR_INF = re.compile(r'"(?:\\.|[^"\\])*+"?|\bInf\b', re.DOTALL)
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -32,17 +36,28 @@ def parse(body: bytes) -> dict[str, Any]:
     if not body:
         raise Refused("JSON Parse error: The document is empty")
     try:
-        found = json.loads(body)
+        # As TensorFlow Serving: a byte order mark is skipped, the first of two equal keys counts.
+        text = body.decode("utf-8-sig")
+        if "Inf" in text:
+            text = _TEXT_OR_INF.sub(lambda found: "Infinity" if found[0] == "Inf" else found[0], text)
+        found = json.loads(text, parse_float=_double, object_pairs_hook=lambda pairs: dict(reversed(pairs)))
     except (ValueError, RecursionError) as error:
         raise Refused(f"JSON Parse error: {error}") from None
     if not isinstance(found, dict):
-        raise Refused(f"JSON Value: {_short(found)} Is not object")
+        raise Refused(f"JSON Value: {brief(found)} Is not object")
     if not isinstance(found.get("signature_name", ""), str):
-        raise Refused(f"JSON Value: {_short(found)} 'signature_name' key must be a string value.")
+        raise Refused(f"JSON Value: {brief(found)} 'signature_name' key must be a string value.")
     if ("instances" in found) == ("inputs" in found):
         both = "expecting only one of 'inputs' or 'instances' keys to exist"
         raise Refused(both if "inputs" in found else "Missing 'inputs' or 'instances' key")
     return found
+
+
+def _double(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"Number too big to be stored in double: {text[:40]}")
+    return number
 
 
 def to_arrays(request: Mapping[str, Any], signature: Any) -> dict[str, np.ndarray]:
@@ -81,7 +96,7 @@ def render(outputs: Mapping[str, np.ndarray], by_row: bool) -> str:
 def _by_column(rows: Any, signature: Any) -> dict[str, list[Any]]:
     if not isinstance(rows, list) or not rows:
         problem = "No values in 'instances' array" if rows == [] else "Excepting 'instances' to be an list/array"
-        raise Refused(f"JSON Value: {_short(rows)} {problem}")
+        raise Refused(f"JSON Value: {brief(rows)} {problem}")
     if not _is_object(rows[0]):
         rows = [row if _is_object(row) else {_only_input(signature): row} for row in rows]
     for number, row in enumerate(rows):
@@ -106,14 +121,14 @@ def _array(name: str, values: Any, signature: Any) -> np.ndarray:
     dtype = np.dtype(tf.as_dtype(signature.inputs[name].dtype).as_numpy_dtype)
     # Ragged lists, and lists nested too deeply for an array, stay lists inside the array.
     array = np.array(values, object)
-    for place, value in np.ndenumerate(array):
-        if type(value) not in _TYPES[dtype.kind]:
-            kind = "Encountered list at unexpected level or size" if isinstance(value, list) else "JSON Value"
-            expected = "string" if dtype.kind == "O" else dtype.name
-            raise Refused(
-                f"Failed to process element: {place[0] if place else 0} key: {name}. {kind}: {_short(value)} is not of "
-                f"expected type: {expected}"
-            )
+    if not set(map(type, array.ravel())) <= _TYPES[dtype.kind]:
+        place, value = next(item for item in np.ndenumerate(array) if type(item[1]) not in _TYPES[dtype.kind])
+        kind = "Encountered list at unexpected level or size" if isinstance(value, list) else "JSON Value"
+        expected = "string" if dtype.kind == "O" else dtype.name
+        raise Refused(
+            f"Failed to process element: {place[0] if place else 0} key: {name}. {kind}: {brief(value)} is not of "
+            f"expected type: {expected}"
+        )
     try:
         if dtype.kind == "O":
             return np.array(np.frompyfunc(_bytes, 1, 1)(array), object)
@@ -127,7 +142,7 @@ def _bytes(value: Any) -> bytes:
     if isinstance(value, str):
         return value.encode()
     if _is_object(value):
-        raise ValueError(f"JSON Value: {_short(value)} not formatted correctly for base64 data")
+        raise ValueError(f"JSON Value: {brief(value)} not formatted correctly for base64 data")
     text = value["b64"].translate(_WEB_SAFE).rstrip("=")
     return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
 
@@ -148,11 +163,3 @@ def _listed(name: str, value: np.ndarray) -> Any:
         return {"b64": base64.b64encode(item).decode()} if name.endswith("_bytes") else item.decode(errors="replace")
 
     return np.frompyfunc(text, 1, 1)(value).tolist() if value.ndim else text(value.item())
-
-
-def _short(value: Any) -> str:
-    try:
-        text = json.dumps(value)
-    except RecursionError:
-        text = "deeply nested lists"
-    return text if len(text) <= 300 else f"{text[:300]}..."

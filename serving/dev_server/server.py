@@ -11,11 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import uvicorn
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mixrank.serving.dev_server.errors import REQUEST_BYTES
 from mixrank.serving.dev_server.grpc_service import GrpcService
 from mixrank.serving.dev_server.loaded_model import LoadedModel
 from mixrank.serving.dev_server.repository import AVAILABLE, END, Repository, Version
@@ -23,8 +26,10 @@ from mixrank.serving.dev_server.rest import rest_app
 
 # gRPC requests in progress at the same time, and seconds that requests may still take once the server stops.
 WORKERS, GRACE = 16, 30
+# Seconds that a connection may be open without the complete head of a request.
+IDLE = 60
 GRPC_OPTIONS = [
-    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_receive_message_length", REQUEST_BYTES),
     ("grpc.max_send_message_length", -1),
     # With this option on, a second server on the same port would silently take half of the requests.
     ("grpc.so_reuseport", 0),
@@ -70,6 +75,22 @@ class DevelopmentServer:
             time.sleep(0.01)
 
 
+class Protocol(H11Protocol):
+    """HTTP whose keep-alive time also limits how long the head of a request may take.
+
+    uvicorn stops that timer at the first byte, and starts it only behind the first answer.
+    """
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def data_received(self, data: bytes) -> None:
+        self.conn.receive_data(data)
+        # Stops the timer when it finds a request.
+        self.handle_events()
+
+
 @contextmanager
 def running(
     models: Mapping[str, Path] | Path,
@@ -110,8 +131,9 @@ def running(
             raise ValueError(f"gRPC cannot listen at {host}:{grpc_port}; is the port in use?") from None
         rest = uvicorn.Server(
             uvicorn.Config(
-                rest_app(repository), log_config=None, log_level="error", access_log=False, lifespan="off", ws="none",
-                timeout_keep_alive=60, timeout_graceful_shutdown=GRACE,
+                rest_app(repository, {host.lower(), socket.gethostname().lower()}), http=Protocol, log_config=None,
+                log_level="error", access_log=False, lifespan="off", ws="none", timeout_keep_alive=IDLE,
+                timeout_graceful_shutdown=GRACE,
             )
         )  # fmt: skip
         rpc.start()

@@ -141,6 +141,10 @@ def expected(toy_export, instances):
     return {task: value.numpy() for task, value in signature(**feed).items()}
 
 
+def b64(data):
+    return {"b64": base64.b64encode(data).decode()}
+
+
 def predict(rest, model="linear", **body):
     answer = rest.post(f"/v1/models/{model}:predict", content=json.dumps(body))
     return answer.status_code, answer.json()
@@ -247,6 +251,33 @@ def test_a_number_that_is_not_known_is_sent_as_nan_and_gives_a_score(rest, insta
     assert np.isfinite([answer["predictions"][0][task] for task in ("click", "buy")]).all()
 
 
+@pytest.mark.parametrize("number", ["16777217", "-1e308", "3.5e38", "Inf", "-Inf", "Infinity"])
+def test_numbers_that_float32_does_not_hold_are_taken(rest, instances, number):
+    body = json.dumps({"signature_name": "score_rows", "instances": [{**instances[0], "price": "PRICE"}]})
+    answer = rest.post("/v1/models/toy:predict", content=body.replace('"PRICE"', number))
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        ('{"instances": [1.0], "instances": [5.0]}', {"predictions": [2.0]}),
+        ('{"instances": [{"x": 1.0, "x": 5.0}]}', {"predictions": [2.0]}),
+        ('\ufeff{"instances": [1.0]}', {"predictions": [2.0]}),
+        (
+            '{"signature_name": "words", "inputs": ["Inf"]}',
+            {"outputs": {"text": ["Inf"], "raw_bytes": [b64(b"Inf")]}},
+        ),
+    ],
+)
+def test_the_first_of_two_keys_counts_and_a_byte_order_mark_does_not(rest, body, answer):
+    assert rest.post("/v1/models/linear:predict", content=body.encode()).json() == answer
+
+
+def test_a_number_that_no_double_holds_is_refused(rest):
+    assert rest.post("/v1/models/linear:predict", content='{"instances": [1e400]}').status_code == 400
+
+
 def test_rows_are_all_named_or_all_bare(rest, examples):
     mixed = [{"examples": {"b64": examples[0]}}, {"b64": examples[1]}]
     assert predict(rest, "toy", instances=mixed)[0] == 400
@@ -280,7 +311,10 @@ def test_an_empty_signature_name_is_the_default_and_echoed(rpc, rest):
         ("/v1/models", 400),
         ("/v1/models/linear:predict", 400),
         ("/v1/models/linear/versions/x", 400),
-        ("/v1/models/linear/versions/99999999999999999999", 400),
+        ("/v1/models/linear/versions/9223372036854775808", 400),
+        ("/v1/models/linear/versions/" + 5000 * "9", 400),
+        ("/v1/models/linear?x=1", 400),
+        ("/v1/models/linear/metadata?x=1", 400),
         ("/v1/models/linear/versions/3/labels/a", 400),
         ("/v1/nothing", 400),
         ("/v2/models/linear", 404),
@@ -301,6 +335,8 @@ def test_a_get_is_answered_by_the_grammar_of_urls(rest, path, status):
         ("/v1/models/linear", 400),
         ("/v1/models/linear/metadata", 400),
         ("/v1/models/linear:score", 400),
+        ("/v1/models/linear:PREDICT", 400),
+        ("/v1/models/linear:predict?x=1", 400),
         ("/models/linear:predict", 404),
     ],
 )

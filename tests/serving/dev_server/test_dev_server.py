@@ -302,6 +302,7 @@ def test_the_command_serves_until_it_is_told_to_stop(save_tiny, tmp_path, monkey
         (["base", "--model-name", "a", "--model-name", "b"], "given 2 times for 1 folders"),
         (["base", "base"], "same name `base`"),
         (["base", "--poll", "0"], "--poll must be positive"),
+        (["base", "--host", "0.0.0.0", "--grpc-port", "PORT"], "warning: --host 0.0.0.0 lets other machines ask"),
         (["base", "--grpc-port", "PORT"], "--grpc-port PORT on 127.0.0.1 cannot be used: Address already in use"),
         (["empty"], "holds no version folder"),
     ],
