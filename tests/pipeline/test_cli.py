@@ -134,7 +134,7 @@ def test_a_model_shows_its_parameters_presets_and_their_meaning(mixrank):
         (("models", "--match-params", "M"), "a count is a number such as 1000000 or 1.5M, received 'M'"),
         (("models", "--match-params", "0"), "--match-params must be at least 1, received 0"),
         (("models", "--sizes", "--dataset", "kuairnd"), "there is no dataset `kuairnd`; did you mean `kuairand`?"),
-        (("run", "movielens", "--set", "model.match_params=1X"), "model.match_params: a count ends in K, M or B"),
+        (("run", "movielens", "--set", "model.match_params=1X"), "model.match_params: a count may end in K, M or B"),
         (("models", "hemx"), "there is no model `hemx`; did you mean `hemix`?"),
         (("run", "movielns"), "config movielns does not exist; did you mean `movielens`?"),
         (("run", "movielens", "--set", "dataset=movielns"), "there is no dataset `movielns`"),

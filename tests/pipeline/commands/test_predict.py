@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from types import SimpleNamespace
 
 import pytest
 import typer
@@ -12,6 +10,7 @@ from typer.testing import CliRunner
 
 from mixrank.pipeline.commands import predict as predict_command
 from mixrank.pipeline.commands.predict import predict
+from mixrank.serving import export
 from mixrank.serving.base import load_spec
 from mixrank.serving.client import Inputs
 from mixrank.serving.export import write_golden
@@ -48,7 +47,7 @@ def local(monkeypatch, folder):
         def rank(self, request, candidates):
             return [{"click": price, "buy": 0.0} for price in self.inputs.request(request, candidates)["price"]]
 
-    monkeypatch.setitem(sys.modules, "mixrank.serving.export.local_model", SimpleNamespace(LocalModel=LocalModel))
+    monkeypatch.setitem(vars(export), "LocalModel", LocalModel)
     return folder
 
 

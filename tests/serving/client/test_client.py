@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -338,6 +340,32 @@ def test_a_refused_connection_is_tried_again(call, naps):
     with pytest.raises(ServingError, match=r"UNAVAILABLE: .*(?s:refused|failed).*\(asked 3 times\)") as caught:
         call("score", rows(1), target=f"{scheme}://127.0.0.1:{port}", retries=2)
     assert caught.value.status == "UNAVAILABLE" and len(naps) == 2
+
+
+@pytest.mark.parametrize("call", WAYS[2:], indirect=True)
+def test_a_connection_may_take_a_while(call, tiny_server):
+    def pump(source, sink):
+        # The client may be gone before the server's last word.
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def relay():
+        # Until then nothing answers the greeting of the client, which is all that it waits for.
+        time.sleep(0.2)
+        near, _ = listening.accept()
+        host, port = tiny_server.grpc_target.split(":")
+        with near, socket.create_connection((host, int(port))) as far:
+            back = threads.submit(pump, far, near)
+            pump(near, far)
+            back.result()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(2) as threads:
+        relayed = threads.submit(relay)
+        scores = call("score", rows(2), target=f"grpc://127.0.0.1:{listening.getsockname()[1]}", retries=0)
+        relayed.result()
+    assert clicks(scores) == pytest.approx([0.0, 0.1])
 
 
 @pytest.fixture
