@@ -15,7 +15,7 @@ from mixrank.layers.mixing import PreNormBlock, SharedFFN
 PRESETS = {
     # For examples and one small log: trains in minutes on two CPU cores.
     "tiny": {"dim": 64, "num_layers": 2, "head_units": (32,)},
-    # Width and layers of hemix small; the paper's own sizes are for pictures.
+    # Width and layers of hemix small; the paper's own sizes are for images.
     "small": {"dim": 256, "num_layers": 3, "token_expansion": 2, "expansion": 4},
 }
 SCALED = {"dim": (8,)}
@@ -86,7 +86,7 @@ class MLPMixer(TokenBackbone):
         ValueError: a value out of bounds.
 
     As in the paper, except:
-        fields, or pieces of all of them, take the place of picture patches, and have projections of their own;
+        fields, or pieces of all of them, take the place of image patches, and have projections of their own;
         `dropout` is an addition, off by default.
 
     Source: arXiv 2105.01601.
