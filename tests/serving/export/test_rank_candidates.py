@@ -138,18 +138,6 @@ def test_no_candidates_get_no_scores(toy_export, toy_spec):
     assert rank(toy_export, toy_spec, REQUEST, ITEMS, **none)["click"].shape == (0, 1)
 
 
-def test_the_session_loader_ranks_the_same(toy_export, toy_spec):
-    given = to_request_columns(toy_spec, REQUEST | EVENTS, ITEMS)
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(toy_export.folder))
-        signature = loaded.signature_def["rank_candidates"]
-        answer = session.run(
-            {task: signature.outputs[task].name for task in TASKS},
-            {signature.inputs[name].name: value for name, value in given.items()},
-        )
-    assert_same(answer, rank(toy_export, toy_spec, REQUEST | EVENTS, ITEMS))
-
-
 def test_transform_gets_one_row_of_the_request_whatever_the_candidates(toy_spec):
     counting = SimpleNamespace(answer=lambda ranker, raw, checks: {name: x.nrows() for name, x in raw.items()})
     rank_candidates = signatures._request_signature(toy_spec, counting, None)

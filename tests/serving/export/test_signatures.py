@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import PADDING, Column, encode
 from mixrank.schemas.wire import entry, example
 from mixrank.serving.base import METADATA
-from mixrank.serving.export import to_columns
+from mixrank.serving.export import score_everywhere, to_columns
 from mixrank.serving.export.loaders import REQUESTS
 from mixrank.serving.export.signatures import _ragged, export, row_columns
 
@@ -49,20 +48,13 @@ def test_both_signatures_answer_like_the_model_in_memory(toy_export, toy_scores,
     assert_same(columns, toy_scores)
 
 
-def test_the_session_loader_answers_the_same(toy_export, toy_scores, toy_spec, toy_data):
-    rows = toy_data.rows["eval"]
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(toy_export.folder))
-        for name, feed in {
-            "serving_default": {"examples": np.array([encode(toy_spec, row) for row in rows], dtype=object)},
-            "score_rows": to_columns(toy_spec, rows),
-        }.items():
-            signature = loaded.signature_def[name]
-            answer = session.run(
-                {task: signature.outputs[task].name for task in TASKS},
-                {signature.inputs[column].name: value for column, value in feed.items()},
-            )
-            assert_same(answer, toy_scores)
+def test_every_loader_answers_like_the_model_in_memory(toy_export, toy_scores, toy_spec, toy_data):
+    scores = score_everywhere(toy_export.folder, [encode(toy_spec, row) for row in toy_data.rows["eval"]])
+    loaders, signatures = ("tf2", "session"), ("serving_default", "score_rows", "rank_candidates")
+    assert set(scores) == {"/".join(name) for name in itertools.product(loaders, signatures, TASKS)}
+    for name, got in scores.items():
+        expected = toy_scores[name.rsplit("/", 1)[1]]
+        np.testing.assert_allclose(got, expected[: REQUESTS if "rank" in name else None], atol=1e-6)
 
 
 def test_the_signature_takes_the_columns_of_the_spec(toy_export, toy_spec):
@@ -204,24 +196,3 @@ def test_an_export_that_fails_leaves_nothing(toy_export, toy_spec, toy_transform
     with pytest.raises(OSError, match="disk full"):
         export(tmp_path / "model", spec=toy_spec, model=toy_export.model, transform_output=toy_transform)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_a_fresh_process_scores_through_every_loader(toy_export, toy_scores, toy_spec, toy_data, tmp_path):
-    rows = tmp_path / "rows.tfrecord"
-    with tf.io.TFRecordWriter(str(rows)) as writer:
-        for row in toy_data.rows["eval"]:
-            writer.write(encode(toy_spec, row))
-    output = tmp_path / "scores.npz"
-    command = [sys.executable, "-m", "mixrank.serving.export.loaders", str(toy_export.folder), str(rows), str(output)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    with np.load(output) as scores:
-        assert set(scores.files) == {
-            f"{loader}/{signature}/{task}"
-            for loader in ("tf2", "session")
-            for signature in ("serving_default", "score_rows", "rank_candidates")
-            for task in TASKS
-        }
-        for name in scores.files:
-            expected = toy_scores[name.rsplit("/", 1)[1]]
-            np.testing.assert_allclose(scores[name], expected[: REQUESTS if "rank" in name else None], atol=1e-6)
