@@ -59,11 +59,9 @@ TASK_REPORTS = {
             Plot(
                 "Calibration",
                 plots.calibration_curve,
-                "Bins of equal size; above the dashed line the model promises too little, below it too much.",
+                "Bins of equal size; above the dashed line the predictions are too low, below it too high.",
             ),
-            Plot(
-                "ROC", plots.roc, "Share of positives found against share of negatives disturbed, at every threshold."
-            ),
+            Plot("ROC", plots.roc, "True positive rate against false positive rate, at every threshold."),
             Plot("Scores", plots.score_distribution, wide=True),
         ),
     ),
