@@ -61,7 +61,7 @@ def validation_metrics(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str
 
 
 def shown_metrics(spec: FeatureSpec) -> list[str]:
-    """Validation metrics for a line of progress: `loss`, and per task the headlines that are no part of it."""
+    """Validation metrics for a line of progress: `loss`, and per task the headline metrics other than the loss."""
     return [
         "loss",
         *(
