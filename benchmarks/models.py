@@ -249,7 +249,7 @@ def print_row(row: dict[str, Any]) -> None:
 def main() -> int:
     from mixrank.components.training import parse_count
     from mixrank.layers import registry
-    from mixrank.schemas.files import write_atomically
+    from mixrank.schemas.files import write_text_atomically
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=parse_count, default=10**6, help="dense parameters of every model, 1M or 20M")
@@ -300,7 +300,7 @@ def main() -> int:
         found.append(row)
         print_row(row)
         about = {"params": options.params, "dataset": options.dataset, "batch": options.batch, "models": found}
-        write_atomically(output, lambda path, about=about: path.write_text(json.dumps(about, indent=1)))
+        write_text_atomically(output, json.dumps(about, indent=1))
     print(f"written: {output}")
     return int(any("error" in row for row in found))
 

@@ -9,6 +9,7 @@ from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import Channel, artifact_utils, component_spec, standard_artifacts
 
 from mixrank.schemas import FeatureSpec, tfmd
+from mixrank.schemas.files import write_text_atomically
 
 
 class Executor(base_executor.BaseExecutor):
@@ -18,7 +19,7 @@ class Executor(base_executor.BaseExecutor):
         folder = Path(artifact_utils.get_single_uri(output_dict["schema"]))
         folder.mkdir(parents=True, exist_ok=True)
         text = tfmd.as_text(FeatureSpec.from_json(exec_properties["spec"]))
-        (folder / "schema.pbtxt").write_text(text)
+        write_text_atomically(folder / "schema.pbtxt", text)
 
 
 class SchemaGenSpec(component_spec.ComponentSpec):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from mixrank.pipeline.config import RunConfig
 from mixrank.pipeline.run_record import RUN_FILE, RunRecord, is_run, split_files
 from mixrank.pipeline.runners import LOG_FILE, quiet
 from mixrank.schemas import Dataset
+from mixrank.schemas.files import write_atomically
 
 
 def train_only(config: RunConfig) -> Path:
@@ -69,9 +72,13 @@ def last_run(config: RunConfig) -> tuple[RunRecord, Dataset]:
 
 
 def new_folder(config: RunConfig, started: datetime, suffix: str = "") -> Path:
-    """Makes a folder for one training, below the run's."""
-    folder = config.run_dir / "train" / f"{started:%Y%m%d-%H%M%S}{suffix}"
-    folder.mkdir(parents=True)
+    """Makes a folder for one training, below the run's; a time that comes again gets a number."""
+    for again in itertools.count(1):
+        number = f"-{again}" if again > 1 else ""
+        folder = config.run_dir / "train" / f"{started:%Y%m%d-%H%M%S}{suffix}{number}"
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            break
     return folder
 
 
@@ -104,7 +111,7 @@ def record_training(
     )
     known = config.run_dir / BASELINE_FILE
     if earlier.splits == record.splits and known.is_file():
-        shutil.copy(known, folder / BASELINE_FILE)
+        write_atomically(folder / BASELINE_FILE, lambda path: shutil.copyfile(known, path))
     else:
         fit_additive(record, folder / BASELINE_FILE)
     record.write(folder)

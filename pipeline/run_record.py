@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mixrank.schemas import FeatureSpec
-from mixrank.schemas.files import write_atomically
+from mixrank.schemas.files import write_text_atomically
 from mixrank.schemas.naming import Declaration, readable
 
 RUN_FILE = "run.json"
@@ -103,7 +103,7 @@ class RunRecord(Declaration):
 
     def write(self, folder: Path) -> None:
         """Puts the record into a run folder; its presence means that the run is complete."""
-        write_atomically(Path(folder) / RUN_FILE, lambda path: path.write_text(self.model_dump_json(indent=1)))
+        write_text_atomically(Path(folder) / RUN_FILE, self.model_dump_json(indent=1))
 
     @property
     def pushed(self) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -41,35 +42,52 @@ def run_local(config: RunConfig, dataset: Dataset) -> RunRecord:
 
         # Logical devices must exist before any component touches TensorFlow.
         prepare_devices(config.train.replicas)
-        from tfx import v1 as tfx
-
         from mixrank.pipeline.baselines import BASELINE_FILE, fit_additive
         from mixrank.pipeline.pipeline import create_pipeline, this_machine
 
         pipeline = create_pipeline(config, dataset, this_machine(config))
         names = [component.id for component in pipeline.components]
         with _component_progress(names) as seconds:
-            tfx.orchestration.LocalDagRunner().run(pipeline)
-        record = _describe(config, dataset.spec, started, seconds)
+            run = _run(pipeline)
+        record = _describe(config, dataset.spec, run, started, seconds)
     record.write(run_dir)
     fit_additive(record, run_dir / BASELINE_FILE)
     return record
 
 
-def _describe(config: RunConfig, spec: FeatureSpec, started: datetime, seconds: dict[str, float]) -> RunRecord:
-    """Collects the newest artifact of each kind from the metadata store."""
+def _run(pipeline: Any) -> str:
+    """Runs a pipeline and returns the id of the run, by which the metadata store finds what it made.
+
+    The runner would make up an id itself and keep it.
+    """
+    from tfx import v1 as tfx
+    from tfx.dsl.compiler import compiler, constants
+    from tfx.orchestration.portable import runtime_parameter_utils
+
+    # A clock that was set back must not give the id of an earlier run.
+    run = f"{datetime.now().isoformat()}-{secrets.token_hex(4)}"
+    compiled = compiler.Compiler().compile(pipeline)
+    runtime_parameter_utils.substitute_runtime_parameter(compiled, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run})
+    tfx.orchestration.LocalDagRunner().run_with_ir(compiled)
+    return run
+
+
+def _describe(
+    config: RunConfig, spec: FeatureSpec, run: str, started: datetime, seconds: dict[str, float]
+) -> RunRecord:
+    """Collects what a run made or reused from the metadata store."""
     from tfx.orchestration import metadata
 
     from mixrank.components.judging import REASONS, why_not_blessed
 
     connection = metadata.sqlite_metadata_connection_config(str(config.run_dir / "metadata.db"))
     with metadata.Metadata(connection) as handle:
-        newest = _outputs_of_latest_run(handle.store)
-    evaluation, infra = newest["ModelEvaluation"].uri, newest["InfraBlessing"]
-    reasons = [] if _number(newest["ModelBlessing"], "blessed") else why_not_blessed(evaluation)
+        outputs = _outputs(handle.store, run)
+    evaluation, infra = outputs["ModelEvaluation"].uri, outputs["InfraBlessing"]
+    reasons = [] if _number(outputs["ModelBlessing"], "blessed") else why_not_blessed(evaluation)
     if not _number(infra, "blessed"):
         reasons += json.loads((Path(infra.uri) / REASONS).read_text())
-    pushed = newest["PushedModel"].custom_properties["pushed_destination"].string_value
+    pushed = outputs["PushedModel"].custom_properties["pushed_destination"].string_value
     return RunRecord(
         name=config.name,
         dataset=config.dataset,
@@ -80,23 +98,23 @@ def _describe(config: RunConfig, spec: FeatureSpec, started: datetime, seconds: 
         finished=datetime.now(),
         seconds=seconds,
         rows=Rows(
-            examples=newest["Examples"].uri,
-            statistics=newest["ExampleStatistics"].uri,
-            transformed=newest["TransformedExamples"].uri,
-            transform_graph=newest["TransformGraph"].uri,
+            examples=outputs["Examples"].uri,
+            statistics=outputs["ExampleStatistics"].uri,
+            transformed=outputs["TransformedExamples"].uri,
+            transform_graph=outputs["TransformGraph"].uri,
         ),
-        model_run=newest["ModelRun"].uri,
-        export=Path(newest["Model"].uri) / "Format-Serving",
+        model_run=outputs["ModelRun"].uri,
+        export=Path(outputs["Model"].uri) / "Format-Serving",
         judgement=Judgement(evaluation=evaluation, reasons=tuple(reasons), pushed=pushed or None),
     )
 
 
-def _outputs_of_latest_run(store: Any) -> dict[str, Any]:
-    """Artifact type -> the artifact that the last run made or reused; Transform's rows are `TransformedExamples`."""
-    latest = max(store.get_contexts_by_type("pipeline_run"), key=lambda c: c.create_time_since_epoch)
+def _outputs(store: Any, run: str) -> dict[str, Any]:
+    """Artifact type -> the artifact that a run made or reused; Transform's rows are `TransformedExamples`."""
+    context = store.get_context_by_type_and_name("pipeline_run", run)
     found: dict[str, Any] = {}
     nodes = {c.id: c.name for c in store.get_contexts_by_type("node")}
-    for execution in store.get_executions_by_context(latest.id):
+    for execution in store.get_executions_by_context(context.id):
         node = next((nodes[c.id] for c in store.get_contexts_by_execution(execution.id) if c.id in nodes), "")
         events = [e for e in store.get_events_by_execution_ids([execution.id]) if e.type == e.OUTPUT]
         for artifact in store.get_artifacts_by_id([event.artifact_id for event in events]):

@@ -55,7 +55,7 @@ from mixrank.pipeline.fast_loop import last_run, new_folder, record_training
 from mixrank.pipeline.run_record import split_files
 from mixrank.pipeline.runners import LOG_FILE, quiet
 from mixrank.schemas import FeatureSpec, Label
-from mixrank.schemas.files import write_atomically
+from mixrank.schemas.files import write_atomically, write_text_atomically
 from mixrank.schemas.naming import readable
 
 MODELS = ("dlrm", "dcn")
@@ -268,7 +268,7 @@ def train(
 
     predictions = predict(spec, infer, rows["eval"])
     card = {"name": f"tfrs-{name}", "preset": None, "params": _params(name), **_counts(models)}
-    write_atomically(run_dir / MODEL_CARD, lambda path: path.write_text(json.dumps(card, indent=1)))
+    write_text_atomically(run_dir / MODEL_CARD, json.dumps(card, indent=1))
     write_atomically(run_dir / PREDICTIONS, lambda path: predictions.to_parquet(path, index=False))
 
 
@@ -353,7 +353,7 @@ def _counts(models: Mapping[str, tf_keras.Model]) -> dict[str, Any]:
 
 def _write_log(path: Path, history: list[dict[str, Any]]) -> None:
     lines = "".join(json.dumps(entry) + "\n" for entry in history)
-    write_atomically(path, lambda temporary: temporary.write_text(lines))
+    write_text_atomically(path, lines)
 
 
 def _say(text: str) -> None:

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+# What to do about a disk that does not take what is written.
+REMEDIES = {
+    errno.ENOSPC: ": free some space or files there (`df -h`, `df -i`), and give the command again",
+    errno.EDQUOT: ": free some of your share, and give the command again",
+    errno.EFBIG: ": raise the limit (`ulimit -f`), and give the command again",
+    errno.EROFS: ": choose a folder that can be written to",
+    errno.EACCES: ": ask for the right to it, or choose another folder",
+    errno.EPERM: ": ask for the right to it, or choose another folder",
+    errno.EIO: ": the disk does not work; look into the system's log (`dmesg`)",
+}
+FAULTS = {os.strerror(code): code for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)}
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
@@ -32,7 +46,17 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 
 def readable(error: Exception) -> str:
-    """An error as `train.epochs: Input should be ..., received 0`, one line per problem where it is pydantic's."""
+    """An error in words: pydantic's as `train.epochs: Input should be ..., received 0`, one line per problem; the
+    system's as `FILE: no space left on device: free some, and give the command again`.
+    """
+    if isinstance(error, OSError) and error.errno:
+        where = f"`{error.filename}`: " if error.filename else ""
+        reason = os.strerror(error.errno)
+        return f"{where}{reason[:1].lower()}{reason[1:]}{REMEDIES.get(error.errno, '')}"
+    if fault := next((reason for reason in FAULTS if reason in str(error)), None):
+        # Libraries wrap it in pages of their own.
+        (line, *_) = (line.strip() for line in str(error).splitlines() if fault in line)
+        return f"{line[:300]}{REMEDIES[FAULTS[fault]]}"
     if not isinstance(error, ValidationError):
         return str(error)
     lines = []

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mixrank.schemas.files import write_atomically
+from mixrank.schemas.files import write_text_atomically
 
 PLATFORM = "tensorflow"
 HEADER = "# Written by mixrank; comments are not kept.\n"
@@ -71,7 +71,7 @@ def write(path: Path, config: Any) -> bool:
         return False
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_text_atomically(path, text)
     return True
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,16 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
-from tfx.types import artifact_utils, standard_artifacts
+from tfx.types import standard_artifacts
 
 from mixrank.components.examples.example_gen import REPORT, Executor, build_example_gen
 from mixrank.components.examples.raw_tables import find_tables
 from mixrank.schemas import CalendarDay, Dataset, Sliding, SplitByDay
-from mixrank.schemas.files import write_atomically
+from mixrank.schemas.files import abandoned, locked, remove, write_folder_atomically, write_text_atomically
 
 RUNNER = "--runner=FnApiRunner"
 # ExampleGen fills splits of these names; the days to score go to the first, the second stays empty.
+NOTE = "log.json"
 SCORED, NEVER = "train", "eval"
 FIRST, LAST = "1970-01-01", "2200-12-31"
 AFTER_ALL = ("9999-12-30", "9999-12-31")
@@ -41,28 +41,41 @@ def write_examples(
         The folder of the examples.
 
     Raises:
-        ValueError: as ExampleGen; if the log has no rows on these days; or if `folder` holds another log.
+        ValueError: as ExampleGen; if the log has no rows on these days; or if `folder` holds something else.
     """
     wanted = json.loads(json.dumps([dataset.model_dump(mode="json"), days, _files(dataset, data)]))
-    note, target = folder / "log.json", folder / f"Split-{SCORED}"
-    if note.is_file():
-        if json.loads(note.read_text()) != wanted:
-            raise ValueError(f"{folder} holds examples of another log or other days; give another folder or remove it")
-        return target
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    note, target = folder / NOTE, folder / f"Split-{SCORED}"
+    with locked(folder.parent, "mixrank score --dataset"):
+        if note.is_file():
+            if json.loads(note.read_text()) != wanted:
+                raise ValueError(
+                    f"{folder} holds examples of another log or other days; give another folder or remove it"
+                )
+            return target
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} holds files that are not the examples of a log; give another folder")
+        for left in abandoned(folder.parent, folder.name):
+            remove(left)
+
+        def write(temporary: Path) -> None:
+            _join(_of_days(dataset, days), data, temporary, beam_args)
+            if not json.loads((temporary / REPORT).read_text())["rows"][SCORED]:
+                raise ValueError(f"the log in {data} has no rows from {' to '.join(days or (FIRST, LAST))}")
+            write_text_atomically(temporary / NOTE, json.dumps(wanted))
+
+        write_folder_atomically(folder, write)
+    return target
+
+
+def _join(dataset: Dataset, data: Path, folder: Path, beam_args: Sequence[str]) -> None:
     artifact = standard_artifacts.Examples()
     artifact.uri = str(folder)
     arguments = [*([] if any(a.startswith("--runner") for a in beam_args) else [RUNNER]), *beam_args]
     context = BaseBeamExecutor.Context(
         make_beam_pipeline_fn=lambda: beam.Pipeline(options=PipelineOptions(arguments)), tmp_dir=str(folder)
     )
-    component = build_example_gen(_of_days(dataset, days), str(data))
+    component = build_example_gen(dataset, str(data))
     _Executor(context).Do({}, {"examples": [artifact]}, dict(component.exec_properties))
-    if not json.loads((folder / REPORT).read_text())["rows"][SCORED]:
-        raise ValueError(f"the log in {data} has no rows from {' to '.join(days or (FIRST, LAST))}")
-    write_atomically(note, lambda path: path.write_text(json.dumps(wanted)))
-    return Path(artifact_utils.get_split_uri([artifact], SCORED))
 
 
 class _Executor(Executor):

@@ -7,6 +7,7 @@ the summary, so that the caller can report them in one readable error after the 
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -224,7 +225,7 @@ class WriteShard(beam.DoFn):
 
         rows = np.random.default_rng([SHUFFLE_SEED, number]).permutation(rows)
         name = f"data_tfrecord-{number:05d}-of-{self._num_shards:05d}.gz"
-        temporary = FileSystems.join(self._scratch, f"{split}-{name}")
+        temporary = own_name(FileSystems.join(self._scratch, f"{split}-{name}"))
         options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=GZIP_LEVEL)
         with tf.io.TFRecordWriter(temporary, options) as writer:
             for start in range(0, len(rows), BLOCK_ROWS):
@@ -262,9 +263,15 @@ def write_json(path: str, value: Any) -> None:
 @contextmanager
 def _whole_file(path: str) -> Iterator[Any]:
     """A file to write on any file system of Beam; it gets its final name when complete."""
-    with FileSystems.create(path + ".tmp") as sink:
+    temporary = own_name(path)
+    with FileSystems.create(temporary) as sink:
         yield sink
-    rename(path + ".tmp", path)
+    rename(temporary, path)
+
+
+def own_name(path: str) -> str:
+    """A name that no other attempt at the same work writes to."""
+    return f"{path}.{secrets.token_hex(8)}.tmp"
 
 
 def rename(source: str, destination: str) -> None:

@@ -15,6 +15,7 @@ from tfx.dsl.components.base import base_component, base_executor, executor_spec
 from tfx.types import Channel, artifact_utils, component_spec, standard_artifacts
 from tfx.utils import path_utils
 
+from mixrank.schemas.files import write_text_atomically
 from mixrank.serving.base import versions
 
 # Beside the model, so that the artifact of "nothing was pushed yet" is a folder like any other.
@@ -30,7 +31,7 @@ class LastPushedExecutor(base_executor.BaseExecutor):
         Path(model.uri).mkdir(parents=True, exist_ok=True)
         if folder is not None:
             shutil.copytree(folder, path_utils.serving_model_dir(model.uri), dirs_exist_ok=True)
-        (Path(model.uri) / NOTE).write_text(json.dumps({"version": number}))
+        write_text_atomically(Path(model.uri) / NOTE, json.dumps({"version": number}))
 
 
 class LastPushedSpec(component_spec.ComponentSpec):

@@ -27,6 +27,7 @@ from tfx.utils import path_utils
 from mixrank.components.training import PREDICTIONS
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import decode
+from mixrank.schemas.files import write_text_atomically
 from mixrank.serving.export import GOLDEN_FILE, request_and_item, write_golden, write_warmup
 
 TIMEOUT_S = 600
@@ -58,7 +59,7 @@ class Executor(base_executor.BaseExecutor):
             reasons = compare(spec, predictions, rows, scores, exec_properties["tolerance"])
         if not reasons:
             stamp(exported, Path(path_utils.stamped_model_path(blessing.uri)), spec, rows, scores)
-        (folder / REASONS).write_text(json.dumps(reasons))
+        write_text_atomically(folder / REASONS, json.dumps(reasons))
         (folder / ("INFRA_NOT_BLESSED" if reasons else "INFRA_BLESSED")).touch()
         blessing.set_int_custom_property("blessed", 0 if reasons else 1)
         blessing.set_int_custom_property(HAS_MODEL, 0 if reasons else 1)

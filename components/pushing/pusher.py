@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from tfx.types import Channel, artifact_utils, component_spec, standard_artifact
 from tfx.utils import io_utils
 
 from mixrank.components.judging import newest
-from mixrank.serving.base import find_copy, publish
+from mixrank.schemas.files import locked
+from mixrank.serving.base import find_copy, publish, sweep
 
 
 class Executor(executor.Executor):
@@ -29,10 +31,18 @@ class Executor(executor.Executor):
 
 def _push(model: Path, push_to: str) -> Path:
     """The new version's folder, or the newest version's if it is the same model already, as when a step is retried."""
-    number, folder = newest(push_to)
-    if folder is not None and find_copy(model, folder.parent) == int(number):
-        return folder
-    return publish(model, Path(push_to))
+    base = Path(push_to)
+    # A roll-out may be at work there; its commands end by themselves.
+    with locked(base, "mixrank run: push", wait=_say):
+        sweep(base, _say)
+        number, folder = newest(push_to)
+        if folder is not None and find_copy(model, base) == int(number):
+            return folder
+        return publish(model, base)
+
+
+def _say(line: str) -> None:
+    print(f"      {line}", file=sys.stderr, flush=True)
 
 
 class PusherSpec(component_spec.ComponentSpec):

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from mixrank.components.training.settings import EarlyStopping
-from mixrank.schemas.files import leftovers, write_atomically, write_folder_atomically
+from mixrank.schemas.files import abandoned, remove, write_folder_atomically, write_text_atomically
 
 REPORT_EVERY_S = 5.0
 # Points of a round's training curve.
@@ -250,8 +250,8 @@ class Rounds(keras.callbacks.Callback):
             self.model.save_weights(folder / "model.weights.h5")
             (folder / "state.json").write_text(json.dumps(state))
 
-        for folder in leftovers(self.directory):
-            shutil.rmtree(folder)
+        for folder in abandoned(self.directory):
+            remove(folder)
         write_folder_atomically(self.directory / f"round-{done:06d}", write)
         for old in sorted(self.directory.glob("round-*[0-9]"))[:-1]:
             shutil.rmtree(old)
@@ -261,7 +261,7 @@ class Rounds(keras.callbacks.Callback):
 
     def _write_log(self) -> None:
         lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
-        write_atomically(self.log, lambda path: path.write_text(lines))
+        write_text_atomically(self.log, lines)
 
 
 def round_line(entry: Mapping[str, Any], rounds: int, shown: Collection[str]) -> str:

@@ -37,7 +37,7 @@ from mixrank.layers import registry
 from mixrank.layers.backbone import backbone_of
 from mixrank.layers.ranking import take_weights
 from mixrank.schemas import FeatureSpec
-from mixrank.schemas.files import write_atomically
+from mixrank.schemas.files import write_atomically, write_text_atomically
 from mixrank.serving.export import export
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ def _export(
 def _score(job: Job, final: keras.Model, card: dict[str, Any]) -> None:
     """Writes the model's card, and what every row of the evaluation split gets."""
     predictions = predict(job.spec, inference(final), job.rows["eval"])
-    write_atomically(job.run_dir / MODEL_CARD, lambda path: path.write_text(json.dumps(card, indent=1)))
+    write_text_atomically(job.run_dir / MODEL_CARD, json.dumps(card, indent=1))
     write_atomically(job.run_dir / PREDICTIONS, lambda path: predictions.to_parquet(path, index=False))
 
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
-from mixrank.pipeline.commands.terminal import Config, Overrides, arguments, console, errors, guarded, needs
+from mixrank.pipeline.commands.terminal import (
+    Config,
+    Overrides,
+    Wait,
+    alone,
+    arguments,
+    console,
+    errors,
+    guarded,
+    needs,
+)
 
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Number of trainings at a time (default: one per core, or one per GPU).")
@@ -37,6 +48,7 @@ def compare(
         bool, typer.Option(help="Write the report of the finished trainings; start no training.")
     ] = False,
     overrides: Overrides = None,
+    wait: Wait = False,
 ) -> None:
     """Train several models with the same settings and seeds on the last run's rows, and compare them.
 
@@ -45,17 +57,19 @@ def compare(
     from mixrank.pipeline.config import load_config
 
     settings = load_config(config, overrides or [])
-    from mixrank.pipeline.comparing import Comparison, processes
+    # A report alone reads what is done, whoever is at work.
+    with nullcontext() if report_only else alone(settings.run_dir, "compare", wait):
+        from mixrank.pipeline.comparing import Comparison, processes
 
-    comparison = Comparison.of(settings, tables or ["models"], budgets or [])
-    failed: dict[str, str] = {}
-    if not report_only:
-        parallel = processes(jobs)
-        errors.print(comparison.outline(parallel), style="dim", markup=False, highlight=False, soft_wrap=True)
-        failed = comparison.train(parallel, say, speed=speed)
-    if failed and not comparison.begun:
-        _fail(failed)
-    page, markdown, grids = comparison.report()
+        comparison = Comparison.of(settings, tables or ["models"], budgets or [])
+        failed: dict[str, str] = {}
+        if not report_only:
+            parallel = processes(jobs)
+            errors.print(comparison.outline(parallel), style="dim", markup=False, highlight=False, soft_wrap=True)
+            failed = comparison.train(parallel, say, speed=speed)
+        if failed and not comparison.begun:
+            _fail(failed)
+        page, markdown, grids = comparison.report()
     for grid in grids:
         console.print(grid.table())
     console.print(f"report: {page}\n        {markdown}", soft_wrap=True)
@@ -82,6 +96,7 @@ def tune(
     ] = None,
     jobs: Jobs = None,
     overrides: Overrides = None,
+    wait: Wait = False,
 ) -> None:
     """Search training settings: the same random draws for every model, judged on the validation split.
 
@@ -90,35 +105,34 @@ def tune(
     from mixrank.pipeline.config import load_config
 
     settings = load_config(config, overrides or [])
-    from mixrank.components.training import parse_count
-    from mixrank.layers import registry
-    from mixrank.pipeline.comparing import (
-        FOLDER,
-        alone,
-        as_yaml,
-        best,
-        drawn_grid,
-        processes,
-        run_jobs,
-        search_grid,
-        search_settings,
-        training_jobs,
-    )
-    from mixrank.pipeline.fast_loop import last_run
-    from mixrank.schemas.files import write_atomically
+    with alone(settings.run_dir, "tune", wait):
+        from mixrank.components.training import parse_count
+        from mixrank.layers import registry
+        from mixrank.pipeline.comparing import (
+            FOLDER,
+            as_yaml,
+            best,
+            drawn_grid,
+            processes,
+            run_jobs,
+            search_grid,
+            search_settings,
+            training_jobs,
+        )
+        from mixrank.pipeline.fast_loop import last_run
+        from mixrank.schemas.files import write_text_atomically
 
-    earlier, _ = last_run(settings)
-    names = models or list(dict.fromkeys([*registry.names(), settings.model.name]))
-    found = search_settings(settings, earlier, names, draws, parse_count(budget))
-    folder = settings.run_dir / FOLDER
-    console.print(drawn_grid(found).table())
-    say(f"{len(found)} trainings in {folder}, judged on the validation split")
-    with alone(folder):
+        earlier, _ = last_run(settings)
+        names = models or list(dict.fromkeys([*registry.names(), settings.model.name]))
+        found = search_settings(settings, earlier, names, draws, parse_count(budget))
+        folder = settings.run_dir / FOLDER
+        console.print(drawn_grid(found).table())
+        say(f"{len(found)} trainings in {folder}, judged on the validation split")
         failed = run_jobs(training_jobs([draw.trial for draw in found]), parallel=processes(jobs), say=say)
-    console.print(search_grid(found).table())
-    text = as_yaml(best(found))
-    file = folder / "tuned.yaml"
-    write_atomically(file, lambda path: path.write_text(text))
+        console.print(search_grid(found).table())
+        text = as_yaml(best(found))
+        file = folder / "tuned.yaml"
+        write_text_atomically(file, text)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     _fail(failed)
     console.print(

@@ -36,6 +36,7 @@ def schema(
     write: Annotated[bool, typer.Option("--write", help="Write the committed schema.")] = False,
 ) -> None:
     """Print the TFMD schema that a feature spec generates."""
+    from mixrank.schemas.files import write_text_atomically
     from mixrank.schemas.tfmd import GENERATED, as_text
 
     spec = _dataset(dataset).spec
@@ -46,7 +47,7 @@ def schema(
         console.print(f"{path} is up to date", soft_wrap=True)
     elif write:
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        write_text_atomically(path, text)
         console.print(f"wrote {path}", soft_wrap=True)
     else:
         sys.stdout.write(text)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mixrank.pipeline.commands.terminal import console, guarded, needs
+from mixrank.pipeline.commands.terminal import Wait, alone, console, guarded, needs
 
 
 @guarded
@@ -17,9 +18,11 @@ def report(
     output: Annotated[
         Path | None, typer.Option(help="HTML file to write (default: report.html in the first folder).")
     ] = None,
+    wait: Wait = False,
 ) -> None:
     """Write the HTML report of one or more runs, and print their metrics."""
-    page = show_report(runs, output or runs[0] / "report.html")
+    with nullcontext() if output else alone(runs[0], "report", wait):
+        page = show_report(runs, output or runs[0] / "report.html")
     console.print(f"report: {page}", soft_wrap=True)
 
 

@@ -7,12 +7,22 @@ import time
 import typer
 
 from mixrank.pipeline.commands.report import show_report
-from mixrank.pipeline.commands.terminal import Config, Overrides, arguments, console, errors, guarded, needs
+from mixrank.pipeline.commands.terminal import (
+    Config,
+    Overrides,
+    Wait,
+    alone,
+    arguments,
+    console,
+    errors,
+    guarded,
+    needs,
+)
 
 
 @guarded
 @needs("pipeline")
-def run(config: Config, overrides: Overrides = None) -> None:
+def run(config: Config, overrides: Overrides = None, wait: Wait = False) -> None:
     """Run the whole pipeline: from a raw log to a judged, pushed model and a report."""
     from mixrank.pipeline.config import load_config
 
@@ -21,12 +31,14 @@ def run(config: Config, overrides: Overrides = None) -> None:
     dataset = settings.load_dataset()
     settings.data_dir()
     errors.print(f"run folder {settings.run_dir}; details in {settings.run_dir}/run.log", style="dim", soft_wrap=True)
-    errors.print("loading TensorFlow and TFX ...", style="dim")
-    from mixrank.pipeline.runners import run_local
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    with alone(settings.run_dir, "run", wait):
+        errors.print("loading TensorFlow and TFX ...", style="dim")
+        from mixrank.pipeline.runners import run_local
 
-    began = time.monotonic()
-    record = run_local(settings, dataset)
-    page = show_report([settings.run_dir], settings.run_dir / "report.html")
+        began = time.monotonic()
+        record = run_local(settings, dataset)
+        page = show_report([settings.run_dir], settings.run_dir / "report.html")
     errors.print(f"all components: {time.monotonic() - began:.0f} s", style="dim")
     console.print(f"report: {page}", soft_wrap=True)
     again = arguments(config, overrides)

@@ -8,7 +8,9 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -33,6 +35,9 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a value of the config, such as train.epochs=2; repeatable.")
 ]
 
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait for the command that is using the run folder (default: refuse).")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -55,7 +60,7 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
             errors.print(f"[bold red]error:[/] {type(error).__name__ if not str(error) else ''}", end="")
             errors.print(readable(error), markup=False, highlight=False, soft_wrap=True)
-            if not isinstance(error, ValueError):
+            if not isinstance(error, (ValueError, OSError)):
                 errors.print("run it again with --debug for the traceback", style="dim")
             raise typer.Exit(1) from None
 
@@ -67,6 +72,26 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     guard.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     guard.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return guard
+
+
+def alone(folder: Path, command: str, wait: bool) -> AbstractContextManager[None]:
+    """Keeps the other commands out of a run folder.
+
+    Args:
+        folder: of the run; one that does not exist has nothing to keep.
+        command: `run` of `mixrank run`.
+        wait: bool. Wait for the command that is at work there, and say so; else it is an error.
+    """
+    from mixrank.schemas.files import locked
+
+    def say(holder: str) -> None:
+        errors.print(f"{holder}; waiting for it", style="dim", markup=False, highlight=False, soft_wrap=True)
+
+    if not folder.is_dir():
+        return nullcontext()
+    return locked(
+        folder, f"mixrank {command}", wait=say if wait else None, hint="give --wait to wait for it, or stop it"
+    )
 
 
 def needs(extra: Extra) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

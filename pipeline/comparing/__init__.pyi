@@ -1,6 +1,5 @@
 from .cost import median_seconds as median_seconds
 from .run_comparison import Comparison as Comparison
-from .scheduler import alone as alone
 from .scheduler import processes as processes
 from .scheduler import run_jobs as run_jobs
 from .scheduler import training_jobs as training_jobs

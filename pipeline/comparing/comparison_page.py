@@ -16,7 +16,7 @@ from mixrank.pipeline.comparing.results import Results, Row, Spread
 from mixrank.pipeline.comparing.trial_plan import size
 from mixrank.pipeline.config import Budget
 from mixrank.pipeline.reports import OVERALL, RUN_COLOURS, altair, count, fill, number, percent, svg
-from mixrank.schemas.files import write_atomically
+from mixrank.schemas.files import write_text_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -105,12 +105,12 @@ def write_pages(folder: Path, results: Mapping[str, Results], baselines: Baselin
     for each, tables, _ in drawn.values():
         parts += [f"## {each.table.title}\n", *(grid.markdown() for grid in tables), *_remarks(each)]
     markdown = folder / "report.md"
-    write_atomically(markdown, lambda path: path.write_text("\n".join(parts)))
+    write_text_atomically(markdown, "\n".join(parts))
     file = folder / "report.html"
     text = fill("compare.html", {"about": about, "drawn": drawn, "remarks": _remarks})
-    write_atomically(file, lambda path: path.write_text(text, encoding="utf-8"))
+    write_text_atomically(file, text)
     numbers = {"tables": {name: _as_json(each) for name, each in results.items()}, "baselines": baselines}
-    write_atomically(folder / "results.json", lambda path: path.write_text(json.dumps(numbers, indent=1)))
+    write_text_atomically(folder / "results.json", json.dumps(numbers, indent=1))
     return file, markdown
 
 

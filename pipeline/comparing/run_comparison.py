@@ -12,7 +12,7 @@ from mixrank.components.training import parse_count
 from mixrank.pipeline.baselines import fit_boosted_trees
 from mixrank.pipeline.comparing import comparison_page
 from mixrank.pipeline.comparing.results import collect
-from mixrank.pipeline.comparing.scheduler import Job, alone, run_jobs, training_jobs
+from mixrank.pipeline.comparing.scheduler import Job, run_jobs, training_jobs
 from mixrank.pipeline.comparing.trial import judge
 from mixrank.pipeline.comparing.trial_plan import FOLDER, Trial, size, trials
 from mixrank.pipeline.config import Budget, RunConfig, Table
@@ -100,19 +100,18 @@ class Comparison:
             Title -> reason, of what failed.
         """
         every = [trial for each in self.trials.values() for trial in each]
-        with alone(self.folder):
-            failed = run_jobs(training_jobs(every), parallel=parallel, say=say)
-            if self.begun and not self.trees.is_file():
-                say("fitting boosted trees (some minutes)")
-                fit_boosted_trees(self.earlier, self.dataset, self.trees)
-            if not speed:
-                return failed
-            done = [trial for trial in every if trial.result]
-            costs = [
-                Job(f"speed of {t.title.rpartition(' seed')[0]}", "speed", "mixrank.pipeline.comparing.cost", t.cost)
-                for t in done
-            ]
-            return failed | run_jobs(costs, parallel=1, say=say)
+        failed = run_jobs(training_jobs(every), parallel=parallel, say=say)
+        if self.begun and not self.trees.is_file():
+            say("fitting boosted trees (some minutes)")
+            fit_boosted_trees(self.earlier, self.dataset, self.trees)
+        if not speed:
+            return failed
+        done = [trial for trial in every if trial.result]
+        costs = [
+            Job(f"speed of {t.title.rpartition(' seed')[0]}", "speed", "mixrank.pipeline.comparing.cost", t.cost)
+            for t in done
+        ]
+        return failed | run_jobs(costs, parallel=1, say=say)
 
     def report(self) -> tuple[Path, Path, list[comparison_page.Grid]]:
         """Writes the report of what is done.

@@ -8,13 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mixrank.pipeline.comparing.trial_plan import RESULT_FILE, TRIAL_LOG, Trial
-from mixrank.schemas.files import locked
 
 POLL_S = 0.2
 
@@ -96,12 +94,6 @@ def run_jobs(jobs: Sequence[Job], *, parallel: int, say: Callable[[str], None]) 
             one.process.wait()
             one.log.close()
     return failed
-
-
-def alone(folder: Path) -> AbstractContextManager[object]:
-    """Keeps a second comparison out of a folder, or raises ValueError if there is one."""
-    message = f"another comparison is running in {folder}; wait for it or stop it first"
-    return locked(folder / ".lock", lambda holder: message)
 
 
 def processes(wanted: int | None) -> int:

@@ -24,7 +24,7 @@ from mixrank.pipeline.comparing.trial_plan import RESULT_FILE, Given
 from mixrank.pipeline.reports import OVERALL, TASK_REPORTS, exact_metrics
 from mixrank.pipeline.run_record import split_files
 from mixrank.schemas import FeatureSpec
-from mixrank.schemas.files import write_atomically
+from mixrank.schemas.files import write_text_atomically
 
 # A scenario with a smaller share of the rows is not shown: its metrics move more with the seed than with the model.
 MAIN_SHARE = 0.05
@@ -112,7 +112,7 @@ def run(doing: Callable[[Path], dict[str, Any]]) -> None:
         "seconds": time.monotonic() - began,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
-    write_atomically(folder / RESULT_FILE, lambda path: path.write_text(json.dumps(found, indent=1)))
+    write_text_atomically(folder / RESULT_FILE, json.dumps(found, indent=1))
 
 
 def _end_with_parent() -> None:

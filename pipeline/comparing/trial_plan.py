@@ -13,7 +13,7 @@ from mixrank.components.training import ModelSettings, TrainSettings
 from mixrank.pipeline.config import Budget, RunConfig, Table, Tuned, Variant, merged
 from mixrank.pipeline.run_record import RunRecord
 from mixrank.schemas import FeatureSpec
-from mixrank.schemas.files import write_atomically
+from mixrank.schemas.files import write_text_atomically
 from mixrank.schemas.naming import Declaration, nearest, readable
 
 FOLDER = "compare"
@@ -92,7 +92,7 @@ class Trial:
         """Writes the settings into both folders, for the processes that work there."""
         for folder in (self.folder, self.cost):
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / TRIAL_FILE, lambda path: path.write_text(self.given.model_dump_json(indent=1)))
+            write_text_atomically(folder / TRIAL_FILE, self.given.model_dump_json(indent=1))
 
 
 def trials(config: RunConfig, earlier: RunRecord, table: Table) -> list[Trial]:

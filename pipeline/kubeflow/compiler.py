@@ -16,7 +16,7 @@ import yaml
 
 from mixrank.pipeline.config import KubeflowSettings, RunConfig, TrainerResources
 from mixrank.schemas import Dataset, SplitByDay
-from mixrank.schemas.files import write_atomically
+from mixrank.schemas.files import write_text_atomically
 
 CHECKOUT = Path(__file__).parents[3]
 # Steps whose result may differ between two runs with equal parameters.
@@ -42,7 +42,7 @@ def compile_pipeline(config: RunConfig, output: Path) -> Path:
         raise ValueError(f"--output must end in .yaml, since Kubeflow Pipelines takes no other file; received {output}")
     text = compiled(config)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, lambda path: path.write_text(text))
+    write_text_atomically(output, text)
     return output
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixrank.schemas.files import write_atomically
+from mixrank.schemas.files import write_text_atomically
 
 # Where the launcher of Kubeflow Pipelines stages an artifact.
 STAGED = {"minio://": "/minio/", "s3://": "/s3/", "gs://": "/gcs/"}
@@ -76,7 +76,7 @@ def publish(output: Path, staged: dict[str, str]) -> None:
     produced = json.loads(output.read_text())
     for _, artifact in _artifacts(produced):
         artifact["uri"] = staged.get(artifact["uri"], artifact["uri"])
-    write_atomically(output, lambda path: path.write_text(json.dumps(produced)))
+    write_text_atomically(output, json.dumps(produced))
 
 
 def _artifacts(holder: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

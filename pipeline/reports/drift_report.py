@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixrank.pipeline.reports.drift_sources import Known, Side
 from mixrank.pipeline.reports.pages import fill
-from mixrank.schemas.files import write_atomically
+from mixrank.schemas.files import write_atomically, write_text_atomically
 from mixrank.serving.drift import (
     MISSING_COLUMN,
     SCHEMA,
@@ -153,14 +153,14 @@ def shown(finding: Finding) -> tuple[str, str]:
 def write_json(comparison: Comparison, file: Path) -> None:
     """Writes the findings as JSON, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, lambda path: path.write_text(comparison.as_json() + "\n", encoding="utf-8"))
+    write_text_atomically(file, comparison.as_json() + "\n")
 
 
 def write_page(comparison: Comparison, known: Known, file: Path) -> None:
     """Writes the HTML report, whole or not at all."""
     page = render(comparison, known)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, lambda path: path.write_text(page, encoding="utf-8"))
+    write_text_atomically(file, page)
 
 
 def write_statistics(side: Side, file: Path) -> None:

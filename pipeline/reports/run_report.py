@@ -20,7 +20,7 @@ from mixrank.pipeline.reports.against_last_pushed import (
 from mixrank.pipeline.reports.pages import fill
 from mixrank.pipeline.reports.run_folder import RunFolder
 from mixrank.pipeline.reports.task_kinds import MIN_OF_CLASS, TASK_REPORTS, Plot
-from mixrank.schemas.files import write_atomically
+from mixrank.schemas.files import write_text_atomically
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -47,7 +47,7 @@ def write_report(run_dirs: Sequence[Path], output: Path) -> dict[str, Any]:
     page = render(runs, scores)
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, lambda path: path.write_text(page, encoding="utf-8"))
+    write_text_atomically(output, page)
     return {
         "output": str(output),
         "runs": [

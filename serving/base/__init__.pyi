@@ -7,5 +7,6 @@ from .model_versions import is_version as is_version
 from .model_versions import load_spec as load_spec
 from .model_versions import next_version as next_version
 from .model_versions import publish as publish
+from .model_versions import sweep as sweep
 from .model_versions import versions as versions
 from .without_autotune import untuned as untuned

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mixrank.schemas import FeatureSpec
-from mixrank.schemas.files import write_folder_atomically
+from mixrank.schemas.files import abandoned, remove, write_folder_atomically
+from mixrank.schemas.naming import readable
 
 METADATA = "assets.extra/mixrank.json"
 
@@ -30,7 +31,7 @@ def versions(base: Path) -> dict[int, Path]:
 
 def is_version(path: Path) -> bool:
     """Whether a folder's name is a version number: only digits, below 2^63."""
-    return path.name.isascii() and path.name.isdigit() and int(path.name) < 2**63 and path.is_dir()
+    return _is_number(path.name) and path.is_dir()
 
 
 def check_saved_model(folder: Path) -> None:
@@ -58,13 +59,12 @@ def check_saved_model(folder: Path) -> None:
 
 
 def next_version(base: Path) -> int:
-    """The current Unix time, or one more than the newest version if that is larger."""
-    return max([int(time.time()), *(number + 1 for number in versions(base))])
+    """The current Unix time, or one more than the largest number in the folder if that is larger."""
+    taken = [int(path.name) for path in base.iterdir() if _is_number(path.name)] if base.is_dir() else []
+    return max([int(time.time()), *(number + 1 for number in taken)])
 
 
-def publish(
-    model: Path, base: Path, *, version: int | None = None, extra: Mapping[str, Path] | None = None, mark: str = ""
-) -> Path:
+def publish(model: Path, base: Path, *, version: int | None = None, extra: Mapping[str, Path] | None = None) -> Path:
     """Copies a SavedModel to a temporary name beside its destination, writes it through to the disk and renames it.
 
     Args:
@@ -72,27 +72,44 @@ def publish(
         base: folder of versions; made if it does not exist.
         version: number of the new version; `next_version` if left out.
         extra: path inside the version -> file to put there, over the model's own.
-        mark: as in `write_folder_atomically`.
 
     Returns:
         The new version's folder.
+
+    Raises:
+        ValueError: naming a link that leads out of `model`, or something in it that is no file.
     """
+    files = model_files(model)
     version = next_version(base) if version is None else version
     target = base / str(version)
 
     def copy(temporary: Path) -> None:
-        shutil.copytree(model, temporary, dirs_exist_ok=True)
-        for name, file in (extra or {}).items():
+        for name, file in {**files, **(extra or {})}.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, temporary / name)
 
-    write_folder_atomically(target, copy, mark)
+    write_folder_atomically(target, copy)
     return target
+
+
+def sweep(base: Path, say: Callable[[str], object], name: str = "*") -> None:
+    """Removes what processes that are gone left unfinished in a folder; says what cannot be removed, and goes on.
+
+    Args:
+        base: folder of versions, or of other things that are written atomically.
+        say: called with a line for each failure.
+        name: final name of what to remove.
+    """
+    for path in abandoned(base, name):
+        try:
+            remove(path)
+        except OSError as error:
+            say(f"warning: what a dead process left cannot be removed: {readable(error)}")
 
 
 def find_copy(model: Path, base: Path, extra: Mapping[str, Path] | None = None) -> int | None:
     """The newest version that is byte for byte what `publish` would make of the same arguments, or None."""
-    wanted = {**_files(model), **(extra or {})}
+    wanted = {**model_files(model), **(extra or {})}
     return next((number for number, path in reversed(versions(base).items()) if _same(wanted, _files(path))), None)
 
 
@@ -100,6 +117,28 @@ def describe(folder: Path) -> dict[str, Any]:
     """The `model` part of a version's mixrank.json; empty if there is none."""
     file = folder / METADATA
     return dict(json.loads(file.read_text()).get("model") or {}) if file.is_file() else {}
+
+
+def model_files(model: Path) -> dict[str, Path]:
+    """Name in a model -> file, of every file.
+
+    Raises:
+        ValueError: naming a link that leads out of the model, or something that is neither file nor folder.
+    """
+    root = model.resolve()
+    for path in sorted(model.rglob("*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise ValueError(
+                f"{path} is a link to {path.resolve()}, outside the model: replace it by what it leads to, "
+                "if that belongs to the model"
+            )
+        if not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path} is neither a file nor a folder: remove it from the model")
+    return _files(model)
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit() and int(name) < 2**63
 
 
 def _files(folder: Path) -> dict[str, Path]:

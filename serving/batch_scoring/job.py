@@ -21,12 +21,11 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
-from mixrank.schemas.files import write_atomically
+from mixrank.schemas.files import locked, write_text_atomically
 from mixrank.serving.base import load_spec
 from mixrank.serving.batch_scoring.counters import total
 from mixrank.serving.batch_scoring.output import (
     SUMMARY,
-    alone,
     claim,
     collect,
     counts,
@@ -114,7 +113,7 @@ def score(
     kept = output_schema(spec, files, keep)
     for folder in (SCORES, WORK):
         (output / folder).mkdir(parents=True, exist_ok=True)
-    with alone(output):
+    with locked(output, "mixrank score"):
         claim(output, {"model": digest(model), "input": input_identity(items), "options": str(kept)})
         before = finished(output, items)
         if (output / SUMMARY).is_file() and len(before) == len(items):
@@ -149,7 +148,7 @@ def score(
             "tasks": list(spec.tasks),
             "columns": [*kept.names, *(f"score_{task}" for task in spec.tasks)],
         }  # fmt: skip
-        write_atomically(output / SUMMARY, lambda path: path.write_text(json.dumps(summary, indent=1)))
+        write_text_atomically(output / SUMMARY, json.dumps(summary, indent=1))
         stop_if_bad(summary, max_bad, output)
         return {**summary, "complete_before": False}
 

@@ -5,21 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from mixrank.schemas.files import leftovers, locked, write_atomically
+from mixrank.schemas.files import abandoned, write_atomically, write_text_atomically
 from mixrank.serving.batch_scoring.scoring_plan import Item
 from mixrank.serving.batch_scoring.work import SCORES, WORK
 
-SUMMARY, DEAD_LETTER, MANIFEST, LOCK = "summary.json", "dead_letter.jsonl", "manifest.json", "lock"
-
-
-def alone(output: Path) -> AbstractContextManager[object]:
-    """Keeps a second run out of the same output, or raises ValueError if there is one."""
-    message = f"another run is writing to {output}; wait for it, or give another folder"
-    return locked(output / WORK / LOCK, lambda holder: message)
+SUMMARY, DEAD_LETTER, MANIFEST = "summary.json", "dead_letter.jsonl", "manifest.json"
 
 
 def claim(output: Path, run: dict[str, Any]) -> None:
@@ -41,7 +34,7 @@ def claim(output: Path, run: dict[str, Any]) -> None:
         return
     if any((output / SCORES).iterdir()):
         raise ValueError(f"{output}/{SCORES} holds files, but no run of batch scoring has written them")
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(run)))
+    write_text_atomically(path, json.dumps(run))
 
 
 def digest(folder: Path) -> str:
@@ -68,7 +61,7 @@ def finished(output: Path, items: Sequence[Item]) -> set[int]:
 def sweep(output: Path, items: Sequence[Item], finished: set[int]) -> None:
     """Removes the files of unfinished items that a killed run left behind."""
     for folder in (SCORES, WORK):
-        for path in leftovers(output / folder):
+        for path in abandoned(output / folder):
             path.unlink()
     for item in items:
         if item.number not in finished:

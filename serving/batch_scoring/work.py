@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import columns
-from mixrank.schemas.files import write_atomically
+from mixrank.schemas.files import write_atomically, write_text_atomically
 from mixrank.serving.batch_scoring.counters import Counters
 from mixrank.serving.batch_scoring.row_files import Rows, read_rows
 from mixrank.serving.batch_scoring.scoring_plan import Item, compression
@@ -94,7 +94,7 @@ class ScoreItem(beam.DoFn):
             (work / f"{item.name}.rows").unlink(missing_ok=True)
         beam.metrics.Metrics.counter("mixrank", "rows").inc(counts.get("rows", 0))
         beam.metrics.Metrics.counter("mixrank", "bad_rows").inc(counts.get("bad", 0))
-        write_atomically(work / f"{item.name}.json", lambda path: path.write_text(json.dumps(counts)))
+        write_text_atomically(work / f"{item.name}.json", json.dumps(counts))
         yield counts
 
     def _score(self, item: Item, work: Path) -> dict[str, Any]:

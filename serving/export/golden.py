@@ -15,7 +15,7 @@ from typing import Any
 
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import to_instance
-from mixrank.schemas.files import write_atomically
+from mixrank.schemas.files import write_text_atomically
 from mixrank.serving.base import METADATA, load_spec
 
 GOLDEN_FILE = "assets.extra/golden.jsonl"
@@ -49,7 +49,7 @@ def write_golden(path: Path, rows: Iterable[Mapping[str, Any]], scores: Iterable
         json.dumps({"row": dict(row), "scores": {task: float(value) for task, value in score.items()}})
         for row, score in zip(rows, scores, strict=True)
     ]
-    write_atomically(path, lambda temporary: temporary.write_text("".join(f"{line}\n" for line in lines)))
+    write_text_atomically(path, "".join(f"{line}\n" for line in lines))
     read_golden(path)
 
 

@@ -1,41 +1,16 @@
-"""Roll-out log and lock of a served model."""
+"""Roll-out log of a served model."""
 
 from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mixrank.schemas import files
-
-
-@contextmanager
-def locked(path: Path, command: str) -> Iterator[None]:
-    """Keeps a second roll-out of the same model away.
-
-    Args:
-        path: the lock file.
-        command: written into the lock, for the message to a refused process.
-
-    Raises:
-        ValueError: if another process holds the lock; names its command.
-    """
-
-    def refusal(holder: str) -> str:
-        return (
-            f"another roll-out is at work: {holder or 'it did not say which'}. "
-            "Wait for it; if its process has died, the lock is free already"
-        )
-
-    with files.locked(path, refusal) as file:
-        file.write(f"`{command}`, process {os.getpid()} on {socket.gethostname()}, since {_now()}\n")
-        file.flush()
-        yield
+from mixrank.schemas.files import sync
 
 
 class Journal:
@@ -46,10 +21,11 @@ class Journal:
 
     Args:
         path: file of one JSON object per line.
+        about: goes into every record: which models.config, and the model's name in it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, **about: str) -> None:
+        self.path, self.about = path, about
 
     def records(self) -> list[dict[str, Any]]:
         """All complete records, oldest first; an incomplete last line of a killed process is skipped."""
@@ -59,19 +35,23 @@ class Journal:
         return [json.loads(line) for line in whole.splitlines()]
 
     def last(self) -> dict[str, Any] | None:
-        """The newest complete record, or None."""
-        return next(reversed(self.records()), None)
+        """The newest complete record about the same as this journal, or None."""
+        return next((each for each in reversed(self.records()) if self.about.items() <= each.items()), None)
 
     def append(self, command: str, event: str, **about: Any) -> None:
         """Appends a record and flushes it to disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = not self.path.exists()
         with self.path.open("a+b") as file:
             file.seek(0)
             content = file.read()
             file.truncate(content.rfind(b"\n") + 1)
-            file.write(json.dumps({"at": _now(), "command": command, "event": event, **about}).encode() + b"\n")
+            record = {"at": _now(), "command": command, "event": event, **self.about, **about}
+            file.write(json.dumps(record).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+        if new:
+            sync(self.path.parent)
 
     @contextmanager
     def step(self, command: str, **about: Any) -> Iterator[None]:

@@ -14,26 +14,24 @@ the others and wait, move the label and wait, unload the versions without a labe
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mixrank.schemas.files import leftovers, sync
+from mixrank.schemas.files import locked, withdraw
+from mixrank.schemas.naming import readable
 from mixrank.serving import model_config
-from mixrank.serving.base import check_saved_model, find_copy, next_version, publish, versions
+from mixrank.serving.base import check_saved_model, find_copy, next_version, publish, sweep, versions
 from mixrank.serving.export import GOLDEN_FILE, Scorer, check_golden, read_golden
-from mixrank.serving.rollout.log import Journal, locked
+from mixrank.serving.rollout.log import Journal
 from mixrank.serving.rollout.model_server import AVAILABLE, Server, wait_available, wait_label
 
 STABLE, CANARY, PREVIOUS = "stable", "canary", "previous"
 LABELS = (STABLE, CANARY, PREVIOUS)
 CONFIG = "models.config"
-FOLDER = ".rollout"
-MARK = "rollout"
-REMOVED = ".removed"
+JOURNAL = ".rollout/journal.jsonl"
 
 
 @dataclass(frozen=True)
@@ -99,8 +97,7 @@ class Rollout:
         self.base = Path(os.path.abspath(base))
         config = Path(os.path.abspath(config)) if config else self.base / CONFIG
         self.entry = model_config.Entry(config, name or self.base.name, base_path or str(self.base))
-        self.journal = Journal(config.parent / FOLDER / f"{self.entry.name}.jsonl")
-        self.lock = config.parent / FOLDER / "lock"
+        self.journal = Journal(self.base / JOURNAL, config=str(config), model=self.entry.name)
         self.server, self.wait, self.say = server, wait, say
 
     def status(self) -> list[VersionStatus]:
@@ -158,7 +155,7 @@ class Rollout:
                 self._adopt()
                 version = next_version(self.base)
                 with self.journal.step("push", version=version, source=str(model)):
-                    publish(model, self.base, version=version, extra=extra, mark=MARK)
+                    publish(model, self.base, version=version, extra=extra)
                 self.say(f"pushed version {version}; nothing serves it yet")
             self._prune(keep, version)
         return version
@@ -278,15 +275,18 @@ class Rollout:
 
     @contextmanager
     def _command(self, command: str) -> Iterator[bool]:
-        """Takes the lock and cleans up after a killed command; yields whether the last one was the same and succeeded.
+        """Takes the locks and cleans up after a killed command; yields whether the last one was the same and succeeded.
 
+        One lock is that of the versions, whatever models.config a command is given; one that of models.config, which
+        other models may share.
         A command that the server did not follow in time has succeeded as well: models.config holds its result.
         """
-        with locked(self.lock, f"mixrank rollout {command}, model {self.entry.name}"):
-            for folder in (*leftovers(self.base, mark=MARK), *self.base.glob(f".*{REMOVED}")):
-                shutil.rmtree(folder)
-            for file in leftovers(self.entry.path.parent, self.entry.path.name):
-                file.unlink()
+        config = self.entry.path
+        with ExitStack() as held:
+            for folder in {os.path.realpath(each): each for each in (self.base, config.parent)}.values():
+                held.enter_context(locked(folder, f"mixrank rollout {command}, model {self.entry.name}"))
+            sweep(self.base, self.say)
+            sweep(config.parent, self.say, config.name)
             if (last := self.journal.last()) is None:
                 yield False
                 return
@@ -356,20 +356,27 @@ class Rollout:
         return version, found[version]
 
     def _prune(self, keep: int | None, *spared: int) -> None:
-        """Removes old versions, but never one that has a label, is loaded, or is `spared`."""
+        """Removes old versions, but never one that has a label, is loaded, or is `spared`.
+
+        Every models.config that a command on these versions was given counts.
+        """
         if keep is None:
             return
         if not self.entry.loaded:
             self.say(f"nothing is removed: {self.entry.path} does not say which versions are in use")
             return
         found = versions(self.base)
-        stays = {*sorted(found)[-keep:], *self.entry.labels.values(), *self.entry.loaded, *spared}
+        places = {(each["config"], each["model"]) for each in self.journal.records()}
+        entries = [model_config.Entry(Path(config), model, str(self.base)) for config, model in places]
+        used = [{*entry.labels.values(), *entry.loaded} for entry in (self.entry, *entries)]
+        stays = {*sorted(found)[-keep:], *spared}.union(*used)
         for version in sorted(set(found) - stays):
-            hidden = self.base / f".{version}{REMOVED}"
-            found[version].rename(hidden)
-            sync(self.base)
-            shutil.rmtree(hidden)
-            self.say(f"removed version {version}")
+            try:
+                withdraw(found[version])
+            except OSError as error:
+                self.say(f"warning: version {version} cannot be removed: {readable(error)}")
+            else:
+                self.say(f"removed version {version}")
 
     def _unasked(self) -> str:
         return "" if self.server else " in models.config; no server was asked whether it follows"

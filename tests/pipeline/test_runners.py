@@ -11,7 +11,7 @@ import warnings
 import absl.logging
 import pytest
 
-from mixrank.pipeline.runners import _component_progress, quiet
+from mixrank.pipeline.runners import _component_progress, _outputs, quiet
 
 NAMES = ["ExampleGen", "StatisticsGen", "Trainer"]
 
@@ -114,3 +114,40 @@ def test_a_second_run_starts_a_new_log(tmp_path):
         with quiet(tmp_path / "run.log"):
             os.write(2, text)
     assert (tmp_path / "run.log").read_text() == "second"
+
+
+def test_what_a_run_made_is_found_by_its_id_and_not_by_the_time():
+    from ml_metadata import metadata_store
+    from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+    connection = mlmd.ConnectionConfig()
+    connection.fake_database.SetInParent()
+    store = metadata_store.MetadataStore(connection)
+    kinds = {name: store.put_context_type(mlmd.ContextType(name=name)) for name in ("pipeline_run", "node")}
+    trainer = store.put_execution_type(mlmd.ExecutionType(name="Trainer"))
+    model = store.put_artifact_type(mlmd.ArtifactType(name="Model"))
+    node = mlmd.Context(type_id=kinds["node"], name="films.Trainer")
+    for run in ("today", "two days ago, by the clock"):
+        event = mlmd.Event(type=mlmd.Event.OUTPUT)
+        store.put_execution(
+            mlmd.Execution(type_id=trainer),
+            [(mlmd.Artifact(type_id=model, uri=f"/{run}"), event)],
+            [mlmd.Context(type_id=kinds["pipeline_run"], name=run), node],
+            reuse_context_if_already_exist=True,
+        )
+    assert {run: _outputs(store, run)["Model"].uri for run in ("today", "two days ago, by the clock")} == {
+        "today": "/today",
+        "two days ago, by the clock": "/two days ago, by the clock",
+    }
+
+
+def test_a_training_at_a_time_that_was_there_before_gets_a_number(tmp_path):
+    from datetime import datetime
+
+    from mixrank.pipeline.config.run_config import RunConfig
+    from mixrank.pipeline.fast_loop import new_folder
+
+    config = RunConfig(name="mine", dataset="movielens", data=".", output=str(tmp_path))
+    noon = datetime(2026, 1, 2, 12)
+    names = [new_folder(config, noon, "-dlrm").name for _ in range(3)]
+    assert names == ["20260102-120000-dlrm", "20260102-120000-dlrm-2", "20260102-120000-dlrm-3"]

@@ -30,7 +30,7 @@ def push(tmp_path):
             {"pushed_model": [pushed]},
             {"push_to": str(tmp_path / "serving")},
         )
-        found = (tmp_path / "serving").glob("*")
+        found = (tmp_path / "serving").glob("[0-9]*")
         return pushed, {int(path.name): (path / "saved_model.pb").read_text() for path in found}
 
     return run

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mixrank.pipeline.comparing.scheduler import Job, alone, run_jobs
+from mixrank.pipeline.comparing.scheduler import Job, run_jobs
 
 WORKER = """
 import json, os, sys, time
@@ -113,10 +113,3 @@ def test_the_jobs_end_with_the_one_that_started_them(job):
         assert time.monotonic() < until
         time.sleep(0.05)
     assert not sleeper.done
-
-
-def test_two_comparisons_do_not_share_a_folder(tmp_path):
-    with alone(tmp_path), pytest.raises(ValueError, match="another comparison is running in"), alone(tmp_path):
-        pass
-    with alone(tmp_path):
-        pass

@@ -32,11 +32,19 @@ def test_a_push_that_dies_leaves_no_version(model, tmp_path, monkeypatch):
     base = tmp_path / "serving"
     before = publish(model, base)
 
-    def die(source, target, **_):
-        (target / "saved_model.pb").write_bytes(b"half")
+    def die(source, target):
+        target.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(shutil, "copytree", die)
+    monkeypatch.setattr(shutil, "copyfile", die)
     with pytest.raises(OSError, match="disk full"):
         publish(model, base)
     assert [path for path in base.iterdir() if path.name.isdigit()] == [before]
+
+
+def test_a_number_that_is_taken_by_a_file_or_a_broken_link_is_passed_over(model, tmp_path):
+    base = tmp_path / "serving"
+    base.mkdir()
+    (base / "99999999998").touch()
+    (base / "99999999999").symlink_to(tmp_path / "nowhere")
+    assert publish(model, base).name == "100000000000"

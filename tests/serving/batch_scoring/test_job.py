@@ -379,10 +379,13 @@ def test_another_input_or_model_is_refused(toy_spec, toy_export, toy_rows, tmp_p
 
 
 def test_two_runs_do_not_write_to_one_folder(toy_spec, toy_export, toy_rows, tmp_path):
-    from mixrank.serving.batch_scoring.output import alone
+    from mixrank.schemas.files import locked
 
     write_parquet(toy_spec, toy_rows, tmp_path / "rows.parquet")
-    with alone(tmp_path / "out"), pytest.raises(ValueError, match=r"another run is writing to .*out"):
+    with (
+        locked(tmp_path / "out", "mixrank score"),
+        pytest.raises(ValueError, match=r"out is in use by `mixrank score`"),
+    ):
         score(toy_export, tmp_path / "rows.parquet", tmp_path / "out")
 
 

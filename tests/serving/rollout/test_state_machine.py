@@ -5,6 +5,7 @@ Run as a program, this file is the process that the tests kill: `python test_rol
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,14 +18,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from mixrank.schemas.files import locked
 from mixrank.serving import model_config
-from mixrank.serving.base import versions
+from mixrank.serving.base import model_versions, versions
 from mixrank.serving.dev_server import repository
 from mixrank.serving.dev_server.errors import Refused
 from mixrank.serving.dev_server.repository import Repository, Version
 from mixrank.serving.export import read_golden, write_golden
 from mixrank.serving.rollout import Golden, Rollout, model_server
-from mixrank.serving.rollout.log import Journal, locked
+from mixrank.serving.rollout.log import Journal
 from mixrank.serving.rollout.model_server import RestServer, State
 
 GOLDEN = [({"x": 1.0}, {"click": 0.25}), ({"x": 2.0}, {"click": 0.5})]
@@ -516,11 +518,97 @@ def test_nothing_is_removed_where_nobody_says_what_is_used(base, mixrank):
 
 
 def test_a_second_roll_out_is_refused_while_one_is_at_work(base, mixrank):
-    with locked(base / ".rollout" / "lock", "mixrank rollout canary, model shop"):
-        result = mixrank("promote", base)
-    assert result.exit_code == 1
-    assert f"another roll-out is at work: `mixrank rollout canary, model shop`, process {os.getpid()}" in result.output
+    other = base.parent / "deploy" / "models.config"
+    with locked(base, "mixrank rollout canary, model shop"):
+        for command in (["promote", base], ["push", base, base / "1", "--config", other]):
+            result = mixrank(*command)
+            assert result.exit_code == 1
+            assert f"in use by `mixrank rollout canary, model shop`, process {os.getpid()} on " in result.output
     assert mixrank("canary", base).exit_code == 0
+    with locked(other.parent, "mixrank rollout canary, model clips"):
+        assert "model clips" in mixrank("canary", base, "--config", other).output
+
+
+def test_a_models_config_beside_the_versions_by_another_path_is_one_lock(base, mixrank):
+    (base.parent / "link").symlink_to(base)
+    assert mixrank("canary", base, "--config", base.parent / "link" / "models.config").exit_code == 0
+
+
+def test_pruning_spares_what_another_models_config_uses(base, tmp_path):
+    for number in (3, 4):
+        save(base / str(number), weights=b"version" + bytes([number]))
+    other = Rollout(base, config=tmp_path / "deploy" / "models.config", name="store", say=str)
+    other.canary(2)
+    steps = rollout(base)
+    steps.canary(1), steps.promote(golden=None, keep=1)
+    assert sorted(versions(base)) == [1, 2, 4]
+
+
+def test_a_version_that_is_a_link_is_unlinked_and_no_more(base, tmp_path):
+    elsewhere = save(tmp_path / "elsewhere", weights=b"linked.")
+    (base / "0").symlink_to(elsewhere)
+    steps = rollout(base)
+    steps.canary(1), steps.promote(golden=None), steps.canary(2)
+    steps.promote(golden=None, keep=1)
+    assert sorted(versions(base)) == [1, 2] and (elsewhere / "saved_model.pb").exists()
+    assert steps.rollback() == 1
+
+
+def test_what_cannot_be_removed_is_a_warning(base, monkeypatch):
+    from mixrank.schemas import files
+
+    save(base / "3", weights=b"thirds.")
+    said = []
+    steps = Rollout(base, say=said.append)
+    steps.canary(2), steps.promote(golden=None)
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "remove", refuse)
+    monkeypatch.setattr(model_versions, "remove", refuse)
+    steps.push(base / "3", keep=1)
+    (left,) = files.leftovers(base)
+    assert said[-1].startswith(f"warning: version 1 cannot be removed: `{base / '1'}`: permission denied")
+    monkeypatch.setattr(files, "_is_of_the_dead", lambda path: True)
+    steps.canary(3)
+    assert any(f"`{left}`: permission denied" in line for line in said)
+    monkeypatch.undo()
+    assert sorted(versions(base)) == [2, 3]
+
+
+def test_only_what_the_dead_left_is_swept(base):
+    from mixrank.schemas import files
+
+    def begun_by(owner):
+        folder = base / f".7.{owner}-0123456789abcdef.partial"
+        folder.mkdir()
+        return folder
+
+    me, machine = f"{os.getpid()}-{files._start_of(os.getpid())}", files._machine()
+    dead = begun_by(f"{machine}-{os.getpid()}-1")
+    living, elsewhere = begun_by(f"{machine}-{me}"), begun_by(f"00000000-{os.getpid()}-1")
+    foreign = base / ".7.somebody.partial"
+    foreign.mkdir()
+    rollout(base).canary(1)
+    assert (dead.exists(), living.exists(), elsewhere.exists(), foreign.exists()) == (False, True, True, True)
+
+
+@pytest.mark.parametrize("inside", ["assets.extra/rows", "variables/more"])
+def test_a_link_out_of_the_model_is_not_followed(base, tmp_path, inside):
+    model = save(tmp_path / "new", weights=b"newest.")
+    (tmp_path / "secret").write_text("secret")
+    (model / inside).symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=rf"{inside} is a link to .*secret, outside the model"):
+        rollout(base).push(model)
+    (model / inside).unlink()
+    (model / inside).symlink_to(model / "factor")
+    version = rollout(base).push(model)
+    assert (base / str(version) / inside).read_text() == "0.25" and not (base / str(version) / inside).is_symlink()
+    (model / inside).unlink()
+    os.mkfifo(model / inside)
+    with pytest.raises(ValueError, match=f"{inside} is neither a file nor a folder"):
+        rollout(base).push(model)
 
 
 def test_a_lock_whose_process_was_killed_is_free(base):
@@ -528,14 +616,14 @@ def test_a_lock_whose_process_was_killed_is_free(base):
         [
             sys.executable,
             "-c",
-            "import sys, time, pathlib; from mixrank.serving.rollout.log import locked\n"
+            "import sys, time, pathlib; from mixrank.schemas.files import locked\n"
             "with locked(pathlib.Path(sys.argv[1]), 'held'): print('held', flush=True); time.sleep(60)",
-            base / ".rollout" / "lock",
+            base,
         ],
         stdout=subprocess.PIPE,
     )
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(ValueError, match="another roll-out is at work: `held`"):
+    with pytest.raises(ValueError, match="shop is in use by `held`"):
         rollout(base).canary()
     holder.kill()
     holder.wait()
@@ -658,7 +746,7 @@ def test_a_kill_leaves_the_old_or_the_new_state_and_the_command_can_be_repeated(
         assert loaded(base) == set(after.values())
         final = versions(base)
         assert len(final) == {"push": 5, "push-and-pin": 5, "promote": 3}.get(scenario, 4)
-        assert {path.name for path in base.iterdir()} == {"models.config", ".rollout", *map(str, final)}
+        assert {path.name for path in base.iterdir()} == {"models.config", ".rollout", ".lock", *map(str, final)}
         assert Rollout(base).journal.last()["event"] in ("done", "interrupted")
     assert len(seen) > 1, "some kills came before the change and some after"
 
