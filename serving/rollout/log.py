@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,12 @@ class Journal:
         try:
             yield
         except BaseException as error:
-            self.append(command, "failed", reason=str(error) or type(error).__name__, **about)
+            with suppress(OSError):
+                self.append(command, "failed", reason=str(error) or type(error).__name__, **about)
             raise
-        self.append(command, "done", **about)
+        # What is done stays done on a full disk; the next command writes the line.
+        with suppress(OSError):
+            self.append(command, "done", **about)
 
 
 def _now() -> str:

@@ -53,12 +53,12 @@ def test_a_command_can_wait_for_the_other(mixrank, tmp_path, monkeypatch):
         monkeypatch.setattr(terminal.errors, "print", note)
         assert mixrank("report", "--wait").exit_code == 1
     assert "in use by `mixrank run`" in said[0] and said[0].endswith("; waiting for it")
-    assert any("is no run folder" in line for line in said[1:])
+    assert any("is not a run folder" in line for line in said[1:])
 
 
 def test_a_report_to_another_place_is_not_in_the_way(mixrank, tmp_path):
     with locked(tmp_path / "mine", "mixrank run"):
-        assert "is no run folder" in mixrank("report", "--output", tmp_path / "page.html").output
+        assert "is not a run folder" in mixrank("report", "--output", tmp_path / "page.html").output
         assert "run the pipeline once first" in mixrank("compare", "--report-only").output
 
 

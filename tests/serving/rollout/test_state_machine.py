@@ -631,6 +631,46 @@ def test_a_lock_whose_process_was_killed_is_free(base):
     assert rollout(base).canary() == 2
 
 
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO])
+def test_a_push_to_a_disk_that_fails_at_any_write_publishes_nothing(base, tmp_path, mixrank, monkeypatch, fault):
+    model = save(tmp_path / "new", weights=b"newest.")
+    reached = 0
+
+    def fail_at(number, patch):
+        nonlocal reached
+        reached = 0
+
+        def counted(function):
+            def call(*arguments, **options):
+                nonlocal reached
+                reached += 1
+                if reached == number:
+                    raise OSError(fault, os.strerror(fault))
+                return function(*arguments, **options)
+
+            return call
+
+        for module, name in ((os, "fsync"), (os, "mkdir"), (os, "rename"), (shutil, "copyfile")):
+            patch.setattr(module, name, counted(getattr(module, name)))
+
+    before, number = versions(base), 0
+    while True:
+        number += 1
+        with monkeypatch.context() as patch:
+            fail_at(number, patch)
+            result = mixrank("push", base, model)
+        if reached < number:
+            break
+        assert (result.exit_code == 1) == (versions(base) == before), result.output
+        if result.exit_code == 1:
+            (line,) = result.output.splitlines()
+            assert line.startswith("error: ") and os.strerror(fault).lower() in line
+        assert not [path for path in base.iterdir() if path.name.endswith(".partial")]
+        for version in set(versions(base)) - set(before):
+            shutil.rmtree(base / str(version))
+    assert number > 10 and result.exit_code == 0 and len(versions(base)) == 3
+
+
 def test_a_torn_line_of_the_journal_is_dropped(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
     assert journal.last() is None
