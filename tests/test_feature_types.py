@@ -56,7 +56,7 @@ def folds():
         for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
             for match in (node for node in ast.walk(function) if isinstance(node, ast.Match)):
                 patterns = [pattern for case in match.cases for pattern in ast.walk(case.pattern)]
-                found = {pattern.cls.id for pattern in patterns if isinstance(pattern, ast.MatchClass)}
+                found = {ast.unparse(pattern.cls) for pattern in patterns if isinstance(pattern, ast.MatchClass)}
                 if "assert_never" in names(match.cases[-1]) and found & (TYPES | MEMBERS["Encoding"]):
                     yield Fold(file, function.name, frozenset(found))
 
