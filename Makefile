@@ -1,6 +1,6 @@
 # Two commands are enough: `make demo` and `make test`. Each sets up everything it needs, inside this folder.
 .DEFAULT_GOAL := help
-.PHONY: help install demo kuairand test test-fast stubs docs lint clean
+.PHONY: help install demo kuairand test test-fast stubs docs audit lint clean
 
 PYTHON ?= python3.11
 # An installed uv is used; a missing one is put into this folder.
@@ -32,6 +32,10 @@ stubs: install  ## Generate the client's messages from tensorflow_serving.proto.
 
 docs: $(UV)  ## Build the documentation site into site/, in an environment of its own.
 	$(UV) run --locked --isolated --only-group docs --python $(PYTHON) mkdocs build --strict --quiet
+
+audit: $(UV)  ## Look the locked packages up in the advisories of the package index.
+	$(UV) export --locked --quiet --no-default-groups --extra pipeline --no-emit-project --no-hashes \
+		| $(UV) tool run pip-audit --requirement /dev/stdin --no-deps --disable-pip
 
 lint: install  ## Style, types and import rules.
 	$(RUN)/ruff check .

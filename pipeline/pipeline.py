@@ -5,7 +5,7 @@ raw log -> ExampleGen -> StatisticsGen -> ExampleValidator -> Transform -> Train
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mixrank.components.validation import ExampleValidator
 from mixrank.layers import losses, registry
 from mixrank.pipeline import fingerprint
 from mixrank.pipeline.config import RunConfig
+from mixrank.pipeline.named_secrets import resolve
 from mixrank.schemas import Dataset
 
 
@@ -38,6 +39,7 @@ class Target:
         push_to: folder of the pushed versions.
         pushed: number of the newest version, or empty where it is not known beforehand.
         source: modules -> fingerprint of their code.
+        beam: options of every Beam pipeline.
         metadata: file of the metadata store, or None where the cluster has one.
     """
 
@@ -50,6 +52,7 @@ class Target:
     push_to: Any
     pushed: str
     source: Callable[..., str]
+    beam: Sequence[str]
     metadata: Path | None
 
 
@@ -65,6 +68,7 @@ def this_machine(config: RunConfig) -> Target:
         push_to=str(config.push_dir),
         pushed=newest(str(config.push_dir))[0],
         source=fingerprint.source,
+        beam=resolve(config.beam),
         metadata=config.run_dir / "metadata.db",
     )
 
@@ -184,5 +188,5 @@ def create_pipeline(config: RunConfig, dataset: Dataset, target: Target) -> tfx.
         metadata_connection_config=None if target.metadata is None else metadata(str(target.metadata)),
         components=[examples, schema, statistics, validator, transform, pushed, trainer, judge, check, pusher],
         enable_cache=True,
-        beam_pipeline_args=list(config.beam),
+        beam_pipeline_args=list(target.beam),
     )

@@ -6,11 +6,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.files import write_text_atomically
 from mixrank.schemas.naming import Declaration, readable
+from mixrank.schemas.safe_text import safe_values
 
 RUN_FILE = "run.json"
 
@@ -82,6 +83,11 @@ class RunRecord(Declaration):
     model_run: Path
     export: Path | None
     judgement: Judgement | None
+
+    @field_validator("config")
+    @classmethod
+    def _mask_secrets(cls, config: dict[str, Any]) -> dict[str, Any]:
+        return safe_values(config)
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:

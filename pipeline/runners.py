@@ -17,6 +17,7 @@ from typing import Any
 from mixrank.pipeline.config import RunConfig
 from mixrank.pipeline.run_record import Judgement, Rows, RunRecord
 from mixrank.schemas import Dataset, FeatureSpec
+from mixrank.schemas.safe_text import safe
 
 LOG_FILE = "run.log"
 
@@ -166,12 +167,19 @@ def _component_progress(names: list[str]) -> Iterator[dict[str, float]]:
         logger.removeHandler(watch)
 
 
+class SafeFormatter(logging.Formatter):
+    """Lines of a log without secrets and control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return safe(super().format(record))
+
+
 @contextmanager
 def quiet(log: Path) -> Iterator[None]:
     """Sends all library output to a file, native code's included; the terminal shows only our own lines."""
     file = log.open("w")
     handler = logging.StreamHandler(file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     root.handlers[:] = [handler]

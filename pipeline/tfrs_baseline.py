@@ -57,6 +57,7 @@ from mixrank.pipeline.runners import LOG_FILE, quiet
 from mixrank.schemas import FeatureSpec, Label
 from mixrank.schemas.files import write_atomically, write_text_atomically
 from mixrank.schemas.naming import readable
+from mixrank.schemas.safe_text import shown
 
 MODELS = ("dlrm", "dcn")
 # The towers and the width that `Ranking` has by default; the last one ends in a logit here, not in a probability.
@@ -279,7 +280,7 @@ def check(name: str, settings: TrainSettings) -> None:
         ValueError: naming what to change.
     """
     if name not in MODELS:
-        raise ValueError(f"`--model` must be one of {', '.join(MODELS)}, received {name!r}")
+        raise ValueError(f"`--model` must be one of {', '.join(MODELS)}, received {shown(name)}")
     refused = {
         "early_stopping": (settings.early_stopping is not None, "null"),
         "precision": (settings.precision != "float32", "float32"),

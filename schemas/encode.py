@@ -24,6 +24,7 @@ from mixrank.schemas.features import (
     TimeGap,
 )
 from mixrank.schemas.naming import nearest
+from mixrank.schemas.safe_text import shown
 from mixrank.schemas.task_kinds import label_kind
 from mixrank.schemas.wire import entry, example
 
@@ -132,12 +133,12 @@ def _values(column: Column, value: Any) -> list[Any]:
     """The values of a column as a checked list; a missing value is an empty list."""
     if column.length is None:
         if isinstance(value, list | tuple):
-            raise ValueError(f"column `{column.name}` takes one value, received {value!r}")
+            raise ValueError(f"column `{column.name}` takes one value, received {shown(value)}")
         missing = value is None or (column.kind == "float" and isinstance(value, Real) and math.isnan(value))
         values = [] if missing or value == "" else [value]
     else:
         if value is not None and not isinstance(value, list | tuple):
-            raise ValueError(f"column `{column.name}` takes a list, received {value!r}")
+            raise ValueError(f"column `{column.name}` takes a list, received {shown(value)}")
         values = list(value or ())
         if len(values) > column.length:
             raise ValueError(f"column `{column.name}` takes at most {column.length} values, received {len(values)}")
@@ -160,7 +161,7 @@ def _check_type(column: Column, value: Any) -> None:
         fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
         expected = "a finite number"
     if not fits:
-        raise ValueError(f"column `{column.name}` takes {expected}, received {value!r} ({type(value).__name__})")
+        raise ValueError(f"column `{column.name}` takes {expected}, received {shown(value)} ({type(value).__name__})")
 
 
 def encode(spec: FeatureSpec, row: Mapping[str, Any]) -> bytes:

@@ -32,6 +32,7 @@ from typing import Annotated, Any, Literal, TypeGuard, assert_never
 from pydantic import Field, field_validator, model_validator
 
 from mixrank.schemas.naming import Declaration, nearest
+from mixrank.schemas.safe_text import shown
 from mixrank.schemas.task_kinds import label_kind
 
 Group = Literal["user", "item", "context"]
@@ -87,7 +88,7 @@ class Named(Declaration):
     def _check_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
             raise ValueError(
-                f"`name` must be letters, digits and underscores and begin with a letter, received {name!r}"
+                f"`name` must be letters, digits and underscores and begin with a letter, received {shown(name)}"
             )
         return name
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from mixrank.schemas.safe_text import shown
+
 # What to do about a disk that does not take what is written.
 REMEDIES = {
     errno.ENOSPC: ": free some space or files there (`df -h`, `df -i`), and give the command again",
@@ -65,7 +67,7 @@ def readable(error: Exception) -> str:
         message = problem["msg"].removeprefix("Value error, ")
         # Our own rules say what they received.
         told = problem["type"] in ("value_error", "missing") or isinstance(problem["input"], dict)
-        message += "" if told else f", received {problem['input']!r}"
+        message += "" if told else f", received {shown(problem['input'])}"
         lines.append(f"{where}: {message}" if where else message)
     return "\n".join(lines)
 

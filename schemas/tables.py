@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mixrank.schemas.features import FeatureSpec
 from mixrank.schemas.naming import Declaration, nearest
+from mixrank.schemas.safe_text import shown
 
 Format = Literal["parquet", "csv", "tfrecord"]
 
@@ -121,7 +122,7 @@ def _zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError) as error:
-        raise ValueError(f"`timezone` must be an IANA name such as 'Asia/Shanghai', received {name!r}") from error
+        raise ValueError(f"`timezone` must be an IANA name such as 'Asia/Shanghai', received {shown(name)}") from error
     return name
 
 
@@ -192,7 +193,7 @@ class SplitByDay(Declaration):
             for day in days:
                 # Days are compared as text.
                 if not _is_iso(day):
-                    raise ValueError(f"days of split `{name}` must be written as 2022-04-25, received {day!r}")
+                    raise ValueError(f"days of split `{name}` must be written as 2022-04-25, received {shown(day)}")
         return splits
 
 

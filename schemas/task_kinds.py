@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 from mixrank.schemas.naming import nearest
+from mixrank.schemas.safe_text import shown
 
 
 class LabelKind(NamedTuple):
@@ -50,7 +51,7 @@ class LabelKind(NamedTuple):
             ValueError: with the first wrong value.
         """
         if wrong := self.wrong(values):
-            raise ValueError(f"{name} must be {self.expected}, received {wrong[0]!r}")
+            raise ValueError(f"{name} must be {self.expected}, received {shown(wrong[0])}")
 
 
 BINARY = LabelKind("binary", "0 or 1", 0, 1, whole=True, toy=lambda drawn, chance: int(drawn < chance))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mixrank.schemas.files import write_text_atomically
+from mixrank.schemas.safe_text import shown
 
 PLATFORM = "tensorflow"
 HEADER = "# Written by mixrank; comments are not kept.\n"
@@ -88,17 +89,20 @@ def check(config: Any, where: str = "models.config") -> None:
     for model in config.model_config_list.config:
         if not MODEL_NAME.fullmatch(model.name):
             raise ValueError(
-                f"{where}: a model's name is made of letters, digits, `_`, `-` and `.`, received {model.name!r}"
+                f"{where}: a model's name is made of letters, digits, `_`, `-` and `.`, received {shown(model.name)}"
             )
         if model.name in names:
             raise ValueError(f"{where}: two models have the name `{model.name}`")
         names.add(model.name)
         if model.model_platform != PLATFORM:
             raise ValueError(
-                f'{where}: model `{model.name}` needs model_platform: "{PLATFORM}", received {model.model_platform!r}'
+                f'{where}: model `{model.name}` needs model_platform: "{PLATFORM}", '
+                f"received {shown(model.model_platform)}"
             )
         if not model.base_path.startswith(("/", "gs://", "s3://", "hdfs://")):
-            raise ValueError(f"{where}: model `{model.name}` needs an absolute base_path, received {model.base_path!r}")
+            raise ValueError(
+                f"{where}: model `{model.name}` needs an absolute base_path, received {shown(model.base_path)}"
+            )
         policy = model.model_version_policy
         if policy.WhichOneof("policy_choice") == "latest" and policy.latest.num_versions < 1:
             raise ValueError(f"{where}: model `{model.name}` needs latest.num_versions of at least 1")

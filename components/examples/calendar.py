@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mixrank.schemas import CalendarDay, Sliding, Window
+from mixrank.schemas.safe_text import shown
 
 
 def local_days(time_ms: np.ndarray, timezone: str, starts_at: int) -> np.ndarray:
@@ -63,7 +64,7 @@ def parse_days(text: str) -> tuple[str, str]:
         except ValueError:
             fits = False
         if not fits:
-            raise ValueError(f"days are written as 2022-05-05..2022-05-06, received {text!r}")
+            raise ValueError(f"days are written as 2022-05-05..2022-05-06, received {shown(text)}")
     if first > last:
         raise ValueError(f"the first day is after the last: {text}")
     return first, last

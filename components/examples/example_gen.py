@@ -37,6 +37,7 @@ from mixrank.components.examples.popularity import merge
 from mixrank.components.examples.raw_tables import LOG, RawTable, default_shards, find_tables
 from mixrank.components.examples.splits import with_days
 from mixrank.schemas import SPLITS, Dataset, Table
+from mixrank.schemas.safe_text import shown
 
 REPORT, DEAD_LETTER, POPULARITY = "report.json", "dead_letter.jsonl", "popularity.parquet"
 
@@ -259,7 +260,7 @@ def _stop_if_bad(dataset: Dataset, summaries: list[dict[str, Any]], uri: str) ->
             _write_lines(path, letters)
             first = "; ".join(
                 f"{letter['file']} row {letter['row']}, {letter['column'] or 'whole row'}: "
-                f"{letter['value']!r} {letter['reason']}"
+                f"{shown(letter['value'])} {letter['reason']}"
                 for letter in bad[:3]
             )
             raise ValueError(

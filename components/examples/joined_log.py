@@ -12,6 +12,7 @@ import pandas as pd
 from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.raw_tables import LOG, join_name
 from mixrank.schemas import Cut, Dataset, Derived
+from mixrank.schemas.safe_text import shown
 
 # Where a row of the log came from; not a column of the spec.
 FILE, ROW = "_file", "_row"
@@ -78,7 +79,9 @@ def unique_rows(table: Columns, key: str, name: str) -> Columns:
     distinct, counts = np.unique(codes, return_counts=True)
     if (counts > 1).any():
         value = table[key].values[distinct[np.argmax(counts > 1)]]
-        raise ValueError(f"table `{name}` has {counts.max()} different rows with {key}={value!r}; at most one per key")
+        raise ValueError(
+            f"table `{name}` has {counts.max()} different rows with {key}={shown(value)}; at most one per key"
+        )
     return table
 
 

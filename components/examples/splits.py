@@ -10,6 +10,7 @@ import numpy as np
 
 from mixrank.components.examples.calendar import local_days
 from mixrank.schemas import SPLITS, Dataset, Split, SplitByDay, SplitByUserTail
+from mixrank.schemas.safe_text import shown
 
 NONE = -1
 
@@ -38,10 +39,10 @@ def with_days(dataset: Dataset, split_days: str) -> Dataset:
         named = set(days)
     except (ValueError, TypeError):
         raise ValueError(
-            f"`split_days` must be JSON, split to [first day, last day], received {split_days!r}"
+            f"`split_days` must be JSON, split to [first day, last day], received {shown(split_days)}"
         ) from None
     if not isinstance(days, dict) or named != set(split.splits):
-        raise ValueError(f"`split_days` must give days to {sorted(split.splits)}, received {split_days!r}")
+        raise ValueError(f"`split_days` must give days to {sorted(split.splits)}, received {shown(split_days)}")
     values = dataset.model_dump(mode="json")
     values["source"]["split"]["splits"] = days
     return Dataset.model_validate(values)

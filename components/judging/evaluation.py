@@ -14,6 +14,7 @@ from pydantic import ConfigDict, RootModel, field_validator
 from mixrank.components.metrics import bounds, find_metric, metrics
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.naming import nearest
+from mixrank.schemas.safe_text import shown
 
 if TYPE_CHECKING:
     import tensorflow_model_analysis as tfma
@@ -181,7 +182,7 @@ def load_metrics(evaluation_uri: str, model: str = "candidate") -> list[MetricVa
     import tensorflow_model_analysis as tfma
 
     if model not in ("candidate", "baseline"):
-        raise ValueError(f"`model` must be 'candidate' or 'baseline', received {model!r}")
+        raise ValueError(f"`model` must be 'candidate' or 'baseline', received {shown(model)}")
     if not (slices := list(tfma.load_metrics(evaluation_uri))):
         raise ValueError(f"`evaluation_uri` {evaluation_uri} holds no metrics")
     # A single model has no name.

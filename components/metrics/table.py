@@ -26,6 +26,7 @@ from mixrank.components.metrics.ranking_metrics import (
     summarise,
 )
 from mixrank.schemas.naming import nearest
+from mixrank.schemas.safe_text import shown
 
 GROUP = "mixrank.metrics"
 
@@ -124,7 +125,7 @@ def metrics() -> dict[str, Metric]:
         except Exception as error:
             raise ValueError(f"{where} cannot be loaded from `{point.value}`: {error}") from error
         if not isinstance(metric, Metric):
-            raise ValueError(f"{where} must be a `Metric`, received {metric!r}")
+            raise ValueError(f"{where} must be a `Metric`, received {shown(metric)}")
         if metric.name in found:
             raise ValueError(f"{where} is named `{metric.name}`, which is taken: give it another name")
         found[metric.name] = metric

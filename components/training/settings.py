@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from mixrank.components.metrics import directed, find_metric
 from mixrank.layers import losses
 from mixrank.schemas.naming import Declaration, nearest
+from mixrank.schemas.safe_text import shown
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "rmsprop", "sgd", "lamb", "lion")
 # `warm_start` value: the newest version in the push folder at that time.
@@ -34,11 +35,11 @@ def parse_count(value: Any) -> Any:
         return value
     number, suffix = re.fullmatch(r"([\d_.,]*)\s*(.*)", value.strip(), re.DOTALL).groups()  # type: ignore[union-attr]
     if suffix.upper() not in SUFFIXES:
-        raise ValueError(f"a count may end in K, M or B, such as 1M; received {value!r}")
+        raise ValueError(f"a count may end in K, M or B, such as 1M; received {shown(value)}")
     try:
         return round(float(number.replace(",", "").replace("_", "")) * SUFFIXES[suffix.upper()])
     except ValueError:
-        raise ValueError(f"a count is a number such as 1000000 or 1.5M, received {value!r}") from None
+        raise ValueError(f"a count is a number such as 1000000 or 1.5M, received {shown(value)}") from None
 
 
 class ModelSettings(Declaration):
@@ -208,7 +209,7 @@ class TrainSettings(Declaration):
         if (self.learning_rate_scaling == "none") is not (self.base_batch_size is None):
             raise ValueError(
                 "`learning_rate_scaling` and `base_batch_size` go together, "
-                f"received {self.learning_rate_scaling!r} and {self.base_batch_size}"
+                f"received {shown(self.learning_rate_scaling)} and {self.base_batch_size}"
             )
         if isinstance(self.replicas, int):
             if self.replicas < 1:

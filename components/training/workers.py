@@ -15,6 +15,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from mixrank.schemas.safe_text import shown
+
 # Errors that TensorFlow raises in the remaining workers when another is gone.
 GONE = (
     tf.errors.AbortedError,
@@ -60,7 +62,9 @@ class Workers:
             cluster, task = config.get("cluster", {}), config.get("task", {})
             tasks = {(job, i): at for job in ("chief", "worker") for i, at in enumerate(cluster.get(job, ()))}
         except (ValueError, AttributeError, TypeError) as error:
-            raise ValueError(f"TF_CONFIG must be JSON with `cluster` and `task`, received {text!r}: {error}") from None
+            raise ValueError(
+                f"TF_CONFIG must be JSON with `cluster` and `task`, received {shown(text)}: {error}"
+            ) from None
         if len(tasks) < 2:
             return cls()
         if wrong := sorted(set(cluster) - {"chief", "worker"}):

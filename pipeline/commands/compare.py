@@ -65,7 +65,7 @@ def compare(
         failed: dict[str, str] = {}
         if not report_only:
             parallel = processes(jobs)
-            errors.print(comparison.outline(parallel), style="dim", markup=False, highlight=False, soft_wrap=True)
+            errors.print(comparison.outline(parallel), style="dim", soft_wrap=True)
             failed = comparison.train(parallel, say, speed=speed)
         if failed and not comparison.begun:
             _fail(failed)
@@ -80,7 +80,7 @@ def compare(
         (f"tune {again}", "the same small search for every model"),
         (f"run {again} --set model.name=...", "the pipeline with your choice"),
     ):
-        console.print(f"  mixrank {command}   # {why}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"  mixrank {command}   # {why}", soft_wrap=True)
 
 
 @guarded
@@ -133,26 +133,24 @@ def tune(
         text = as_yaml(best(found))
         file = folder / "tuned.yaml"
         write_text_atomically(file, text)
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, soft_wrap=True)
     _fail(failed)
     console.print(
         f"next:\n  put this into the config ({file} holds it), then  mixrank compare {arguments(config, overrides)}",
         soft_wrap=True,
-        highlight=False,
-        markup=False,
     )
 
 
 def _fail(failed: dict[str, str]) -> None:
     if not failed:
         return
-    errors.print(f"\n[bold red]{len(failed)} failed:[/]")
+    errors.print(f"\n{len(failed)} failed:", style="bold red")
     for title, reason in failed.items():
-        errors.print(f"  {title}: {reason}", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"  {title}: {reason}", soft_wrap=True)
     errors.print("next: mend it and give the same command again; what is done stays done")
     raise typer.Exit(1)
 
 
 def say(line: str) -> None:
     """One line of progress."""
-    errors.print(line, markup=False, highlight=False, soft_wrap=True)
+    errors.print(line, soft_wrap=True)

@@ -53,20 +53,20 @@ def drift(
         fresh = read_new(new, known, split, progress)
         status.update("comparing")
         found = compare(old, fresh, known, limits, min_rows)
-    console.print(f"{fresh.name}: {fresh.rows:,} rows", style="bold", markup=False, soft_wrap=True)
-    console.print(f"against {old.name}: {old.rows:,} rows", markup=False, soft_wrap=True)
+    console.print(f"{fresh.name}: {fresh.rows:,} rows", style="bold", soft_wrap=True)
+    console.print(f"against {old.name}: {old.rows:,} rows", soft_wrap=True)
     console.print(drift_table(found))
     for note in found.notes:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
+        console.print(f"note: {note}", soft_wrap=True)
     if json is not None:
         write_json(found, json)
     if statistics is not None:
         write_statistics(fresh, statistics)
     if html is not None:
         write_page(found, known, html)
-        console.print(f"report: {html}", markup=False, soft_wrap=True)
+        console.print(f"report: {html}", soft_wrap=True)
     uncertain = f", {len(found.uncertain)} over the limit on too few rows" if found.uncertain else ""
-    console.print(f"{len(found.alarms)} alarms of {len(found.findings)} measures{uncertain}", markup=False)
+    console.print(f"{len(found.alarms)} alarms of {len(found.findings)} measures{uncertain}")
     if html is None:
         from mixrank.pipeline.run_record import is_run
 

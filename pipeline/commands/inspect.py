@@ -6,8 +6,8 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
 
@@ -100,7 +100,7 @@ def models(
     for parameter in found.parameters:
         values = [str(found.presets[preset].get(parameter.name, "")) for preset in presets]
         cells = (parameter.name, parameter.type, str(parameter.default), *values, parameter.description)
-        table.add_row(*map(escape, cells))  # `tuple[int, ...]` is not markup.
+        table.add_row(*cells)
     console.print(table)
 
 
@@ -112,7 +112,7 @@ def doctor() -> None:
     findings = examine()
     table = Table("check", "found", "")
     for finding in findings:
-        table.add_row(finding.check, finding.found, "[green]ok[/]" if finding.ok else f"[red]{finding.advice}[/]")
+        table.add_row(finding.check, finding.found, Text("ok", "green") if finding.ok else Text(finding.advice, "red"))
     console.print(table)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
@@ -130,7 +130,7 @@ def _print_sizes(spec: Any, names: list[str]) -> None:
     if any(size.why_not for size in sizes):
         table.add_column("why not", overflow="fold")
     for size in sizes:
-        table.add_row(size.model, size.preset, *_millions(size), *([escape(size.why_not)] if size.why_not else []))
+        table.add_row(size.model, size.preset, *_millions(size), *([size.why_not] if size.why_not else []))
     console.print(table)
 
 
@@ -150,7 +150,7 @@ def _print_matched(spec: Any, names: list[str], budget: int, preset: str) -> Non
         parameters, flops = _millions(size)
         off = "" if size.why_not else f"{100 * (size.parameters / budget - 1):+.1f} %"
         values = ", ".join(f"{key}={value}" for key, value in size.scaled.items())
-        table.add_row(size.model, parameters, off, flops, escape(size.why_not or values))
+        table.add_row(size.model, parameters, off, flops, size.why_not or values)
     console.print(table)
     console.print(f"next:\n  mixrank run CONFIG --set model.name=... --set model.match_params={budget}", soft_wrap=True)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixrank.pipeline.commands.terminal import Config, arguments, console, errors, guarded, needs
+from mixrank.schemas.safe_text import shown
 
 if TYPE_CHECKING:
     from mixrank.pipeline.config import RunConfig
@@ -80,7 +81,6 @@ def compile_spec(
         f"next:\n  docker build -f kubeflow/Dockerfile --target cpu -t {image} .   # or --target gpu\n"
         f"  mixrank submit {config} --host http://localhost:8888 --spec {output}",
         soft_wrap=True,
-        highlight=False,
     )
 
 
@@ -144,11 +144,11 @@ def submit(
 def _check(host: str, recurring: str | None, files: Mapping[str, Path | None]) -> None:
     """Refuses options that cannot work, before anything is loaded or asked."""
     if not re.match(r"https?://[^/]", host):
-        raise ValueError(f"--host is an address such as http://localhost:8888, received {host!r}")
+        raise ValueError(f"--host is an address such as http://localhost:8888, received {shown(host)}")
     if recurring is not None and len(recurring.split()) != 6:
         raise ValueError(
             f"--recurring takes six fields, seconds first, such as '0 0 3 * * *' for 03:00 every day; "
-            f"received {recurring!r}"
+            f"received {shown(recurring)}"
         )
     for option, file in files.items():
         if file is not None and not file.is_file():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
 
@@ -67,7 +68,9 @@ def parity(
     table = Table("scored by", "task", "rows", "largest difference", "", title=f"against {reference}")
     failed = [each for each in found if not each.largest <= tolerance]
     for each in found:
-        verdict = "[green]same[/]" if each.largest <= tolerance else f"[red]differs, first in row {each.row}[/]"
+        verdict = (
+            Text("same", "green") if each.largest <= tolerance else Text(f"differs, first in row {each.row}", "red")
+        )
         largest = "no number" if math.isnan(each.largest) else f"{each.largest:.1e}"
         table.add_row(each.way, each.task, f"{each.rows:,}", largest, verdict)
     console.print(table)

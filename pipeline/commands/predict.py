@@ -94,9 +94,7 @@ def predict(
             scorer = _local(Path(target), version, drop_unknown)
         answers = _rank(scorer, lines) if rank else _score(scorer, lines)
         scored = _write(answers, output, rank)
-    errors.print(
-        f"{scored} {'requests' if rank else 'rows'} scored by {target}", style="dim", soft_wrap=True, highlight=False
-    )
+    errors.print(f"{scored} {'requests' if rank else 'rows'} scored by {target}", style="dim", soft_wrap=True)
     if output is None:
         again = f"{target} {rows}{' --rank' if rank else ''}"
         _next(f"mixrank predict {again} --output scores.jsonl   # into a file, with the same options")
@@ -238,4 +236,4 @@ def _ranked_cells(answers: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _next(*commands: str) -> None:
-    errors.print("\n  ".join(["next:", *commands]), soft_wrap=True, highlight=False, markup=False)
+    errors.print("\n  ".join(["next:", *commands]), soft_wrap=True)

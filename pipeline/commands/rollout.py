@@ -55,6 +55,10 @@ def deploy(
     ] = None,
     grpc_port: Annotated[int, typer.Option(help="gRPC port on the host.")] = 8500,
     rest_port: Annotated[int, typer.Option(help="REST port on the host.")] = 8501,
+    publish: Annotated[
+        str, typer.Option(help="Address of this machine on which the ports are published; 0.0.0.0 is all of them.")
+    ] = "127.0.0.1",
+    image: Annotated[str | None, typer.Option(help="Image of TensorFlow Serving, with its tag or digest.")] = None,
     batch_size: Annotated[int, typer.Option(help="Maximum rows per batch; 0 turns batching off.")] = 0,
     batch_timeout: Annotated[
         float, typer.Option(help="Milliseconds that a request waits for others to join its batch.")
@@ -71,7 +75,12 @@ def deploy(
         output,
         models,
         deployment.Options(
-            grpc_port=grpc_port, rest_port=rest_port, batch_size=batch_size, batch_timeout_ms=batch_timeout
+            grpc_port=grpc_port,
+            rest_port=rest_port,
+            batch_size=batch_size,
+            batch_timeout_ms=batch_timeout,
+            image=image or deployment.IMAGE,
+            publish=publish,
         ),
     )
     table = Table("model", "versions", "on this machine")
@@ -82,7 +91,8 @@ def deploy(
         console.print("batching is on: a row that a model refuses fails all requests of its batch", soft_wrap=True)
     console.print(f"wrote {output}, read back and checked; the server itself was not started", soft_wrap=True)
     console.print(
-        f"next:\n  {output}/docker-run.sh   # {deployment.IMAGE}; or docker compose -f {output}/compose.yaml up",
+        f"next:\n  {output}/docker-run.sh   # {image or deployment.IMAGE}; "
+        f"or docker compose -f {output}/compose.yaml up",
         soft_wrap=True,
     )
     console.print(
@@ -228,7 +238,7 @@ def _rollout(
         base_path=base_path,
         server=server,
         wait=wait,
-        say=lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False),
+        say=lambda line: console.print(line, soft_wrap=True),
     )
 
 
@@ -240,7 +250,7 @@ def _golden(file: Path | None, tolerance: float, unchecked: bool) -> Golden | No
 
 def _next(step: str, base: Path, config: Path | None, name: str | None, url: str | None, why: str) -> None:
     options = "".join(f" --{key} {value}" for key, value in (("config", config), ("name", name), ("url", url)) if value)
-    console.print(f"next:\n  mixrank rollout {step} {base}{options}   # {why}", soft_wrap=True, highlight=False)
+    console.print(f"next:\n  mixrank rollout {step} {base}{options}   # {why}", soft_wrap=True)
 
 
 def _metrics(version: Path) -> str:

@@ -43,12 +43,10 @@ def run(config: Config, overrides: Overrides = None, wait: Wait = False) -> None
     console.print(f"report: {page}", soft_wrap=True)
     again = arguments(config, overrides)
     if (judgement := record.judgement) and judgement.reasons:
-        errors.print("\n[bold red]the model was not pushed:[/]")
+        errors.print("\nthe model was not pushed:", style="bold red")
         for reason in judgement.reasons:
-            errors.print(f"  {reason}", markup=False, soft_wrap=True)
-        errors.print(
-            f"next: look at the report, then  mixrank run {again} --set train.epochs=...", markup=False, soft_wrap=True
-        )
+            errors.print(f"  {reason}", soft_wrap=True)
+        errors.print(f"next: look at the report, then  mixrank run {again} --set train.epochs=...", soft_wrap=True)
         raise typer.Exit(1)
     console.print(f"pushed: {record.pushed}", soft_wrap=True)
     console.print("\nnext:")
@@ -57,4 +55,4 @@ def run(config: Config, overrides: Overrides = None, wait: Wait = False) -> None
         (f"train {again} --set train.epochs=5", "a fast loop on the transformed rows"),
         (f"models {settings.model.name}", "parameters and presets"),
     ):
-        console.print(f"  mixrank {command}   # {why}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"  mixrank {command}   # {why}", soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,8 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
+from mixrank.pipeline.named_secrets import check_options, resolve
+from mixrank.schemas.safe_text import shown
 
 if TYPE_CHECKING:
     from mixrank.serving.batch_scoring import Progress
@@ -44,7 +47,11 @@ def score(
         str | None, typer.Option(help="Days of the raw log to score, such as 2022-05-05..2022-05-06 (default: all).")
     ] = None,
     beam: Annotated[
-        list[str] | None, typer.Option(help="Option of the Beam pipeline, such as --beam=--runner=FnApiRunner.")
+        list[str] | None,
+        typer.Option(
+            help="Option of the Beam pipeline, such as --beam=--runner=FnApiRunner; "
+            "name a secret by env:NAME or file:PATH."
+        ),
     ] = None,
 ) -> None:
     """Score Parquet, CSV or TFRecord files with a pushed model on Beam; run it again to resume."""
@@ -54,8 +61,8 @@ def score(
     source, output = _places(source, output, dataset, data, days)
     window = None if days is None else parse_days(days)
     if format is not None and format not in FORMATS:
-        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, received {format!r}")
-    arguments = list(beam or [])
+        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, received {shown(format)}")
+    arguments = resolve(check_options(beam or [], "--beam"))
     errors.print("loading TensorFlow and Beam ...", style="dim")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if dataset is not None:
@@ -127,24 +134,22 @@ def _print(summary: dict[str, Any], output: Path) -> None:
             sparkline(scores["histogram"]),
         )
     console.print(table)
-    say = {"soft_wrap": True, "highlight": False, "markup": False}
+    say = partial(console.print, soft_wrap=True)
     if summary["complete_before"]:
-        console.print(f"already complete: {output} holds the scores of this model and input", **say)  # type: ignore[arg-type]
+        say(f"already complete: {output} holds the scores of this model and input")
     else:
         speed = summary["rows_scored_now"] / max(summary["seconds"], 1e-9)
-        console.print(
+        say(
             f"{summary['rows']:,} rows, {summary['bad']:,} bad; scored {summary['rows_scored_now']:,} now "
             f"in {summary['seconds']:.1f} s, {speed:,.0f} rows/s; {summary['resumed_items']} of {summary['items']} "
             f"parts were there",
-            **say,  # type: ignore[arg-type]
         )
-    console.print(f"wrote {output}/scores, {output}/summary.json", **say)  # type: ignore[arg-type]
-    console.print("next:", **say)  # type: ignore[arg-type]
+    say(f"wrote {output}/scores, {output}/summary.json")
+    say("next:")
     if summary["bad"]:
-        console.print(f"  head {output}/dead_letter.jsonl   # the rows that were left out, and why", **say)  # type: ignore[arg-type]
-    console.print(
+        say(f"  head {output}/dead_letter.jsonl   # the rows that were left out, and why")
+    say(
         f"  python -c \"import pandas; print(pandas.read_parquet('{output}/scores').describe())\"",
-        **say,  # type: ignore[arg-type]
     )
 
 

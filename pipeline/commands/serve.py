@@ -53,7 +53,7 @@ def serve(
     from mixrank.serving.dev_server import running
 
     errors.print(f"TensorFlow is loaded ({time.monotonic() - began:.0f} s); loading models ...", style="dim")
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    say = partial(console.print, soft_wrap=True)
     with (
         running(models, host=host, rest_port=rest_port, grpc_port=grpc_port, poll_seconds=poll, say=say) as server,
         _told_to_stop() as stop,
@@ -61,8 +61,8 @@ def serve(
         console.print(f"REST {server.rest_url}   gRPC {server.grpc_target}", soft_wrap=True)
         name = next(iter(server.repository.models))
         console.print("try:")
-        console.print(f"  curl {server.rest_url}/v1/models/{name}", soft_wrap=True, highlight=False)
-        console.print(f"  mixrank predict {server.rest_url} rows.jsonl --model {name}", soft_wrap=True, highlight=False)
+        console.print(f"  curl {server.rest_url}/v1/models/{name}", soft_wrap=True)
+        console.print(f"  mixrank predict {server.rest_url} rows.jsonl --model {name}", soft_wrap=True)
         stop.wait()
         console.print("stopping after the requests in progress ...")
     console.print("stopped")

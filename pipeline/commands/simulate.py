@@ -11,6 +11,7 @@ from rich.progress import track
 from rich.table import Table
 
 from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
+from mixrank.schemas.safe_text import shown
 
 if TYPE_CHECKING:
     from mixrank.schemas.simulation import Simulation
@@ -57,7 +58,7 @@ def simulate(
     for name, found in attainable(folder, load("simulated").spec).items():
         table.add_row(name, *(f"{found[metric.name]:.4f}" for metric in shown))
     console.print(table)
-    console.print(f"next:\n  mixrank run simulated --set data={folder}", soft_wrap=True, highlight=False)
+    console.print(f"next:\n  mixrank run simulated --set data={folder}", soft_wrap=True)
 
 
 def _settings(values: dict[str, Any], overrides: list[str]) -> Simulation:
@@ -66,6 +67,6 @@ def _settings(values: dict[str, Any], overrides: list[str]) -> Simulation:
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
-            raise ValueError(f"--set takes key=value, received {override!r}")
+            raise ValueError(f"--set takes key=value, received {shown(override)}")
         values[key] = yaml.safe_load(text)
     return Simulation(**values)

@@ -7,18 +7,43 @@ import inspect
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from mixrank.schemas.safe_text import brief, safe
+
+
+class SafeConsole(Console):
+    """A terminal that what is printed cannot command: no markup, no control characters, no secrets.
+
+    Args:
+        options: of `rich.console.Console`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(safe(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        # Texts with styles come here without `render_str`.
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=safe(segment.text))
+
 
 # Rich assumes 80 columns where the output is not a terminal, which would wrap the numbers of most tables.
-console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
-errors = Console(stderr=True)
+console = SafeConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+errors = SafeConsole(stderr=True)
 
 Extra = Literal["layers", "pipeline"]
 # A module that only this extra installs.
@@ -55,11 +80,12 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(130) from None
         except Exception as error:
             if debug:
-                raise
+                errors.print(brief(traceback.format_exc()), soft_wrap=True)
+                raise typer.Exit(1) from None
             from mixrank.schemas.naming import readable  # Pydantic takes a while; `--help` goes without it.
 
-            errors.print(f"[bold red]error:[/] {type(error).__name__ if not str(error) else ''}", end="")
-            errors.print(readable(error), markup=False, highlight=False, soft_wrap=True)
+            errors.print("error:", style="bold red", end=" ")
+            errors.print(brief(readable(error)) or type(error).__name__, soft_wrap=True)
             if not isinstance(error, (ValueError, OSError)):
                 errors.print("run it again with --debug for the traceback", style="dim")
             raise typer.Exit(1) from None

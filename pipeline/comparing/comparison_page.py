@@ -55,16 +55,15 @@ class Grid:
     def table(self) -> RichTable:
         """The grid for the terminal, without its notes."""
         from rich import box
-        from rich.markup import escape
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=escape(self.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table = Table(title=self.title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for column, header in enumerate(self.headers):
             # On a narrow terminal numbers wrap before their deviation; a number that is cut off would be useless.
             table.add_column(header, no_wrap=not column, justify="right" if column else "left")
         for index, row in enumerate(self.rows):
-            marked = (f"[bold]{escape(c)}[/]" if (index, at) in self.best else escape(c) for at, c in enumerate(row))
-            table.add_row(*marked)
+            table.add_row(*(Text(c, "bold" if (index, at) in self.best else "") for at, c in enumerate(row)))
         return table
 
 

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from mixrank.components.training import parse_count
 from mixrank.layers import registry
 from mixrank.schemas.naming import Declaration, nearest, readable
+from mixrank.schemas.safe_text import shown
 
 SHIPPED = Path(__file__).with_name("comparison_tables.yaml")
 
@@ -168,7 +169,7 @@ class CompareSettings(Declaration):
         for key, values in search.items():
             if not key.startswith(("train.", "params.")) and key != "embedding_width":
                 raise ValueError(
-                    f"a key of `search` begins with train. or params., or is embedding_width; received {key!r}"
+                    f"a key of `search` begins with train. or params., or is embedding_width; received {shown(key)}"
                 )
             if values == ():
                 raise ValueError(f"`search` has nothing to choose from for {key}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
 from mixrank.schemas.naming import Declaration
+from mixrank.schemas.safe_text import shown
 
 
 class TrainerResources(Declaration):
@@ -38,6 +40,9 @@ class KubeflowSettings(Declaration):
         data: folder with the raw files, below `mount` if relative; `data/DATASET` if None.
         trainer: what the Trainer's pod asks for.
         node_selector: labels of the nodes that steps may run on.
+        secrets: environment variable of every step -> `SECRET/KEY`, a key of a Kubernetes Secret.
+        run_as_user: int >= 1 or None. User and group of every step, enforced; None leaves it to the image, whose user
+            is 1000. Kubeflow Pipelines before 2.16 refuses a pipeline that asks for it.
         retries: int >= 0. How often a failed step is tried again.
         caching: whether a step with the same inputs is answered by an earlier run. The two steps that read what may
             have changed under the same name, ExampleGen and LastPushed, always run.
@@ -51,6 +56,11 @@ class KubeflowSettings(Declaration):
     data: str | None = None
     trainer: TrainerResources = TrainerResources()
     node_selector: dict[str, str] = {}
+    secrets: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")],
+        Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9._-]+$")],
+    ] = {}
+    run_as_user: int | None = Field(default=None, ge=1)
     retries: int = Field(default=2, ge=0)
     caching: bool = True
     frozen_data: bool = False
@@ -60,5 +70,5 @@ class KubeflowSettings(Declaration):
     def _check_mount(cls, mount: str) -> str:
         path = PurePosixPath(mount)
         if not path.is_absolute() or path == PurePosixPath("/"):
-            raise ValueError(f"`mount` must be an absolute path below /, received {mount!r}")
+            raise ValueError(f"`mount` must be an absolute path below /, received {shown(mount)}")
         return mount

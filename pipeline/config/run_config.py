@@ -15,9 +15,11 @@ from mixrank.components.training import PUSHED, ModelSettings, TrainSettings
 from mixrank.layers import registry
 from mixrank.pipeline.config.comparison_tables import CompareSettings
 from mixrank.pipeline.config.kubeflow_settings import KubeflowSettings
+from mixrank.pipeline.named_secrets import check_options
 from mixrank.pipeline.run_record import RunRecord, is_run
 from mixrank.schemas import Dataset, datasets
 from mixrank.schemas.naming import Declaration, nearest, readable
+from mixrank.schemas.safe_text import shown
 from mixrank.serving.base import versions
 
 SHIPPED = Path(__file__).parents[1] / "configs"
@@ -37,7 +39,7 @@ class RunConfig(Declaration):
         thresholds: what it must reach to be pushed.
         shards: int >= 1 or None. User shards of ExampleGen; None chooses by the size of the log.
         check_rows: int >= 1. Evaluation rows that the model check sends through every signature.
-        beam: options of every Beam pipeline.
+        beam: options of every Beam pipeline. A secret is named: `--s3_secret_access_key=env:NAME` or `file:PATH`.
         kubeflow: what `mixrank compile` needs besides; a local run does not read it.
         compare: what `mixrank compare` and `mixrank tune` need besides; a run does not read it.
     """
@@ -59,12 +61,7 @@ class RunConfig(Declaration):
     @field_validator("beam")
     @classmethod
     def _check_beam(cls, options: tuple[str, ...]) -> tuple[str, ...]:
-        for option in options:
-            if not option.startswith("--"):
-                raise ValueError(
-                    f"every entry of `beam` is one option such as --runner=FnApiRunner, received {option!r}"
-                )
-        return options
+        return check_options(options, "`beam`")
 
     @field_validator("model")
     @classmethod
@@ -181,7 +178,7 @@ class _OneValuePerKey(yaml.SafeLoader):
 def _set(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ValueError(f"--set takes key=value, received {override!r}")
+        raise ValueError(f"--set takes key=value, received {shown(override)}")
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})

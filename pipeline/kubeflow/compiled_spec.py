@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from mixrank.schemas.naming import nearest
+from mixrank.schemas.safe_text import shown
 
 # `parameterType` of schema 2.1 -> what a value must be in JSON.
 KINDS: dict[str, tuple[type, ...]] = {
@@ -79,7 +80,7 @@ class CompiledSpec:
         for each in given:
             name, separator, text = each.partition("=")
             if not separator:
-                raise ValueError(f"--param takes name=value, received {each!r}")
+                raise ValueError(f"--param takes name=value, received {shown(each)}")
             if name not in self.parameters:
                 raise ValueError(
                     f"the pipeline {self.name} has no runtime parameter `{name}`{nearest(name, self.parameters)}"
@@ -99,7 +100,7 @@ def _typed(name: str, kind: str, text: str) -> Any:
         value = None
     # To Python, True is an int.
     if not isinstance(value, KINDS[kind]) or (isinstance(value, bool) and kind != "BOOLEAN"):
-        raise ValueError(f"--param {name} takes a {kind} as JSON, received {text!r}")
+        raise ValueError(f"--param {name} takes a {kind} as JSON, received {shown(text)}")
     return value
 
 

@@ -166,6 +166,7 @@ def _compiled_by_tfx(
         pushed="",
         # The image fixes the code.
         source=lambda *modules: image,
+        beam=config.beam,
         metadata=None,
     )
     runner = kubeflow.KubeflowV2DagRunner(
@@ -206,6 +207,14 @@ def _resources(trainer: TrainerResources) -> dict[str, Any]:
 def _pod(settings: KubeflowSettings, trainer: bool) -> dict[str, Any]:
     """A `KubernetesExecutorConfig`, as the package kfp-kubernetes writes it."""
     pod: dict[str, Any] = {"pvcMount": [{"constant": settings.volume, "mountPath": settings.mount}]}
+    if settings.run_as_user is not None:
+        user = str(settings.run_as_user)
+        pod["securityContext"] = {"runAsUser": user, "runAsGroup": user, "runAsNonRoot": True}
+    if settings.secrets:
+        pod["secretAsEnv"] = [
+            {"secretName": secret, "keyToEnv": [{"secretKey": key, "envVar": variable}]}
+            for variable, (secret, key) in ((name, each.split("/")) for name, each in sorted(settings.secrets.items()))
+        ]
     labels = {**settings.node_selector, **(settings.trainer.node_selector if trainer else {})}
     if labels:
         pod["nodeSelector"] = {"labels": labels}

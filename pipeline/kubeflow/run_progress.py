@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 WAITING = "WAITING"
 ENDED = frozenset({"SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"})
@@ -128,7 +129,6 @@ def follow(
                 console.print(
                     f"{error}; asking again ({failures} of {MOST_FAILURES - 1})",
                     style="dim",
-                    markup=False,
                     soft_wrap=True,
                 )
             else:
@@ -148,7 +148,7 @@ def table(state: RunState) -> Table:
     found.add_column("elapsed", justify="right")
     for task in state.tasks:
         colour = COLOURS.get(task.state, "dim")
-        found.add_row(task.name, f"[{colour}]{task.state.lower()}[/]", _elapsed(task.seconds))
+        found.add_row(task.name, Text(task.state.lower(), colour), _elapsed(task.seconds))
     return found
 
 
@@ -157,7 +157,7 @@ def _log_changes(console: Console, state: RunState, shown: dict[str, str]) -> No
         if task.state != shown.get(task.name, WAITING):
             shown[task.name] = task.state
             line = f"{task.name}: {task.state.lower()} {_elapsed(task.seconds)}"
-            console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+            console.print(line.rstrip(), soft_wrap=True)
 
 
 def _task(name: str, detail: Any, now: datetime) -> TaskState:

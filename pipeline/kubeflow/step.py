@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mixrank.pipeline.named_secrets import resolve
 from mixrank.schemas.files import write_text_atomically
 
 # Where the launcher of Kubeflow Pipelines stages an artifact.
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 
-    kubeflow_v2_run_executor.main((parsed, beam))
+    kubeflow_v2_run_executor.main((parsed, resolve(beam)))
     publish(Path(invocation["outputs"]["outputFile"]), staged)
 
 

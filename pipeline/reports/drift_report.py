@@ -120,7 +120,6 @@ def compare(baseline: Side, new: Side, known: Known, limits: Limits, min_rows: i
 def drift_table(comparison: Comparison) -> Table:
     """Table of the measures over their limits, and of the few that come closest to theirs."""
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -139,7 +138,7 @@ def drift_table(comparison: Comparison) -> Table:
         said = (finding.baseline, finding.new, finding.note if finding.over else "")
         cells = (finding.name, finding.measure + mark, *shown(finding), "\n".join(text for text in said if text))
         style = "bold red" if finding.alarm else "yellow" if finding.over else "dim"
-        table.add_row(*(escape(cell) for cell in cells), style=style)
+        table.add_row(*cells, style=style)
     return table
 
 

@@ -8,13 +8,15 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mixrank.schemas.safe_text import safe, safe_values
+
 RUN_COLOURS = ("#2f6db3", "#d9772b", "#3f9a6b", "#8a5fb5", "#c4455a", "#7a6a4f")
 BASELINE_COLOUR = "#9aa3ad"
 INK, MUTED, GRID = "#27313b", "#66727e", "#e4e8ec"
 
 
 def fill(template: str, values: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None) -> str:
-    """A page as text; what comes from data is escaped.
+    """A page as text; what comes from data is escaped, and secrets in it are masked.
 
     Args:
         template: file name in `pipeline/reports/templates/`.
@@ -26,11 +28,17 @@ def fill(template: str, values: Mapping[str, Any], filters: Mapping[str, Callabl
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mixrank.pipeline.reports"),
         autoescape=True,
+        finalize=_clean,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
     environment.filters.update(filters or {})
     return environment.get_template(template).render(values)
+
+
+def _clean(value: Any) -> Any:
+    """What the template writes: its own markup as it is, text from elsewhere safe to show."""
+    return safe(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def svg(chart: Any, title: str) -> Markup:
@@ -54,7 +62,8 @@ def svg(chart: Any, title: str) -> Markup:
     chart = chart.configure_axis(**text, gridColor=GRID, domainColor=GRID, tickColor=GRID, labelLimit=160)
     chart = chart.configure_header(labelColor=INK, labelFontSize=12, labelFontWeight="bold")
     chart = chart.configure_legend(labelColor=INK, labelFontSize=11, titleColor=MUTED, orient="top")
-    drawn = vl_convert.vegalite_to_svg(chart.to_dict())
+    # A control character in a text would abort the process inside vl-convert.
+    drawn = vl_convert.vegalite_to_svg(safe_values(chart.to_dict()))
     # As an image: identifiers inside several SVGs of one page would clash.
     data = base64.b64encode(drawn.encode()).decode()
     return Markup('<img class="plot" alt="{}" src="data:image/svg+xml;base64,{}">').format(title, data)

@@ -113,14 +113,14 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
                     if row.baseline
                     else ["-"] * 2
                 )
-            table.add_row(*(_plain(cell) for cell in cells), style="bold" if row.slice == OVERALL else None)
+            table.add_row(*cells, style="bold" if row.slice == OVERALL else None)
     notes = [f"run {position}: {name}" for name, position in numbers.items()] if several else []
     notes += [f"Base: {primary().title} of the additive log-odds baseline"] if based else []
     if skipped:
         every = {task for run in runs for task in run.tasks}
         named = (why if tasks == every else f"{why} ({', '.join(sorted(tasks))})" for why, tasks in skipped.items())
         notes.append("not judged: " + "; ".join(named))
-    table.caption = _plain("\n".join(notes))
+    table.caption = "\n".join(notes)
     return table
 
 
@@ -221,9 +221,3 @@ def _load(run_dirs: Sequence[Path]) -> list[RunFolder]:
     if len(set(names)) < len(names):
         raise ValueError(f"`run_dirs` must have distinct run names, received {names}")
     return runs
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

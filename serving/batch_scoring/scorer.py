@@ -14,6 +14,7 @@ from apache_beam.utils.shared import Shared
 
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import Column, columns, decode, to_instance
+from mixrank.schemas.safe_text import shown
 from mixrank.schemas.tfmd import parsing_spec
 from mixrank.serving.base import METADATA, check_saved_model, load_spec, versions
 from mixrank.serving.batch_scoring.row_files import Inputs, Rows, Texts
@@ -207,7 +208,7 @@ def _fault(spec: FeatureSpec, example: bytes) -> tuple[str, str] | None:
                     return column.name, f"takes one value, received {count}"
                 if column.kind == "float" and count and not np.isfinite(row[column.name]):
                     # `to_instance` reads NaN as a missing number; in a tf.Example an empty list means missing.
-                    return column.name, f"takes a finite number, received {row[column.name]!r}"
+                    return column.name, f"takes a finite number, received {shown(row[column.name])}"
     except DecodeError:
         return "", "is not a tf.Example"
     except ValueError as error:

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 
 from mixrank.schemas.encode import Column
+from mixrank.schemas.safe_text import shown
 
 # A list column is a single cell.
 csv.field_size_limit(2**30)
@@ -83,7 +84,7 @@ def to_table(
                     known[cell] = error
             value = known[cell]
             if isinstance(value, ValueError):
-                bad.setdefault(position, (name, f"{value}, received {cell[:80].encode(errors='replace').decode()!r}"))
+                bad.setdefault(position, (name, f"{value}, received {shown(cell)}"))
                 value = None
             values.append(value)
         kind = pa.string() if column is None else _TYPES[column.kind]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from mixrank.schemas.safe_text import shown
 from mixrank.schemas.wire import Kind
 from mixrank.serving.client.request_rows import Inputs, Row, stack
 
@@ -52,7 +53,7 @@ class Address:
     def __post_init__(self) -> None:
         if not _is_target(self.target):
             raise ValueError(
-                f"`target` must be like http://localhost:8501 or grpc://localhost:8500, received {self.target!r}"
+                f"`target` must be like http://localhost:8501 or grpc://localhost:8500, received {shown(self.target)}"
             )
         if not self.model:
             raise ValueError("`model` must be the name of a model, received an empty text")

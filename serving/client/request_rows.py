@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import columns, to_instance, to_request
+from mixrank.schemas.safe_text import shown
 from mixrank.schemas.wire import Kind
 
 Row = Mapping[str, Any]
@@ -39,7 +40,7 @@ class Inputs:
 
     def __init__(self, spec: FeatureSpec | None, unknown: Unknown = "refuse") -> None:
         if unknown not in ("refuse", "drop"):
-            raise ValueError(f'`unknown` must be "refuse" or "drop", received {unknown!r}')
+            raise ValueError(f'`unknown` must be "refuse" or "drop", received {shown(unknown)}')
         if unknown == "drop" and spec is None:
             raise ValueError('`unknown="drop"` needs `spec`, which says what is known')
         self.spec, self.unknown = spec, unknown
@@ -96,7 +97,7 @@ def stack(rows: Sequence[Row]) -> dict[str, list[Any]]:
 
 def _check_mapping(row: Any) -> None:
     if not isinstance(row, Mapping):
-        raise ValueError(f"expected column -> value, received {row!r} ({type(row).__name__})")
+        raise ValueError(f"expected column -> value, received {shown(row)} ({type(row).__name__})")
 
 
 def _check_same(row: Row, first: Row) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mixrank.schemas.safe_text import shown
 from mixrank.serving.client.tensorflow_serving_pb2 import (
     DT_BOOL,
     DT_DOUBLE,
@@ -91,4 +92,4 @@ def _bytes(value: Any) -> bytes:
         return value.encode()
     if isinstance(value, bytes):
         return value
-    raise ValueError(f"a tensor of text takes text, received {value!r} ({type(value).__name__})")
+    raise ValueError(f"a tensor of text takes text, received {shown(value)} ({type(value).__name__})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from mixrank.schemas.naming import nearest
+from mixrank.schemas.safe_text import shown
 
 MISSING_COLUMN, MISSING, UNSEEN = "missing column", "missing values", "unseen values"
 SCHEMA, LENGTH, LABEL_RATE = "schema", "length", "label rate"
@@ -63,7 +64,7 @@ class Limits:
             try:
                 values[name] = float(value)
             except ValueError:
-                raise ValueError(f"limit `{name}` takes a number, received {value!r}") from None
+                raise ValueError(f"limit `{name}` takes a number, received {shown(value)}") from None
         return cls(**values)
 
 

@@ -10,6 +10,7 @@ compose.yaml       the same as a compose service
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shlex
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixrank.schemas.files import write_folder_atomically
+from mixrank.schemas.safe_text import shown
 from mixrank.serving import model_config
 from mixrank.serving.base import check_saved_model, is_version, versions
 
@@ -58,7 +60,8 @@ class Options:
         batch_size: int >= 0. Maximum rows per batch; 0 turns batching off. A row that a model refuses fails all
             requests of its batch.
         batch_timeout_ms: float >= 0. Maximum wait of a request for a batch to fill, in milliseconds.
-        image: str. Image and tag.
+        image: str. Image with tag or digest.
+        publish: str. Address of this machine on which the ports are published; 0.0.0.0 is all of them.
     """
 
     grpc_port: int = GRPC_PORT
@@ -66,6 +69,7 @@ class Options:
     batch_size: int = 0
     batch_timeout_ms: float = 2.0
     image: str = IMAGE
+    publish: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
         for name in ("grpc_port", "rest_port"):
@@ -73,6 +77,12 @@ class Options:
                 raise ValueError(f"`{name}` must be 1 to 65535, received {getattr(self, name)}")
         if self.grpc_port == self.rest_port:
             raise ValueError(f"`grpc_port` and `rest_port` must differ, both are {self.grpc_port}")
+        try:
+            ipaddress.ip_address(self.publish)
+        except ValueError:
+            raise ValueError(
+                f"`publish` must be an IP address of this machine, such as 127.0.0.1, received {shown(self.publish)}"
+            ) from None
         if self.batch_size < 0:
             raise ValueError(f"`batch_size` must be at least 0, received {self.batch_size}")
         if self.batch_timeout_ms < 0:
@@ -232,10 +242,21 @@ def _mounts(output: Path, models: Sequence[Served]) -> dict[str, str]:
     return mounts
 
 
+def _ports(options: Options) -> list[str]:
+    host = f"[{options.publish}]" if ":" in options.publish else options.publish
+    return [f"{host}:{options.grpc_port}:{GRPC_PORT}", f"{host}:{options.rest_port}:{REST_PORT}"]
+
+
+def _user() -> str:
+    """Who may read the mounted folders: whoever writes the files, but never root."""
+    return f"{os.getuid() or 1000}:{os.getgid() or 1000}"
+
+
 def _docker_run(output: Path, models: Sequence[Served], options: Options, flags: Sequence[str]) -> str:
     parts = [
         "docker run --detach --name tensorflow-serving --restart unless-stopped",
-        f"--publish {options.grpc_port}:{GRPC_PORT} --publish {options.rest_port}:{REST_PORT}",
+        *(f"--publish {published}" for published in _ports(options)),
+        f"--user {_user()} --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges",
         *(
             f"--mount {shlex.quote(f'type=bind,source={source},target={target},readonly')}"
             for source, target in _mounts(output, models).items()
@@ -252,7 +273,12 @@ def _compose(output: Path, models: Sequence[Served], options: Options, flags: Se
     service = {
         "image": options.image,
         "restart": "unless-stopped",
-        "ports": [f"{options.grpc_port}:{GRPC_PORT}", f"{options.rest_port}:{REST_PORT}"],
+        "ports": _ports(options),
+        "user": _user(),
+        "read_only": True,
+        "tmpfs": ["/tmp"],
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
         "volumes": [
             {"type": "bind", "source": source, "target": target, "read_only": True}
             for source, target in _mounts(output, models).items()

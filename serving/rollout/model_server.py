@@ -8,6 +8,7 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from mixrank.schemas.safe_text import shown
 from mixrank.serving.client import Client, ServingError, State
 
 AVAILABLE, END = "AVAILABLE", "END"
@@ -85,7 +86,7 @@ class RestServer:
 
     def __init__(self, url: str, name: str, *, timeout: float = 30.0, chunk: int = 1) -> None:
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-            raise ValueError(f"`url` must be like http://localhost:8501, received {url!r}")
+            raise ValueError(f"`url` must be like http://localhost:8501, received {shown(url)}")
         self.url, self.name, self.timeout, self.chunk = url, name, timeout, chunk
 
     def state(self, version: int) -> State:

@@ -65,6 +65,15 @@ CUSTOM = {
             "predictor.model.args",
             "predictor.model.resources.requests.*",
             "predictor.model.resources.limits.*",
+            # Those of a pod and of a container.
+            "predictor.securityContext.runAsNonRoot",
+            "predictor.securityContext.runAsUser",
+            "predictor.securityContext.runAsGroup",
+            "predictor.securityContext.fsGroup",
+            "predictor.securityContext.seccompProfile.type",
+            "predictor.model.securityContext.allowPrivilegeEscalation",
+            "predictor.model.securityContext.readOnlyRootFilesystem",
+            "predictor.model.securityContext.capabilities.drop",
         },
     },
 }
@@ -378,8 +387,30 @@ def test_pods_keep_to_the_restricted_pod_security_standard(overlays, name):
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             }
-            assert {"cpu", "memory"} <= set(container["resources"]["requests"])
-            assert "memory" in container["resources"]["limits"]
+            assert {"cpu", "memory", "ephemeral-storage"} <= set(container["resources"]["requests"])
+            assert {"memory", "ephemeral-storage"} <= set(container["resources"]["limits"])
+
+
+def test_a_pod_of_kserve_is_as_strict_and_as_hard_to_reach(overlays):
+    predictor = find(overlays["kserve"], "InferenceService", "kuairand")["spec"]["predictor"]
+    ours = pod(overlays["prod"])["spec"]
+    assert predictor["securityContext"].items() <= ours["securityContext"].items()
+    assert predictor["model"]["securityContext"] == ours["containers"][0]["securityContext"]
+    rules = find(overlays["kserve"], "NetworkPolicy", "kuairand")["spec"]
+    assert rules["podSelector"]["matchLabels"] == {"serving.kserve.io/inferenceservice": "kuairand"}
+    (rule,) = rules["ingress"]
+    assert [set(each) for each in rule["from"]] == [{"podSelector"}, {"namespaceSelector"}]
+
+
+def test_a_digest_is_set_in_one_file_for_all_pods(tmp_path):
+    shutil.copytree(KUBEFLOW, tmp_path / "kubeflow")
+    file = tmp_path / "kubeflow" / "components" / "images" / "kustomization.yaml"
+    digest = f"sha256:{'1' * 64}"
+    file.write_text(re.sub(r"newTag: .*", f"digest: {digest}", file.read_text()))
+    for name in ("prod", "prod-object-store", "kserve"):
+        for spec in pods(render(tmp_path / "kubeflow" / "overlays" / name)):
+            for container in spec["containers"] + spec.get("initContainers", []):
+                assert container["image"].endswith(f"@{digest}")
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

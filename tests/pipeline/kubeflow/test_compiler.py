@@ -41,6 +41,9 @@ def kuairand():
         "kubeflow.trainer.memory=2Gi",
         "kubeflow.node_selector={pool: batch, zone: a}",
         "kubeflow.trainer.node_selector={pool: gpu}",
+        "kubeflow.run_as_user=1000",
+        "kubeflow.secrets={STORE_KEY: object-store/secret.key}",
+        "beam=['--runner=FnApiRunner', '--s3_secret_access_key=env:STORE_KEY']",
     )
 
 
@@ -161,6 +164,9 @@ def test_every_step_mounts_the_volume_and_runs_on_the_chosen_nodes(kuairand):
     assert set(pods) == set(spec["deploymentSpec"]["executors"])
     for name, pod in pods.items():
         assert pod["pvcMount"] == [{"constant": "claim", "mountPath": "/volume"}]
+        assert pod["securityContext"] == {"runAsUser": "1000", "runAsGroup": "1000", "runAsNonRoot": True}
+        variable = {"secretKey": "secret.key", "envVar": "STORE_KEY"}
+        assert pod["secretAsEnv"] == [{"secretName": "object-store", "keyToEnv": [variable]}]
         assert pod["nodeSelector"]["labels"] == {"pool": "gpu" if name == "Trainer_executor" else "batch", "zone": "a"}
 
 

@@ -1,3 +1,4 @@
+import base64
 import html.parser
 import json
 import re
@@ -10,6 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from mixrank.components.judging.evaluation import MetricValue
+from mixrank.pipeline.commands.terminal import SafeConsole
 from mixrank.pipeline.reports import metrics_table, write_report
 from mixrank.pipeline.run_record import Judgement, Rows, RunRecord
 from mixrank.schemas import Categorical, EventTime, FeatureSpec, Key, Label, Scenario
@@ -212,9 +214,7 @@ def test_names_from_data_are_escaped(tmp_path):
     assert "<script" not in page and "<b>home" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "&lt;b&gt;home&lt;/b&gt; &amp; more" in page
-    from rich.console import Console
-
-    console = Console(width=200, record=True)
+    console = SafeConsole(width=200, record=True)
     console.print(metrics_table([folder]))
     assert "<b>home</b> & more" in console.export_text()
 
@@ -231,11 +231,9 @@ def test_runs_stand_side_by_side(folder, tmp_path):
 
 
 def test_runs_of_long_names_stand_side_by_side_in_80_columns(folder, tmp_path):
-    from rich.console import Console
-
     name = "films/20260131-120000-tfrs-dlrm"
     second = fake_run(tmp_path / "other", name=name, seed=4, rows=700)
-    console = Console(width=80, record=True)
+    console = SafeConsole(width=80, record=True)
     console.print(metrics_table([folder, second]))
     text = console.export_text()
     assert "…" not in text
@@ -245,9 +243,7 @@ def test_runs_of_long_names_stand_side_by_side_in_80_columns(folder, tmp_path):
 
 
 def test_the_terminal_table_names_what_is_not_judged(folder):
-    from rich.console import Console
-
-    console = Console(width=160, record=True)
+    console = SafeConsole(width=160, record=True)
     console.print(metrics_table([folder]))
     text = console.export_text()
     frame = pd.read_parquet(folder / "model/predictions.parquet")
@@ -288,3 +284,14 @@ def test_an_incomplete_run_is_named(tmp_path, folder):
     pd.read_parquet(broken / "baseline.parquet").iloc[5:].to_parquet(broken / "baseline.parquet")
     with pytest.raises(ValueError, match=r"baseline.parquet has no score for 5 of the 300 rows"):
         metrics_table([broken])
+
+
+def test_control_characters_and_secrets_from_data_reach_no_page_and_no_plot(tmp_path):
+    labels = {"0": "bell\x07 \x1b[31m", "1": "nul\x00", "2": "http://me:hunter22@host", "3": "x"}
+    folder = fake_run(tmp_path / "run", name="esc\x1b]0;title", rows=300, labels=labels)
+    write_report([folder], tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_bytes().decode()
+    plots = "".join(base64.b64decode(data).decode() for data in re.findall(r"svg\+xml;base64,([^\"]+)", page))
+    assert "bell\\x07" in plots and "nul\\x00" in page
+    for text in (page, plots):
+        assert "hunter22" not in text and not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)

@@ -83,7 +83,9 @@ def test_versions_and_labels_of_a_roll_out_are_taken_over(save, tmp_path):
 
 def test_options_reach_their_files(save, tmp_path, mixrank):
     save("serving/shop/3")
+    image = f"registry.example.com/serving@sha256:{'0' * 64}"
     options = ["--batch-size", 48, "--batch-timeout", 0.5, "--grpc-port", 9000, "--rest-port", 9001]
+    options += ["--publish", "0.0.0.0", "--image", image]
     result = mixrank("deploy", tmp_path / "serving/shop", "--model-name", "s1", "--output", tmp_path / "out", *options)
     assert result.exit_code == 0, result.output
     out = tmp_path / "out"
@@ -96,7 +98,8 @@ def test_options_reach_their_files(save, tmp_path, mixrank):
     assert batching[3:-1] == [f"allowed_batch_sizes: {size}" for size in (1, 2, 4, 8, 16, 32, 48)]
     assert models_of(out) == {"s1": ("/models/s1", 1, {})}
     service = yaml.safe_load((out / "compose.yaml").read_text())["services"]["tensorflow-serving"]
-    assert service["ports"] == ["9000:8500", "9001:8501"]
+    assert service["ports"] == ["0.0.0.0:9000:8500", "0.0.0.0:9001:8501"] and service["image"] == image
+    assert image in (out / "docker-run.sh").read_text()
     assert "--url http://localhost:9001" in result.output and "--name s1" in result.output
 
 
@@ -115,6 +118,11 @@ def test_docker_and_compose_say_the_same_and_mount_folders_read_only(save, tmp_p
     assert run[:2] == ["run", "--detach"]
     assert run[run.index("tensorflow/serving:2.16.1") + 1 :] == service["command"] == flags
     assert service["image"] == "tensorflow/serving:2.16.1"
+    # Nobody else reaches the server unless asked, and it may do nothing but listen and read.
+    assert [run[place + 1] for place, word in enumerate(run) if word == "--publish"] == service["ports"]
+    assert service["ports"] == ["127.0.0.1:8500:8500", "127.0.0.1:8501:8501"]
+    assert run[run.index("--user") + 1] == service["user"] and int(service["user"].partition(":")[0]) > 0
+    assert "--read-only" in run and service["read_only"] and "--cap-drop" in run and service["cap_drop"] == ["ALL"]
     mounts = [run[place + 1] for place, word in enumerate(run) if word == "--mount"]
     assert mounts == [
         f"type=bind,source={tmp_path}/out,target=/config,readonly",
