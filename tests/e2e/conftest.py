@@ -22,6 +22,8 @@ from mixrank.pipeline.run_record import RunRecord
 
 USERS = 80
 KILL_AFTER_S = 400
+# The value of a secret that the config names; no file that a run writes may hold it.
+SECRET = "c4n4ry-8fJk2-secret"
 
 
 def write_subset(folder: Path) -> Path:
@@ -51,6 +53,7 @@ def write_config(path: Path, **changes) -> str:
         "thresholds": {"min_auc": {"click": 0.5}, "max_log_loss": {"click": 1.0, "like": 1.0}},
         "check_rows": 100,
         "output": str(path.parent / "runs"),
+        "beam": ["--runner=FnApiRunner", "--s3_secret_access_key=env:FILMS_STORE_KEY"],
         **changes,
     }
     path.write_text(yaml.safe_dump(values))
@@ -92,6 +95,13 @@ def kubeflow_launcher() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session", autouse=True)
+def store_key():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FILMS_STORE_KEY", SECRET)
+        yield SECRET
 
 
 @pytest.fixture(scope="session")

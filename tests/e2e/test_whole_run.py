@@ -104,6 +104,14 @@ def test_the_report_and_the_next_commands_are_shown(finished):
         assert title in finished.output
 
 
+def test_no_file_of_a_run_shows_the_secret_that_its_config_names(finished, store_key):
+    files = [path for path in finished.root.rglob("*") if path.is_file()]
+    assert len(files) > 50 and finished.run / "run.log" in files and finished.run / "metadata.db" in files
+    assert not [str(path) for path in files if store_key.encode() in path.read_bytes()]
+    assert store_key not in finished.output + finished.progress
+    assert "env:FILMS_STORE_KEY" in (finished.run / "run.json").read_text()
+
+
 def test_the_pushed_version_scores_like_the_trained_model(finished):
     import numpy as np
     import tensorflow as tf
