@@ -23,6 +23,8 @@ _SECRET_NAME = (
 _SECRETS = (
     # scheme://user:password@host
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@'\"<>]+@", re.I), rf"\1{MASK}@"),
+    # The same where a path has swallowed a slash.
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*:/)[^\s/@:'\"<>]+:[^\s/@'\"<>]+@", re.I), rf"\1{MASK}@"),
     # --s3_secret_access_key=..., password=..., &token=...
     (
         re.compile(rf"((?<![\w-])-{{0,2}}{_SECRET_NAME}\s?=\s?['\"]?)(?!env:|file:)[^\s'\",;&<>\])}}]+", re.I),

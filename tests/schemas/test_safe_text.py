@@ -35,6 +35,7 @@ def test_ordinary_text_of_any_language_is_left_alone():
     "text",
     [
         "http://user:{}@host:8501/v1",
+        "/work/http:/user:{}@host",
         "ValueError: gs+https://{}@host failed",
         "--s3_secret_access_key={}",
         "['--runner=X', '--s3_secret_access_key={}']",

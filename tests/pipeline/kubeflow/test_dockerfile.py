@@ -51,6 +51,11 @@ def test_packages_come_from_the_lock_file_before_the_code_is_copied():
     assert all("schemas" not in step for step in steps[:sync])
 
 
+def test_no_web_server_for_notebooks_is_installed():
+    locked = {package["name"] for package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]}
+    assert not locked & {"notebook", "jupyterlab", "jupyter-server", "widgetsnbextension"}
+
+
 def test_the_image_holds_every_package_and_docker_sees_what_it_copies():
     assert set(PACKAGES.values()) <= set(copied("build"))
     seen = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
