@@ -68,7 +68,7 @@ def _values(source: str) -> Iterator[tuple[str, Any]]:
         return
     try:
         values = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
     for number, value in enumerate(values if isinstance(values, list) else [values], 1):
         yield f"{source}, row {number}", value
@@ -80,7 +80,7 @@ def _parsed(name: str, lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
             continue
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{name}, line {number} is not JSON: {error}") from None
         yield f"{name}, line {number}", value
 

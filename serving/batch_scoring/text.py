@@ -134,7 +134,7 @@ def _list(column: Column) -> Callable[[str], list[Any]]:
     def parse(cell: str) -> list[Any]:
         try:
             values = json.loads(_text(cell))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             values = None
         if not isinstance(values, list):
             raise ValueError("takes a JSON list")

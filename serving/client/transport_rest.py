@@ -160,7 +160,7 @@ def decode(request: Request, code: int, body: bytes) -> Any:
     """
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = body.decode(errors="replace")
     if code != 200:
         message = str(answer.get("error", answer) if isinstance(answer, dict) else answer)[:500]

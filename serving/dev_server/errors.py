@@ -16,7 +16,7 @@ HTTP_STATUS = {
     "DEADLINE_EXCEEDED": 504,
 }
 # Bytes of a request, unzipped, and of each of its tensors.
-REQUEST_BYTES = 32 << 20
+REQUEST_BYTES = 16 << 20
 # Characters of a value in a message, and of a whole message.
 VALUE, MESSAGE = 300, 2000
 

@@ -98,13 +98,17 @@ def _by_column(rows: Any, signature: Any) -> dict[str, list[Any]]:
         problem = "No values in 'instances' array" if rows == [] else "Excepting 'instances' to be an list/array"
         raise Refused(f"JSON Value: {brief(rows)} {problem}")
     if not _is_object(rows[0]):
-        rows = [row if _is_object(row) else {_only_input(signature): row} for row in rows]
+        name = _only_input(signature)
+        if any(map(_is_object, rows)):
+            raise Refused(f"JSON Value: {brief(rows)} 'instances' mixes objects and plain values")
+        return {name: rows}
+    wanted = set(signature.inputs)
     for number, row in enumerate(rows):
-        names = set(row) if _is_object(row) else set()
-        if odd := sorted(names ^ set(signature.inputs)):
+        names = row.keys() if _is_object(row) else set()
+        if names != wanted:
             raise Refused(
                 f"Failed to process element: {number} of 'instances' list. JSON object keys must be equal to: "
-                f"{','.join(sorted(signature.inputs))}; extra or missing: {','.join(odd)}"
+                f"{','.join(sorted(wanted))}; extra or missing: {','.join(sorted(names ^ wanted))}"
             )
     return {name: [row[name] for row in rows] for name in signature.inputs}
 

@@ -203,7 +203,7 @@ def _rows(file: Path, number: int, line: str) -> list[dict[str, Any]]:
             {**row, **{f"score_{task}": value for task, value in score.items()}}
             for row, score in zip(rows, scores, strict=True)
         ]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{file}, line {number}: expected a row, {{'row', 'scores'}}, {{'instances'}} or "
             f"{{'request', 'candidates'}} ({type(error).__name__}: {error})"

@@ -191,7 +191,7 @@ def test_the_servers_flags_are_those_that_deploy_writes(overlays, deployed, name
 
 
 def test_kserve_adds_flags_that_deploy_writes(overlays, deployed):
-    arguments = find(overlays["kserve"], "InferenceService")["spec"]["predictor"]["model"]["args"]
+    arguments = find(overlays["kserve"], "InferenceService", "kuairand")["spec"]["predictor"]["model"]["args"]
     assert set(arguments) <= set((deployed / "flags.txt").read_text().split())
     assert f"--grpc_max_threads={deployment.GRPC_THREADS}" in arguments
 

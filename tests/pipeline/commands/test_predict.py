@@ -153,6 +153,7 @@ def test_a_terminal_shows_a_table(mixrank, local, tmp_path, monkeypatch):
             "line 2: it adds column `y`; without a spec all have the columns of the first",
         ),
         (b'{"x": "\xff"}\n', [], "rows.jsonl, line 1 is not JSON: "),
+        (b"[" * 50_000, [], "rows.jsonl, line 1 is not JSON: maximum recursion depth exceeded"),
         (b"\n\n", [], "rows.jsonl holds no rows"),
         (b'{"x": 1}\n', ["--rank"], 'line 1: expected {"request": {...}, "candidates": [{...}, ...]}, received {\'x\''),
         (b'{"request": {}, "candidates": [1]}\n', ["--rank"], 'line 1: expected {"request"'),

@@ -426,6 +426,7 @@ def test_a_server_that_speaks_no_grpc_is_unavailable(call, blunt):
     [
         (http(b'{"outputs": [[0.5]'), 'INTERNAL: its answer cannot be read: {"outputs": '),
         (http(b""), "INTERNAL: its answer cannot be read: $"),
+        (http(b"[" * 50_000), r"INTERNAL: its answer cannot be read: \[{200}$"),
         (http(b'{"predictions": [[0.5]]}'), "INTERNAL: its answer cannot be read: {'predictions'"),
         (http(b"[1, 2]"), r"INTERNAL: its answer cannot be read: \[1, 2\]"),
         (http(b"\xff\xfe"), "INTERNAL: its answer cannot be read"),

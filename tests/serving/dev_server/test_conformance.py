@@ -281,6 +281,7 @@ def test_a_number_that_no_double_holds_is_refused(rest):
 def test_rows_are_all_named_or_all_bare(rest, examples):
     mixed = [{"examples": {"b64": examples[0]}}, {"b64": examples[1]}]
     assert predict(rest, "toy", instances=mixed)[0] == 400
+    assert predict(rest, "toy", instances=mixed[::-1])[0] == 400
 
 
 def test_an_unknown_signature_is_refused(rest, rpc):

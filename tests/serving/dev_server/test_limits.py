@@ -62,7 +62,7 @@ def test_a_tensor_of_one_value_for_billions_is_refused(channel):
     with pytest.raises(grpc.RpcError) as caught:
         prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert caught.value.details() == f"input `x` has {4 * 2**40} bytes, more than {32 << 20}"
+    assert caught.value.details() == f"input `x` has {4 * 2**40} bytes, more than {16 << 20}"
 
 
 def test_a_quoted_value_is_not_made_beyond_what_is_shown():

@@ -180,8 +180,9 @@ def test_a_value_that_does_not_fit_is_named(tmp_path, toy_spec, entry, said):
         list(LoggedRows(lines(tmp_path / "rows.jsonl", [entry]), toy_spec))
 
 
-def test_a_broken_line_is_named(tmp_path, toy_spec):
-    (tmp_path / "rows.jsonl").write_text('{"clip": "v1"}\n{"clip": \n')
+@pytest.mark.parametrize("line", ['{"clip": ', '{"clip": ' + "[" * 50_000])
+def test_a_broken_line_is_named(tmp_path, toy_spec, line):
+    (tmp_path / "rows.jsonl").write_text(f'{{"clip": "v1"}}\n{line}\n')
     with pytest.raises(ValueError, match="rows.jsonl, line 2: expected a row"):
         list(LoggedRows(tmp_path / "rows.jsonl", toy_spec))
 

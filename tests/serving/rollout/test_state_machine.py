@@ -383,6 +383,7 @@ def test_pushed_golden_rows_lie_in_the_version(base, tmp_path):
     ("text", "message"),
     [
         ("", "holds no golden rows"),
+        ("[" * 50_000, "line 1: expected {'row'"),
         ('{"row": {"x": 1}, "scores": {"click": 0.5}}\n{"row"', "line 2: expected"),
         ('{"row": {"x": 1}}', "line 1: expected"),
         ('{"row": {"x": 1}, "scores": {}}', "line 1: `scores` must be finite numbers"),
