@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from mixrank.pipeline import commands
+from mixrank.schemas.safe_text import brief, safe
 
 # Panel -> command -> `module.function`, in the order of the help page.
 PANELS = {
@@ -57,6 +58,15 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, listed, rest = super().resolve_command(ctx, args)
         return name, listed and load_command(str(name)), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            # A wrong use of the command line, which repeats what was given.
+            if isinstance(text := getattr(error, "message", None), str):
+                error.message = brief(safe(text))  # type: ignore[attr-defined]
+            raise
 
 
 def load_command(name: str) -> Any:
