@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import tensorflow as tf
 
 from mixrank.schemas import FeatureSpec
+from mixrank.schemas.arrow import open_parquet
 from mixrank.schemas.encode import decode
 from mixrank.serving.base import load_spec
 from mixrank.serving.batch_scoring import score as score_on_beam
@@ -132,7 +132,7 @@ def _beam(spec: FeatureSpec, version: Path, examples: Sequence[bytes]) -> Scores
             for example in examples:
                 writer.write(example)
         score_on_beam(version, source, output, max_bad=0.0)
-        parts = [pq.read_table(path) for path in sorted((output / "scores").glob("part-*.parquet"))]
+        parts = [open_parquet(path).read() for path in sorted((output / "scores").glob("part-*.parquet"))]
         return {task: np.concatenate([part[f"score_{task}"].to_numpy() for part in parts]) for task in spec.tasks}
 
 

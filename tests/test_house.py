@@ -69,3 +69,9 @@ def test_a_tests_name_has_at_most_eighty_characters():
     trees = [ast.parse(path.read_text()) for path in (ROOT / "tests").rglob("*.py")]
     names = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     assert {name for name in names if len(name) > 80} == set()
+
+
+def test_parquet_files_are_read_where_programs_in_them_are_refused():
+    for storey in STOREYS:
+        for file in (ROOT / storey).rglob("*.py"):
+            assert "pd.read_parquet" not in file.read_text(), f"{file}: use mixrank.schemas.arrow.read_frame"

@@ -108,11 +108,11 @@ def read_columns(spec: FeatureSpec, pattern: str, names: Sequence[str]) -> dict[
 
 def _batches(pattern: str, wanted: Sequence[Column]) -> Iterator[dict[str, tuple[NDArray[Any], NDArray[np.int64]]]]:
     """Column -> its values, one row after the other, and how many each row has."""
-    import pyarrow.compute as pc
     import tensorflow as tf
     from tensorflow_metadata.proto.v0 import schema_pb2
     from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
+    from mixrank.schemas.arrow import pc
     from mixrank.serving.base import untuned
 
     files = sorted(tf.io.gfile.glob(pattern))

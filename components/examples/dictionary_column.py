@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
+
+from mixrank.schemas.arrow import pa
 
 
 @dataclass(frozen=True)

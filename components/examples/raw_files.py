@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+
+from mixrank.schemas.arrow import open_parquet, pa
 
 BATCH_ROWS = 65_536
 CSV_BLOCK_BYTES = 8 * 2**20
@@ -42,7 +41,7 @@ def columns(file: str, kind: str, separator: str) -> list[str]:
     """Names of the columns of a file."""
     if kind == "parquet":
         with _open(file, kind) as source:
-            return list(pyarrow.parquet.ParquetFile(source).schema_arrow.names)
+            return list(open_parquet(source, file).schema_arrow.names)
     if kind == "csv":
         with _open(file, kind) as source:
             header = source.readline().decode("utf-8-sig")
@@ -61,7 +60,7 @@ def size(file: str, kind: str) -> int:
     """Approximate uncompressed size of a file in bytes."""
     if kind == "parquet":
         with _open(file, kind) as source:
-            metadata = pyarrow.parquet.ParquetFile(source).metadata
+            metadata = open_parquet(source, file).metadata
             return sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
     (match,) = FileSystems.match([file])
     return match.metadata_list[0].size_in_bytes * (GZIP_RATIO if file.endswith(".gz") else 1)
@@ -71,7 +70,7 @@ def row_groups(file: str) -> Iterator[tuple[int, int]]:
     """(row group, rows before it) of a Parquet file."""
     before = 0
     with _open(file, "parquet") as source:
-        metadata = pyarrow.parquet.ParquetFile(source).metadata
+        metadata = open_parquet(source, file).metadata
         for group in range(metadata.num_row_groups):
             yield group, before
             before += metadata.row_group(group).num_rows
@@ -112,7 +111,7 @@ def _open(file: str, kind: str) -> Iterator[BinaryIO | gzip.GzipFile]:
 
 def _parquet(file: str, names: list[str], group: int, before: int) -> Iterator[Batch]:
     with _open(file, "parquet") as source:
-        reader = pyarrow.parquet.ParquetFile(source)
+        reader = open_parquet(source, file)
         groups = [group] if group >= 0 else None
         for batch in reader.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
             rows = np.arange(before + 1, before + 1 + batch.num_rows)

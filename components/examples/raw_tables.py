@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from mixrank.components.examples import raw_files
 from mixrank.components.examples.raw_values import RawColumn
 from mixrank.schemas import Categorical, Dataset, Join, MultiCategorical, Numeric, Table
+from mixrank.schemas.arrow import pa
 from mixrank.schemas.naming import nearest
 
 LOG, PRIOR = "log", "prior"

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from mixrank.schemas.arrow import pa, pc
 from mixrank.schemas.task_kinds import BINARY
 
 Kind = Literal["int", "str", "float", "flag", "time"]

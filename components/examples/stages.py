@@ -15,8 +15,6 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet
 from absl import logging
 from apache_beam.io.filesystems import FileSystems
 
@@ -29,6 +27,7 @@ from mixrank.components.examples.raw_values import convert
 from mixrank.components.examples.splits import stable_hash
 from mixrank.components.examples.user_shard import Shard, build
 from mixrank.schemas import SPLITS, Dataset
+from mixrank.schemas.arrow import open_parquet, pa, pq
 
 SHUFFLE_SEED = 2022
 # Serialized rows in memory at a time.
@@ -245,13 +244,13 @@ def _history_counts(dataset: Dataset, shard: Shard) -> dict[str, dict[str, int]]
 def write_parquet(path: str, frame: pd.DataFrame) -> None:
     """Writes a Parquet file that is either whole or absent."""
     with _whole_file(path) as sink:
-        pa.parquet.write_table(pa.Table.from_pandas(frame, preserve_index=False), sink)
+        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), sink)
 
 
 def read_parquet(path: str) -> pd.DataFrame:
     """Reads what `write_parquet` wrote."""
     with FileSystems.open(path) as source:
-        return pa.parquet.read_table(source).to_pandas()
+        return open_parquet(source, path).read().to_pandas()
 
 
 def write_json(path: str, value: Any) -> None:

@@ -26,6 +26,7 @@ from tfx.utils import path_utils
 
 from mixrank.components.training import PREDICTIONS
 from mixrank.schemas import FeatureSpec
+from mixrank.schemas.arrow import read_frame
 from mixrank.schemas.encode import decode
 from mixrank.schemas.files import write_text_atomically
 from mixrank.serving.export import GOLDEN_FILE, request_and_item, write_golden, write_warmup
@@ -55,7 +56,7 @@ class Executor(base_executor.BaseExecutor):
         except ValueError as error:
             reasons = [str(error)]
         else:
-            predictions = pd.read_parquet(Path(run.uri) / PREDICTIONS)
+            predictions = read_frame(Path(run.uri) / PREDICTIONS)
             reasons = compare(spec, predictions, rows, scores, exec_properties["tolerance"])
         if not reasons:
             stamp(exported, Path(path_utils.stamped_model_path(blessing.uri)), spec, rows, scores)

@@ -13,10 +13,11 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis import constants
 from tensorflow_model_analysis.extractors import slice_key_extractor
+
+from mixrank.schemas.arrow import pa
 
 PER_EXAMPLE = (constants.FEATURES_KEY, constants.LABELS_KEY, constants.PREDICTIONS_KEY)
 

@@ -24,6 +24,7 @@ from mixrank.pipeline.comparing.trial_plan import RESULT_FILE, Given
 from mixrank.pipeline.reports import OVERALL, TASK_REPORTS, exact_metrics
 from mixrank.pipeline.run_record import split_files
 from mixrank.schemas import FeatureSpec
+from mixrank.schemas.arrow import read_frame
 from mixrank.schemas.files import write_text_atomically
 
 # A scenario with a smaller share of the rows is not shown: its metrics move more with the seed than with the model.
@@ -61,7 +62,7 @@ def work(folder: Path) -> dict[str, Any]:
     card = json.loads((folder / MODEL_CARD).read_text())
     log = [json.loads(line) for line in (folder / TRAINING_LOG).read_text().splitlines()]
     return {
-        "metrics": judge(given.spec, pd.read_parquet(folder / PREDICTIONS)),
+        "metrics": judge(given.spec, read_frame(folder / PREDICTIONS)),
         "valid": log[-1]["valid"],
         "dense_parameters": sum(part["parameters"] for part in card["parts"] if part["name"] != "embeddings"),
         "flops": card["flops"],

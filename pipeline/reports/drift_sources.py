@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from mixrank.pipeline.run_record import RunRecord, is_run
 from mixrank.schemas import FeatureSpec
+from mixrank.schemas.arrow import pa
 from mixrank.serving.base import find_version, load_spec
 from mixrank.serving.drift import LoggedRows, RowSummary, read_vocabularies, summarize
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mixrank.pipeline.run_record import RunRecord
+from mixrank.schemas.arrow import read_frame
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class RunFolder:
         file = self.record.model_run / "predictions.parquet"
         if not file.is_file():
             raise ValueError(f"run {self.name}: {file} does not exist")
-        frame = pd.read_parquet(file)
+        frame = read_frame(file)
         wanted = [self.scenario, *(f"{kind}_{task}" for task in self.tasks for kind in ("label", "score"))]
         if missing := sorted(set(wanted) - set(frame.columns)):
             raise ValueError(f"{file} lacks columns {missing}, found {list(frame.columns)}")
@@ -92,7 +93,7 @@ class RunFolder:
         Raises:
             ValueError: if its keys are not those of the predictions.
         """
-        found, own = pd.read_parquet(file), self.predictions[self.keys]
+        found, own = read_frame(file), self.predictions[self.keys]
         if not found[self.keys].reset_index(drop=True).equals(own.reset_index(drop=True)):
             # A key can occur more than once; its n-th row then belongs to the n-th row of the other file.
             found = found.assign(turn=found.groupby(self.keys).cumcount())

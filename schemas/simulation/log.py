@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute
-import pyarrow.parquet
 from numpy.typing import NDArray
 
+from mixrank.schemas.arrow import open_parquet, pa, pc, pq
 from mixrank.schemas.files import write_folder_atomically
 from mixrank.schemas.simulation.world import AGE_SHARES, AGES, SCENARIO_SHARES, SCENARIOS, Simulation, World, make_world
 
@@ -180,7 +178,7 @@ def read_blocks(folder: Path) -> Iterator[Events]:
     simulation = read_settings(folder)
     for number, users in enumerate(blocks(simulation)):
         name = f"part-{number:05d}.parquet"
-        log, truth = (pa.parquet.read_table(folder / part / name) for part in ("log", "truth"))
+        log, truth = (open_parquet(folder / part / name).read() for part in ("log", "truth"))
         column = {c: log[c].to_numpy() for c in ("user_id", "item_id", "time_ms", "click")}
         column |= {c: truth[c].to_numpy() for c in ("probability", "taste", "intent")}
         tab = log["tab"].combine_chunks()
@@ -189,7 +187,7 @@ def read_blocks(folder: Path) -> Iterator[Events]:
             item=column["item_id"],
             day=(column["time_ms"] - first_ms(simulation)) // DAY_MS,
             time_ms=column["time_ms"],
-            scenario=pa.compute.index_in(tab, pa.array(SCENARIOS)).to_numpy(zero_copy_only=False).astype(np.int64),
+            scenario=pc.index_in(tab, pa.array(SCENARIOS)).to_numpy(zero_copy_only=False).astype(np.int64),
             age=_ages(simulation, number)[column["user_id"] - users.start],
             click=column["click"],
             probability=column["probability"],
@@ -210,4 +208,4 @@ def _pick(draw: np.random.Generator, shares: NDArray, count: int) -> NDArray[np.
 
 
 def _write(path: Path, columns: Mapping[str, Any]) -> None:
-    pa.parquet.write_table(pa.table(dict(columns)), path)
+    pq.write_table(pa.table(dict(columns)), path)

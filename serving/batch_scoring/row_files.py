@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from mixrank.schemas.arrow import pa, pc
 from mixrank.schemas.encode import PADDING, Column
 from mixrank.serving.batch_scoring.scoring_plan import arrow_type
 from mixrank.serving.batch_scoring.text import Bad

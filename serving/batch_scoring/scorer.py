@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import tensorflow as tf
 from apache_beam.utils.shared import Shared
 
 from mixrank.schemas import FeatureSpec
+from mixrank.schemas.arrow import pa
 from mixrank.schemas.encode import Column, columns, decode, to_instance
 from mixrank.schemas.safe_text import shown
 from mixrank.schemas.tfmd import parsing_spec

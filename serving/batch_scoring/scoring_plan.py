@@ -9,10 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from mixrank.schemas import FeatureSpec
+from mixrank.schemas.arrow import open_parquet, pa, pq
 from mixrank.schemas.encode import Column, columns
 from mixrank.schemas.naming import nearest
 from mixrank.serving.batch_scoring.text import open_text
@@ -109,7 +107,7 @@ def _row_groups(path: Path, rows_per_item: int) -> Iterator[dict[str, Any]]:
 
 def _parquet(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        return open_parquet(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} cannot be read as parquet: {error}") from None
 

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-import pyarrow as pa
-
+from mixrank.schemas.arrow import pa
 from mixrank.schemas.encode import Column
 from mixrank.schemas.safe_text import shown
 

@@ -22,10 +22,9 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mixrank.schemas import FeatureSpec
+from mixrank.schemas.arrow import open_parquet, pa, pq
 from mixrank.schemas.encode import columns
 from mixrank.schemas.files import write_atomically, write_text_atomically
 from mixrank.serving.batch_scoring.counters import Counters
@@ -187,7 +186,7 @@ def _examples(item: Item, batch_size: int) -> Iterator[Batch]:
 def _parquet(item: Item, spec: FeatureSpec, settings: Settings) -> Iterator[Batch]:
     known, before = columns(spec), item.before
     try:
-        file = pq.ParquetFile(item.file)
+        file = open_parquet(item.file)
         names = {column.name for column in known} | set(settings.keep)
         present = [name for name in file.schema_arrow.names if name in names]
         groups = list(range(*item.groups or (0, file.metadata.num_row_groups)))

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mixrank.schemas import FeatureSpec
+from mixrank.schemas.arrow import open_parquet, pa, pc
 from mixrank.schemas.encode import PADDING, Column, columns
 
 TYPES = {"int": pa.int64(), "float": pa.float32(), "str": pa.large_binary()}
@@ -65,7 +63,7 @@ class LoggedRows:
                 raise ValueError(f"{file}: {error}") from None
 
     def _parquet(self, file: Path) -> Iterator[pa.RecordBatch]:
-        for batch in pq.ParquetFile(file).iter_batches(self.batch_size):
+        for batch in open_parquet(file).iter_batches(self.batch_size):
             yield self._lists(file, dict(zip(batch.schema.names, batch.columns, strict=True)))
 
     def _json(self, file: Path) -> Iterator[pa.RecordBatch]:

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from mixrank.schemas import FeatureSpec, tfmd
+from mixrank.schemas.arrow import pa, pc
 from mixrank.schemas.encode import columns
 from mixrank.serving.drift.logged_rows import TYPES
 
