@@ -221,6 +221,8 @@ def save_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """
     import tensorflow as tf
 
+    from mixrank.serving.base import write_sums
+
     saved: dict[Any, Path] = {}
 
     class Tiny(tf.Module):
@@ -252,6 +254,7 @@ def save_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             names = ("words", "score_rows", "rank_candidates")
             signatures = {"serving_default": tiny.default} | {name: getattr(tiny, name) for name in names}
             tf.saved_model.save(tiny, str(folder), signatures=signatures)
+            write_sums(folder)
             saved[factor, tasks] = folder
         base.mkdir(exist_ok=True)
         temporary = base / f".{version}.partial"

@@ -29,6 +29,7 @@ from mixrank.schemas import FeatureSpec
 from mixrank.schemas.arrow import read_frame
 from mixrank.schemas.encode import decode
 from mixrank.schemas.files import write_text_atomically
+from mixrank.serving.base import write_sums
 from mixrank.serving.export import GOLDEN_FILE, request_and_item, write_golden, write_warmup
 
 TIMEOUT_S = 600
@@ -182,6 +183,7 @@ def stamp(model: Path, copy: Path, spec: FeatureSpec, examples: list[bytes], sco
         for position in range(len(known))
     ]
     write_golden(copy / GOLDEN_FILE, [request | item for request, item in known], answers)
+    write_sums(copy)
 
 
 def compare(

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
+from mixrank.pipeline.commands.terminal import Unverified, console, errors, guarded, needs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,11 +35,12 @@ def parity(
     name: Annotated[
         str | None, typer.Option(help="Name of the model on those servers (default: the folder's name).")
     ] = None,
+    unverified: Unverified = False,
 ) -> None:
     """Compare in-memory Keras, SavedModel, REST, gRPC and Beam, row by row."""
     from mixrank.pipeline.reports import RunFolder
     from mixrank.pipeline.run_record import is_run
-    from mixrank.serving.base import find_version, load_spec
+    from mixrank.serving.base import check_sums, find_version, load_spec
 
     found_run = RunFolder.load(run) if is_run(run) else None
     if found_run is None:
@@ -53,6 +54,8 @@ def parity(
         version = exported
         pattern = examples or found_run.record.rows.examples_of("eval")
     load_spec(version)
+    if not unverified:
+        check_sums(version)
     errors.print("loading TensorFlow and Beam ...", style="dim")
     from mixrank.serving.parity import parity as compare
 

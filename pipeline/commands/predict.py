@@ -14,7 +14,7 @@ import typer
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mixrank.pipeline.commands.terminal import console, errors, guarded, require
+from mixrank.pipeline.commands.terminal import Unverified, console, errors, guarded, require
 
 if TYPE_CHECKING:
     from mixrank.pipeline.commands.request_files import Line
@@ -58,6 +58,7 @@ def predict(
         ),
     ] = None,
     count: Annotated[int, typer.Option(help="Rows, or candidates of the request, that --example prints.")] = 3,
+    unverified: Unverified = False,
 ) -> None:
     """Score rows, or rank candidates: JSON lines in, JSON lines out."""
     from mixrank.pipeline.commands.request_files import example_lines, read_lines
@@ -91,7 +92,7 @@ def predict(
             for option, value in {"--model": model, "--label": label, "--spec": spec}.items():
                 if value is not None:
                     raise ValueError(f"{option} is for a server; {target} is a folder")
-            scorer = _local(Path(target), version, drop_unknown)
+            scorer = _local(Path(target), version, drop_unknown, unverified)
         answers = _rank(scorer, lines) if rank else _score(scorer, lines)
         scored = _write(answers, output, rank)
     errors.print(f"{scored} {'requests' if rank else 'rows'} scored by {target}", style="dim", soft_wrap=True)
@@ -136,8 +137,8 @@ def _client(
     )
 
 
-def _local(folder: Path, version: int | None, drop: bool) -> LocalModel:
-    from mixrank.serving.base import load_spec, versions
+def _local(folder: Path, version: int | None, drop: bool, unverified: bool) -> LocalModel:
+    from mixrank.serving.base import check_sums, find_version, load_spec, versions
 
     if version is not None:
         found = versions(folder)
@@ -146,6 +147,8 @@ def _local(folder: Path, version: int | None, drop: bool) -> LocalModel:
             raise ValueError(f"there is no version {version} in {folder}; there are {there}")
         folder = found[version]
     load_spec(folder)
+    if not unverified:
+        check_sums(find_version(folder))
     require("layers", "scoring with a model's folder")
     errors.print("loading TensorFlow ...", style="dim")
     from mixrank.serving.export import LocalModel

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mixrank.pipeline.commands.terminal import console, guarded, needs
+from mixrank.pipeline.commands.terminal import Unverified, console, guarded, needs
 
 if TYPE_CHECKING:
     from mixrank.serving.rollout import Golden, Rollout
@@ -63,14 +63,19 @@ def deploy(
     batch_timeout: Annotated[
         float, typer.Option(help="Milliseconds that a request waits for others to join its batch.")
     ] = 2.0,
+    unverified: Unverified = False,
 ) -> None:
     """Write what TensorFlow Serving needs to serve pushed models: configuration, flags, docker run, compose."""
     from mixrank.serving import rollout as deployment
+    from mixrank.serving.base import check_sums
 
     if model_name and len(model_name) != len(folders):
         raise ValueError(f"--model-name is given {len(model_name)} times for {len(folders)} folders")
     names: Sequence[str | None] = model_name or [None] * len(folders)
     models = [deployment.served(folder, name) for folder, name in zip(folders, names, strict=True)]
+    if not unverified:
+        for folder in (folder for model in models for folder in deployment.loaded_folders(model)):
+            check_sums(folder)
     deployment.write_deployment(
         output,
         models,
@@ -113,9 +118,10 @@ def push(
     config: Config = None,
     name: Name = None,
     base_path: BasePath = None,
+    unverified: Unverified = False,
 ) -> None:
     """Copy a SavedModel in as the next version; nothing serves it yet."""
-    _rollout(base, config, name, base_path).push(model, golden=golden, keep=keep)
+    _rollout(base, config, name, base_path, unverified=unverified).push(model, golden=golden, keep=keep)
     _next("canary", base, config, name, "http://localhost:8501", "load it and give it the label canary")
 
 
@@ -133,9 +139,12 @@ def canary(
     name: Name = None,
     base_path: BasePath = None,
     wait: Wait = 120.0,
+    unverified: Unverified = False,
 ) -> None:
     """Load a version beside the stable one, and label it canary."""
-    _rollout(base, config, name, base_path, url, wait).canary(version, golden=_golden(golden, tolerance, unchecked))
+    _rollout(base, config, name, base_path, url, wait, unverified).canary(
+        version, golden=_golden(golden, tolerance, unchecked)
+    )
     _next("promote", base, config, name, url or "http://localhost:8501", "make it stable")
 
 
@@ -154,9 +163,10 @@ def promote(
     name: Name = None,
     base_path: BasePath = None,
     wait: Wait = 120.0,
+    unverified: Unverified = False,
 ) -> None:
     """Make the canary stable if it passes the golden rows; the previous version stays loaded."""
-    steps = _rollout(base, config, name, base_path, url, wait)
+    steps = _rollout(base, config, name, base_path, url, wait, unverified)
     steps.promote(version, golden=_golden(golden, tolerance, unchecked), keep=keep)
     _next("rollback", base, config, name, url, "if it disappoints: back to the previous version")
 
@@ -175,9 +185,10 @@ def rollback(
     name: Name = None,
     base_path: BasePath = None,
     wait: Wait = 120.0,
+    unverified: Unverified = False,
 ) -> None:
     """Give all labels back to the previous stable version, and unload the others."""
-    _rollout(base, config, name, base_path, url, wait).rollback(to, trial=trial)
+    _rollout(base, config, name, base_path, url, wait, unverified).rollback(to, trial=trial)
     _next("status", base, config, name, url, "what is served now")
 
 
@@ -227,6 +238,7 @@ def _rollout(
     base_path: str | None,
     url: str | None = None,
     wait: float = 120.0,
+    unverified: bool = False,
 ) -> Rollout:
     from mixrank.serving.rollout import RestServer, Rollout
 
@@ -239,6 +251,7 @@ def _rollout(
         server=server,
         wait=wait,
         say=lambda line: console.print(line, soft_wrap=True),
+        verified=not unverified,
     )
 
 

@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
+from mixrank.pipeline.commands.terminal import Unverified, console, errors, guarded, needs
 from mixrank.pipeline.named_secrets import check_options, resolve
 from mixrank.schemas.safe_text import shown
 
@@ -53,6 +53,7 @@ def score(
             "name a secret by env:NAME or file:PATH."
         ),
     ] = None,
+    unverified: Unverified = False,
 ) -> None:
     """Score Parquet, CSV or TFRecord files with a pushed model on Beam; run it again to resume."""
     from mixrank.components.examples import parse_days
@@ -65,10 +66,14 @@ def score(
     arguments = resolve(check_options(beam or [], "--beam"))
     errors.print("loading TensorFlow and Beam ...", style="dim")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if dataset is not None:
-        source = _join_log(dataset, data, window, output, arguments)
+    from mixrank.serving.base import check_sums
+    from mixrank.serving.batch_scoring import find_model
     from mixrank.serving.batch_scoring import score as run
 
+    if not unverified:
+        check_sums(find_model(model))
+    if dataset is not None:
+        source = _join_log(dataset, data, window, output, arguments)
     assert source is not None
     with Bar(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=errors) as bar:
         task = bar.add_task("planning")

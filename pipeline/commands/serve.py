@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from mixrank.pipeline.commands.terminal import console, errors, guarded, needs
+from mixrank.pipeline.commands.terminal import Unverified, console, errors, guarded, needs
 
 
 @guarded
@@ -35,6 +35,7 @@ def serve(
     rest_port: Annotated[int, typer.Option(help="REST port; 0 picks a free one.")] = 8501,
     grpc_port: Annotated[int, typer.Option(help="gRPC port; 0 picks a free one.")] = 8500,
     poll: Annotated[float, typer.Option(help="Seconds between checks of the folders.")] = 1.0,
+    unverified: Unverified = False,
 ) -> None:
     """Start a development server that answers over REST and gRPC as TensorFlow Serving does."""
     models = _models(folders or [], model_name or [], models_config)
@@ -54,8 +55,9 @@ def serve(
 
     errors.print(f"TensorFlow is loaded ({time.monotonic() - began:.0f} s); loading models ...", style="dim")
     say = partial(console.print, soft_wrap=True)
+    options: dict[str, Any] = {"poll_seconds": poll, "say": say, "verified": not unverified}
     with (
-        running(models, host=host, rest_port=rest_port, grpc_port=grpc_port, poll_seconds=poll, say=say) as server,
+        running(models, host=host, rest_port=rest_port, grpc_port=grpc_port, **options) as server,
         _told_to_stop() as stop,
     ):
         console.print(f"REST {server.rest_url}   gRPC {server.grpc_target}", soft_wrap=True)

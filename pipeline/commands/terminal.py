@@ -63,6 +63,9 @@ Overrides = Annotated[
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait for the command that is using the run folder (default: refuse).")
 ]
+Unverified = Annotated[
+    bool, typer.Option("--unverified", help="Do not compare the model's files with their SHA-256 sums.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.files import abandoned, remove, write_folder_atomically
 from mixrank.schemas.naming import readable
+from mixrank.serving.base.checksums import SUMS, check_sums, files_of, write_sums
 
 METADATA = "assets.extra/mixrank.json"
 
@@ -64,7 +65,14 @@ def next_version(base: Path) -> int:
     return max([int(time.time()), *(number + 1 for number in taken)])
 
 
-def publish(model: Path, base: Path, *, version: int | None = None, extra: Mapping[str, Path] | None = None) -> Path:
+def publish(
+    model: Path,
+    base: Path,
+    *,
+    version: int | None = None,
+    extra: Mapping[str, Path] | None = None,
+    verified: bool = True,
+) -> Path:
     """Copies a SavedModel to a temporary name beside its destination, writes it through to the disk and renames it.
 
     Args:
@@ -72,14 +80,18 @@ def publish(model: Path, base: Path, *, version: int | None = None, extra: Mappi
         base: folder of versions; made if it does not exist.
         version: number of the new version; `next_version` if left out.
         extra: path inside the version -> file to put there, over the model's own.
+        verified: bool. Refuse a model that has SHA-256 sums and is not as they say. The version gets sums of its own.
 
     Returns:
         The new version's folder.
 
     Raises:
-        ValueError: naming a link that leads out of `model`, or something in it that is no file.
+        ValueError: naming a link that leads out of `model`, something in it that is no file, or a file that is not
+            as its sum says.
     """
     files = model_files(model)
+    if verified and (model / SUMS).is_file():
+        check_sums(model)
     version = next_version(base) if version is None else version
     target = base / str(version)
 
@@ -87,6 +99,7 @@ def publish(model: Path, base: Path, *, version: int | None = None, extra: Mappi
         for name, file in {**files, **(extra or {})}.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, temporary / name)
+        write_sums(temporary)
 
     write_folder_atomically(target, copy)
     return target
@@ -110,7 +123,7 @@ def sweep(base: Path, say: Callable[[str], object], name: str = "*") -> None:
 def find_copy(model: Path, base: Path, extra: Mapping[str, Path] | None = None) -> int | None:
     """The newest version that is byte for byte what `publish` would make of the same arguments, or None."""
     wanted = {**model_files(model), **(extra or {})}
-    return next((number for number, path in reversed(versions(base).items()) if _same(wanted, _files(path))), None)
+    return next((number for number, path in reversed(versions(base).items()) if _same(wanted, files_of(path))), None)
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -134,15 +147,11 @@ def model_files(model: Path) -> dict[str, Path]:
             )
         if not (path.is_file() or path.is_dir()):
             raise ValueError(f"{path} is neither a file nor a folder: remove it from the model")
-    return _files(model)
+    return files_of(model)
 
 
 def _is_number(name: str) -> bool:
     return name.isascii() and name.isdigit() and int(name) < 2**63
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
 
 def _same(ours: Mapping[str, Path], theirs: Mapping[str, Path]) -> bool:

@@ -18,6 +18,7 @@ import uvicorn
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mixrank.serving.base import check_sums
 from mixrank.serving.dev_server.errors import REQUEST_BYTES
 from mixrank.serving.dev_server.grpc_service import GrpcService
 from mixrank.serving.dev_server.loaded_model import LoadedModel
@@ -100,6 +101,7 @@ def running(
     grpc_port: int = 0,
     poll_seconds: float = 1.0,
     say: Callable[[str], object] = lambda line: None,
+    verified: bool = False,
 ) -> Iterator[DevelopmentServer]:
     """Serves models until the block ends, then finishes the requests already received.
 
@@ -109,11 +111,18 @@ def running(
         rest_port, grpc_port: ports; 0 picks a free one.
         poll_seconds: interval between checks of the folders and the models.config.
         say: called with a line for each change of a version.
+        verified: bool. Load only versions whose files are as their SHA-256 sums say.
 
     Raises:
         ValueError: if a model has no version that can be loaded, a models.config is not valid, or a port is in use.
     """
-    repository = Repository(models, load=LoadedModel, say=say)
+
+    def load(folder: Path) -> LoadedModel:
+        if verified:
+            check_sums(folder)
+        return LoadedModel(folder)
+
+    repository = Repository(models, load=load, say=say)
     repository.start()
     stop, service = threading.Event(), GrpcService(repository)
 

@@ -29,7 +29,7 @@ from mixrank.schemas import FeatureSpec, Label
 from mixrank.schemas.encode import PADDING, Column, columns
 from mixrank.schemas.files import write_folder_atomically
 from mixrank.schemas.tfmd import parsing_spec
-from mixrank.serving.base import METADATA
+from mixrank.serving.base import METADATA, write_sums
 from mixrank.serving.export.shapes import Axes, Count, checked, tensor_spec
 
 _TYPES = {"int": tf.int64, "str": tf.string, "float": tf.float32}
@@ -109,6 +109,7 @@ def export(
         extra = folder / METADATA
         extra.parent.mkdir()
         extra.write_text(json.dumps(described, indent=1))
+        write_sums(folder)
 
     write_folder_atomically(directory, write)
 

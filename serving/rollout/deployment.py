@@ -116,6 +116,15 @@ def served(folder: Path, name: str | None = None) -> Served:
     return Served(name or folder.name, folder)
 
 
+def loaded_folders(model: Served) -> list[Path]:
+    """Folders of the versions that a server of this deployment loads first."""
+    found = versions(model.base)
+    if model.version is not None:
+        return [found[model.version]]
+    rolled = model_config.Entry(model.base / "models.config", model.name, str(model.base)).loaded & set(found)
+    return [found[version] for version in sorted(rolled) or [max(found)]]
+
+
 def ranks_candidates(models: Sequence[Served]) -> list[str]:
     """Names of the models whose newest or only version has the signature `rank_candidates`.
 

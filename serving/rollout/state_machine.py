@@ -23,7 +23,7 @@ from pathlib import Path
 from mixrank.schemas.files import locked, withdraw
 from mixrank.schemas.naming import readable
 from mixrank.serving import model_config
-from mixrank.serving.base import check_saved_model, find_copy, next_version, publish, sweep, versions
+from mixrank.serving.base import check_saved_model, check_sums, find_copy, next_version, publish, sweep, versions
 from mixrank.serving.export import GOLDEN_FILE, Scorer, check_golden, read_golden
 from mixrank.serving.rollout.log import Journal
 from mixrank.serving.rollout.model_server import AVAILABLE, Server, wait_available, wait_label
@@ -81,6 +81,7 @@ class Rollout:
         server: polled until versions are loaded and labels have moved; None only writes files.
         wait: seconds to wait for the server at each step.
         say: called with a line for each action.
+        verified: bool. Refuse a version whose files are not as its SHA-256 sums say.
     """
 
     def __init__(
@@ -93,12 +94,13 @@ class Rollout:
         server: Server | None = None,
         wait: float = 120.0,
         say: Callable[[str], object] = print,
+        verified: bool = True,
     ) -> None:
         self.base = Path(os.path.abspath(base))
         config = Path(os.path.abspath(config)) if config else self.base / CONFIG
         self.entry = model_config.Entry(config, name or self.base.name, base_path or str(self.base))
         self.journal = Journal(self.base / JOURNAL, config=str(config), model=self.entry.name)
-        self.server, self.wait, self.say = server, wait, say
+        self.server, self.wait, self.say, self.verified = server, wait, say, verified
 
     def status(self) -> list[VersionStatus]:
         """Every version, newest first. Takes no lock.
@@ -155,7 +157,7 @@ class Rollout:
                 self._adopt()
                 version = next_version(self.base)
                 with self.journal.step("push", version=version, source=str(model)):
-                    publish(model, self.base, version=version, extra=extra)
+                    publish(model, self.base, version=version, extra=extra, verified=self.verified)
                 self.say(f"pushed version {version}; nothing serves it yet")
             self._prune(keep, version)
         return version
@@ -353,6 +355,8 @@ class Rollout:
         if version not in found:
             raise ValueError(f"there is no version {version}; there are {', '.join(map(str, found))}")
         check_saved_model(found[version])
+        if self.verified:
+            check_sums(found[version])
         return version, found[version]
 
     def _prune(self, keep: int | None, *spared: int) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from mixrank.schemas.files import locked
 from mixrank.serving import model_config
-from mixrank.serving.base import model_versions, versions
+from mixrank.serving.base import model_versions, versions, write_sums
 from mixrank.serving.dev_server import repository
 from mixrank.serving.dev_server.errors import Refused
 from mixrank.serving.dev_server.repository import Repository, Version
@@ -41,6 +41,7 @@ def save(folder, factor=0.25, weights=b"weights"):
     (folder / "variables" / "variables.data-00000-of-00001").write_bytes(weights)
     (folder / "factor").write_text(str(factor))
     write_golden(folder / "assets.extra" / "golden.jsonl", *zip(*GOLDEN, strict=True))
+    write_sums(folder)
     return folder
 
 
@@ -100,6 +101,7 @@ def shop(save_tiny, tmp_path):
         golden.parent.mkdir()
         rows = [{"x": 1.0, "page": ""}, {"x": 2.0, "page": ""}]
         write_golden(golden, rows, [{"click": factor * row["x"], "buy": 1 - factor * row["x"]} for row in rows])
+        write_sums(folder / str(version))
     (base / "models.config").touch()
     with running(base / "models.config", poll_seconds=0.02) as server:
         yield SimpleNamespace(base=base, new=tmp_path / "new", url=server.rest_url)
@@ -144,7 +146,8 @@ def loaded(base):
 
 
 def rollout(base, serving=None, wait=5.0):
-    return Rollout(base, server=serving, wait=wait, say=str)
+    # Some tests change a version.
+    return Rollout(base, server=serving, wait=wait, say=str, verified=False)
 
 
 # The commands.
@@ -181,6 +184,7 @@ def test_a_version_goes_from_push_to_stable_and_back(shop, mixrank):
 def test_status_is_a_table_of_what_is_there_and_what_is_served(shop, mixrank):
     base, url = shop.base, shop.url
     (base / "2" / "assets.extra" / "mixrank.json").write_text('{"model": {"name": "hemix", "preset": "tiny"}}')
+    write_sums(base / "2")
     mixrank("canary", base, "--version", 1, "--url", url), mixrank("promote", base, "--url", url)
     mixrank("canary", base, "--version", 2, "--url", url, "--unchecked")
     mixrank("push", base, shop.new)
@@ -298,6 +302,7 @@ def test_a_version_that_scores_golden_rows_otherwise_is_not_promoted(shop, mixra
     mixrank("canary", base, "--version", 1, "--url", url), mixrank("promote", base, "--url", url)
     golden = base / "2" / "assets.extra" / "golden.jsonl"
     write_golden(golden, [{"x": 1.0, "page": ""}] * 2, [{"click": 0.5}, {"click": 0.48}])
+    write_sums(base / "2")
     assert mixrank("canary", base, "--version", 2, "--url", url, "--unchecked").exit_code == 0
     before = (base / "models.config").read_bytes()
     result = mixrank("promote", base, "--url", url)
