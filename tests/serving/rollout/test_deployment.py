@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from mixrank.pipeline import cli
 from mixrank.pipeline.commands import terminal
 from mixrank.serving import model_config
+from mixrank.serving.base import write_sums
 from mixrank.serving.rollout import Rollout, deployment
 from mixrank.serving.rollout.deployment import Options, Served, served, validate, write_deployment
 
@@ -35,6 +36,7 @@ def save(tmp_path):
         (folder / "saved_model.pb").write_bytes(graph)
         (folder / "variables" / "variables.index").write_bytes(b"index")
         (folder / "variables" / "variables.data-00000-of-00001").write_bytes(b"weights")
+        write_sums(folder)
         return folder
 
     return make
