@@ -115,6 +115,7 @@ def server(tmp_path_factory):
 
     from mixrank.schemas.datasets import load
     from mixrank.schemas.encode import columns
+    from mixrank.serving.base import write_sums
     from mixrank.serving.dev_server import running
 
     spec = load("movielens").spec
@@ -136,6 +137,7 @@ def server(tmp_path_factory):
     tf.saved_model.save(module, str(base / "1"), signatures={"score_rows": score_rows.get_concrete_function(**inputs)})
     (base / "1" / "assets.extra").mkdir()
     (base / "1" / "assets.extra" / "mixrank.json").write_text(json.dumps({"spec": spec.model_dump(mode="json")}))
+    write_sums(base / "1")
     with running({"films": base}) as started:
         yield SimpleNamespace(base=base, urls=(started.rest_url, f"grpc://{started.grpc_target}"))
 

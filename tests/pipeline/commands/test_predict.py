@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from mixrank.pipeline.commands import predict as predict_command
 from mixrank.pipeline.commands.predict import predict
 from mixrank.serving import export
-from mixrank.serving.base import load_spec
+from mixrank.serving.base import load_spec, write_sums
 from mixrank.serving.client import Inputs
 from mixrank.serving.export import write_golden
 
@@ -30,6 +30,7 @@ def folder(tmp_path, toy_spec):
     extra = tmp_path / "toy" / "4" / "assets.extra"
     extra.mkdir(parents=True)
     (extra / "mixrank.json").write_text(json.dumps({"spec": toy_spec.model_dump(mode="json")}))
+    write_sums(extra.parent)
     return tmp_path / "toy"
 
 

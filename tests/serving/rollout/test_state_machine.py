@@ -98,7 +98,6 @@ def shop(save_tiny, tmp_path):
     base = tmp_path / "shop"
     for folder, version, factor in ((base, 1, 0.25), (base, 2, 0.5), (tmp_path / "new", 9, 0.75)):
         golden = save_tiny(folder, version, factor=factor) / "assets.extra" / "golden.jsonl"
-        golden.parent.mkdir()
         rows = [{"x": 1.0, "page": ""}, {"x": 2.0, "page": ""}]
         write_golden(golden, rows, [{"click": factor * row["x"], "buy": 1 - factor * row["x"]} for row in rows])
         write_sums(folder / str(version))
