@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from mixrank.schemas.safe_text import shown
+from mixrank.schemas.safe_text import masked, shown
 from mixrank.schemas.wire import Kind
 from mixrank.serving.client.request_rows import Inputs, Row, stack
 
@@ -53,7 +53,8 @@ class Address:
     def __post_init__(self) -> None:
         if not _is_target(self.target):
             raise ValueError(
-                f"`target` must be like http://localhost:8501 or grpc://localhost:8500, received {shown(self.target)}"
+                "`target` must be like http://localhost:8501 or grpc://localhost:8500, "
+                f"received {masked(shown(self.target))}"
             )
         if not self.model:
             raise ValueError("`model` must be the name of a model, received an empty text")
@@ -63,7 +64,7 @@ class Address:
     def __str__(self) -> str:
         which = f", version {self.version}" if self.version is not None else ""
         which += f", label `{self.label}`" if self.label is not None else ""
-        return f"model `{self.model}`{which} at {self.target}"
+        return f"model `{self.model}`{which} at {masked(self.target)}"
 
 
 def _is_target(target: str) -> bool:

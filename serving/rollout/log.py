@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mixrank.schemas.files import sync
+from mixrank.schemas.safe_text import brief, safe
 
 
 class Journal:
@@ -61,7 +62,7 @@ class Journal:
             yield
         except BaseException as error:
             with suppress(OSError):
-                self.append(command, "failed", reason=str(error) or type(error).__name__, **about)
+                self.append(command, "failed", reason=brief(safe(str(error))) or type(error).__name__, **about)
             raise
         # What is done stays done on a full disk; the next command writes the line.
         with suppress(OSError):

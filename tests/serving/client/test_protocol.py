@@ -105,3 +105,10 @@ def test_a_call_that_ended_in_time_asks_no_more():
     with pytest.raises(StopIteration) as done:
         steps.send(SCORE)
     assert done.value.value == [{"click": 0.5}, {"click": 0.5}]
+
+
+def test_an_address_is_told_without_its_password():
+    secret = "hunter22"
+    assert str(Address(f"http://me:{secret}@host:8501", "toy")) == "model `toy` at http://***@host:8501"
+    with pytest.raises(ValueError, match="received 'ftp://\\*\\*\\*@host'"):
+        Address(f"ftp://me:{secret}@host", "toy")
