@@ -104,21 +104,22 @@ def test_a_column_of_another_shape_is_refused_with_both_shapes(api, given, toy_s
 def test_a_message_says_which_shape_was_expected(api, given):
     rows, request = given["score_rows"], given["rank_candidates"]
     wide = refused(api, "score_rows", rows, "global_tag", padded(rows["global_tag"], 1))
-    assert "column `global_tag` must have shape (rows, 18), received] [3 19] [where rows is] [3]" in wide
+    assert "column `global_tag` must have shape (rows, 18), here] [3 18] [received] [3 19]" in wide
     short = refused(api, "score_rows", rows, "price", rows["price"][:2])
-    assert "column `price` must have shape (rows,), received] [2] [where rows is] [3]" in short
+    assert "column `price` must have shape (rows,), here] [3] [received] [2]" in short
     items = refused(api, "rank_candidates", request, "tag", request["tag"][:, :2])
-    assert "column `tag` must have shape (candidates, 3), as `inputs` and not as `instances`, received] [3 2]" in items
+    assert "column `tag` must have shape (candidates, 3), as `inputs` and not as `instances`, here] [3 3]" in items
+    assert "here] [3 3] [received] [3 2]" in items
     scalar = refused(api, "rank_candidates", request, "age", request["age"][None])
-    assert "column `age` must have shape (), as `inputs` and not as `instances`, received] [1]" in scalar
+    assert "column `age` must have shape (), as `inputs` and not as `instances`, here] [] [received] [1]" in scalar
     events = refused(api, "rank_candidates", request, "global_tag", request["global_tag"][:-1])
     assert "column `global_tag` must have shape (3 * events of `global`,), as `inputs`" in events
-    assert "[where events of `global` is] [6]" in events
+    assert "here] [18] [received] [17]" in events
 
 
 def test_a_request_in_row_form_is_refused_with_the_form_to_use(api, given):
     rows = {name: value[None] for name, value in given["rank_candidates"].items()}
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"column `\w+` must have .* not as `instances`, received"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"column `\w+` must have .* not as `instances`, here"):
         api.ask("rank_candidates", rows)
 
 
@@ -146,7 +147,7 @@ def test_a_column_must_have_its_rank_and_its_width(shape, fits):
     if fits:
         assert width_two(tf.zeros(shape)).shape == shape
     else:
-        with pytest.raises(tf.errors.InvalidArgumentError, match=r"column `x` must have shape \(rows, 2\), received"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"column `x` must have shape \(rows, 2\), here"):
             width_two(tf.zeros(shape))
 
 
