@@ -119,7 +119,7 @@ def installed(tmp_path_factory):
     (packages,) = environment.glob("lib/python3*/site-packages")
     # A path added by a .pth file brings no .pth files of its own: an editable install stays outside.
     (packages / "locked.pth").write_text("".join(f"{folder}\n" for folder in site.getsitepackages()))
-    after = commands("build")[2:]
+    after = commands("build")[3:]
     assert [command.split()[1] for command in after] == ["build", "pip"]
     for command in after:
         words = shlex.split(command.replace("/dist", str(dist)).replace("/opt/mixrank", str(environment)))
