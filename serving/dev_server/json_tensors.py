@@ -25,6 +25,7 @@ _TYPES: dict[str, set[type]] = {"O": {str, dict}, "b": {bool}, "i": {int}, "u": 
 _WEB_SAFE = str.maketrans("-_", "+/")
 # Also an unclosed text, so that no part of the body is read twice.
 _TEXT_OR_INF = re.compile(r'"(?:\\.|[^"\\])*+"?|\bInf\b', re.DOTALL)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -41,6 +42,9 @@ def parse(body: bytes) -> dict[str, Any]:
         if "Inf" in text:
             text = _TEXT_OR_INF.sub(lambda found: "Infinity" if found[0] == "Inf" else found[0], text)
         found = json.loads(text, parse_float=_double, object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+        if _SURROGATE.search(text):
+            # Half of a surrogate pair is no character; this fails if there is one.
+            json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise Refused(f"JSON Parse error: {error}") from None
     if not isinstance(found, dict):

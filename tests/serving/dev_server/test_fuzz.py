@@ -72,3 +72,12 @@ def test_lists_nested_very_deep_are_refused(rest, depth):
     assert check(rest, b'{"signature_name": "score_rows", "instances": ' + lists + b"}") == 400
     assert check(rest, b'{"signature_name": "score_rows", "inputs": {"page": [""], "x": ' + lists + b"}}") == 400
     check_good(rest)
+
+
+@pytest.mark.parametrize(
+    "asked", ['"signature_name": "%s", "instances": [1]', '"inputs": {"%s": [1]}', '"inputs": ["%s"]']
+)
+def test_half_of_a_surrogate_pair_is_malformed_json(rest, asked):
+    for half in ("\\ud800", "\\uDFFF"):
+        assert check(rest, f"{{{asked % half}}}".encode()) == 400
+    assert check(rest, b'{"signature_name": "words", "inputs": ["\\ud83d\\ude00"]}') == 200
