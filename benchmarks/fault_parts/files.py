@@ -49,6 +49,12 @@ class Case:
 
 
 def files(ground: Ground) -> list[Tally]:
+    # For all children.
+    import mixrank.pipeline.reports
+    import mixrank.serving.batch_scoring.job
+    import mixrank.serving.drift
+    import mixrank.serving.export.local_model  # noqa: F401
+
     found = []
     for kind, (number, make) in Cases(ground).kinds.items():
         tally, said = Tally(f"damaged {kind}", ground.tries(number)), ground.folder / "said"
@@ -128,7 +134,7 @@ class Cases:
         from mixrank.pipeline.commands.request_files import example_lines
 
         record = ground.record
-        self.run, self.model = ground.record, record.export
+        self.run, self.model = ground.record, record.pushed or record.export
         self.config = Path(ground.config).read_bytes()
         self.values = yaml.safe_load(self.config)
         self.rows = example_lines(self.model, False, 6)

@@ -11,4 +11,5 @@ from .model_versions import next_version as next_version
 from .model_versions import publish as publish
 from .model_versions import sweep as sweep
 from .model_versions import versions as versions
+from .saved_model import load_saved_model as load_saved_model
 from .without_autotune import untuned as untuned

@@ -16,7 +16,7 @@ from mixrank.schemas.arrow import pa
 from mixrank.schemas.encode import Column, columns, decode, to_instance
 from mixrank.schemas.safe_text import shown
 from mixrank.schemas.tfmd import parsing_spec
-from mixrank.serving.base import METADATA, check_saved_model, load_spec, versions
+from mixrank.serving.base import METADATA, check_saved_model, load_saved_model, load_spec, versions
 from mixrank.serving.batch_scoring.row_files import Inputs, Rows, Texts
 from mixrank.serving.batch_scoring.text import Bad
 
@@ -92,7 +92,7 @@ class Model:
     def __init__(self, path: Path) -> None:
         self.spec = load_spec(path)
         self.columns = columns(self.spec)
-        self._loaded = tf.saved_model.load(str(path))
+        self._loaded = load_saved_model(path)
         self._rows: Callable[..., dict[str, tf.Tensor]] = self._loaded.signatures["score_rows"]
         self._examples: Callable[..., dict[str, tf.Tensor]] = self._loaded.signatures["serving_default"]
         self._graphs: dict[tuple[str, ...], Any] = {}

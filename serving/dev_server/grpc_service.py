@@ -109,8 +109,11 @@ def _which(spec: Any) -> tuple[str, int | None, str | None]:
 
 
 def _array(name: str, tensor: Any) -> Any:
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    if min(shape, default=0) < 0:
+        raise Refused(f"input `{name}` has the shape {shape}")
     # One value in a tensor of any shape stands for all of them, so a few bytes may stand for gigabytes.
-    size = math.prod(dim.size for dim in tensor.tensor_shape.dim) * tf.as_dtype(tensor.dtype).size
+    size = math.prod(shape) * tf.as_dtype(tensor.dtype).size
     if size > REQUEST_BYTES:
         raise Refused(f"input `{name}` has {size} bytes, more than {REQUEST_BYTES}")
     return tf.make_ndarray(tensor)

@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
+import h11
 import uvicorn
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -90,6 +91,16 @@ class Protocol(H11Protocol):
         self.conn.receive_data(data)
         # Stops the timer when it finds a request.
         self.handle_events()
+
+    def send_400_response(self, msg: str) -> None:
+        if self.cycle is not None:
+            # The head of the request was good, so the application is at work: its answer would be a second one.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        # The answer may have begun, or may have no body because the method is HEAD.
+        with suppress(h11.LocalProtocolError):
+            super().send_400_response(msg)
+        self.transport.close()
 
 
 @contextmanager

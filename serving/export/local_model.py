@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mixrank.serving.base import find_version, load_spec
+from mixrank.serving.base import find_version, load_saved_model, load_spec
 from mixrank.serving.client import Inputs, Row, Scores, Unknown, stack
 
 
@@ -21,14 +21,14 @@ class LocalModel:
         unknown: "refuse" fields that its spec does not know, or "drop" them.
 
     Raises:
-        ValueError: if there is no model.
+        ValueError: if there is no model, or its files are damaged.
     """
 
     def __init__(self, folder: Path, unknown: Unknown = "refuse") -> None:
         self.folder = find_version(folder)
         spec = load_spec(self.folder)
         self._inputs, self._tasks = Inputs(spec, unknown), spec.tasks
-        self._loaded = tf.saved_model.load(str(self.folder))
+        self._loaded = load_saved_model(self.folder)
 
     def score(self, rows: Sequence[Row]) -> list[Scores]:
         """As `Client.score`."""

@@ -65,6 +65,20 @@ def test_a_tensor_of_one_value_for_billions_is_refused(channel):
     assert caught.value.details() == f"input `x` has {4 * 2**40} bytes, more than {16 << 20}"
 
 
+def test_a_tensor_of_a_negative_size_is_refused(channel):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "tiny"
+    request.inputs["x"].dtype = 7
+    # NumPy's product of these, in 64 bits, is a large positive number.
+    for size in (-1, 2**31, 2**31, 3):
+        request.inputs["x"].tensor_shape.dim.add(size=size)
+    request.inputs["x"].string_val.append(b"")
+    with pytest.raises(grpc.RpcError) as caught:
+        prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == f"input `x` has the shape {[-1, 2**31, 2**31, 3]}"
+
+
 def test_a_quoted_value_is_not_made_beyond_what_is_shown():
     taken = []
 
@@ -104,6 +118,19 @@ def test_a_connection_without_a_whole_head_is_closed(save_tiny, tmp_path, monkey
             while piece := connection.recv(1000):
                 answer += piece
         assert answer.startswith(b"HTTP/1.1 200 OK") and answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("method", ["POST", "HEAD"])
+def test_a_body_that_is_no_http_gets_one_answer(tiny_server, caplog, method):
+    host, _, port = tiny_server.rest_url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        head = f"{method} /v1/models/tiny:predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head.encode() + b"{}\r\n")
+        answer = b""
+        while piece := connection.recv(1000):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1") == 1
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_a_body_that_does_not_arrive_ends_its_request(tiny_server, monkeypatch):
