@@ -150,6 +150,7 @@ def locked(
 
     Raises:
         ValueError: if another process, or another part of this one, holds the lock; says who.
+        OSError: if the file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -162,6 +163,9 @@ def locked(
                 raise ValueError(f"{holder}: {hint}") from None
             wait(holder)
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            error.filename = str(folder / LOCK)
+            raise
         file.seek(0)
         file.truncate()
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -215,7 +219,9 @@ def _about(path: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # `write` and `fsync` say what is wrong, not with which file.
+        # `write` and `fsync` say what is wrong, not with which file; a copy names what it reads first.
         if error.errno is not None:
-            error.filename = str(error.filename or temporary).replace(str(temporary), str(path))
+            copied = str(error.filename2 or "").startswith(str(temporary))
+            named = error.filename2 if copied else error.filename
+            error.filename = str(named or temporary).replace(str(temporary), str(path))
         raise

@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from mixrank.schemas.safe_text import shown
 
-# What to do about a disk that does not take what is written.
+_NO_LOCKS = ": the file system has no locks (`flock`); choose a folder on one that has"
+# What to do about a file system that does not do what is asked of it.
 REMEDIES = {
+    **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS), _NO_LOCKS),
     errno.ENOSPC: ": free some space or files there (`df -h`, `df -i`), and give the command again",
     errno.EDQUOT: ": free some of your share, and give the command again",
     errno.EFBIG: ": raise the limit (`ulimit -f`), and give the command again",

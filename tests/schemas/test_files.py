@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import signal
 import stat
 import sys
@@ -23,6 +24,7 @@ from mixrank.schemas.files import (
     write_folder_atomically,
     write_text_atomically,
 )
+from mixrank.schemas.naming import readable
 
 OLD, NEW = "old " * 5000, "new " * 5000
 
@@ -79,6 +81,18 @@ def test_who_waits_for_a_lock_says_so_and_gets_it_from_the_dead(tmp_path):
         assert "mixrank train" in (tmp_path / ".lock").read_text()
     assert len(said) == 1 and f"in use by `mixrank run`, process {child} on " in said[0]
     os.waitpid(child, 0)
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with pytest.raises(OSError) as caught, locked(tmp_path, "mixrank run"):
+        pass
+    assert readable(caught.value).startswith(
+        f"`{tmp_path / '.lock'}`: no locks available: the file system has no locks"
+    )
 
 
 def test_a_link_planted_for_a_lock_is_not_followed(tmp_path):
@@ -148,16 +162,25 @@ def test_a_folder_whose_name_does_not_reach_the_disk_is_taken_back(tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_full_for_any_library(tmp_path):
+def write_long(folder):
+    write_text_atomically(folder / "about.json", NEW)
+
+
+def copy_long(folder):
+    write_folder_atomically(folder / "copy", lambda temporary: shutil.copyfile(__file__, temporary / "file"))
+
+
+@pytest.mark.parametrize(("write", "name"), [(write_long, "about.json"), (copy_long, "copy/file")])
+def test_a_full_disk_is_named_by_the_file_that_was_to_be_written(tmp_path, write, name):
     """By the largest file that a process may write, as a disk of a few bytes can only be had with more rights."""
     child = os.fork()
     if not child:
         code = 1
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-            write_text_atomically(tmp_path / "about.json", NEW)
+            write(tmp_path)
         except OSError as error:
-            code = 0 if (error.errno, error.filename) == (errno.EFBIG, str(tmp_path / "about.json")) else 2
+            code = 0 if (error.errno, error.filename) == (errno.EFBIG, str(tmp_path / name)) else 2
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

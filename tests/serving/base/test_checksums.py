@@ -89,7 +89,7 @@ def test_a_damaged_version_is_not_pushed_elsewhere_and_a_pushed_one_is_found_aga
     assert check_sums(publish(version, tmp_path / "other", verified=False)) is None
 
 
-@pytest.mark.parametrize("command", ["canary", "promote", "rollback", "deploy", "score", "predict", "serve"])
+@pytest.mark.parametrize("command", ["canary", "promote", "rollback", "deploy", "score", "parity", "predict", "serve"])
 def test_every_command_that_loads_a_version_refuses_a_changed_one(command, version, tmp_path, toy_spec):
     from mixrank.pipeline import cli
     from mixrank.serving.rollout import Rollout
@@ -107,6 +107,7 @@ def test_every_command_that_loads_a_version_refuses_a_changed_one(command, versi
         "rollback": ["rollout", "rollback", base, "--to", version.name],
         "deploy": ["deploy", base, "--output", tmp_path / "deploy"],
         "score": ["score", base, rows, tmp_path / "out"],
+        "parity": ["parity", base, "--examples", rows],
         "predict": ["predict", base, rows],
         "serve": ["serve", base, "--rest-port", 0, "--grpc-port", 0],
     }[command]
