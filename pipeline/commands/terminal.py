@@ -89,7 +89,7 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
             errors.print("error:", style="bold red", end=" ")
             errors.print(brief(readable(error)) or type(error).__name__, soft_wrap=True)
-            if not isinstance(error, (ValueError, OSError)):
+            if not (isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno)):
                 errors.print("run it again with --debug for the traceback", style="dim")
             raise typer.Exit(1) from None
 

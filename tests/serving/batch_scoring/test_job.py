@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mixrank.schemas import files
 from mixrank.schemas.encode import columns, encode
 
 KEYS = ["person", "clip", "at", "page"]
@@ -351,7 +353,9 @@ def test_an_interrupted_run_does_only_what_is_left(toy_spec, toy_export, toy_row
     (out / "summary.json").unlink()
     (out / "_work" / "part-00001.json").unlink()
     (out / "_work" / "part-00002.json").unlink()
-    (out / "scores" / "part-00002.parquet").rename(out / "scores" / ".part-00002.parquet.0.partial")
+    # A process that had this one's number before it.
+    dead = files._temporary(out / "scores" / "part-00002.parquet").name.replace(str(files._start_of(os.getpid())), "1")
+    (out / "scores" / "part-00002.parquet").rename(out / "scores" / dead)
     summary = score(toy_export, tmp_path / "rows.parquet", out, rows_per_item=50)
     assert (summary["resumed_items"], summary["rows_scored_now"], summary["rows"]) == (1, 100, 150)
     assert (out / "scores" / "part-00000.parquet").stat().st_mtime_ns == stamp
