@@ -72,6 +72,12 @@ class Ground:
 
         return RunRecord.read(load_config(self.config).run_dir)
 
+    def model(self) -> Path:
+        """The model of the run as a version of its own."""
+        from mixrank.serving.base import publish
+
+        return publish(self.record.pushed or self.record.export, self.folder / "model", version=1)
+
 
 def mixrank(*arguments: object) -> int:
     """A command in this process; its exit code."""

@@ -134,7 +134,7 @@ class Cases:
         from mixrank.pipeline.commands.request_files import example_lines
 
         record = ground.record
-        self.run, self.model = ground.record, record.pushed or record.export
+        self.run, self.model = ground.record, ground.model()
         self.config = Path(ground.config).read_bytes()
         self.values = yaml.safe_load(self.config)
         self.rows = example_lines(self.model, False, 6)
@@ -173,10 +173,11 @@ class Cases:
 
     def _shop(self, place: Path) -> Path:
         from mixrank.serving import model_config
+        from mixrank.serving.base import publish
 
         base = place / "shop"
         for number in (1, 2, 3):
-            save(base / str(number), number, shards=1, size=10)
+            publish(save(place / "saved" / str(number), number, shards=1, size=10), base, version=number)
         config = model_config.new()
         model_config.pin(model_config.add(config, "shop", str(base)), {1, 2}, {"stable": 1, "canary": 2})
         model_config.write(base / "models.config", config)
@@ -229,7 +230,7 @@ class Cases:
         shutil.copytree(self.model, model)
         for _ in range(rng.randint(1, 2)):
             _damage_file(rng, rng.choice([*model.rglob("*")]))
-        said = place / "deploy"
+        said, trust = place / "deploy", rng.choice([[], ["--unverified"]])
 
         def pushed(_: str) -> str:
             same = content(shop / str(max(versions(shop)))) == content(model)
@@ -237,10 +238,10 @@ class Cases:
 
         return rng.choice(
             [
-                Case(["rollout", "push", shop, model], good=pushed, kept=(shop,)),
+                Case(["rollout", "push", shop, model, *trust], good=pushed, kept=(shop,)),
                 Case(["rollout", "status", model.parent]),
-                Case(["rollout", "canary", model.parent]),
-                Case(["deploy", model, "--output", said], output=said),
+                Case(["rollout", "canary", model.parent, *trust]),
+                Case(["deploy", model, "--output", said, *trust], output=said),
                 Case(["predict", "--example", model, *rng.choice([[], ["--rank"]])]),
             ]
         )
@@ -333,7 +334,8 @@ class Cases:
         shutil.copytree(self.model, model)
         _damage_file(rng, rng.choice([path for path in model.rglob("*") if path.is_file()]))
         file.write_bytes(b"\n".join(map(as_json, self.rows)))
-        return Case(["predict", model, file, "--output", output], output=output)
+        trust = rng.choice([[], ["--unverified"]])
+        return Case(["predict", model, file, "--output", output, *trust], output=output)
 
 
 def _damage_file(rng: random.Random, path: Path) -> None:

@@ -106,10 +106,10 @@ def pusher(ground: Ground) -> list[Tally]:
 def score(ground: Ground) -> list[Tally]:
     import pandas as pd
 
-    import mixrank.serving.batch_scoring.job
-    import mixrank.serving.batch_scoring.work
+    # For all children.
+    from mixrank.serving.batch_scoring import job, work  # noqa: F401
 
-    rng, model, said = random.Random(ground.seed), ground.record.export, ground.folder / "said"
+    rng, model, said = random.Random(ground.seed), ground.model(), ground.folder / "said"
     source = ground.folder / "rows.parquet"
     frame(model, EXAMPLES).to_parquet(source, row_group_size=20)
     tally, resumed = Tally("kills of score", ground.tries(12)), 0

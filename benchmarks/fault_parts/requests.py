@@ -7,7 +7,6 @@ import http.client
 import os
 import random
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -77,14 +76,13 @@ def _server(ground: Ground) -> Iterator[Server]:
     from mixrank.serving.client.protocol import Predict
     from mixrank.serving.client.transport_grpc import encode
 
-    export, base = ground.record.export, ground.folder / "served"
-    shutil.copytree(export, base / "1")
+    base = ground.model().parent
     spec = load_spec(base)
     inputs, kinds = Inputs(spec), {column.name: column.kind for column in columns(spec)}
     (rank,) = example_lines(base, True, 3)
     asked = {"score_rows": stack(inputs.rows(example_lines(base, False, 3))), "rank_candidates": inputs.request(**rank)}
     bodies = [{"signature_name": name, "inputs": values} for name, values in asked.items()]
-    messages = [encode(Address("grpc://host:1", "served"), Predict(*each, kinds)) for each in asked.items()]
+    messages = [encode(Address("grpc://host:1", base.name), Predict(*each, kinds)) for each in asked.items()]
     said = ground.folder / "said"
     command = [sys.executable, "-m", "mixrank.pipeline.cli", "serve", base, "--rest-port", "0", "--grpc-port", "0"]
     with said.open("wb") as file:
@@ -95,7 +93,7 @@ def _server(ground: Ground) -> Iterator[Server]:
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"mixrank serve did not start: {said.read_text()[-1000:]}")
             time.sleep(0.1)
-        yield Server(process, said, found[1], int(found[2]), found[3], "served", bodies, messages)
+        yield Server(process, said, found[1], int(found[2]), found[3], base.name, bodies, messages)
     finally:
         process.kill()
         process.wait()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -37,7 +36,7 @@ from mixrank.layers import registry
 from mixrank.layers.backbone import backbone_of
 from mixrank.layers.ranking import take_weights
 from mixrank.schemas import FeatureSpec
-from mixrank.schemas.files import write_atomically, write_text_atomically
+from mixrank.schemas.files import remove, withdraw, write_atomically, write_text_atomically
 from mixrank.serving.export import export
 
 if TYPE_CHECKING:
@@ -103,10 +102,11 @@ def train_model(
         transform_output: result of Transform.
         checkpoints: states to resume from; removed when training ends. All workers must see the same folder.
         run_dir: gets `training.jsonl`, `model.json`, `predictions.parquet` and TensorBoard files.
-        export_dir: gets the SavedModel; None exports nothing.
+        export_dir: gets the SavedModel; None exports nothing. It must be empty, unless `run_dir` holds the log of a
+            training that was killed: then what that one exported is replaced.
 
     Raises:
-        ValueError: if settings, data and devices do not fit together.
+        ValueError: if settings, data and devices do not fit together, or `export_dir` holds something else.
         WorkerLostError: if another worker has gone.
     """
     # Before anything else uses TensorFlow.
@@ -114,6 +114,8 @@ def train_model(
     strategy = build_strategy(settings.replicas, workers)
     settings = settings.on(strategy.num_replicas_in_sync)
     if workers.chief:
+        if export_dir and export_dir.is_dir() and any(export_dir.iterdir()) and not (run_dir / TRAINING_LOG).is_file():
+            raise ValueError(f"`export_dir` must be empty, {export_dir} is not")
         run_dir.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(settings.seed)
     keras.config.set_dtype_policy(settings.precision)
@@ -138,7 +140,9 @@ def train_model(
         return
     final, card = _export(job, model, model_settings, resolved, export_dir)
     _score(job, final, card)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    if checkpoints.exists():
+        # A kill in the middle must not leave half a state, from which nothing could resume.
+        withdraw(checkpoints)
     # Workers wait here, so that they fail if the chief fails. A finished run must not fail because a worker did.
     with suppress(WorkerLostError), workers.watched(checkpoints):
         workers.total(strategy, 0)
@@ -282,6 +286,9 @@ def _export(
     card["insights"] = insights(final, job.rows["eval"])
     backbone_of(final).freeze()
     if folder is not None:
+        if folder.exists():
+            # Of a training that was killed after its export.
+            remove(folder)
         export(folder, spec=job.spec, model=final, transform_output=job.transform_output, metadata={"model": card})
     return final, card
 

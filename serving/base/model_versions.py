@@ -8,6 +8,7 @@ movielens/
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -140,9 +141,11 @@ def model_files(model: Path) -> dict[str, Path]:
     """
     root = model.resolve()
     for path in sorted(model.rglob("*")):
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
+        # Unlike `resolve`, this has an end where links go round in a circle.
+        target = Path(os.path.realpath(path))
+        if path.is_symlink() and not target.is_relative_to(root):
             raise ValueError(
-                f"{path} is a link to {path.resolve()}, outside the model: replace it by what it leads to, "
+                f"{path} is a link to {target}, outside the model: replace it by what it leads to, "
                 "if that belongs to the model"
             )
         if not (path.is_file() or path.is_dir()):

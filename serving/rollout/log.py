@@ -29,11 +29,30 @@ class Journal:
         self.path, self.about = path, about
 
     def records(self) -> list[dict[str, Any]]:
-        """All complete records, oldest first; an incomplete last line of a killed process is skipped."""
+        """All complete records, oldest first; an incomplete last line of a killed process is skipped.
+
+        Raises:
+            ValueError: naming a line that no roll-out command has written.
+        """
         if not self.path.exists():
             return []
-        whole, _, _ = self.path.read_text().rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
+        whole, _, _ = self.path.read_bytes().rpartition(b"\n")
+        return [self._record(number, line) for number, line in enumerate(whole.splitlines(), 1)]
+
+    def _record(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        texts = ("command", "event", *self.about)
+        if isinstance(record, dict) and all(isinstance(record.get(name), str) for name in texts):
+            number_fits = isinstance(record.get("version"), int if record["command"] == "push" else int | None)
+            if number_fits and isinstance(record.get("labels"), dict | None):
+                return record
+        raise ValueError(
+            f"{self.path}, line {number} was not written by mixrank: repair or remove the line; models.config and the "
+            "folders of the versions hold what is served"
+        )
 
     def last(self) -> dict[str, Any] | None:
         """The newest complete record about the same as this journal, or None."""

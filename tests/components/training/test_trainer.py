@@ -121,6 +121,9 @@ def test_a_killed_training_resumes_exactly(trained, toy_spec, toy_data, toy_tran
 
     save = resumable_training.Rounds._save
 
+    def die(*arguments):
+        raise KeyboardInterrupt
+
     def save_then_die(self, done):
         save(self, done)
         if done == 2:
@@ -131,6 +134,10 @@ def test_a_killed_training_resumes_exactly(trained, toy_spec, toy_data, toy_tran
         train(toy_spec, toy_data, toy_transform, tmp_path, jit_compile="off")
     monkeypatch.setattr(resumable_training.Rounds, "_save", save)
     assert (tmp_path / "checkpoints" / "round-000002").is_dir()
+    # It dies again, once its model is exported.
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer, "_score", die)
+        train(toy_spec, toy_data, toy_transform, tmp_path, jit_compile="off")
     resumed, resumed_scores = train(toy_spec, toy_data, toy_transform, tmp_path, jit_compile="off")
     assert [bool(point["valid"]) for point in resumed[0]["curve"]].count(True) == 1
     assert [e["loss"] for e in resumed] == pytest.approx([e["loss"] for e in whole], abs=1e-6)

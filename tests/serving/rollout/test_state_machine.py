@@ -611,6 +611,10 @@ def test_a_link_out_of_the_model_is_not_followed(base, tmp_path, inside):
     version = rollout(base).push(model)
     assert (base / str(version) / inside).read_text() == "0.25" and not (base / str(version) / inside).is_symlink()
     (model / inside).unlink()
+    (model / inside).symlink_to(inside.rpartition("/")[2])
+    with pytest.raises(ValueError, match=f"{inside} is neither a file nor a folder"):
+        rollout(base).push(model)
+    (model / inside).unlink()
     os.mkfifo(model / inside)
     with pytest.raises(ValueError, match=f"{inside} is neither a file nor a folder"):
         rollout(base).push(model)
@@ -684,6 +688,29 @@ def test_a_torn_line_of_the_journal_is_dropped(tmp_path):
     assert journal.last()["version"] == 3
     journal.append("push", "done", version=3)
     assert [each["event"] for each in journal.records()] == ["begun", "done"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"7",
+        b"[]",
+        b"no JSON",
+        b"\xff",
+        b"[" * 10**5,
+        b'{"command": "canary", "event": 1, "config": "models.config"}',
+        b'{"command": "push", "event": "begun", "config": "models.config"}',
+        b'{"command": "push", "event": "begun", "config": "models.config", "version": [1]}',
+        b'{"command": "canary", "event": "begun", "config": "models.config", "labels": 7}',
+    ],
+)
+def test_a_line_of_the_journal_that_no_command_wrote_is_named(tmp_path, line):
+    journal = Journal(tmp_path / "journal.jsonl", config="models.config")
+    journal.append("canary", "begun", version=3)
+    with journal.path.open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(ValueError, match=r"journal.jsonl, line 2 was not written by mixrank"):
+        journal.last()
 
 
 # Kill -9.
