@@ -146,18 +146,18 @@ class Cases:
         rows.assign(**lists).to_csv(self.raw["csv"], index=False)
         self.raw["tfrecord"] = next(iter(sorted(record.rows.examples.glob("Split-eval/*"))))
         self.kinds: dict[str, tuple[int, Callable[[random.Random, Path], Case]]] = {
-            "config YAML": (400, self.config_yaml),
-            "models.config": (300, self.models_config),
-            "roll-out journals": (100, self.journal),
-            "version folders": (300, self.version),
-            "golden.jsonl": (150, self.golden),
-            "run folders": (200, self.run_folder),
-            "rows for predict": (150, self.rows_file),
-            "Parquet for score": (100, partial(self.scored, "parquet")),
-            "CSV for score": (100, partial(self.scored, "csv")),
-            "TFRecord for score": (100, partial(self.scored, "tfrecord")),
-            "rows for drift": (50, self.drifted),
-            "models for predict": (100, self.predicting),
+            "config YAML": (500, self.config_yaml),
+            "models.config": (400, self.models_config),
+            "roll-out journals": (200, self.journal),
+            "version folders": (400, self.version),
+            "golden.jsonl": (200, self.golden),
+            "run folders": (150, self.run_folder),
+            "rows for predict": (40, self.rows_file),
+            "Parquet for score": (30, partial(self.scored, "parquet")),
+            "CSV for score": (30, partial(self.scored, "csv")),
+            "TFRecord for score": (30, partial(self.scored, "tfrecord")),
+            "rows for drift": (15, self.drifted),
+            "models for predict": (30, self.predicting),
         }
 
     def config_yaml(self, rng: random.Random, place: Path) -> Case:
@@ -340,6 +340,8 @@ class Cases:
 
 def _damage_file(rng: random.Random, path: Path) -> None:
     """Takes a file or folder away, or puts something else in its place."""
+    from mixrank.schemas.files import remove
+
     if not path.exists():
         return
     text = damaged(rng, path.read_bytes()) if path.is_file() else b""
@@ -347,7 +349,7 @@ def _damage_file(rng: random.Random, path: Path) -> None:
     if how < 6 and path.is_file():
         path.write_bytes(text)
         return
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    remove(path)
     match how:
         case 7:
             path.mkdir()

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel
 
 from mixrank.pipeline.run_record import RunRecord
 from mixrank.schemas.arrow import read_frame
+from mixrank.schemas.naming import readable
 
 
 @dataclass(frozen=True)
@@ -107,19 +109,25 @@ class RunFolder:
 
     @cached_property
     def training(self) -> list[dict[str, Any]]:
-        """One entry per round of training."""
+        """One entry per round of training.
+
+        Raises:
+            ValueError: naming a file that a training has not written like that.
+        """
         file = self.record.model_run / "training.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines() if line] if file.is_file() else []
+        if not file.is_file():
+            return []
+        return [_checked(_Round, line, file) for line in file.read_bytes().splitlines() if line]
 
     @cached_property
     def model(self) -> dict[str, Any]:
         """Name, parameters and FLOPs of the model, per part."""
-        return _json(self.record.model_run / "model.json")
+        return _json(_Card, self.record.model_run / "model.json")
 
     @cached_property
     def rows(self) -> dict[str, Any]:
         """Counts of the example generation."""
-        return _json(self.record.rows.examples / "report.json")
+        return _json(_Counts, self.record.rows.examples / "report.json")
 
     @cached_property
     def label_rates(self) -> dict[str, dict[str, float]]:
@@ -146,5 +154,51 @@ class RunFolder:
         return {(row.task, row.slice, row.metric): row.value for row in load_metrics(str(judgement.evaluation))}
 
 
-def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text()) if file.is_file() else {}
+# What the pages read of the files; there may be more in them.
+
+
+class _Point(BaseModel):
+    samples: float
+    loss: float
+    valid: dict[str, float]
+
+
+class _Round(BaseModel):
+    samples: int
+    samples_per_second: float
+    curve: list[_Point]
+
+
+class _Part(BaseModel):
+    name: str
+    parameters: float
+    flops: float
+
+
+class _Card(BaseModel):
+    name: str | None = None
+    preset: str | None = None
+    parameters: float = 0
+    flops: float = 0
+    parts: list[_Part] = []
+    insights: dict[str, dict[str, Any]] = {}
+
+
+class _Counts(BaseModel):
+    rows: dict[str, int] = {}
+    rows_read: dict[str, int] = {}
+    bad_rows: dict[str, int] = {}
+    unmatched_joins: dict[str, int] = {}
+
+
+def _json(kind: type[BaseModel], file: Path) -> dict[str, Any]:
+    return _checked(kind, file.read_bytes(), file) if file.is_file() else {}
+
+
+def _checked(kind: type[BaseModel], text: bytes, file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(text)
+        kind.model_validate(found)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not as the run wrote it: {readable(error)}") from None
+    return found

@@ -20,6 +20,7 @@ from tensorflow_serving.apis import (
 from mixrank.serving.dev_server.errors import REQUEST_BYTES, Refused
 from mixrank.serving.dev_server.repository import Repository
 
+POINTER = 8
 _UNKNOWN = grpc.StatusCode.UNKNOWN.value[0]
 
 
@@ -113,7 +114,8 @@ def _array(name: str, tensor: Any) -> Any:
     if min(shape, default=0) < 0:
         raise Refused(f"input `{name}` has the shape {shape}")
     # One value in a tensor of any shape stands for all of them, so a few bytes may stand for gigabytes.
-    size = math.prod(shape) * tf.as_dtype(tensor.dtype).size
+    # A text has no size of its own; what points to it has one.
+    size = math.prod(shape) * (tf.as_dtype(tensor.dtype).size or POINTER)
     if size > REQUEST_BYTES:
         raise Refused(f"input `{name}` has {size} bytes, more than {REQUEST_BYTES}")
     return tf.make_ndarray(tensor)

@@ -53,16 +53,18 @@ def test_a_long_body_is_refused_zipped_or_not(client, monkeypatch):
     assert post(client, BODY) == (200, "")
 
 
-def test_a_tensor_of_one_value_for_billions_is_refused(channel):
+@pytest.mark.parametrize(("dtype", "size"), [(1, 4), (7, 8)])
+def test_a_tensor_of_one_value_for_billions_is_refused(channel, dtype, size):
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "tiny"
-    request.inputs["x"].dtype = 1
+    request.inputs["x"].dtype = dtype
     request.inputs["x"].tensor_shape.dim.add(size=2**40)
     request.inputs["x"].float_val.append(1.0)
+    request.inputs["x"].string_val.append(b"")
     with pytest.raises(grpc.RpcError) as caught:
         prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert caught.value.details() == f"input `x` has {4 * 2**40} bytes, more than {16 << 20}"
+    assert caught.value.details() == f"input `x` has {size * 2**40} bytes, more than {16 << 20}"
 
 
 def test_a_tensor_of_a_negative_size_is_refused(channel):
