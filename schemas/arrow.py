@@ -6,6 +6,7 @@ A Parquet or Arrow file may hold an extension type as a pickle. pyarrow 10 loads
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["open_parquet", "pa", "pc", "pq", "read_frame"]
+__all__ = ["open_parquet", "pa", "pc", "pq", "read_frame", "reading"]
 pyarrow_hotfix.install()
 
 
@@ -34,10 +35,9 @@ def open_parquet(source: Path | str | BinaryIO | gzip.GzipFile, name: str | None
         name: of an open file, for messages.
 
     Raises:
-        ValueError: if one of its types is stored as a program; names the file.
-        pyarrow.ArrowInvalid: if it is not a Parquet file.
+        ValueError: if it is not a whole Parquet file, or one of its types is stored as a program; names the file.
     """
-    with _without_programs(name or str(source)):
+    with reading(name or str(source)):
         file = pq.ParquetFile(source)
         # Types are made when the schema is asked for; no row is read before that.
         _ = file.schema_arrow
@@ -48,18 +48,30 @@ def read_frame(path: Path | str) -> pd.DataFrame:
     """The rows of a Parquet file.
 
     Raises:
-        ValueError: if it is not a Parquet file, or as `open_parquet`.
+        ValueError: as `open_parquet`.
     """
-    try:
+    with reading(str(path)):
         return open_parquet(path).read().to_pandas()
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} cannot be read as parquet: {error}") from None
 
 
 @contextmanager
-def _without_programs(name: str) -> Iterator[None]:
+def reading(name: str, form: str = "parquet") -> Iterator[None]:
+    """Where Arrow reads a file: its errors name the file.
+
+    Args:
+        name: of the file.
+        form: that it should have.
+
+    Raises:
+        ValueError: if its content is damaged, or one of its types is stored as a program.
+    """
     try:
         yield
+    except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
+        # Those of the system have a number, those of a damaged content have none.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"{name} cannot be read as {form}: {error}") from None
     except RuntimeError as error:
         if "arrow.py_extension_type" not in str(error):
             raise

@@ -8,6 +8,7 @@ A row is a mapping column -> value: a scalar or None for keys, time (millisecond
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -134,7 +135,7 @@ def _values(column: Column, value: Any) -> list[Any]:
     if column.length is None:
         if isinstance(value, list | tuple):
             raise ValueError(f"column `{column.name}` takes one value, received {shown(value)}")
-        missing = value is None or (column.kind == "float" and isinstance(value, Real) and math.isnan(value))
+        missing = value is None or (column.kind == "float" and isinstance(value, Real) and value != value)
         values = [] if missing or value == "" else [value]
     else:
         if value is not None and not isinstance(value, list | tuple):
@@ -151,6 +152,15 @@ def _values(column: Column, value: Any) -> list[Any]:
     return values
 
 
+def is_finite(value: Any) -> bool:
+    """Whether a number is finite, as a float64 too: `math.isfinite` fails where a whole number is too large for one.
+
+    >>> is_finite(1.5), is_finite(10**400), is_finite(float("nan"))
+    (True, False, False)
+    """
+    return bool(abs(value) <= sys.float_info.max)
+
+
 def _check_type(column: Column, value: Any) -> None:
     if column.kind == "str":
         fits, expected = isinstance(value, str), "text"
@@ -158,7 +168,7 @@ def _check_type(column: Column, value: Any) -> None:
         fits = isinstance(value, Integral) and not isinstance(value, bool) and -(2**63) <= int(value) < 2**63
         expected = "a 64-bit integer"
     else:
-        fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        fits = isinstance(value, Real) and not isinstance(value, bool) and is_finite(value)
         expected = "a finite number"
     if not fits:
         raise ValueError(f"column `{column.name}` takes {expected}, received {shown(value)} ({type(value).__name__})")

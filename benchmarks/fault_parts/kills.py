@@ -196,5 +196,6 @@ def trainer(ground: Ground) -> list[Tally]:
         tally.expect(gap < 1e-5, f"training after its kill: predictions differ by {gap:g}")
         tally.expect(rounds(folder) == rounds(whole), f"training after its kill: rounds {rounds(folder)}")
         tally.expect((folder / "export" / "saved_model.pb").is_file(), "training after its kill: no model")
+        tally.expect(not temporary(folder), f"training after its kill leaves {temporary(folder)}")
     tally.note = f"{taken} of {at} went on after a round; predictions apart by at most {apart:.1e}"
     return [tally]

@@ -12,7 +12,7 @@ import numpy as np
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from mixrank.schemas.arrow import open_parquet, pa
+from mixrank.schemas.arrow import open_parquet, pa, reading
 
 BATCH_ROWS = 65_536
 CSV_BLOCK_BYTES = 8 * 2**20
@@ -101,12 +101,9 @@ def read(file: str, kind: str, separator: str, names: list[str], group: int = -1
 @contextlib.contextmanager
 def _open(file: str, kind: str) -> Iterator[BinaryIO | gzip.GzipFile]:
     """An open, decompressed file; errors that Arrow raises while reading it get its name."""
-    try:
-        # Beam could decompress too, but Arrow does not work with its file object.
-        with FileSystems.open(file, compression_type=CompressionTypes.UNCOMPRESSED) as source:
-            yield gzip.GzipFile(fileobj=source) if file.endswith(".gz") else source
-    except (pa.ArrowInvalid, gzip.BadGzipFile) as error:
-        raise ValueError(f"{file} cannot be read as {kind}: {error}") from error
+    # Beam could decompress too, but Arrow does not work with its file object.
+    with reading(file, kind), FileSystems.open(file, compression_type=CompressionTypes.UNCOMPRESSED) as source:
+        yield gzip.GzipFile(fileobj=source) if file.endswith(".gz") else source
 
 
 def _parquet(file: str, names: list[str], group: int, before: int) -> Iterator[Batch]:

@@ -36,7 +36,7 @@ from mixrank.layers import registry
 from mixrank.layers.backbone import backbone_of
 from mixrank.layers.ranking import take_weights
 from mixrank.schemas import FeatureSpec
-from mixrank.schemas.files import remove, withdraw, write_atomically, write_text_atomically
+from mixrank.schemas.files import abandoned, remove, withdraw, write_atomically, write_text_atomically
 from mixrank.serving.export import export
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ def train_model(
         if export_dir and export_dir.is_dir() and any(export_dir.iterdir()) and not (run_dir / TRAINING_LOG).is_file():
             raise ValueError(f"`export_dir` must be empty, {export_dir} is not")
         run_dir.mkdir(parents=True, exist_ok=True)
+        for left in abandoned(checkpoints.parent, checkpoints.name):
+            remove(left)
     keras.utils.set_random_seed(settings.seed)
     keras.config.set_dtype_policy(settings.precision)
     trained_on = [patterns[split] for split in settings.splits if split in patterns]
@@ -286,9 +288,9 @@ def _export(
     card["insights"] = insights(final, job.rows["eval"])
     backbone_of(final).freeze()
     if folder is not None:
-        if folder.exists():
-            # Of a training that was killed after its export.
-            remove(folder)
+        # Of a training that was killed at its export, or after it.
+        for left in (*abandoned(folder.parent, folder.name), *([folder] if folder.exists() else [])):
+            remove(left)
         export(folder, spec=job.spec, model=final, transform_output=job.transform_output, metadata={"model": card})
     return final, card
 

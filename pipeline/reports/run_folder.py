@@ -178,8 +178,8 @@ class _Part(BaseModel):
 class _Card(BaseModel):
     name: str | None = None
     preset: str | None = None
-    parameters: float = 0
-    flops: float = 0
+    parameters: float
+    flops: float
     parts: list[_Part] = []
     insights: dict[str, dict[str, Any]] = {}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mixrank.schemas import FeatureSpec
-from mixrank.schemas.arrow import open_parquet, pa, pq
+from mixrank.schemas.arrow import open_parquet, pa
 from mixrank.schemas.encode import Column, columns
 from mixrank.schemas.naming import nearest
 from mixrank.serving.batch_scoring.text import open_text
@@ -93,7 +93,7 @@ def plan(files: dict[Path, Format], rows_per_item: int = ROWS_PER_ITEM) -> list[
 
 
 def _row_groups(path: Path, rows_per_item: int) -> Iterator[dict[str, Any]]:
-    metadata = _parquet(path).metadata
+    metadata = open_parquet(path).metadata
     counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     first, before, rows = 0, 0, 0
     for group, count in enumerate(counts):
@@ -103,13 +103,6 @@ def _row_groups(path: Path, rows_per_item: int) -> Iterator[dict[str, Any]]:
                 "file": str(path), "format": "parquet", "groups": (first, group + 1), "before": before, "rows": rows
             }  # fmt: skip
             first, before, rows = group + 1, before + rows, 0
-
-
-def _parquet(path: Path) -> pq.ParquetFile:
-    try:
-        return open_parquet(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} cannot be read as parquet: {error}") from None
 
 
 def output_schema(spec: FeatureSpec, files: dict[Path, Format], keep: Sequence[str]) -> pa.Schema:
@@ -138,7 +131,7 @@ def output_schema(spec: FeatureSpec, files: dict[Path, Format], keep: Sequence[s
 def _fields(path: Path, format: Format, known: dict[str, Column]) -> dict[str, pa.DataType]:
     """Column of a file -> its type in the output."""
     if format == "parquet":
-        schema = _parquet(path).schema_arrow
+        schema = open_parquet(path).schema_arrow
         return {field.name: arrow_type(known[field.name]) if field.name in known else field.type for field in schema}
     if format == "csv":
         with open_text(path) as lines:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mixrank.schemas import FeatureSpec
-from mixrank.schemas.arrow import open_parquet, pa, pc
+from mixrank.schemas.arrow import open_parquet, pa, pc, reading
 from mixrank.schemas.encode import PADDING, Column, columns
 
 TYPES = {"int": pa.int64(), "float": pa.float32(), "str": pa.large_binary()}
@@ -63,7 +63,11 @@ class LoggedRows:
                 raise ValueError(f"{file}: {error}") from None
 
     def _parquet(self, file: Path) -> Iterator[pa.RecordBatch]:
-        for batch in open_parquet(file).iter_batches(self.batch_size):
+        batches = open_parquet(file).iter_batches(self.batch_size)
+        while True:
+            with reading(str(file)):
+                if (batch := next(batches, None)) is None:
+                    return
             yield self._lists(file, dict(zip(batch.schema.names, batch.columns, strict=True)))
 
     def _json(self, file: Path) -> Iterator[pa.RecordBatch]:

@@ -68,7 +68,7 @@ def read_golden(path: Path) -> list[GoldenRow]:
         try:
             found = json.loads(line)
             row = GoldenRow(dict(found["row"]), {task: float(value) for task, value in found["scores"].items()})
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"{path}, line {number}: expected {{'row': {{...}}, 'scores': {{task: number}}}} ({error})"
             ) from None

@@ -63,6 +63,23 @@ def test_a_file_that_is_no_parquet_is_named(tmp_path):
         read_frame(tmp_path / "rows.parquet")
 
 
+@pytest.mark.parametrize("at", [6, 0.4, 0.95, 0.99])
+def test_a_damaged_parquet_file_is_named(tmp_path, at):
+    file = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"at": list(range(1000)), "page": ["home"] * 1000}), file)
+    damaged = bytearray(file.read_bytes())
+    start = at if isinstance(at, int) else int(at * len(damaged))
+    damaged[start : start + 8] = b"\xff" * 8
+    file.write_bytes(damaged)
+    with pytest.raises(ValueError, match=f"{file} cannot be read as parquet: ."):
+        read_frame(file)
+
+
+def test_a_missing_file_is_no_damaged_one(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_frame(tmp_path / "rows.parquet")
+
+
 def test_rollout_status_runs_no_program_of_a_run(trap, tmp_path, record_of, toy_spec):
     from mixrank.pipeline.run_record import Judgement
 

@@ -103,6 +103,7 @@ def test_varint_of_a_minus_one_takes_ten_bytes():
         ({"age": math.nan}, "column `age` is required but missing"),
         ({"age": "old"}, r"column `age` takes a finite number, received 'old' \(str\)"),
         ({"age": math.inf}, "column `age` takes a finite number, received inf"),
+        ({"age": 10**400}, "column `age` takes a finite number, received 1000"),
         ({"clip": "7"}, r"column `clip` takes a 64-bit integer, received '7' \(str\)"),
         ({"clip": True}, "column `clip` takes a 64-bit integer, received True"),
         ({"clip": [1]}, r"column `clip` takes one value, received \[1\]"),

@@ -394,6 +394,7 @@ def test_pushed_golden_rows_lie_in_the_version(base, tmp_path):
         ('{"row": {"x": 1}, "scores": {"click": NaN}}', "line 1: `scores` must be finite numbers"),
         ('{"row": {"x": 1}, "scores": {"click": "much"}}', "line 1: expected"),
         ("[]", "line 1: expected"),
+        (f'{{"row": {{"x": 1}}, "scores": {{"click": {10**400}}}}}', "line 1: expected"),
     ],
 )
 def test_a_golden_file_that_is_none_is_refused(tmp_path, text, message):
