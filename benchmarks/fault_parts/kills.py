@@ -74,9 +74,6 @@ def pusher(ground: Ground) -> list[Tally]:
     def push(number: int) -> None:
         blessing, infra = standard_artifacts.ModelBlessing(), standard_artifacts.InfraBlessing()
         infra.uri = str(shop.folder / "checked" / str(number))
-        folder = Path(path_utils.stamped_model_path(infra.uri))
-        if not folder.exists():
-            shutil.copytree(shop.folder / "models" / str(number), folder)
         for artifact in (blessing, infra):
             artifact.set_int_custom_property("blessed", 1)
         infra.set_int_custom_property(HAS_MODEL, 1)
@@ -86,8 +83,8 @@ def pusher(ground: Ground) -> list[Tally]:
         Executor().Do(inputs, {"pushed_model": [pushed]}, {"push_to": str(shop.base)})
 
     while tally.tried < tally.of:
-        shop.model()
-        number, before = len(shop.pushed) - 1, len(shop.versions())
+        model, number, before = shop.model(), len(shop.pushed) - 1, len(shop.versions())
+        shutil.copytree(model, path_utils.stamped_model_path(str(shop.folder / "checked" / str(number))))
         if kill(fork(partial(push, number), said), rng.uniform(0, 1.2 * seconds)):
             tally.count()
         shop.check(tally, "the Pusher was killed")

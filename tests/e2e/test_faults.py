@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "faults.py"
 
 @pytest.mark.slow
 def test_a_few_faults_of_every_kind_lose_nothing(finished, tmp_path):
-    parts = ["rollout", "pusher", "races", "disk", "requests", "files"]
+    parts = ["rollout", "races", "disk", "requests", "files"]
     command = [sys.executable, SCRIPT, *parts, "--share", "0.004", "--config", finished.config]
     done = subprocess.run(
         [*command, "--folder", tmp_path / "faults"], capture_output=True, text=True, cwd=finished.root

@@ -286,6 +286,25 @@ def test_an_incomplete_run_is_named(tmp_path, folder):
         metrics_table([broken])
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("model/training.jsonl", '{"samples": 1, "curve": []}', "samples_per_second: Field required"),
+        ("model/training.jsonl", "7", "Input should be a valid dictionary"),
+        ("model/training.jsonl", "{", "Expecting property name"),
+        ("model/model.json", '{"parameters": 7}', "flops: Field required"),
+        ("model/model.json", "[" * 50_000, "recursion"),
+        ("examples/report.json", '{"rows": [1]}', "rows: Input should be a valid dictionary"),
+    ],
+)
+def test_a_changed_file_of_a_run_is_named(tmp_path, file, text, message):
+    run = fake_run(tmp_path / "changed", rows=300)
+    (run / file).write_text(text)
+    with pytest.raises(ValueError, match=f"{file} is not as the run wrote it: .*{message}"):
+        write_report([run], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
 def test_control_characters_and_secrets_from_data_reach_no_page_and_no_plot(tmp_path):
     labels = {"0": "bell\x07 \x1b[31m", "1": "nul\x00", "2": "http://me:hunter22@host", "3": "x"}
     folder = fake_run(tmp_path / "run", name="esc\x1b]0;title", rows=300, labels=labels)

@@ -428,6 +428,7 @@ def test_a_server_that_speaks_no_grpc_is_unavailable(call, blunt):
         (http(b""), "INTERNAL: its answer cannot be read: $"),
         (http(b"[" * 50_000), r"INTERNAL: its answer cannot be read: \[{200}$"),
         (http(b'{"predictions": [[0.5]]}'), "INTERNAL: its answer cannot be read: {'predictions'"),
+        (http(b'{"outputs": {"click": [1%s], "buy": [0]}}' % (b"0" * 400)), "`click` of row 0 of a request with 1000"),
         (http(b"[1, 2]"), r"INTERNAL: its answer cannot be read: \[1, 2\]"),
         (http(b"\xff\xfe"), "INTERNAL: its answer cannot be read"),
         (http(b"login", status=b"302 Found"), "UNKNOWN: HTTP status 302: login"),
