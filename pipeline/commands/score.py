@@ -70,9 +70,10 @@ def score(
     from mixrank.serving.batch_scoring import find_model
     from mixrank.serving.batch_scoring import score as run
 
-    if not unverified:
-        check_sums(find_model(model))
     if dataset is not None:
+        if not unverified:
+            # Before the log is joined, which takes long.
+            check_sums(find_model(model))
         source = _join_log(dataset, data, window, output, arguments)
     assert source is not None
     with Bar(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=errors) as bar:
@@ -94,6 +95,7 @@ def score(
             rows_per_item=rows_per_item,
             beam_args=arguments,
             report=report,
+            verified=not unverified,
         )
     _print(summary, output)
 

@@ -22,7 +22,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
 from mixrank.schemas.files import locked, write_text_atomically
-from mixrank.serving.base import load_spec
+from mixrank.serving.base import check_sums, load_spec
 from mixrank.serving.batch_scoring.counters import total
 from mixrank.serving.batch_scoring.output import (
     SUMMARY,
@@ -78,6 +78,7 @@ def score(
     rows_per_item: int = ROWS_PER_ITEM,
     beam_args: Sequence[str] = (),
     report: Callable[[Progress], None] = lambda progress: None,
+    verified: bool = False,
 ) -> dict[str, Any]:
     """Scores every row of some files, or the rows that an interrupted run left unscored.
 
@@ -92,6 +93,7 @@ def score(
         rows_per_item: int >= 1. Minimum rows of a Parquet file per work item, except for the last item of a file.
         beam_args: options of the Beam pipeline; `--runner=FnApiRunner` unless they name a runner.
         report: called with the progress about once a second.
+        verified: bool. Refuse a model that is not as its SHA-256 sums say.
 
     Returns:
         The content of `summary.json`: `rows`, `bad`, `scores` (per task `mean`, `min`, `max`, `null`, `histogram`),
@@ -107,6 +109,8 @@ def score(
     if not 0 <= max_bad <= 1:
         raise ValueError(f"`max_bad` must be a share between 0 and 1, received {max_bad}")
     model = find_model(model)
+    if verified:
+        check_sums(model)
     spec = load_spec(model)
     files = find_files(source.absolute(), format)
     items = plan(files, rows_per_item)
