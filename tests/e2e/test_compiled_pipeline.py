@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mixrank.serving.base import versions
+
 pytestmark = pytest.mark.slow
 
 # Half a minute of imports per process: these three show that a command line stands on its own, the first with raw
@@ -78,7 +80,7 @@ def test_the_pushed_version_is_the_trained_model_and_scores_as_the_local_one(com
 
     from mixrank.components.judging.model_check import read_examples
 
-    (version,) = (compiled_run.root / "volume" / "films" / "serving" / "films").iterdir()
+    (version,) = versions(compiled_run.root / "volume" / "films" / "serving" / "films").values()
     assert compiled_run.outputs["Pusher"]["pushed_model"]["metadata"]["pushed_destination"] == str(version)
     trained = Path(compiled_run.outputs["Trainer"]["model"]["uri"]) / "Format-Serving"
     assert (version / "saved_model.pb").read_bytes() == (trained / "saved_model.pb").read_bytes()

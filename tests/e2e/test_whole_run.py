@@ -11,6 +11,7 @@ import pytest
 
 from mixrank.pipeline.run_record import RunRecord
 from mixrank.schemas import datasets
+from mixrank.serving.base import versions
 
 pytestmark = pytest.mark.slow
 
@@ -153,13 +154,13 @@ def test_a_run_without_changes_is_answered_from_the_cache(finished, again):
     assert again.record.judgement.blessed
     # It is the newest version already.
     assert again.record.pushed == finished.record.pushed
-    assert len(list((finished.run / "serving" / "films").iterdir())) == 1
+    assert len(versions(finished.run / "serving" / "films")) == 1
 
 
 @pytest.fixture(scope="session")
 def refused(films, again, finished):
     """A run with a bound that no model reaches."""
-    before = set((finished.run / "serving" / "films").iterdir())
+    before = set(versions(finished.run / "serving" / "films"))
     with films.stderr_in(finished.root / "refused.txt"):
         result = films.mixrank("run", finished.config, "--set", "thresholds.min_auc.click=0.999")
     return SimpleNamespace(result=result, judgement=RunRecord.read(finished.run).judgement, before=before)
@@ -167,7 +168,7 @@ def refused(films, again, finished):
 
 def test_a_model_below_its_bound_is_not_pushed_and_the_run_says_why(finished, refused):
     assert refused.result.exit_code == 1
-    assert set((finished.run / "serving" / "films").iterdir()) == refused.before
+    assert set(versions(finished.run / "serving" / "films")) == refused.before
     (reason,) = refused.judgement.reasons
     assert re.fullmatch(r"task click: AUC is 0\.\d{4}, below the lower bound 0\.999", reason)
     assert "the model was not pushed:" in refused.result.output
