@@ -21,8 +21,8 @@ from mixrank.layers import registry
 
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {"keras", "numpy", "pydantic", "lazy_loader", "mixrank", *sys.stdlib_module_names}
-# They write files of TensorFlow and Arrow; nothing that scores a row imports them.
-WRITERS = {"schemas/tfmd.py", "schemas/encode.py", "schemas/simulation/log.py"}
+# They read and write files of TensorFlow and Arrow; nothing that scores a row imports them.
+WRITERS = {"schemas/tfmd.py", "schemas/encode.py", "schemas/arrow.py", "schemas/simulation/log.py"}
 
 
 def _python(code: str, *arguments: str) -> str:
