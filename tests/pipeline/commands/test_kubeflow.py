@@ -22,6 +22,8 @@ def mixrank(monkeypatch, tmp_path):
             {"deploymentSpec": {"executors": {"Trainer_executor": container}}, "p": config.model.preset}
         )
 
+    # The face first: it keeps what it has handed out once, and would keep the stand-in.
+    monkeypatch.setattr("mixrank.pipeline.kubeflow.compiled", compiled)
     monkeypatch.setattr(kubeflow, "compiled", compiled)
     monkeypatch.chdir(tmp_path)
     app = typer.Typer()
