@@ -16,6 +16,7 @@ _UNPRINTABLE = re.compile(
 MASK = "***"
 # Where a secret may be named instead of given.
 REFERENCES = ("env:", "file:")
+_NAMED = "|".join(REFERENCES)
 _SECRET_NAME = (
     r"(?:[\w-]*[_-])?(?:secret|password|passwd|passphrase|token|credentials?|api[_-]?key|access[_-]?key(?:[_-]?id)?"
     r"|secret[_-]?key|private[_-]?key|account[_-]?key|signature)"
@@ -27,12 +28,12 @@ _SECRETS = (
     (re.compile(r"(\b[a-z][a-z0-9+.-]*:/)[^\s/@:'\"<>]+:[^\s/@'\"<>]+@", re.I), rf"\1{MASK}@"),
     # --s3_secret_access_key=..., password=..., &token=...
     (
-        re.compile(rf"((?<![\w-])-{{0,2}}{_SECRET_NAME}\s?=\s?['\"]?)(?!env:|file:)[^\s'\",;&<>\])}}]+", re.I),
+        re.compile(rf"((?<![\w-])-{{0,2}}{_SECRET_NAME}\s?=\s?['\"]?)(?!{_NAMED})[^\s'\",;&<>\])}}]+", re.I),
         rf"\1{MASK}",
     ),
     # "password": "...", as JSON and Python write it; password: ... as YAML does
-    (re.compile(rf"((['\"]){_SECRET_NAME}\2\s*:\s*(['\"]))(?!env:|file:)(?:(?!\3).)+", re.I), rf"\1{MASK}"),
-    (re.compile(rf"(^[ -]*{_SECRET_NAME}:[ ]+)(?!env:|file:)\S+$", re.I | re.M), rf"\1{MASK}"),
+    (re.compile(rf"((['\"]){_SECRET_NAME}\2\s*:\s*(['\"]))(?!{_NAMED})(?:(?!\3).)+", re.I), rf"\1{MASK}"),
+    (re.compile(rf"(^[ -]*{_SECRET_NAME}:[ ]+)(?!{_NAMED})\S+$", re.I | re.M), rf"\1{MASK}"),
     (re.compile(r"(\bBearer\s+)[\w.~+/=-]{8,}", re.I), rf"\1{MASK}"),
     # Key identifiers of AWS; signed JSON tokens; keys in PEM
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), MASK),

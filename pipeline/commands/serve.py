@@ -44,7 +44,7 @@ def serve(
     if not _is_loopback(host):
         errors.print(
             f"warning: --host {host} lets other machines ask this server, which asks nobody who they are",
-            style="yellow", markup=False, soft_wrap=True,
+            style="yellow", soft_wrap=True,
         )  # fmt: skip
     for option, port in (("--rest-port", rest_port), ("--grpc-port", grpc_port)):
         _check_free(host, port, option)

@@ -114,7 +114,7 @@ def alone(folder: Path, command: str, wait: bool) -> AbstractContextManager[None
     from mixrank.schemas.files import locked
 
     def say(holder: str) -> None:
-        errors.print(f"{holder}; waiting for it", style="dim", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"{holder}; waiting for it", style="dim", soft_wrap=True)
 
     if not folder.is_dir():
         return nullcontext()
