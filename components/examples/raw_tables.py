@@ -9,11 +9,10 @@ from typing import Any, assert_never
 
 from apache_beam.io.filesystems import FileSystems
 
-from mixrank.components.examples import raw_files
-from mixrank.components.examples.raw_values import RawColumn
 from mixrank.schemas import Categorical, Dataset, Join, MultiCategorical, Numeric, Table
 from mixrank.schemas.arrow import pa
 from mixrank.schemas.naming import nearest
+from mixrank.schemas.raw import Batch, RawColumn, column_names, read_file, row_groups, uncompressed_size
 
 LOG, PRIOR = "log", "prior"
 # Uncompressed columns. KuaiRand shards of this size have 50,000 rows and take about 140 MB to build.
@@ -48,7 +47,7 @@ class RawTable:
         """(file, file number, row group or -1, rows before it): pieces that can be read independently."""
         for number, file in enumerate(self.files):
             if self.format == "parquet":
-                for group, before in raw_files.row_groups(file):
+                for group, before in row_groups(file):
                     yield file, number, group, before
             else:
                 yield file, number, -1, 0
@@ -94,7 +93,7 @@ def find_tables(dataset: Dataset, data_dir: str) -> dict[str, RawTable]:
             names=found[name],
             columns=tuple(needed[name]),
             key=keys.get(name),
-            bytes=sum(raw_files.size(file, _format(table, file)) for file in files[name]),
+            bytes=sum(uncompressed_size(file, _format(table, file)) for file in files[name]),
         )
     return result
 
@@ -138,7 +137,7 @@ def _separator(table: Table, file: str) -> str:
 def _columns(table: Table, file: str) -> dict[str, str]:
     """Name used here -> column in the file."""
     kind = _format(table, file)
-    return {table.rename.get(name, name): name for name in raw_files.columns(file, kind, _separator(table, file))}
+    return {table.rename.get(name, name): name for name in column_names(file, kind, _separator(table, file))}
 
 
 def _check_columns(file: str, needed: list[str], present: dict[str, str]) -> None:
@@ -200,7 +199,7 @@ def _features(dataset: Dataset) -> Iterator[RawColumn]:
         yield RawColumn(rule.column, "float")
 
 
-def read_batches(table: RawTable, file: str, group: int, before: int) -> Iterator[raw_files.Batch]:
+def read_batches(table: RawTable, file: str, group: int, before: int) -> Iterator[Batch]:
     """Batches of the needed columns of one piece of a file, under the names used here.
 
     Args:
@@ -210,6 +209,6 @@ def read_batches(table: RawTable, file: str, group: int, before: int) -> Iterato
         before: rows of the file before this piece.
     """
     names: dict[str, Any] = {table.names[column.name]: column.name for column in table.columns}
-    for batch in raw_files.read(file, table.format, table.separator, list(names), group, before):
+    for batch in read_file(file, table.format, table.separator, list(names), group, before):
         renamed = pa.Table.from_arrays(batch.table.columns, [names[name] for name in batch.table.column_names])
-        yield raw_files.Batch(renamed, batch.rows, batch.bad)
+        yield Batch(renamed, batch.rows, batch.bad)

@@ -23,11 +23,11 @@ from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.joined_log import FILE, ROW, Columns, joined_log
 from mixrank.components.examples.popularity import count, daily_counts
 from mixrank.components.examples.raw_tables import LOG, RawTable, read_batches
-from mixrank.components.examples.raw_values import convert
 from mixrank.components.examples.splits import stable_hash
 from mixrank.components.examples.user_shard import Shard, build
 from mixrank.schemas import SPLITS, Dataset
 from mixrank.schemas.arrow import open_parquet, pa, pq
+from mixrank.schemas.raw import convert
 
 SHUFFLE_SEED = 2022
 # Serialized rows in memory at a time.

@@ -115,15 +115,15 @@ def drifted(file, spec):
 
 
 def logged(file, spec):
-    from mixrank.components.examples import raw_files
+    from mixrank.schemas.raw import column_names
 
-    return raw_files.columns(str(file), "parquet", ",")
+    return column_names(str(file), "parquet", ",")
 
 
 def read_by_beam(file, spec):
-    from mixrank.components.examples import raw_files
+    from mixrank.schemas.raw import read_file
 
-    return list(raw_files.read(str(file), "parquet", ",", ["person"]))
+    return list(read_file(str(file), "parquet", ",", ["person"]))
 
 
 @pytest.mark.parametrize("read", [scored, drifted, logged, read_by_beam])

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from mixrank.components.examples import raw_files
 from mixrank.components.examples.raw_tables import default_shards, find_tables, read_batches
 from mixrank.schemas import datasets
 from mixrank.schemas.features import Categorical, EventTime, FeatureSpec, Key, Label, Numeric, Scenario
+from mixrank.schemas.raw import read_file
 from mixrank.schemas.tables import Cut, Dataset, Join, LogSource, Table, Threshold
 
 MOVIELENS = Path(importlib.util.find_spec("recbole").origin).parent / "dataset_example" / "ml-100k"
@@ -118,8 +118,8 @@ def test_row_groups_are_pieces_that_know_their_row_numbers(tmp_path):
 def test_ragged_lines_keep_the_numbers_of_the_others_right(tmp_path, monkeypatch):
     lines = [f"{number}" if number % 3 else f"{number},x" for number in range(1, 20_001)]
     (tmp_path / "t.csv").write_text("\n".join(["n", *lines]))
-    monkeypatch.setattr(raw_files, "CSV_BLOCK_BYTES", 1000)
-    batches = list(raw_files.read(str(tmp_path / "t.csv"), "csv", ",", ["n"]))
+    monkeypatch.setattr("mixrank.schemas.raw.file_formats.CSV_BLOCK_BYTES", 1000)
+    batches = list(read_file(str(tmp_path / "t.csv"), "csv", ",", ["n"]))
     assert len(batches) > 10
     rows = [
         (int(row), int(value))

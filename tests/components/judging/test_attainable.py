@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from mixrank.components.examples import find_tables, read_batches
-from mixrank.components.examples.raw_values import convert
 from mixrank.components.judging.attainable_metrics import (
     EVALUATED_DAYS,
     IDEAL,
@@ -20,6 +19,7 @@ from mixrank.components.judging.attainable_metrics import (
     observers,
 )
 from mixrank.schemas.datasets.simulated import DATASET, SPEC
+from mixrank.schemas.raw import convert
 from mixrank.schemas.simulation import Observer, Simulation, make_world
 from mixrank.schemas.simulation import log as simulated_log
 from mixrank.schemas.simulation.log import LAST_DAY, blocks, draw_block, write_log

@@ -37,7 +37,7 @@ class Batch:
     bad: list[tuple[int, str, str]] = field(default_factory=list)
 
 
-def columns(file: str, kind: str, separator: str) -> list[str]:
+def column_names(file: str, kind: str, separator: str) -> list[str]:
     """Names of the columns of a file."""
     if kind == "parquet":
         with _open(file, kind) as source:
@@ -56,7 +56,7 @@ def columns(file: str, kind: str, separator: str) -> list[str]:
     return list(batch.table.column_names)
 
 
-def size(file: str, kind: str) -> int:
+def uncompressed_size(file: str, kind: str) -> int:
     """Approximate uncompressed size of a file in bytes."""
     if kind == "parquet":
         with _open(file, kind) as source:
@@ -76,7 +76,9 @@ def row_groups(file: str) -> Iterator[tuple[int, int]]:
             before += metadata.row_group(group).num_rows
 
 
-def read(file: str, kind: str, separator: str, names: list[str], group: int = -1, before: int = 0) -> Iterator[Batch]:
+def read_file(
+    file: str, kind: str, separator: str, names: list[str], group: int = -1, before: int = 0
+) -> Iterator[Batch]:
     """Batches of some columns of a file, or of one row group of it.
 
     Args:

@@ -4,7 +4,7 @@ import math
 import pyarrow as pa
 import pytest
 
-from mixrank.components.examples.raw_values import RawColumn, convert
+from mixrank.schemas.raw import RawColumn, convert
 
 INT, TEXT, FLOAT = RawColumn("n", "int"), RawColumn("n", "str"), RawColumn("n", "float")
 FLAG, KEY = RawColumn("n", "flag", required=True), RawColumn("n", "int", required=True)
