@@ -46,10 +46,12 @@ class Join(Declaration):
     Args:
         table: the files.
         on: "user" or "item". The key of the spec to join on.
+        min_matched: float in [0, 1]. Least share of the log's rows that must find their row in the table.
     """
 
     table: Table
     on: Literal["user", "item"]
+    min_matched: float = Field(default=0.5, ge=0, le=1)
 
 
 class Prior(Declaration):

@@ -1,0 +1,11 @@
+from .data_gates import data_findings as data_findings
+from .figures import FeatureFigures as FeatureFigures
+from .figures import Figures as Figures
+from .figures import HistoryFigures as HistoryFigures
+from .figures import JoinFigures as JoinFigures
+from .figures import LabelFigures as LabelFigures
+from .figures import Separation as Separation
+from .findings import KINDS as KINDS
+from .findings import Finding as Finding
+from .findings import stopping as stopping
+from .gate_settings import GateSettings as GateSettings

@@ -1,0 +1,200 @@
+"""Gates of the data: what is wrong with a log by its figures, before anything is trained."""
+
+from __future__ import annotations
+
+import datetime
+import re
+
+from mixrank.components.gates.figures import Figures, JoinFigures
+from mixrank.components.gates.findings import Finding
+from mixrank.components.gates.gate_settings import GateSettings
+from mixrank.schemas import Dataset
+from mixrank.schemas.safe_text import shown
+
+SHOWN_KEYS = 3
+# Unit of a column -> milliseconds.
+UNITS = {"seconds": 1000.0, "milliseconds": 1.0, "microseconds": 1e-3, "nanoseconds": 1e-6, "days": 86_400_000.0}
+
+
+def data_findings(
+    figures: Figures, dataset: Dataset, gates: GateSettings, *, today: datetime.date | None = None
+) -> list[Finding]:
+    """Everything that is wrong with a log, allowed or not.
+
+    Args:
+        figures: of the log, or of a sample.
+        dataset: its declaration.
+        gates: bounds; `gates.allow` is left to `stopping`.
+        today: says what the next year is; the current day if None.
+
+    Returns:
+        Findings of the kinds `implausible_time`, `unmatched_join`, `one_class_label`, `empty_history`,
+        `empty_feature` and `leakage`, in this order.
+    """
+    return [
+        *_implausible_times(figures, dataset, gates, today or datetime.date.today()),
+        *_unmatched_joins(figures, dataset),
+        *_one_class_labels(figures, dataset),
+        *_empty_histories(figures, dataset, gates),
+        *_empty_features(figures, dataset),
+        *_leakage(figures, dataset, gates),
+    ]
+
+
+def _implausible_times(figures: Figures, dataset: Dataset, gates: GateSettings, today: datetime.date) -> list[Finding]:
+    if gates.first_year is None or figures.first_ms is None or figures.last_ms is None:
+        return []
+    first, last = gates.first_year, today.year + 1
+    wrong = {year: rows for year, rows in figures.years.items() if not first <= int(year) <= last}
+    if not wrong:
+        return []
+    time = dataset.spec.time
+    extreme = figures.first_ms if _year(figures.first_ms) < first else figures.last_ms
+    said = (
+        f"{sum(wrong.values())} of {sum(figures.years.values())} times in column `{time.name}` are before {first} or "
+        f"after {last}, the {'earliest' if extreme == figures.first_ms else 'latest'} is {_day(extreme)}"
+    )
+    hint = likely_unit(extreme, getattr(time, "unit", None), first, last)
+    return [Finding("implausible_time", time.name, f"{said} ({hint})" if hint else said)]
+
+
+def likely_unit(time_ms: int, unit: str | None, first_year: int, last_year: int) -> str:
+    """The unit in which an implausible time would be plausible: `2020-09-13 if these were seconds`, or an empty text.
+
+    Args:
+        time_ms: as it was read.
+        unit: "s" or "ms". The declared unit of the column; another or None if it is not a number.
+        first_year, last_year: plausible years.
+
+    >>> likely_unit(1_600_000_000, "ms", 1990, 2027)
+    '2020-09-13 if these were seconds'
+    >>> likely_unit(20_200_913_000, "s", 1990, 2027)
+    '2020-09-13 if these were dates as yyyymmdd'
+    """
+    if unit not in ("s", "ms"):
+        return ""
+    raw = time_ms // 1000 if unit == "s" else time_ms
+    for form, name in (("%Y%m%d", "yyyymmdd"), ("%Y%m%d%H%M%S", "yyyymmddhhmmss")):
+        # A number of seconds may look like such a date by chance only outside the plausible years.
+        if re.fullmatch(r"\d{8}|\d{14}", str(raw)) and len(str(raw)) == len(name):
+            try:
+                day = datetime.datetime.strptime(str(raw), form)
+            except ValueError:
+                continue
+            if first_year <= day.year <= last_year:
+                return f"{day:%Y-%m-%d} if these were dates as {name}"
+    for name, factor in UNITS.items():
+        if first_year <= _year(raw * factor) <= last_year:
+            return f"{_day(raw * factor)} if these were {name}"
+    return ""
+
+
+def _unmatched_joins(figures: Figures, dataset: Dataset) -> list[Finding]:
+    findings = []
+    for (name, found), join in zip(figures.joins.items(), dataset.source.joins, strict=False):
+        if found.rows and found.matched < join.min_matched * found.rows:
+            key = (dataset.spec.user if join.on == "user" else dataset.spec.item).name
+            problem = (
+                f"{found.matched} of {found.rows} rows of the log find their `{key}` in table `{name}` "
+                f"({' or '.join(join.table.files)}), less than the share of {join.min_matched:g} that `min_matched` "
+                f"asks for{examples(found)}"
+            )
+            findings.append(Finding("unmatched_join", name, problem))
+    return findings
+
+
+def examples(join: JoinFigures) -> str:
+    """Keys of both sides that found no match: those that look alike, or else some of each."""
+    alike = [plain for plain in join.log_keys if plain in join.table_keys][:SHOWN_KEYS]
+    if alike:
+        pairs = (f"{shown(join.log_keys[key])} and {shown(join.table_keys[key])}" for key in alike)
+        return f"; keys that look alike in log and table: {', '.join(pairs)}"
+    sides = [list(keys.values())[:SHOWN_KEYS] for keys in (join.log_keys, join.table_keys)]
+    if not all(sides):
+        return ""
+    return "; the log has {}, the table {}".format(*(", ".join(map(shown, side)) for side in sides))
+
+
+def _one_class_labels(figures: Figures, dataset: Dataset) -> list[Finding]:
+    findings = []
+    for label in dataset.spec.labels:
+        where = {split: figures.in_split(label.name, split) for split in dataset.split_names}
+        wrong = {split: found for split, found in where.items() if found.rows and found.positives in (0, found.rows)}
+        if wrong:
+            said = " and ".join(
+                f"{int(f.positives > 0)} in all {f.rows} rows of `{split}`" for split, f in wrong.items()
+            )
+            problem = (
+                f"label `{label.name}` is {said}, so nothing can be learned or judged; check the column and its days"
+            )
+            findings.append(Finding("one_class_label", label.name, problem))
+    return findings
+
+
+def _empty_histories(figures: Figures, dataset: Dataset, gates: GateSettings) -> list[Finding]:
+    findings = []
+    for history in dataset.spec.histories if gates.min_history is not None else ():
+        for split, found in figures.histories.get(history.name, {}).items():
+            full = found.rows - found.empty
+            if found.rows and (not full or full < (gates.min_history or 0) * found.rows):
+                only = f" with `{history.only}`" if history.only is not None else ""
+                problem = (
+                    f"history `{history.name}` has an event{only} in {full} of {found.rows} rows of `{split}`; check "
+                    f"the times, the key `{dataset.spec.user.name}` and `window`, or leave the history out"
+                )
+                findings.append(Finding("empty_history", history.name, problem))
+                break
+    return findings
+
+
+def _empty_features(figures: Figures, dataset: Dataset) -> list[Finding]:
+    findings = []
+    for feature in dataset.spec.inputs:
+        present = figures.features[feature.name].present if feature.name in figures.features else {}
+        empty = [split for split, rows in present.items() if not rows and figures.rows.get(split)]
+        if empty:
+            where = " and ".join(f"all {figures.rows[split]} rows of `{split}`" for split in empty)
+            problem = f"feature `{feature.name}` has no value in {where}; check its column and the join that brings it"
+            findings.append(Finding("empty_feature", feature.name, problem))
+    return findings
+
+
+def _leakage(figures: Figures, dataset: Dataset, gates: GateSettings) -> list[Finding]:
+    findings = []
+    for feature, labels in figures.alone.items() if gates.max_auc_alone is not None else ():
+        for label, found in labels.items():
+            pair, auc = f"feature `{feature}`", found.auc
+            if found.rows and not found.unequal and not _one_class(figures, label):
+                problem = f"{pair} equals label `{label}` in all {found.rows} rows; remove it"
+            elif auc is not None and gates.max_auc_alone is not None and auc > gates.max_auc_alone:
+                problem = (
+                    f"{pair} alone ranks label `{label}` with AUC {auc:.3f} on rows it was not counted on, more than "
+                    f"{gates.max_auc_alone:g}; remove it if it is known only after the label"
+                )
+            else:
+                continue
+            findings.append(Finding("leakage", feature, problem))
+            break
+    return findings
+
+
+def _one_class(figures: Figures, label: str) -> bool:
+    found = [f for splits in figures.labels.get(label, {}).values() for f in splits.values()]
+    return sum(f.positives for f in found) in (0, sum(f.rows for f in found))
+
+
+def _moment(time_ms: float) -> datetime.datetime | None:
+    try:
+        return datetime.datetime.fromtimestamp(time_ms / 1000, datetime.UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _year(time_ms: float) -> int:
+    moment = _moment(time_ms)
+    return moment.year if moment else 10_000
+
+
+def _day(time_ms: float) -> str:
+    moment = _moment(time_ms)
+    return f"{moment:%Y-%m-%d}" if moment else "beyond the calendar"
