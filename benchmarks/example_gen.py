@@ -46,13 +46,13 @@ def replicate(name: str, data_dir: str, copies: int, folder: str) -> None:
     dataset = datasets.load(name)
     user = dataset.spec.user.name
     for table in find_tables(dataset, data_dir).values():
-        pieces = [read_batches(table, file, group, before) for file, _, group, before in table.chunks()]
+        pieces = [read_batches(table, number, piece) for number, piece in table.pieces()]
         frame = pd.concat([batch.table.to_pandas() for piece in pieces for batch in piece], ignore_index=True)
         if table.key is not None:
             frame[user] = frame[user].astype("int64")
             step = int(frame[user].max()) + 1
             frame = pd.concat([frame.assign(**{user: frame[user] + step * copy}) for copy in range(copies)])
-        written = pa.Table.from_pandas(frame.rename(columns=table.names), preserve_index=False)
+        written = pa.Table.from_pandas(frame.rename(columns=table.names[0]), preserve_index=False)
         pa.parquet.write_table(written, Path(folder, f"{table.name}.parquet"), row_group_size=131_072)
 
 
@@ -66,7 +66,7 @@ def as_parquet(name: str) -> str:
     places = {LOG: dataset["source"]["log"], PRIOR: (dataset["source"]["prior"] or {}).get("table", {})}
     places |= {join_name(n, join): dataset["source"]["joins"][n]["table"] for n, join in enumerate(source.joins)}
     for table, declared in places.items():
-        declared.update(files=[f"{table}.parquet"], format="parquet")
+        declared.update(files=[f"{table}.parquet"], or_files=[], format="parquet")
     return json.dumps(dataset)
 
 

@@ -22,6 +22,7 @@ from .tables import CalendarDay as CalendarDay
 from .tables import Cut as Cut
 from .tables import Dataset as Dataset
 from .tables import Derived as Derived
+from .tables import Format as Format
 from .tables import Join as Join
 from .tables import LogSource as LogSource
 from .tables import Popularity as Popularity

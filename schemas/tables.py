@@ -17,27 +17,50 @@ from mixrank.schemas.features import FeatureSpec
 from mixrank.schemas.naming import Declaration, nearest
 from mixrank.schemas.safe_text import shown
 
-Format = Literal["parquet", "csv", "tfrecord"]
+Format = Literal["parquet", "csv", "tsv", "json", "tfrecord"]
 
 
 class Table(Declaration):
     """Files with the same columns, below the data folder.
 
+    Names that begin with `_` or `.` and files without a byte are left out and counted. Each file has its own format.
+    A folder such as `day=2026-01-05` on the way to a file is a column of text, `day`, of its rows.
+
     Args:
-        files: glob patterns, relative to the data folder; the first pattern that matches a file is used, so that a
-            log can be read in more than one layout.
-        format: "parquet", "csv" or "tfrecord" (flat tf.Examples); None tells it from the ending
-            (.parquet, .csv, .tsv, .tfrecord, .tfrecord.gz, and .inter/.item/.user for tab-separated text).
-        separator: column separator of text files; None tells it from the ending.
+        files: glob patterns, relative to the data folder; each must match a file or a folder of files, and everything
+            that they match is read. `**` stands for any number of folders.
+        or_files: patterns of another layout of the same table, read where `files` match nothing.
+        format: of all files: "parquet", "csv", "tsv", "json" (one object a line) or "tfrecord" (flat tf.Examples).
+            None tells it from each ending: .parquet, .csv, .tsv, .jsonl, .tfrecord and the like, of all but Parquet
+            also with .gz, .bz2, .xz, .zst or .lz4.
+        separator: one character between the values of text; None is a tab for "tsv", else a comma.
+        quotes: whether `"` encloses values of text, which may then hold separators and newlines; None: unless a tab
+            separates.
+        escape: "backslash" if a backslash in text takes the meaning from the character after it, as Spark writes
+            quotes. None: a quote inside a value is written twice.
+        columns: names of the columns of text files without a header line.
         rename: column in the file -> name used here. A file that lacks the column is read as it is.
         optional: bool. Whether the files may be missing altogether.
     """
 
     files: tuple[str, ...] = Field(min_length=1)
+    or_files: tuple[str, ...] = ()
     format: Format | None = None
     separator: str | None = None
+    quotes: bool | None = None
+    escape: Literal["backslash"] | None = None
+    columns: tuple[str, ...] | None = Field(default=None, min_length=1)
     rename: dict[str, str] = {}
     optional: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Table:
+        if self.separator is not None and (len(self.separator) != 1 or not self.separator.isascii()):
+            raise ValueError(f"`separator` must be one ASCII character, received {shown(self.separator)}")
+        names = self.columns or ()
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"`columns` names `{twice[0]}` twice")
+        return self
 
 
 class Join(Declaration):

@@ -14,6 +14,7 @@ The artifact also holds `report.json` (counts), `dead_letter.jsonl` (rows that d
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 from typing import Any
@@ -24,7 +25,7 @@ from absl import logging
 from apache_beam.io.filesystems import FileSystems
 from google.protobuf import wrappers_pb2
 from tfx import types
-from tfx.components.example_gen import write_split
+from tfx.components.example_gen import driver, utils, write_split
 from tfx.components.example_gen.component import FileBasedExampleGen
 from tfx.components.util import examples_utils
 from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
@@ -34,9 +35,17 @@ from tfx.utils import proto_utils
 
 from mixrank.components.examples import stages
 from mixrank.components.examples.popularity import merge
-from mixrank.components.examples.raw_tables import LOG, RawTable, default_shards, find_tables
+from mixrank.components.examples.raw_tables import (
+    LOG,
+    RawTable,
+    declared_tables,
+    default_shards,
+    find_tables,
+    unreadable,
+)
 from mixrank.components.examples.splits import with_days
-from mixrank.schemas import SPLITS, Dataset, Table
+from mixrank.schemas import SPLITS, Dataset
+from mixrank.schemas.raw import find_files
 from mixrank.schemas.safe_text import shown
 
 REPORT, DEAD_LETTER, POPULARITY = "report.json", "dead_letter.jsonl", "popularity.parquet"
@@ -53,10 +62,30 @@ class ExampleGenSpec(component_spec.ComponentSpec):
     OUTPUTS = standard_component_specs.FileBasedExampleGenSpec.OUTPUTS
 
 
+class Driver(driver.FileBasedDriver):
+    """Fingerprints the files that the executor reads: TFX's own would take a `[` in the data folder for a wildcard."""
+
+    def resolve_exec_properties(
+        self, exec_properties: dict[str, Any], pipeline_info: Any, component_info: Any
+    ) -> dict[str, Any]:
+        dataset = Dataset.model_validate(_settings(exec_properties)["dataset"])
+        folder = exec_properties[standard_component_specs.INPUT_BASE_KEY]
+        known = [
+            [name, file.path, file.stored, file.modified]
+            for name, table in declared_tables(dataset).items()
+            for file in find_files(table, folder).files
+        ]
+        exec_properties[utils.FINGERPRINT_PROPERTY_NAME] = hashlib.sha256(json.dumps(known).encode()).hexdigest()
+        exec_properties[utils.SPAN_PROPERTY_NAME] = 0
+        exec_properties[utils.VERSION_PROPERTY_NAME] = None
+        return exec_properties
+
+
 class ExampleGen(FileBasedExampleGen):
-    """TFX component whose driver fingerprints the raw files; made by `example_gen`."""
+    """TFX component whose driver fingerprints the raw files; made by `build_example_gen`."""
 
     SPEC_CLASS = ExampleGenSpec
+    DRIVER_CLASS = Driver
 
     def __init__(self, **values: Any) -> None:
         # TFX's constructor accepts only its own parameters.
@@ -91,11 +120,8 @@ def build_example_gen(
     settings = {"dataset": dataset.model_dump(mode="json"), "num_shards": num_shards, "source_hash": source_hash}
     custom_config = example_gen_pb2.CustomConfig()
     custom_config.custom_config.Pack(wrappers_pb2.StringValue(value=json.dumps(settings)))
-    source = dataset.source
-    raw: list[Table] = [source.log, *(join.table for join in source.joins)]
-    raw += [source.prior.table] if source.prior is not None else []
-    # The driver fingerprints all patterns, including those of absent layouts; the executor picks the layout.
-    patterns = [pattern for table in raw for pattern in table.files]
+    # For who reads the pipeline; `Driver` and the executor look for the files by the dataset.
+    patterns = [pattern for table in declared_tables(dataset).values() for pattern in (*table.files, *table.or_files)]
     return ExampleGen(
         input_base=data_dir,
         input_config=example_gen_pb2.Input(
@@ -149,7 +175,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         for folder in (scratch, *folders.values()):
             FileSystems.mkdirs(folder)
         try:
-            reads = self._read(tables, num_shards, scratch)
+            reads = _whole(tables, self._read(tables, num_shards, scratch))
             _stop_if_bad(dataset, reads, artifact.uri)
             shards = stages.ShardTables(tables, _batches(tables, reads))
             popularity = None
@@ -161,7 +187,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             writes = _summaries(scratch, "write-*.json")
             late = [{"table": LOG, "rows": 0, **write} for write in writes]
             letters = _stop_if_bad(dataset, reads + late, artifact.uri)
-            report = _report(dataset, reads, writes)
+            report = _report(dataset, tables, reads, writes)
             self._check(report)
         finally:
             FileSystems.delete([scratch])
@@ -173,7 +199,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         _stop_if_empty(report)
 
     def _read(self, tables: dict[str, RawTable], num_shards: int, scratch: str) -> list[dict[str, Any]]:
-        pieces = [(name, *chunk) for name, table in tables.items() for chunk in table.chunks()]
+        pieces = [(name, *piece) for name, table in tables.items() for piece in table.pieces()]
         logging.info("reading %d pieces of %s into %d user shards", len(pieces), sorted(tables), num_shards)
         with self._make_beam_pipeline() as pipeline:
             (
@@ -182,7 +208,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | "SpreadPieces" >> beam.Reshuffle()
                 | "ReadPiece" >> beam.ParDo(stages.ReadPiece(tables, num_shards, scratch))
             )
-        return _summaries(scratch, "read-*.json")
+        return _found(scratch, "read-*.json")
 
     def _count(self, dataset: Dataset, shards: stages.ShardTables, num_shards: int, scratch: str) -> pd.DataFrame:
         """The counts of every `Popularity`, over all shards."""
@@ -225,20 +251,39 @@ def _set_splits(artifact: types.Artifact, dataset: Dataset) -> tuple[str, ...]:
     return dataset.split_names
 
 
+def _whole(tables: dict[str, RawTable], reads: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Summaries of files that were read to their end.
+
+    Raises:
+        ValueError: naming every file of a table that was not.
+    """
+    for name, table in tables.items():
+        wrong = {read["file"]: read["error"] for read in reads if read["table"] == name and "error" in read}
+        if wrong:
+            raise ValueError(unreadable(name, list(wrong.values()), len(table.files)))
+    return reads
+
+
 def _summaries(scratch: str, pattern: str) -> list[dict[str, Any]]:
-    """Summaries of a job, in the order of the raw files or shards.
+    """Summaries of a job, in the order of the shards.
 
     Raises:
         ValueError: the first error among them.
     """
+    result = _found(scratch, pattern)
+    for summary in result:
+        if "error" in summary:
+            raise ValueError(summary["error"])
+    return result
+
+
+def _found(scratch: str, pattern: str) -> list[dict[str, Any]]:
+    """Summaries of a job, in the order of their names."""
     (match,) = FileSystems.match([FileSystems.join(scratch, pattern)])
     result = []
     for path in sorted(metadata.path for metadata in match.metadata_list):
         with FileSystems.open(path) as source:
             result.append(json.loads(source.read()))
-    for summary in result:
-        if "error" in summary:
-            raise ValueError(summary["error"])
     return result
 
 
@@ -285,7 +330,9 @@ def _write_lines(path: str, values: list[dict[str, Any]]) -> None:
         sink.write("".join(json.dumps(value, default=str) + "\n" for value in values).encode())
 
 
-def _report(dataset: Dataset, reads: list[dict[str, Any]], writes: list[dict[str, Any]]) -> dict[str, Any]:
+def _report(
+    dataset: Dataset, tables: dict[str, RawTable], reads: list[dict[str, Any]], writes: list[dict[str, Any]]
+) -> dict[str, Any]:
     """Row counts for `report.json`: read, written and lost."""
     counts = {name: sum(write["counts"][name] for write in writes) for name in writes[0]["counts"]}
     written = {name: counts.pop(f"rows_{name}") for name in SPLITS}
@@ -300,6 +347,10 @@ def _report(dataset: Dataset, reads: list[dict[str, Any]], writes: list[dict[str
     names = dict.fromkeys(read["table"] for read in reads)
     times = [time for write in writes for time in write["time_ms"]]
     return {
+        "files": {
+            name: {"read": len(table.files), "hidden": table.hidden, "empty": table.empty}
+            for name, table in tables.items()
+        },
         "rows_read": {name: sum(read["rows"] for read in reads if read["table"] == name) for name in names},
         "bad_rows": {
             name: sum(len(read["bad"]) for read in reads if read["table"] == name)

@@ -13,9 +13,10 @@ from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import standard_artifacts
 
 from mixrank.components.examples.example_gen import REPORT, Executor, build_example_gen
-from mixrank.components.examples.raw_tables import find_tables
+from mixrank.components.examples.raw_tables import declared_tables
 from mixrank.schemas import CalendarDay, Dataset, Sliding, SplitByDay
 from mixrank.schemas.files import abandoned, locked, remove, write_folder_atomically, write_text_atomically
+from mixrank.schemas.raw import find_files
 
 RUNNER = "--runner=FnApiRunner"
 # ExampleGen fills splits of these names; the days to score go to the first, the second stays empty.
@@ -99,5 +100,5 @@ def _of_days(dataset: Dataset, days: tuple[str, str] | None) -> Dataset:
 
 def _files(dataset: Dataset, data: Path) -> dict[str, list[int]]:
     """Size and modification time of every raw file."""
-    files = {file for table in find_tables(dataset, str(data)).values() for file in table.files}
-    return {file: [Path(file).stat().st_size, Path(file).stat().st_mtime_ns] for file in sorted(files)}
+    files = [file for table in declared_tables(dataset).values() for file in find_files(table, str(data)).files]
+    return {file.path: [file.stored, file.modified] for file in sorted(files, key=lambda file: file.path)}

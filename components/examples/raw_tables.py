@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, assert_never
-
-from apache_beam.io.filesystems import FileSystems
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar, assert_never
 
 from mixrank.schemas import Categorical, Dataset, Join, MultiCategorical, Numeric, Table
 from mixrank.schemas.arrow import pa
 from mixrank.schemas.naming import nearest
-from mixrank.schemas.raw import Batch, RawColumn, column_names, read_file, row_groups, uncompressed_size
+from mixrank.schemas.raw import Batch, Found, Piece, RawColumn, RawFile, find_files
 
 LOG, PRIOR = "log", "prior"
 # Uncompressed columns. KuaiRand shards of this size have 50,000 rows and take about 140 MB to build.
 SHARD_BYTES = 2 * 2**20
 LEAST_SHARDS = 4
+# Files that a message about several names.
+SHOWN_FILES = 3
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,31 +27,28 @@ class RawTable:
 
     Args:
         name: "log", "user_0", "item_1", ... (joins by position) or "prior".
-        files: its paths, sorted.
-        format: "parquet", "csv" or "tfrecord".
-        separator: of a text file.
-        names: name used here -> column in the file.
+        files: its files, sorted by path.
+        names: of each file, name used here -> column in the file.
         columns: the columns to read, after renaming.
         key: column to partition by, or None for a table that every shard reads completely.
+        bytes: approximate size without compression.
+        hidden, empty: files that were left out, as in `Found`.
     """
 
     name: str
-    files: tuple[str, ...]
-    format: str
-    separator: str
-    names: dict[str, str]
+    files: tuple[RawFile, ...]
+    names: tuple[dict[str, str], ...]
     columns: tuple[RawColumn, ...]
     key: str | None
     bytes: int = field(default=0, compare=False)
+    hidden: int = 0
+    empty: int = 0
 
-    def chunks(self) -> Iterator[tuple[str, int, int, int]]:
-        """(file, file number, row group or -1, rows before it): pieces that can be read independently."""
+    def pieces(self) -> Iterator[tuple[int, Piece]]:
+        """Pieces that can be read independently, each with the position of its file."""
         for number, file in enumerate(self.files):
-            if self.format == "parquet":
-                for group, before in row_groups(file):
-                    yield file, number, group, before
-            else:
-                yield file, number, -1, 0
+            for piece in file.pieces():
+                yield number, piece
 
 
 def find_tables(dataset: Dataset, data_dir: str) -> dict[str, RawTable]:
@@ -70,32 +68,31 @@ def find_tables(dataset: Dataset, data_dir: str) -> dict[str, RawTable]:
         ValueError: naming the missing file, or the file, the missing column and the nearest one it has.
     """
     source = dataset.source
-    declared: list[tuple[str, Table]] = [(LOG, source.log)]
-    declared += [(join_name(number, join), join.table) for number, join in enumerate(source.joins)]
-    if source.prior is not None:
-        declared.append((PRIOR, source.prior.table))
-    files = {name: _files(table, data_dir) for name, table in declared}
-    tables = {name: table for name, table in declared if files[name]}
-    found = {name: _columns(table, files[name][0]) for name, table in tables.items()}
+    declared = declared_tables(dataset)
+    found = {name: find_files(table, data_dir) for name, table in declared.items()}
+    tables = {name: _with_columns(name, declared[name], files) for name, files in found.items() if files.files}
 
-    needed = _needed(dataset, found, files)
+    needed = _needed(dataset, tables)
     keys = {LOG: dataset.spec.user.name, PRIOR: dataset.spec.user.name}
     keys |= {join_name(n, j): dataset.spec.user.name for n, j in enumerate(source.joins) if j.on == "user"}
     result = {}
     for name, table in tables.items():
-        for file in files[name]:
-            _check_columns(file, [column.name for column in needed[name]], _columns(table, file))
-        result[name] = RawTable(
-            name=name,
-            files=files[name],
-            format=_format(table, files[name][0]),
-            separator=_separator(table, files[name][0]),
-            names=found[name],
+        for file, names in zip(table.files, table.names, strict=True):
+            _check_columns(file.path, [column.name for column in needed[name]], names)
+        result[name] = replace(
+            table,
             columns=tuple(needed[name]),
             key=keys.get(name),
-            bytes=sum(uncompressed_size(file, _format(table, file)) for file in files[name]),
+            bytes=sum(file.uncompressed_size() for file in table.files),
         )
     return result
+
+
+def declared_tables(dataset: Dataset) -> dict[str, Table]:
+    """Name -> table of a dataset, the log first."""
+    source = dataset.source
+    tables = {LOG: source.log} | {join_name(number, join): join.table for number, join in enumerate(source.joins)}
+    return tables if source.prior is None else tables | {PRIOR: source.prior.table}
 
 
 def default_shards(tables: dict[str, RawTable]) -> int:
@@ -108,36 +105,59 @@ def join_name(number: int, join: Join) -> str:
     return f"{join.on}_{number}"
 
 
-def _files(table: Table, data_dir: str) -> tuple[str, ...]:
-    for pattern in table.files:
-        (match,) = FileSystems.match([FileSystems.join(data_dir, pattern)])
-        if match.metadata_list:
-            return tuple(sorted(metadata.path for metadata in match.metadata_list))
-    if table.optional:
-        return ()
-    raise ValueError(f"no file matches {' or '.join(map(repr, table.files))} in {data_dir}")
+def _with_columns(name: str, table: Table, found: Found) -> RawTable:
+    """A table with the names of all columns of its files; files without a row are left out."""
+    names = dict(zip(found.files, each_file(name, found.files, lambda file: _names(table, file)), strict=True))
+    files = tuple(file for file in found.files if names[file])
+    if not files:
+        raise ValueError(f"{found.files[0].path} is empty; its first line must name the columns")
+    empty = found.empty + len(found.files) - len(files)
+    return RawTable(name, files, tuple(names[file] for file in files), (), None, 0, found.hidden, empty)
 
 
-def _format(table: Table, file: str) -> str:
-    if table.format is not None:
-        return table.format
-    name = file.removesuffix(".gz")
-    for ending, kind in ((".parquet", "parquet"), (".tfrecord", "tfrecord")):
-        if name.endswith(ending):
-            return kind
-    if name.endswith((".csv", ".tsv", ".inter", ".item", ".user")):
-        return "csv"
-    raise ValueError(f"cannot tell the format of {file} from its ending; set `format` of its table")
+def each_file(name: str, files: Sequence[RawFile], act: Callable[[RawFile], T]) -> list[T]:
+    """The result of `act` for every file.
+
+    Raises:
+        ValueError: naming all files for which it fails, and how many are fine.
+    """
+    done: list[T] = []
+    wrong: list[str] = []
+    for file in files:
+        try:
+            done.append(act(file))
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ValueError(unreadable(name, wrong, len(files)))
+    return done
 
 
-def _separator(table: Table, file: str) -> str:
-    return table.separator or ("," if file.removesuffix(".gz").endswith(".csv") else "\t")
+def unreadable(name: str, wrong: Sequence[str], files: int) -> str:
+    """The message about files that cannot be read, with the first few reasons.
+
+    Args:
+        name: of the table.
+        wrong: the reason of each file.
+        files: of the table.
+    """
+    if files == 1:
+        return wrong[0]
+    more = f"; and {len(wrong) - SHOWN_FILES} more" if len(wrong) > SHOWN_FILES else ""
+    return f"{len(wrong)} of {files} files of table `{name}` cannot be read: {'; '.join(wrong[:SHOWN_FILES])}{more}"
 
 
-def _columns(table: Table, file: str) -> dict[str, str]:
-    """Name used here -> column in the file."""
-    kind = _format(table, file)
-    return {table.rename.get(name, name): name for name in column_names(file, kind, _separator(table, file))}
+def _names(table: Table, file: RawFile) -> dict[str, str]:
+    """Name used here -> column in the file; none if the file is empty."""
+    names: dict[str, str] = {}
+    for column in file.schema().names:
+        name = table.rename.get(column, column)
+        if name and name in names:
+            raise ValueError(
+                f"{file.path} has columns `{names[name]}` and `{column}`, and `rename` gives both the name `{name}`"
+            )
+        names[name] = column
+    return names
 
 
 def _check_columns(file: str, needed: list[str], present: dict[str, str]) -> None:
@@ -146,19 +166,20 @@ def _check_columns(file: str, needed: list[str], present: dict[str, str]) -> Non
             raise ValueError(f"{file} has no column `{name}`{nearest(name, present)}")
 
 
-def _needed(
-    dataset: Dataset, found: dict[str, dict[str, str]], files: dict[str, tuple[str, ...]]
-) -> dict[str, list[RawColumn]]:
+def _needed(dataset: Dataset, tables: dict[str, RawTable]) -> dict[str, list[RawColumn]]:
     """Columns to read per table, keys first."""
     spec, source = dataset.spec, dataset.source
     user = RawColumn(spec.user.name, spec.user.dtype, required=True)
     item = RawColumn(spec.item.name, spec.item.dtype, required=True)
+    # The columns of the first file stand for those of its table; the others are checked against what is needed.
+    found = {name: table.names[0] for name, table in tables.items()}
+    first = {name: table.files[0].path for name, table in tables.items()}
     needed: dict[str, dict[str, RawColumn]] = {name: {} for name in found}
     needed[LOG] = {c.name: c for c in (user, item, RawColumn(spec.time.name, "time", True, unit=spec.time.unit))}
     for flag in spec.flags:
         if flag not in source.derive:
             needed[LOG][flag] = RawColumn(flag, "flag", required=True)
-    _check_columns(files[LOG][0], list(needed[LOG]), found[LOG])
+    _check_columns(first[LOG], list(needed[LOG]), found[LOG])
     for number, join in enumerate(source.joins):
         key = user if join.on == "user" else item
         needed[join_name(number, join)] = {key.name: key}
@@ -169,7 +190,7 @@ def _needed(
         home = next((name for name in found if name != PRIOR and column.name in found[name]), None)
         if home is None:
             options = [name for table, names in found.items() if table != PRIOR for name in names]
-            places = ", ".join(files[name][0] for name in found if name != PRIOR)
+            places = ", ".join(first[name] for name in found if name != PRIOR)
             raise ValueError(f"no table has column `{column.name}` ({places}){nearest(column.name, options)}")
         needed[home].setdefault(column.name, column)
     for name, rule in source.derive.items():
@@ -199,16 +220,15 @@ def _features(dataset: Dataset) -> Iterator[RawColumn]:
         yield RawColumn(rule.column, "float")
 
 
-def read_batches(table: RawTable, file: str, group: int, before: int) -> Iterator[Batch]:
+def read_batches(table: RawTable, number: int, piece: Piece) -> Iterator[Batch]:
     """Batches of the needed columns of one piece of a file, under the names used here.
 
     Args:
         table: the table.
-        file: one of its files.
-        group: row group of a Parquet file, -1 otherwise.
-        before: rows of the file before this piece.
+        number: position of the file in the table.
+        piece: of the file.
     """
-    names: dict[str, Any] = {table.names[column.name]: column.name for column in table.columns}
-    for batch in read_file(file, table.format, table.separator, list(names), group, before):
-        renamed = pa.Table.from_arrays(batch.table.columns, [names[name] for name in batch.table.column_names])
-        yield Batch(renamed, batch.rows, batch.bad)
+    wanted = [column.name for column in table.columns]
+    names = [table.names[number][name] for name in wanted]
+    for batch in table.files[number].read(names, piece):
+        yield Batch(pa.Table.from_arrays(batch.table.columns, wanted), batch.rows, batch.bad)

@@ -27,14 +27,13 @@ from mixrank.components.examples.splits import stable_hash
 from mixrank.components.examples.user_shard import Shard, build
 from mixrank.schemas import SPLITS, Dataset
 from mixrank.schemas.arrow import open_parquet, pa, pq
-from mixrank.schemas.raw import convert
+from mixrank.schemas.raw import Piece, convert, dead_letter
 
 SHUFFLE_SEED = 2022
 # Serialized rows in memory at a time.
 BLOCK_ROWS = 4096
 # Level 6 takes twice as long to write and saves one sixth of the size.
 GZIP_LEVEL = 1
-Piece = tuple[str, str, int, int, int]
 
 
 class ReadPiece(beam.DoFn):
@@ -49,15 +48,16 @@ class ReadPiece(beam.DoFn):
     def __init__(self, tables: dict[str, RawTable], num_shards: int, scratch: str):
         self._tables, self._num_shards, self._scratch = tables, num_shards, scratch
 
-    def process(self, piece: Piece) -> Iterator[None]:
-        name, file, number, group, before = piece
+    def process(self, element: tuple[str, int, Piece]) -> Iterator[None]:
+        name, number, piece = element
         table = self._tables[name]
-        stem = f"{name}-{number:06d}-{group + 1:06d}"
+        file = table.files[number].path
+        stem = f"{name}-{number:06d}-{piece.groups[0] + 1 if piece.groups else 0:06d}"
         summary: dict[str, Any] = {"table": name, "file": file, "rows": 0, "bad": [], "batches": []}
         try:
-            for count, batch in enumerate(read_batches(table, file, group, before)):
-                columns, bad = _typed(table, file, batch.table, batch.rows)
-                bad += [_letter(file, row, None, text, reason) for row, text, reason in batch.bad]
+            for count, batch in enumerate(read_batches(table, number, piece)):
+                columns, bad = _typed(table, number, batch.table, batch.rows)
+                bad += [dead_letter(file, row, None, text, reason) for row, text, reason in batch.bad]
                 keep = ~np.isin(batch.rows, [letter["row"] for letter in bad])
                 if name == LOG:
                     columns[FILE] = pa.array(np.full(len(batch.rows), number))
@@ -75,8 +75,9 @@ class ReadPiece(beam.DoFn):
         yield from ()
 
 
-def _typed(table: RawTable, file: str, raw: pa.Table, rows: np.ndarray) -> tuple[dict[str, pa.Array], list[dict]]:
+def _typed(table: RawTable, number: int, raw: pa.Table, rows: np.ndarray) -> tuple[dict[str, pa.Array], list[dict]]:
     """Converted columns, and a dead letter for the first bad value of every bad row."""
+    file, names = table.files[number].path, table.names[number]
     columns: dict[str, pa.Array] = {}
     letters: dict[int, dict[str, Any]] = {}
     for column in table.columns:
@@ -86,17 +87,11 @@ def _typed(table: RawTable, file: str, raw: pa.Table, rows: np.ndarray) -> tuple
         try:
             columns[column.name], bad = convert(array, column)
         except ValueError as error:
-            raise ValueError(f"{file}, column `{table.names[column.name]}`: {error}") from error
+            raise ValueError(f"{file}, column `{names[column.name]}`: {error}") from error
         for position, reason in bad.items():
             value = array[position].as_py()
-            letters.setdefault(position, _letter(file, int(rows[position]), table.names[column.name], value, reason))
+            letters.setdefault(position, dead_letter(file, int(rows[position]), names[column.name], value, reason))
     return columns, [letters[position] for position in sorted(letters)]
-
-
-def _letter(file: str, row: int, column: str | None, value: Any, reason: str) -> dict[str, Any]:
-    if isinstance(value, bytes):
-        value = value.decode(errors="replace")
-    return {"file": file, "row": row, "column": column, "value": value, "reason": reason}
 
 
 def _write_batches(path: str, columns: dict[str, pa.Array], rows: np.ndarray, key: str | None, num_shards: int) -> None:
@@ -205,7 +200,7 @@ class WriteShard(beam.DoFn):
             dataset = Dataset.model_validate_json(self._dataset)
             shard = build(dataset, self._shards.load(number), self._counts)
             files = self._shards.tables[LOG].files
-            summary["bad"] = [_letter(files[file], row, *rest) for file, row, *rest in shard.bad]
+            summary["bad"] = [dead_letter(files[file].path, row, *rest) for file, row, *rest in shard.bad]
             summary["counts"] = shard.counts
             summary["histories"] = _history_counts(dataset, shard)
             summary["time_ms"] = shard.time_range

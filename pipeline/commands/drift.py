@@ -17,7 +17,7 @@ ALARM = 3
 def drift(
     baseline: Annotated[Path, typer.Argument(help="A run folder, a statistics file (.pb, .pbtxt), or rows.")],
     new: Annotated[
-        Path, typer.Argument(help="Rows as TFRecord, Parquet or JSON lines, a file or a folder; or a run folder.")
+        Path, typer.Argument(help="Rows as TFRecord, Parquet, CSV or JSON lines, a file or a folder; or a run folder.")
     ],
     model: Annotated[
         Path | None,

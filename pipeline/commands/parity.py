@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import math
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,16 +90,19 @@ def _rows(
     version: Path, pattern: str, count: int, run: RunFolder | None
 ) -> tuple[list[bytes], dict[str, np.ndarray] | None]:
     """Serialized rows, and the scores that the model in the Trainer's memory gave them."""
-    import tensorflow as tf
-
     from mixrank.schemas.encode import decode
+    from mixrank.schemas.raw import files_at
     from mixrank.serving.base import load_spec
 
-    files = sorted(glob.glob(pattern))
-    if not files:
-        raise ValueError(f"there are no rows: no file matches {pattern}")
-    compression = "GZIP" if files[0].endswith(".gz") else ""
-    examples = [record.numpy() for record in tf.data.TFRecordDataset(files, compression).take(count)]
+    files = files_at(pattern).files
+    for file in files:
+        if file.format != "tfrecord":
+            raise ValueError(
+                f"{file.path} is {file.format}; --examples takes TFRecord files, as ExampleGen writes them"
+            )
+    examples = list(islice((record for file in files for block in file.records(count) for record in block), count))
+    if not examples:
+        raise ValueError(f"{pattern} holds no rows")
     if run is None:
         return examples, None
     # Rows that share a key cannot be told apart.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import columns
+from mixrank.schemas.raw import codec_of, open_raw, parse_json, read_json_lines
 from mixrank.schemas.synthetic import toy_rows
 from mixrank.serving.base import find_version, load_spec
 from mixrank.serving.export import GOLDEN_FILE, read_golden
@@ -36,8 +36,8 @@ def read_lines(source: str, rank: bool) -> Iterator[Line]:
     """The objects of a file, read as they are needed.
 
     Args:
-        source: a file of JSON lines; one whose name ends in .json, with a list of objects or one object; or -, which
-            is JSON lines from standard input.
+        source: a file of JSON lines, or one whose name ends in .json, with a list of objects or one object; both may be
+            compressed; or -, which is JSON lines from standard input.
         rank: whether each object is a request with its candidates.
 
     Raises:
@@ -57,32 +57,23 @@ def read_lines(source: str, rank: bool) -> Iterator[Line]:
 
 def _values(source: str) -> Iterator[tuple[str, Any]]:
     if source == "-":
-        yield from _parsed("standard input", sys.stdin.buffer)
+        for number, value in read_json_lines(sys.stdin.buffer, "standard input"):
+            yield f"standard input, line {number}", value
         return
     file = Path(source)
     if not file.is_file():
         raise ValueError(f"there is no file {file}")
-    if file.suffix != ".json":
-        with file.open("rb") as lines:
-            yield from _parsed(source, lines)
-        return
-    try:
-        values = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
+    with open_raw(source, codec_of(source)) as stream:
+        if not source.removesuffix(f".{codec_of(source)}").endswith(".json"):
+            for number, value in read_json_lines(stream, source):
+                yield f"{source}, line {number}", value
+            return
+        try:
+            values = parse_json(stream.read())
+        except ValueError as error:
+            raise ValueError(f"{file} {error}") from None
     for number, value in enumerate(values if isinstance(values, list) else [values], 1):
         yield f"{source}, row {number}", value
-
-
-def _parsed(name: str, lines: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{name}, line {number} is not JSON: {error}") from None
-        yield f"{name}, line {number}", value
 
 
 def _check_request(where: str, value: dict[str, Any]) -> None:

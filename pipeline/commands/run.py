@@ -24,12 +24,13 @@ from mixrank.pipeline.commands.terminal import (
 @needs("pipeline")
 def run(config: Config, overrides: Overrides = None, wait: Wait = False) -> None:
     """Run the whole pipeline: from a raw log to a judged, pushed model and a report."""
+    from mixrank.components.examples import find_tables
     from mixrank.pipeline.config import load_config
 
     settings = load_config(config, overrides or [])
     # What is wrong is said at once, before TensorFlow is imported.
     dataset = settings.load_dataset()
-    settings.data_dir()
+    find_tables(dataset, str(settings.data_dir()))
     errors.print(f"run folder {settings.run_dir}; details in {settings.run_dir}/run.log", style="dim", soft_wrap=True)
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     with alone(settings.run_dir, "run", wait):

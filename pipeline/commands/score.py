@@ -30,7 +30,9 @@ def score(
         Path | None, typer.Argument(metavar="INPUT", help="A file, a folder or a pattern; not with --dataset.")
     ] = None,
     output: Annotated[Path | None, typer.Argument(help="Folder to write; an unfinished run in it is resumed.")] = None,
-    format: Annotated[str | None, typer.Option(help="parquet, csv or tfrecord (default: by the files' names).")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="parquet, csv, tsv, json (lines) or tfrecord (default: by the files' names).")
+    ] = None,
     keep: Annotated[
         list[str] | None, typer.Option(help="Column to copy besides user, item, time and scenario; repeatable.")
     ] = None,
@@ -55,7 +57,7 @@ def score(
     ] = None,
     unverified: Unverified = False,
 ) -> None:
-    """Score Parquet, CSV or TFRecord files with a pushed model on Beam; run it again to resume."""
+    """Score Parquet, CSV, JSON lines or TFRecord files with a pushed model on Beam; run it again to resume."""
     from mixrank.components.examples import parse_days
     from mixrank.serving.batch_scoring import FORMATS
 

@@ -75,10 +75,13 @@ SPEC = FeatureSpec(
 DATASET = Dataset(
     spec=SPEC,
     source=LogSource(
-        log=Table(files=("log_standard_0425_0506.parquet", "log_standard_*_pure.csv")),
+        log=Table(files=("log_standard_0425_0506.parquet",), or_files=("log_standard_*_pure.csv",)),
         joins=(
-            Join(on="user", table=Table(files=("user_features.parquet", "user_features_pure.csv"))),
-            Join(on="item", table=Table(files=("video_features_basic.parquet", "video_features_basic_pure.csv"))),
+            Join(on="user", table=Table(files=("user_features.parquet",), or_files=("user_features_pure.csv",))),
+            Join(
+                on="item",
+                table=Table(files=("video_features_basic.parquet",), or_files=("video_features_basic_pure.csv",)),
+            ),
         ),
         # The official CSV files begin earlier and need no prior.
         prior=Prior(

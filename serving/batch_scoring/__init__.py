@@ -6,7 +6,6 @@ output.py        the output folder: ownership, progress, final merge
 work.py          one work item: read, check, score, write, count
 scorer.py        the SavedModel, called on whole batches
 row_files.py     Arrow columns of the request layout -> checked inputs of `score_rows`
-text.py          CSV -> such columns
 counters.py      counters of a run
 """
 

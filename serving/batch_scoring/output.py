@@ -79,7 +79,7 @@ def counts(output: Path, items: Sequence[Item]) -> list[dict[str, Any]]:
     found = []
     for item in items:
         path = output / WORK / f"{item.name}.json"
-        found.append(json.loads(path.read_text()) if path.is_file() else {"error": f"{item.file} was not scored"})
+        found.append(json.loads(path.read_text()) if path.is_file() else {"error": f"{item.file.path} was not scored"})
     errors = [count["error"] for count in found if "error" in count]
     if errors:
         raise ValueError("; ".join(errors[:3]) + (f"; and {len(errors) - 3} more" if len(errors) > 3 else ""))

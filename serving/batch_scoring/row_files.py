@@ -1,7 +1,8 @@
 """Arrow columns of the request layout -> inputs of `score_rows`, whole columns at a time.
 
-A row is accepted if and only if `to_instance` accepts it, with one exception: a whole number may be given as a
-float, because many writers turn an integer column with missing values into floats.
+A row is accepted if and only if `to_instance` accepts it, with one exception: single values may be written as a raw
+log may write them, such as a whole number as a float, because many writers turn an integer column with missing values
+into floats.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import numpy as np
 
 from mixrank.schemas.arrow import pa, pc
 from mixrank.schemas.encode import PADDING, Column
+from mixrank.schemas.raw import as_request_column
 from mixrank.serving.batch_scoring.scoring_plan import arrow_type
-from mixrank.serving.batch_scoring.text import Bad
 
+# Position -> (column, reason).
+Bad = dict[int, tuple[str, str]]
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
@@ -74,6 +77,12 @@ def read_rows(known: Sequence[Column], keep: Mapping[str, pa.DataType], table: p
             array = pa.nulls(table.num_rows, arrow_type(column))
         if not column.serving and column.name not in keep:
             continue
+        try:
+            array, wrong = as_request_column(array, column)
+        except ValueError as error:
+            raise ValueError(f"column `{column.name}`: {error}") from None
+        for position, reason in wrong.items():
+            rows.bad.setdefault(position, (column.name, reason))
         if column.length is None:
             values, missing = _scalars(column, array, rows.bad)
             lengths = (~missing).astype(np.int64)
@@ -93,8 +102,22 @@ def read_rows(known: Sequence[Column], keep: Mapping[str, pa.DataType], table: p
             rows.kept[column.name] = _keep(column, array, values, lengths)
     for name, kind in keep.items():
         if name not in names:
-            rows.kept[name] = _one_array(table[name]).cast(kind)
+            rows.kept[name] = _copied(name, _one_array(table[name]), kind, rows.bad)
     return rows
+
+
+def _copied(name: str, array: pa.Array, kind: pa.DataType, bad: Bad) -> pa.Array:
+    """A column outside the spec, unchanged but for its type."""
+    if not pa.types.is_binary(array.type) or not pa.types.is_string(kind):
+        return array.cast(kind)
+    values: list[str | None] = []
+    for position, value in enumerate(array.to_pylist()):
+        try:
+            values.append(value if value is None else value.decode())
+        except UnicodeDecodeError:
+            values.append(None)
+            bad.setdefault(position, (name, "is not UTF-8 text"))
+    return pa.array(values, kind)
 
 
 def _one_array(chunks: pa.ChunkedArray) -> pa.Array:
@@ -184,9 +207,6 @@ def _plain(column: Column, array: pa.Array) -> tuple[np.ndarray | Texts, np.ndar
         if kind not in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
             raise _wrong_type(column, kind)
         return _texts(array)
-    if pa.types.is_timestamp(kind) and not column.serving:
-        array = array.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
-        kind = array.type
     if pa.types.is_integer(kind):
         if column.kind == "int":
             wrong = np.zeros(len(array), dtype=bool)

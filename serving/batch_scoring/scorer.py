@@ -17,8 +17,7 @@ from mixrank.schemas.encode import Column, columns, decode, to_instance
 from mixrank.schemas.safe_text import shown
 from mixrank.schemas.tfmd import parsing_spec
 from mixrank.serving.base import METADATA, check_saved_model, load_saved_model, load_spec, versions
-from mixrank.serving.batch_scoring.row_files import Inputs, Rows, Texts
-from mixrank.serving.batch_scoring.text import Bad
+from mixrank.serving.batch_scoring.row_files import Bad, Inputs, Rows, Texts
 
 _LOADED = Shared()
 # TensorFlow's message quotes the bytes that it cannot parse, and decoding that message then fails too.

@@ -24,13 +24,13 @@ import apache_beam as beam
 import numpy as np
 
 from mixrank.schemas import FeatureSpec
-from mixrank.schemas.arrow import open_parquet, pa, pq
+from mixrank.schemas.arrow import pa, pq
 from mixrank.schemas.encode import columns
 from mixrank.schemas.files import write_atomically, write_text_atomically
+from mixrank.schemas.raw import dead_letter
 from mixrank.serving.batch_scoring.counters import Counters
 from mixrank.serving.batch_scoring.row_files import Rows, read_rows
-from mixrank.serving.batch_scoring.scoring_plan import Item, compression
-from mixrank.serving.batch_scoring.text import read_cells, to_table
+from mixrank.serving.batch_scoring.scoring_plan import Item
 
 SCORES, WORK = "scores", "_work"
 # Rows per row group of the output.
@@ -88,7 +88,7 @@ class ScoreItem(beam.DoFn):
         try:
             counts = self._score(item, work)
         except ValueError as error:
-            counts = {"error": str(error) if item.file in str(error) else f"{item.file}: {error}"}
+            counts = {"error": str(error) if item.file.path in str(error) else f"{item.file.path}: {error}"}
         finally:
             (work / f"{item.name}.rows").unlink(missing_ok=True)
         beam.metrics.Metrics.counter("mixrank", "rows").inc(counts.get("rows", 0))
@@ -118,10 +118,11 @@ class ScoreItem(beam.DoFn):
                     else self._model.score_rows(batch.rows, len(batch.numbers))
                 )
                 waiting.append(_table(schema, scored.kept, scored.scores))
-                for position in sorted(scored.bad):
-                    letters.write(_letter(item.file, int(batch.numbers[position]), *scored.bad[position]))
-                for number, reason in batch.torn:
-                    letters.write(_letter(item.file, number, "", reason))
+                for position, (column, reason) in sorted(scored.bad.items()):
+                    number, value = int(batch.numbers[position]), batch.value(position, column)
+                    letters.write(_line(dead_letter(item.file.path, number, column or None, value, reason)))
+                for number, text, reason in batch.torn:
+                    letters.write(_line(dead_letter(item.file.path, number, None, text, reason)))
                 counters.add(scored.scores, len(scored.bad) + len(batch.torn))
                 if sum(table.num_rows for table in waiting) >= GROUP_ROWS:
                     writer.write_table(pa.concat_tables(waiting))
@@ -140,8 +141,8 @@ def _table(schema: pa.Schema, kept: Mapping[str, pa.Array], scores: Mapping[str,
     return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
 
 
-def _letter(file: str, row: int, column: str, reason: str) -> str:
-    return json.dumps({"file": file, "row": row, "column": column or None, "reason": reason}) + "\n"
+def _line(letter: dict[str, Any]) -> str:
+    return json.dumps(letter) + "\n"
 
 
 @dataclass
@@ -152,67 +153,43 @@ class Batch:
         numbers: int array. Number of each row in its file, from 1.
         examples: object array of serialized tf.Examples.
         rows: checked columns, None for examples.
-        torn: (row, reason) of rows that could not be parsed.
+        table: the columns as the file has them, None for examples.
+        torn: (row, text, reason) of rows that could not be parsed.
     """
 
     numbers: np.ndarray
     examples: np.ndarray = field(default_factory=lambda: np.zeros(0, object))
     rows: Rows | None = None
-    torn: list[tuple[int, str]] = field(default_factory=list)
+    table: pa.Table | None = None
+    torn: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def value(self, position: int, column: str) -> Any:
+        """The value of a row as the file has it, None if there is none."""
+        if self.table is None or column not in self.table.column_names:
+            return None
+        return self.table[column][position].as_py()
 
 
 def _read(item: Item, spec: FeatureSpec, settings: Settings) -> Iterator[Batch]:
-    if item.format == "tfrecord":
-        return _examples(item, settings.batch_size)
-    read = _parquet if item.format == "parquet" else _csv
-    return ahead(read(item, spec, settings))
+    return ahead(_examples(item, settings) if item.file.format == "tfrecord" else _tables(item, spec, settings))
 
 
-def _examples(item: Item, batch_size: int) -> Iterator[Batch]:
-    import tensorflow as tf
-
-    from mixrank.serving.base import untuned
-
+def _examples(item: Item, settings: Settings) -> Iterator[Batch]:
     before = 0
-    records = untuned(tf.data.TFRecordDataset(item.file, compression(item.file))).batch(batch_size).prefetch(2)
-    try:
-        for examples in records.as_numpy_iterator():
-            yield Batch(np.arange(before + 1, before + 1 + len(examples)), examples)
-            before += len(examples)
-    except tf.errors.DataLossError as error:
-        raise ValueError(f"{item.file} cannot be read after row {before}: {error.message}") from None
+    for examples in item.file.records(settings.batch_size):
+        yield Batch(np.arange(before + 1, before + 1 + len(examples)), np.array(examples, object))
+        before += len(examples)
 
 
-def _parquet(item: Item, spec: FeatureSpec, settings: Settings) -> Iterator[Batch]:
-    known, before = columns(spec), item.before
-    try:
-        file = open_parquet(item.file)
-        names = {column.name for column in known} | set(settings.keep)
-        present = [name for name in file.schema_arrow.names if name in names]
-        groups = list(range(*item.groups or (0, file.metadata.num_row_groups)))
-        for batch in file.iter_batches(settings.batch_size, row_groups=groups, columns=present):
-            rows = read_rows(known, settings.keep, pa.Table.from_batches([batch]))
-            yield Batch(np.arange(before + 1, before + 1 + batch.num_rows), rows=rows)
-            before += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{item.file} cannot be read after row {before}: {error}") from None
-
-
-def _csv(item: Item, spec: FeatureSpec, settings: Settings) -> Iterator[Batch]:
-    known = columns(spec)
-    wanted = {**dict.fromkeys(settings.keep), **{column.name: column for column in known}}
-    for header, block in read_cells(item.file, settings.batch_size):
-        whole = [(number, cells) for number, cells in block if len(cells) == len(header)]
-        torn = [
-            (number, f"has {len(cells)} cells instead of {len(header)}")
-            for number, cells in block
-            if len(cells) != len(header)
-        ]
-        table, bad = to_table(header, [cells for _, cells in whole], wanted)
-        rows = read_rows(known, settings.keep, table)
-        # A cell that does not parse is null by now, so the row may also be reported for a missing value.
-        rows.bad |= bad
-        yield Batch(np.array([number for number, _ in whole], np.int64), rows=rows, torn=torn)
+def _tables(item: Item, spec: FeatureSpec, settings: Settings) -> Iterator[Batch]:
+    known, file = columns(spec), item.file
+    names = list(dict.fromkeys([*(column.name for column in known), *settings.keep]))
+    if file.format != "json":
+        # Any line of JSON may bring a column that the lines before it do not have.
+        names = [name for name in file.schema().names if name in names]
+    for batch in file.read(names, item.piece, settings.batch_size):
+        rows = read_rows(known, settings.keep, batch.table)
+        yield Batch(batch.rows, rows=rows, table=batch.table, torn=batch.bad)
 
 
 def ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from mixrank.schemas import FeatureSpec
-from mixrank.schemas.arrow import open_parquet, pa, pc, reading
+from mixrank.schemas.arrow import pa, pc
 from mixrank.schemas.encode import PADDING, Column, columns
+from mixrank.schemas.raw import RawFile, as_request_column, files_at, open_raw, read_json_lines, to_arrow
 
 TYPES = {"int": pa.int64(), "float": pa.float32(), "str": pa.large_binary()}
 
@@ -21,13 +20,13 @@ TYPES = {"int": pa.int64(), "float": pa.float32(), "str": pa.large_binary()}
 class LoggedRows:
     """Rows of a file, or of the files of a folder.
 
-    Formats, detected by content: TFRecords of tf.Examples, with or without gzip; Parquet in the layout of a request or
-    as batch scoring writes it; JSON lines, each a row, `{"row": ..., "scores": ...}` as in golden rows,
+    Formats, as raw files have them: TFRecords of tf.Examples; Parquet in the layout of a request or as batch scoring
+    writes it; CSV with lists as JSON; JSON lines, each a row, `{"row": ..., "scores": ...}` as in golden rows,
     `{"instances": [...]}` as sent to `score_rows`, or `{"request": ..., "candidates": [...]}` as a client ranks them,
     either with `scores` beside it.
 
     Args:
-        source: file or folder; for a batch job's output, its `scores` folder. Hidden files and `_SUCCESS` are skipped.
+        source: file or folder; for a batch job's output, its `scores` folder. Hidden and empty files are skipped.
         spec: the columns.
         batch_size: int >= 1. Rows per batch.
 
@@ -40,11 +39,9 @@ class LoggedRows:
         self.columns = {column.name: column for column in columns(spec)}
         self.tasks = spec.tasks
         self.ignored: set[str] = set()
-        folder = source / "scores" if (source / "scores").is_dir() else source
-        files = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
-        self.files = [f for f in files if f.is_file() and not f.name.startswith((".", "_"))]
-        if not self.files:
+        if not source.exists():
             raise ValueError(f"{source} is neither a file nor a folder of files")
+        self.files = files_at(source / "scores" if (source / "scores").is_dir() else source).files
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Batches of the spec's columns found in the rows, as lists, and `score_<task>` as plain floats.
@@ -53,68 +50,80 @@ class LoggedRows:
         the task's name. Columns that the spec does not know end up in `ignored`.
 
         Raises:
-            ValueError: naming the file and column of a value that does not fit.
+            ValueError: naming the file, row and column of a value that does not fit.
         """
         for file in self.files:
-            form = _form(file)
-            try:
-                yield from {"parquet": self._parquet, "json": self._json, "tfrecord": self._tfrecord}[form](file)
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"{file}: {error}") from None
+            if file.format == "tfrecord":
+                yield from self._examples(file)
+            elif file.format == "json":
+                yield from self._json(file)
+            else:
+                yield from self._columns(file)
 
-    def _parquet(self, file: Path) -> Iterator[pa.RecordBatch]:
-        batches = open_parquet(file).iter_batches(self.batch_size)
-        while True:
-            with reading(str(file)):
-                if (batch := next(batches, None)) is None:
-                    return
-            yield self._lists(file, dict(zip(batch.schema.names, batch.columns, strict=True)))
+    def _columns(self, file: RawFile) -> Iterator[pa.RecordBatch]:
+        for batch in file.read(file.schema().names, size=self.batch_size):
+            for row, _, reason in batch.bad:
+                raise ValueError(f"{file.path}, row {row} {reason}")
+            arrays = {name: pa.concat_arrays(batch.table[name].chunks) for name in batch.table.column_names}
+            yield self._lists(file.path, arrays, batch.rows)
 
-    def _json(self, file: Path) -> Iterator[pa.RecordBatch]:
-        with gzip.open(file, "rt") if _is_gzip(file) else file.open() as lines:
-            rows = (row for number, line in enumerate(lines, 1) if line.strip() for row in _rows(file, number, line))
+    def _json(self, file: RawFile) -> Iterator[pa.RecordBatch]:
+        with open_raw(file.path, file.codec) as stream:
+            lines = read_json_lines(stream, file.path)
+            rows = ((number, row) for number, value in lines for row in _rows(f"{file.path}, line {number}", value))
             while part := list(islice(rows, self.batch_size)):
-                arrays = {}
-                for name in dict.fromkeys(key for row in part for key in row):
-                    try:
-                        arrays[name] = pa.array([row.get(name) for row in part])
-                    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                        raise ValueError(f"{file}: column `{name}` mixes types ({error})") from None
-                yield self._lists(file, arrays)
+                names = dict.fromkeys(key for _, row in part for key in row)
+                arrays = {name: to_arrow([row.get(name) for _, row in part]) for name in names}
+                yield self._lists(file.path, arrays, [number for number, _ in part])
 
-    def _tfrecord(self, file: Path) -> Iterator[pa.RecordBatch]:
-        import tensorflow as tf
+    def _examples(self, file: RawFile) -> Iterator[pa.RecordBatch]:
         from tensorflow_metadata.proto.v0 import schema_pb2
         from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
-
-        from mixrank.serving.base import untuned
 
         kinds = {"int": schema_pb2.INT, "float": schema_pb2.FLOAT, "str": schema_pb2.BYTES}
         schema = schema_pb2.Schema()
         for column in self.columns.values():
             schema.feature.add(name=column.name, type=kinds[column.kind])
         decoder = ExamplesToRecordBatchDecoder(schema.SerializeToString())
-        records = untuned(tf.data.TFRecordDataset(str(file), "GZIP" if _is_gzip(file) else "")).batch(self.batch_size)
-        try:
-            for part in records.as_numpy_iterator():
-                yield decoder.DecodeBatch(list(part))
-        except (tf.errors.DataLossError, RuntimeError) as error:
-            raise ValueError(f"{file} is not Parquet, JSON lines or a TFRecord of such tf.Examples: {error}") from None
+        for part in file.records(self.batch_size):
+            try:
+                yield decoder.DecodeBatch(part)
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(f"{file.path} holds records that are no tf.Examples of this spec: {error}") from None
 
-    def _lists(self, file: Path, arrays: Mapping[str, pa.Array]) -> pa.RecordBatch:
+    def _lists(self, file: str, arrays: Mapping[str, pa.Array], rows: Sequence[int] | np.ndarray) -> pa.RecordBatch:
         found: dict[str, pa.Array] = {}
         for name, array in arrays.items():
             task = name.removeprefix("score_") if name.startswith("score_") else name
-            if task in self.tasks and (name != task or pa.types.is_floating(array.type)):
-                found[f"score_{task}"] = array.cast(pa.float64())
-            elif (column := self.columns.get(name.removeprefix("label_"))) and column.name in (name, *self.tasks):
+            column = self.columns.get(name.removeprefix("label_"))
+            if task in self.tasks and (name != task or _holds_fractions(array)):
+                values = _checked(file, rows, name, array, Column(name, "float"))
+                found[f"score_{task}"] = values.cast(pa.float64())
+            elif column is not None and column.name in (name, *self.tasks):
+                values = _checked(file, rows, name, array, column)
                 try:
-                    found[column.name] = as_lists(column, array)
+                    found[column.name] = as_lists(column, values)
                 except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
                     raise ValueError(f"{file}: column `{name}` takes {column.kind} values: {error}") from None
             else:
                 self.ignored.add(name)
         return pa.RecordBatch.from_arrays(list(found.values()), list(found))
+
+
+def _checked(file: str, rows: Sequence[int] | np.ndarray, name: str, array: pa.Array, column: Column) -> pa.Array:
+    try:
+        values, bad = as_request_column(array, column)
+    except ValueError as error:
+        raise ValueError(f"{file}, column `{name}`: {error}") from None
+    for position, reason in sorted(bad.items()):
+        raise ValueError(f"{file}, row {rows[position]}, column `{name}` {reason}")
+    return values
+
+
+def _holds_fractions(array: pa.Array) -> bool:
+    if pa.types.is_floating(array.type):
+        return True
+    return _is_text(array.type) and bool(pc.any(pc.match_substring(array, ".")).as_py())
 
 
 def as_lists(column: Column, array: pa.Array) -> pa.LargeListArray:
@@ -189,10 +198,9 @@ def _is_text(kind: pa.DataType) -> bool:
     return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
 
-def _rows(file: Path, number: int, line: str) -> list[dict[str, Any]]:
+def _rows(where: str, entry: Any) -> list[dict[str, Any]]:
     """The rows of one line, each with its scores as `score_<task>`."""
     try:
-        entry = json.loads(line)
         if "instances" in entry:
             rows = entry["instances"]
         elif "candidates" in entry:
@@ -205,21 +213,8 @@ def _rows(file: Path, number: int, line: str) -> list[dict[str, Any]]:
             {**row, **{f"score_{task}": value for task, value in score.items()}}
             for row, score in zip(rows, scores, strict=True)
         ]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"{file}, line {number}: expected a row, {{'row', 'scores'}}, {{'instances'}} or "
+            f"{where}: expected a row, {{'row', 'scores'}}, {{'instances'}} or "
             f"{{'request', 'candidates'}} ({type(error).__name__}: {error})"
         ) from None
-
-
-def _form(file: Path) -> str:
-    with gzip.open(file) if _is_gzip(file) else file.open("rb") as stream:
-        head = stream.read(64)
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    return "json" if head.lstrip().startswith(b"{") else "tfrecord"
-
-
-def _is_gzip(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(2) == b"\x1f\x8b"

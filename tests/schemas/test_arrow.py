@@ -102,10 +102,9 @@ def test_a_report_runs_no_program_of_a_run(trap, tmp_path, record_of, toy_spec):
 
 
 def scored(file, spec):
-    from mixrank.serving.batch_scoring.scoring_plan import find_files, output_schema, plan
+    from mixrank.serving.batch_scoring.scoring_plan import find_files, output_schema
 
-    files = find_files(file, None)
-    return plan(files), output_schema(spec, files, [])
+    return output_schema(spec, find_files(file, None), [])
 
 
 def drifted(file, spec):
@@ -114,19 +113,19 @@ def drifted(file, spec):
     return list(LoggedRows(file, spec))
 
 
+def described(file, spec):
+    from mixrank.schemas.raw import files_at
+
+    return files_at(file).files[0].schema()
+
+
 def logged(file, spec):
-    from mixrank.schemas.raw import column_names
+    from mixrank.schemas.raw import files_at
 
-    return column_names(str(file), "parquet", ",")
-
-
-def read_by_beam(file, spec):
-    from mixrank.schemas.raw import read_file
-
-    return list(read_file(str(file), "parquet", ",", ["person"]))
+    return list(files_at(file).files[0].read(["person"]))
 
 
-@pytest.mark.parametrize("read", [scored, drifted, logged, read_by_beam])
+@pytest.mark.parametrize("read", [scored, drifted, described, logged])
 def test_rows_of_others_are_refused_by_the_name_of_their_file(trap, tmp_path, toy_spec, read):
     with pytest.raises(ValueError, match=f"rows.parquet {REFUSED}"):
         read(trap(tmp_path / "rows.parquet"), toy_spec)

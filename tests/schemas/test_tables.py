@@ -41,7 +41,7 @@ def dataset(*features, **source):
     ("declare", "message"),
     [
         (lambda: Table(files=()), "at least 1 item"),
-        (lambda: Table(files=("a",), format="json"), "'parquet', 'csv' or 'tfrecord'"),
+        (lambda: Table(files=("a",), format="avro"), "'parquet', 'csv', 'tsv', 'json' or 'tfrecord'"),
         (lambda: Table(files=("a",), seperator=";"), r"Table has no field `seperator`; did you mean `separator`\?"),
         (lambda: Join(on="users", table=LOG), "'user' or 'item'"),
         (lambda: Prior(table=LOG, items="seq", order="newest"), "'oldest_first' or 'newest_first'"),

@@ -70,12 +70,12 @@ FILMS = [
 ]
 
 
-def dataset(log=("log*.parquet", "log*.csv", "log*.tfrecord.gz"), **changes):
+def dataset(log=("log*",), **changes):
     source = {
         "log": Table(files=log),
         "joins": (
-            Join(on="user", table=Table(files=("users.parquet", "users.csv", "users.tfrecord.gz"))),
-            Join(on="item", table=Table(files=("films.parquet", "films.csv", "films.tfrecord.gz"))),
+            Join(on="user", table=Table(files=("users.*",))),
+            Join(on="item", table=Table(files=("films.*",))),
         ),
         "derive": {
             "click": Threshold("stars", at_least=3),
@@ -114,7 +114,11 @@ def write_tfrecord(folder, name, rows):
             writer.write(tf.train.Example(features=features).SerializeToString())
 
 
-WRITERS = {"parquet": write_parquet, "csv": write_csv, "tfrecord": write_tfrecord}
+def write_json(folder, name, rows):
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+WRITERS = {"parquet": write_parquet, "csv": write_csv, "tfrecord": write_tfrecord, "json": write_json}
 
 
 def write_all(folder, form="parquet", log=LOG):
@@ -185,7 +189,7 @@ def test_a_row_is_joined_derived_and_given_its_history(tmp_path):
     assert dead_letters(f"{artifact.uri}/dead_letter.jsonl") == []
 
 
-@pytest.mark.parametrize("form", ["csv", "tfrecord"])
+@pytest.mark.parametrize("form", ["csv", "tfrecord", "json"])
 def test_every_format_gives_the_same_files_as_parquet(tmp_path, form):
     found = {}
     for name in ("parquet", form):
@@ -284,7 +288,7 @@ def test_a_user_without_a_scenario_makes_bad_rows(tmp_path):
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda folder: (folder / "users.parquet").unlink(), r"no file matches 'users.parquet' or .* in "),
+        (lambda folder: (folder / "users.parquet").unlink(), r"no file matches 'users.\*' in "),
         (
             lambda folder: write_parquet(
                 folder, "log", [{k: v for k, v in row.items() if k != "shared"} | {"share": 0} for row in LOG]
@@ -424,12 +428,29 @@ def test_kuairand_official_csv_files_give_the_rows_of_the_parquet_files(tmp_path
     assert row["author_id"] == 7349781 and row["onehot_feat3"] == 3 and len(row["global_video_id"]) >= 11
 
 
-def test_gzipped_text_is_read(tmp_path):
+def test_files_that_cannot_be_read_to_their_end_are_all_named(tmp_path):
     write_all(tmp_path, "csv")
-    (tmp_path / "log.csv.gz").write_bytes(gzip.compress((tmp_path / "log.csv").read_bytes()))
-    plain = execute(dataset(), tmp_path, tmp_path / "plain")
-    zipped = execute(dataset(log=("log.csv.gz",)), tmp_path, tmp_path / "zipped")
-    assert records(plain, "train") == records(zipped, "train")
+    whole = (tmp_path / "log.csv").read_bytes()
+    for name in ("log_b", "log_c"):
+        (tmp_path / f"{name}.csv.gz").write_bytes(gzip.compress(whole)[:-9])
+    with pytest.raises(ValueError, match=r"2 of 3 files of table `log` .*log_b.csv.gz is cut off.*; .*log_c.csv.gz is"):
+        execute(dataset(), tmp_path, tmp_path / "out")
+
+
+def test_the_driver_sees_every_file_that_is_read_and_no_other(tmp_path):
+    folder = tmp_path / "shop [v2]"
+    folder.mkdir()
+    write_all(folder, "csv")
+    properties = dict(build_example_gen(dataset(), str(folder), 3).exec_properties)
+
+    def fingerprint():
+        return module.Driver(None).resolve_exec_properties(dict(properties), None, None)["input_fingerprint"]
+
+    first = fingerprint()
+    (folder / "unread.csv").write_text("x")
+    assert fingerprint() == first
+    (folder / "log_2.csv").write_bytes((folder / "log.csv").read_bytes())
+    assert fingerprint() != first
 
 
 def test_a_record_that_is_no_example_is_a_dead_letter(tmp_path):

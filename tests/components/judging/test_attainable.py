@@ -55,14 +55,14 @@ def test_every_table_fits_the_declaration(folder):
         "item_1": ["item_id", "topic"],
     }
     for table in tables.values():
-        for file, _, group, before in table.chunks():
-            for batch in read_batches(table, file, group, before):
+        for number, piece in table.pieces():
+            for batch in read_batches(table, number, piece):
                 for column in table.columns:
                     assert not batch.bad and not convert(batch.table[column.name].combine_chunks(), column)[1]
 
 
 def test_the_truth_is_below_no_pattern_of_the_declaration(folder):
-    read = {file for table in find_tables(DATASET, str(folder)).values() for file in table.files}
+    read = {file.path for table in find_tables(DATASET, str(folder)).values() for file in table.files}
     assert read and not [file for file in read if "truth" in file]
 
 

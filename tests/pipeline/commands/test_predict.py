@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -103,6 +104,8 @@ def test_standard_input_and_json_lists_are_read(mixrank, url, tmp_path):
     assert clicks(tmp_path / "rows.json") == [0.3, 0.4]
     (tmp_path / "rows.json").write_text('{\n"x": 5, "page": ""}')
     assert clicks(tmp_path / "rows.json") == [0.5]
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b'{"x": 6, "page": ""}'))
+    assert clicks(tmp_path / "rows.jsonl.gz") == [0.6]
 
 
 def test_a_spec_names_the_model(mixrank, url, folder, tmp_path):
@@ -153,8 +156,11 @@ def test_a_terminal_shows_a_table(mixrank, local, tmp_path, monkeypatch):
             [],
             "line 2: it adds column `y`; without a spec all have the columns of the first",
         ),
-        (b'{"x": "\xff"}\n', [], "rows.jsonl, line 1 is not JSON: "),
-        (b"[" * 50_000, [], "rows.jsonl, line 1 is not JSON: maximum recursion depth exceeded"),
+        (b'{"x": "\xff"}\n', [], "rows.jsonl, line 1 is not UTF-8 text"),
+        (b"[" * 50_000, [], "rows.jsonl, line 1 is nested too deeply"),
+        (b'{"x": "\\ud800"}\n', [], "rows.jsonl, line 1 holds half of a surrogate pair"),
+        (b'{"x": 1, "x": 2}\n', [], "rows.jsonl, line 1 names `x` twice"),
+        (b'{"x": 1' + b"0" * 400 + b"}\n", [], "rows.jsonl, line 1"),
         (b"\n\n", [], "rows.jsonl holds no rows"),
         (b'{"x": 1}\n', ["--rank"], 'line 1: expected {"request": {...}, "candidates": [{...}, ...]}, received {\'x\''),
         (b'{"request": {}, "candidates": [1]}\n', ["--rank"], 'line 1: expected {"request"'),

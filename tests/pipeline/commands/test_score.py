@@ -67,7 +67,7 @@ def test_too_many_bad_rows_exit_with_1(mixrank_score, toy_export, examples, tmp_
         (("MODEL", "rows.csv", "out", "--days", "2022-05-05"), "--data and --days belong to a raw log"),
         (("MODEL", "out", "--dataset", "movielens"), "--dataset needs --data"),
         (("MODEL", "in", "out", "--dataset", "movielens", "--data", "."), "a raw log is scored by"),
-        (("MODEL", "in", "out", "--format", "avro"), "--format must be one of parquet, csv, tfrecord, received 'avro'"),
+        (("MODEL", "in", "out", "--format", "avro"), "--format must be one of parquet, csv, tsv, json, tfrecord"),
         (("MODEL", "in", "out", "--max-bad", "2"), "`max_bad` must be a share between 0 and 1"),
         (("MODEL", "in", "out", "--batch-size", "0"), "`batch_size` must be at least 1"),
         (("nowhere", "in", "out"), "model nowhere does not exist"),

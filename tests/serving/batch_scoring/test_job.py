@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -64,6 +65,12 @@ def write_csv(spec, rows, path):
             writer.writerow(["" if cell is None else cell for cell in cells])
 
 
+def write_json(spec, rows, path):
+    with gzip.open(path, "wt") as file:
+        for row in rows:
+            file.write(json.dumps(row) + "\n\n")
+
+
 def write_examples(spec, rows, path):
     import tensorflow as tf
 
@@ -76,6 +83,7 @@ WRITERS = {
     "rows.parquet": write_parquet,
     "rows.csv": write_csv,
     "rows.csv.gz": write_csv,
+    "rows.jsonl.gz": write_json,
     "rows.tfrecord": write_examples,
 }
 
@@ -199,6 +207,7 @@ def test_bad_rows_go_to_the_dead_letters_and_their_neighbours_are_scored(
     assert [(letter["row"], letter["column"]) for letter in found] == [
         (10 * number + 1, column) for number, (_, column) in enumerate(DAMAGE.values())
     ]
+    assert [letter["value"] for letter in found[::4]] == [None, "inf" if name == "rows.csv" else math.inf]
     assert all(letter["file"] == str(tmp_path / name) and letter["reason"] for letter in found)
 
 
@@ -316,10 +325,25 @@ def test_a_column_of_the_wrong_type_stops_the_run_with_its_name(toy_spec, toy_ex
     write_parquet(toy_spec, toy_rows, tmp_path / "plain.parquet")
     table = pq.read_table(tmp_path / "plain.parquet")
     place = table.schema.get_field_index("person")
-    table = table.set_column(place, "person", pa.array(["p"] * len(toy_rows)))
+    table = table.set_column(place, "person", pa.array([["p"]] * len(toy_rows)))
     pq.write_table(table, tmp_path / "rows.parquet")
     with pytest.raises(ValueError, match=r"rows.parquet: column `person` takes a 64-bit integer, .* string"):
         score(toy_export, tmp_path / "rows.parquet", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
+def test_a_column_that_is_named_twice_is_refused(toy_spec, toy_export, toy_rows, tmp_path, name):
+    from mixrank.serving.batch_scoring.scoring_plan import find_files, output_schema
+
+    write_parquet(toy_spec, toy_rows[:3], tmp_path / "plain.parquet")
+    table = pq.read_table(tmp_path / "plain.parquet").select(["person", "clip", "at", "page"])
+    table = pa.Table.from_arrays([*table.columns, table["clip"]], [*table.column_names, "clip"])
+    if name == "rows.csv":
+        pa.csv.write_csv(table, tmp_path / name)
+    else:
+        pq.write_table(table, tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name} names column `clip` twice"):
+        output_schema(toy_spec, find_files(tmp_path / name), [])
 
 
 def test_a_truncated_file_is_named_and_the_others_are_not_scored_twice(toy_spec, toy_export, toy_rows, tmp_path):
@@ -403,7 +427,7 @@ def test_what_cannot_be_scored_is_said_before_anything_runs(toy_export, tmp_path
         run(tmp_path / "empty", tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match=r"input .*gone.parquet does not exist"):
         run(toy_export.base, tmp_path / "gone.parquet", tmp_path / "out")
-    with pytest.raises(ValueError, match=r"empty holds no file to score"):
+    with pytest.raises(ValueError, match=r"no file matches '\*' in .*empty"):
         run(toy_export.base, tmp_path / "empty", tmp_path / "out")
     (tmp_path / "rows.txt").write_text("?")
     with pytest.raises(ValueError, match=r"cannot tell the format of .*rows.txt"):

@@ -66,6 +66,16 @@ def test_compressed_json_lines_are_read_too(tmp_path, toy_spec, rows):
     assert read(tmp_path / "rows.jsonl.gz", toy_spec) == expected(toy_spec, rows)
 
 
+def test_csv_holds_lists_as_json_and_scores_as_fractions(tmp_path, toy_spec, rows):
+    frame = pd.DataFrame(served(toy_spec, rows))
+    lists = [name for name in frame if frame[name].map(lambda value: isinstance(value, list)).any()]
+    frame[lists] = frame[lists].applymap(json.dumps)
+    frame.assign(click=[0.25] * len(rows), label_buy=1).to_csv(tmp_path / "rows.csv", index=False)
+    found = read(tmp_path / "rows.csv", toy_spec)
+    assert found.pop("score_click") == [0.25] * len(rows) and found.pop("buy") == [[1]] * len(rows)
+    assert found == expected(toy_spec, rows)
+
+
 def test_parquet_in_the_layout_of_a_request(tmp_path, toy_spec, rows):
     pd.DataFrame(served(toy_spec, rows)).to_parquet(tmp_path / "rows.parquet")
     assert read(tmp_path / "rows.parquet", toy_spec) == expected(toy_spec, rows)
@@ -167,8 +177,9 @@ def test_a_missing_value_is_an_empty_list(column, array, lists):
     ("entry", "said"),
     [
         ({"person": 1.5}, "column `person` takes int values"),
-        ({"clip": 7}, "column `clip` takes str values"),
-        ({"price": "dear"}, "column `price` takes float values"),
+        ({"person": ["a"]}, "column `person` takes int values"),
+        ({"price": "dear"}, "rows.jsonl, row 1, column `price` is not a number, received 'dear'"),
+        ({"price": 10**400}, "rows.jsonl, row 1, column `price`"),
         ({"instances": [{"clip": "v1"}], "scores": []}, "takes|expected"),
         ({"request": {}, "candidates": 3}, "line 1: expected a row"),
     ],
@@ -180,11 +191,25 @@ def test_a_value_that_does_not_fit_is_named(tmp_path, toy_spec, entry, said):
         list(LoggedRows(lines(tmp_path / "rows.jsonl", [entry]), toy_spec))
 
 
-@pytest.mark.parametrize("line", ['{"clip": ', '{"clip": ' + "[" * 50_000])
-def test_a_broken_line_is_named(tmp_path, toy_spec, line):
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"clip": ', "is not JSON"),
+        ('{"clip": ' + "[" * 50_000, "is nested too deeply"),
+        ('{"clip": "\\ud800"}', "holds half of a surrogate pair"),
+        ('{"clip": "a", "clip": "b"}', "names `clip` twice"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path, toy_spec, line, reason):
     (tmp_path / "rows.jsonl").write_text(f'{{"clip": "v1"}}\n{line}\n')
-    with pytest.raises(ValueError, match="rows.jsonl, line 2: expected a row"):
+    with pytest.raises(ValueError, match=f"rows.jsonl, line 2 {reason}"):
         list(LoggedRows(tmp_path / "rows.jsonl", toy_spec))
+
+
+def test_a_column_that_is_named_twice_is_refused(tmp_path, toy_spec):
+    (tmp_path / "rows.csv").write_text("person,clip,person\n1,v1,2\n")
+    with pytest.raises(ValueError, match="rows.csv names column `person` twice"):
+        list(LoggedRows(tmp_path / "rows.csv", toy_spec))
 
 
 @pytest.mark.parametrize("content", [b"PAR1 and then nothing", b"neither this nor that"])
