@@ -3,10 +3,10 @@
 A model is named by one of `names()` (a file of `layers/models/`, or the entry point of another distribution), by the
 path of a file `my_model.py`, or by a dotted path `my_package.my_models` or `my_package.my_models.MyModel`.
 
-Its file has a class under `@register(...)`, a literal `PRESETS` and a literal `SCALED`: the parameters that grow with
-the model, each with what it must be a multiple of (numbers, or names of parameters and properties). Names, parameters
-and presets are read from the source text, so that a typo in a configuration is answered at once and not after Keras has
-been imported; only `load_class` and `build` import the model.
+Its file has a class under `@register(...)`, a literal `PRESETS`, a literal `SCALED`: the parameters that grow with the
+model, each with what it must be a multiple of (numbers, or names of parameters and properties), and a literal `NEEDS`:
+what of a spec it cannot do without. Names, parameters, presets and needs are read from the source text, so that a wrong
+configuration is refused at once and not after Keras has been imported; only `load_class` and `build` import the model.
 """
 
 from __future__ import annotations
@@ -23,12 +23,22 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pydantic
 
-from mixrank.layers.base import DropoutRate, Share, adapter, check_argument
+from mixrank.layers.base import (
+    DropoutRate,
+    FieldName,
+    Share,
+    TaskName,
+    adapter,
+    check_argument,
+    check_named,
+    check_needs,
+)
 from mixrank.layers.references import announced, import_file, source_file
 from mixrank.schemas.naming import nearest
 
 if TYPE_CHECKING:
     from mixrank.layers.backbone import Backbone
+    from mixrank.schemas import FeatureSpec
 
 _MODELS = "mixrank.layers.models"
 # Distributions announce their models in this group of entry points, as `my_package.my_models:MyModel`.
@@ -42,6 +52,8 @@ _TYPES = {each.__name__: each for each in (int, float, bool, str, tuple)} | {
     "NonNegativeFloat": pydantic.NonNegativeFloat,
     "DropoutRate": DropoutRate,
     "Share": Share,
+    "FieldName": FieldName,
+    "TaskName": TaskName,
 }
 
 
@@ -64,6 +76,7 @@ class Model(NamedTuple):
     parameters: tuple[Parameter, ...]
     presets: dict[str, dict[str, Any]]
     scaled: dict[str, tuple[int | str, ...]]
+    needs: dict[str, dict[str, Any]]
     module: str
     path: Path
 
@@ -135,6 +148,34 @@ def check(reference: str, params: Mapping[str, Any] | None = None, preset: str |
         result[key] = value = _tuples(value)
         check_argument(key, adapter(_type(known[key].type)), value, of=found.name)
     return result
+
+
+def check_spec(
+    reference: str,
+    spec: FeatureSpec,
+    field_names: tuple[str, ...],
+    params: Mapping[str, Any] | None = None,
+    preset: str | None = None,
+) -> None:
+    """Refuses a spec that a model cannot read: a history or group that it lacks, a field or task that it does not have.
+
+    Args:
+        reference, params, preset: as in `check`.
+        spec: the log's declaration.
+        field_names: of the spec, as in `Backbone`.
+
+    Raises:
+        ValueError: as `check`, or naming what is missing.
+    """
+    found = model(reference)
+    values = {parameter.name: parameter.default for parameter in found.parameters} | check(reference, params, preset)
+    declared = [*(history.window for history in spec.histories), *(feature.group for feature in spec.inputs), "context"]
+    check_needs(found.name, found.needs, values, declared)
+    for parameter in found.parameters:
+        if "FieldName" in parameter.type:
+            check_named(parameter.name, values[parameter.name], field_names, "a field of the log")
+        if "TaskName" in parameter.type:
+            check_named(parameter.name, values[parameter.name], spec.tasks, "a task of the log")
 
 
 def build(
@@ -247,8 +288,9 @@ def _read(place: _Place, changed: int) -> Model:
         if isinstance(each, ast.Assign | ast.AnnAssign) and each.value is not None
         for target in (each.targets if isinstance(each, ast.Assign) else [each.target])
     }
-    presets, scaled = (
-        _literal(place.path, assigned[name], f"`{name}`") if name in assigned else {} for name in ("PRESETS", "SCALED")
+    presets, scaled, needs = (
+        _literal(place.path, assigned[name], f"`{name}`") if name in assigned else {}
+        for name in ("PRESETS", "SCALED", "NEEDS")
     )
     parameters = _parameters(place.path, node)
     return Model(
@@ -258,6 +300,7 @@ def _read(place: _Place, changed: int) -> Model:
         parameters=parameters,
         presets=presets,
         scaled=scaled,
+        needs=needs,
         module=place.module,
         path=place.path,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -217,11 +217,12 @@ class TrainSettings(Declaration):
             self.on(self.replicas)
         return self
 
-    def check(self, tasks: Iterable[str]) -> None:
-        """Refuses tasks that the log does not have, and a metric that validation does not compute.
+    def check(self, tasks: Iterable[str], splits: Collection[str]) -> None:
+        """Refuses tasks and splits that the log does not have, and a metric that validation does not compute.
 
         Args:
             tasks: names of the tasks.
+            splits: those that the log is split into.
 
         Raises:
             ValueError: naming the field and the nearest valid name.
@@ -232,7 +233,14 @@ class TrainSettings(Declaration):
                 raise ValueError(
                     f"`train.loss` names the task `{task}`, which the log does not have{nearest(task, known)}"
                 )
+        for split in self.splits:
+            if split not in splits:
+                raise ValueError(f"`train.splits` names `{split}`, which the log does not have{nearest(split, splits)}")
         if self.early_stopping is not None:
+            if "valid" not in splits:
+                raise ValueError(
+                    "`early_stopping` needs a `valid` split, and this dataset has none: give its `split` one"
+                )
             self.early_stopping.check(known)
 
     def on(self, replicas: int) -> TrainSettings:

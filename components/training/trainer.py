@@ -211,8 +211,7 @@ def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, MicroBatched
 
 def _rounds(job: Job, model: keras.Model) -> Rounds:
     """The rounds' callback; only the chief validates, and only on rows that are not trained on."""
-    if job.settings.early_stopping is not None and "valid" not in job.rows:
-        raise ValueError("`early_stopping` needs a `valid` split, and this dataset has none: give its `split` one")
+    job.settings.check(job.spec.tasks, job.rows)
     validate, within = None, 0
     if "valid" in job.rows and "valid" not in job.settings.splits and job.workers.chief:
         held_out = job.rows["valid"]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self, TypeAlias
 import keras
 from pydantic import PositiveInt
 
-from mixrank.layers.base import Layer, Part, Shape, Tensor, per_candidate
+from mixrank.layers.base import Layer, Part, Shape, Tensor, check_needs, per_candidate
 from mixrank.layers.heads import TaskHeads
 from mixrank.schemas import GROUPS
 from mixrank.schemas.naming import nearest
@@ -146,6 +146,19 @@ class Backbone(Layer):
             vectors={group: tuple(shape[-1] for shape in features_shape[group]) for group in GROUPS},
             histories={window: (items[window][1], items[window][2]) for window in WINDOWS if window in items},
         )
+        self.check_widths(self.widths)
+
+    def check_widths(self, widths: Widths) -> None:
+        """Refuses widths of a spec that lacks one of the `NEEDS` in the model's file.
+
+        Raises:
+            ValueError: naming what is missing.
+        """
+        stated = (getattr(sys.modules.get(cls.__module__), "NEEDS", None) for cls in type(self).__mro__)
+        needs: Mapping[str, Mapping[str, Any]] = next((each for each in stated if each is not None), {})
+        values = {name: getattr(self, name) for without in needs.values() for name in without}
+        given = [group for group, vectors in widths.vectors.items() if vectors]
+        check_needs(type(self).__name__, needs, values, [*given, *widths.histories])
 
     def compute_output_shape(
         self,

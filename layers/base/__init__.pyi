@@ -12,6 +12,10 @@ from .layer import Initializer as Initializer
 from .layer import Layer as Layer
 from .layer import Shape as Shape
 from .layer import Tensor as Tensor
+from .needs import FieldName as FieldName
+from .needs import TaskName as TaskName
+from .needs import check_named as check_named
+from .needs import check_needs as check_needs
 from .parts import Part as Part
 from .parts import counts as counts
 from .parts import dense_part as dense_part

@@ -24,6 +24,7 @@ def dense_parts(
         scenarios: declared values of the scenario.
     """
     backbone = registry.build(name, params, scenarios=scenarios)
+    backbone.check_widths(widths)
     heads = backbone.heads(tasks)
     return [*backbone.count(widths), *heads.count(backbone.width(widths))]
 

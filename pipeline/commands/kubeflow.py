@@ -59,6 +59,8 @@ def compile_spec(
     from mixrank.pipeline.config import load_config
 
     settings = load_config(config, overrides or [])
+    # What is wrong is said at once, before TensorFlow is imported.
+    settings.load_dataset()
     output = output or Path("kubeflow/compiled") / f"{settings.name}.yaml"
     errors.print("loading TensorFlow and TFX ...", style="dim")
     from mixrank.pipeline.kubeflow import compile_pipeline, compiled, image_of

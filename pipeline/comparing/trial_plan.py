@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mixrank.components.training import ModelSettings, TrainSettings
+from mixrank.layers import registry
+from mixrank.layers.ranking import field_names
 from mixrank.pipeline.config import Budget, RunConfig, Table, Tuned, Variant, merged
 from mixrank.pipeline.run_record import RunRecord
 from mixrank.schemas import FeatureSpec
@@ -112,9 +114,9 @@ def trials(config: RunConfig, earlier: RunRecord, table: Table) -> list[Trial]:
             for variant in table.variants:
                 try:
                     model, train = settings(config, variant, budget, seed)
+                    found.append(trial(config, earlier, model, train, name=variant.name, without=variant.without))
                 except ValueError as error:
                     raise ValueError(f"variant `{variant.name}`: {readable(error)}") from None
-                found.append(trial(config, earlier, model, train, name=variant.name, without=variant.without))
     return found
 
 
@@ -127,11 +129,14 @@ def trial(
     name: str,
     without: Sequence[str] = (),
 ) -> Trial:
-    """One training on the transformed rows of a run."""
-    rows = earlier.rows
-    given = Given(
-        model=model, train=train, spec=seen(earlier.spec, without), rows=rows.transformed, graph=rows.transform_graph
-    )
+    """One training on the transformed rows of a run.
+
+    Raises:
+        ValueError: if the model cannot read the spec.
+    """
+    rows, spec = earlier.rows, seen(earlier.spec, without)
+    registry.check_spec(model.name, spec, field_names(spec), model.params, model.preset)
+    given = Given(model=model, train=train, spec=spec, rows=rows.transformed, graph=rows.transform_graph)
     root = config.run_dir / FOLDER
     return Trial(
         variant=name,

@@ -11,8 +11,9 @@ import yaml
 from pydantic import Field, field_validator
 
 from mixrank.components.judging import Thresholds, check_thresholds
-from mixrank.components.training import PUSHED, ModelSettings, TrainSettings
+from mixrank.components.training import PUSHED, ModelSettings, TrainSettings, find_export
 from mixrank.layers import registry
+from mixrank.layers.ranking import field_names
 from mixrank.pipeline.config.comparison_tables import CompareSettings
 from mixrank.pipeline.config.kubeflow_settings import KubeflowSettings
 from mixrank.pipeline.named_secrets import check_options
@@ -100,11 +101,16 @@ class RunConfig(Declaration):
         """The dataset's declaration.
 
         Raises:
-            ValueError: if it is not found, or thresholds, early stopping or losses name a task that it does not have.
+            ValueError: if it is not found; if thresholds, early stopping, losses or splits name what it does not have;
+                if the model cannot read its spec; or if there is nothing to start warm from.
         """
         dataset = datasets.load(self.dataset)
-        check_thresholds(self.thresholds, dataset.spec)
-        self.train.check(dataset.spec.tasks)
+        spec = dataset.spec
+        check_thresholds(self.thresholds, spec)
+        self.train.check(spec.tasks, dataset.split_names)
+        registry.check_spec(self.model.name, spec, field_names(spec), self.model.params, self.model.preset)
+        if self.train.warm_start not in (None, PUSHED):
+            find_export(self.train.warm_start)
         return dataset
 
     def data_dir(self) -> Path:

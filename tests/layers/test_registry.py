@@ -14,6 +14,8 @@ import keras
 import pytest
 
 from mixrank.layers import registry
+from mixrank.layers.ranking import field_names
+from mixrank.schemas import Categorical, EventTime, FeatureSpec, History, Key, Label, Scenario
 
 
 def test_a_typo_is_answered_without_importing_keras():
@@ -218,3 +220,57 @@ def test_a_reference_that_leads_nowhere_is_named(outside, reference, message):
     with pytest.raises(ValueError) as error:
         registry.model(reference)
     assert message in str(error.value)
+
+
+def spec_of(*, windows=("before", "within"), groups=("user", "item")):
+    features = [Categorical(f"of_{group}", group=group) for group in groups]
+    histories = [History(window, of=("of_item",), length=2, window=window) for window in windows]
+    return FeatureSpec(
+        name="log",
+        user=Key("user"),
+        item=Key("clip"),
+        time=EventTime("time"),
+        scenario=Scenario("tab", values=(1,)),
+        labels=(Label("click"),),
+        features=(*features, *histories),
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "declared", "message"),
+    [
+        (
+            "hemix",
+            {},
+            {"windows": ("before",)},
+            r'hemix reads a history with window="within".*declare History\(..., window="within"\) or set '
+            "`realtime_sequence` to False$",
+        ),
+        ("hemix", {"realtime_sequence": False}, {"windows": ()}, 'window="before".*or set `global_sequence` to False'),
+        ("hemix", {}, {"windows": ()}, r'declare History\(..., window="before"\)$'),
+        ("mixformer", {}, {"windows": ("within",)}, 'window="before".*or set `history` to .within.$'),
+        ("mixformer", {"history": "before"}, {"windows": ()}, r'declare History\(..., window="before"\)$'),
+        ("mixformer", {"user_heads": 2, "history": "before"}, {"windows": (), "groups": ("user",)}, "window"),
+        ("mtgr", {}, {"windows": (), "groups": ("user",)}, 'mtgr reads features of group "item".*declare at least one'),
+        ("mtmixatt", {"groups": [["of_usr", 1]]}, {}, "`groups` names 'of_usr', which is not a field of the log; did"),
+        ("mtmixatt", {"esmm": [["buy", "click"]]}, {}, "`esmm` names 'buy', which is not a task of the log; expected"),
+    ],
+)
+def test_a_spec_that_a_model_cannot_read_is_refused(model, params, declared, message):
+    spec = spec_of(**declared)
+    with pytest.raises(ValueError, match=message):
+        registry.check_spec(model, spec, field_names(spec), params, "tiny" if model != "mtmixatt" else None)
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "declared"),
+    [
+        ("hemix", {"global_sequence": False, "realtime_sequence": False}, {"windows": ()}),
+        ("mixformer", {"history": "within"}, {"windows": ("within",)}),
+        ("mtmixatt", {"groups": [["of_user", "tab"]], "esmm": []}, {"windows": ()}),
+        ("dcnv2", {}, {"windows": ()}),
+    ],
+)
+def test_a_spec_with_all_that_a_model_reads_is_accepted(model, params, declared):
+    spec = spec_of(**declared)
+    registry.check_spec(model, spec, field_names(spec), params)

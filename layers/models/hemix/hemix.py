@@ -39,6 +39,7 @@ PRESETS = {
     "large": {"dim": 768, "num_layers": 5, "mixing_heads": 16, "rank": 64},
 }
 SCALED = {"dim": ("pieces", "attention_heads")}
+NEEDS = {"before": {"global_sequence": False}, "within": {"realtime_sequence": False}}
 
 
 @register(title="HeMix: Scaling Industrial Ranking Models with Heterogeneous Token Mixing", arxiv="2602.09387")
@@ -145,13 +146,6 @@ class HeMix(Backbone):
 
     def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
-        switches = {"before": "global_sequence", "within": "realtime_sequence"}
-        for window in self.windows:
-            if window not in self.widths.histories:
-                raise ValueError(
-                    f'hemix reads a history with window="{window}", which the spec does not declare; declare one or '
-                    f"set `{switches[window]}` to False"
-                )
         policy = {"dtype": self.dtype_policy}
         width, tokens = self._tokenizer_widths(self.widths)
         self.tokenizer = InteractThenSplit(

@@ -23,6 +23,7 @@ PRESETS = {
     "large": {"dim": 768, "num_heads": 16, "num_layers": 4},
 }
 SCALED = {"dim": ("num_heads", "attention_heads")}
+NEEDS = {"before": {"history": "within"}, "within": {"history": "before"}, "item": {"user_heads": None}}
 
 _NEWEST_FIRST = ("within", "before")
 
@@ -118,7 +119,6 @@ class MixFormer(Backbone):
 
     def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
-        self._check(self.widths)
         policy = {"dtype": self.dtype_policy}
         names = ["tokenizer"] if self.user_heads is None else ["user_tokenizer", "item_tokenizer"]
         self.tokenizers = []
@@ -156,20 +156,6 @@ class MixFormer(Backbone):
         if self.norm == "pre_rms":
             self.last_norm = new_norm(self.norm, name="final_norm", **policy)
             self.last_norm.build((None, self.num_heads, self.dim))
-
-    def _check(self, widths: Widths) -> None:
-        for window in self.windows:
-            if window not in widths.histories:
-                others = [declared for declared in _NEWEST_FIRST if declared in widths.histories]
-                change = f' or set `history` to "{others[0]}"' if others else ""
-                raise ValueError(
-                    f'mixformer reads a history with window="{window}", which the spec does not declare; declare '
-                    f'History(window="{window}", ...){change}'
-                )
-        if self.user_heads is not None and not widths.vectors["item"]:
-            raise ValueError(
-                '`user_heads` needs features of group "item" for the other heads; declare one or set it to None'
-            )
 
     def _new_block(self, index: int) -> MixFormerBlock:
         units = self.query_expansion * self.dim
@@ -237,7 +223,6 @@ class MixFormer(Backbone):
         return self.num_heads * self.dim
 
     def count(self, widths: Widths) -> list[Part]:
-        self._check(widths)
         n, d, layers = self.num_heads, self.dim, self.num_layers
         split = sum(
             heads * -(-width // heads) * d

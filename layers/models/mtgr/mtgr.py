@@ -23,6 +23,8 @@ PRESETS = {
     "large": {"dim": 768, "num_layers": 15, "attention_heads": 3, "token_units": (768,)},
 }
 SCALED = {"dim": ("attention_heads", 8), "token_units": (8,)}
+# A candidate is made of features of the item.
+NEEDS: dict = {"item": {}}
 
 
 @register(title="MTGR: Industrial-Scale Generative Recommendation Framework in Meituan", arxiv="2505.18654")
@@ -81,8 +83,6 @@ class MTGR(Backbone):
     def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)
         vectors = self.widths.vectors
-        if not vectors["item"]:
-            raise ValueError('mtgr makes the candidate of features of group "item"; declare at least one')
         policy = {"dtype": self.dtype_policy}
         fields = (*vectors["user"], *vectors["context"])
         self.user_tokens = FieldTokens(dim=self.dim, name="user_tokens", **policy)

@@ -10,7 +10,17 @@ from keras import ops
 from pydantic import NonNegativeInt, PositiveInt
 
 from mixrank.layers.backbone import Features, FieldBackbone, Histories, Widths, register
-from mixrank.layers.base import Layer, Part, Shape, Tensor, check_divides, per_candidate
+from mixrank.layers.base import (
+    FieldName,
+    Layer,
+    Part,
+    Shape,
+    TaskName,
+    Tensor,
+    check_divides,
+    check_named,
+    per_candidate,
+)
 from mixrank.layers.experts import (
     Dispatch,
     ScenarioSparseMoE,
@@ -26,7 +36,6 @@ from mixrank.layers.models.mtmixatt.multi_mix import MultiMixBlock
 from mixrank.layers.models.mtmixatt.routing import routing_report
 from mixrank.layers.models.mtmixatt.scenario_heads import ScenarioHeads
 from mixrank.layers.tokens import FieldTokens, count_field_tokens
-from mixrank.schemas.naming import nearest
 
 PRESETS = {
     # For examples and one small log: trains in minutes on two CPU cores.
@@ -145,7 +154,7 @@ class MTmixAtt(FieldBackbone):
         dim: PositiveInt = 204,
         num_layers: NonNegativeInt = 4,
         grouping: Literal["learned", "random", "manual"] = "learned",
-        groups: tuple[tuple[int | str, ...], ...] = (),
+        groups: tuple[tuple[int | FieldName, ...], ...] = (),
         cover: bool = True,
         mixing: Literal["orthogonal", "ones", "zeros", "identity", "transpose"] = "orthogonal",
         mixing_heads: PositiveInt = 12,
@@ -164,7 +173,7 @@ class MTmixAtt(FieldBackbone):
         norm: Literal["post_r", "post", "pre", "pre_l"] = "post_r",
         adapter: Literal["dense", "logit", "none"] = "dense",
         adapter_ratio: PositiveInt = 16,
-        esmm: tuple[tuple[str, str], ...] = (),
+        esmm: tuple[tuple[TaskName, TaskName], ...] = (),
         pooling: Literal["mean", "target"] = "mean",
         head_units: tuple[PositiveInt, ...] = (128,),
         **kwargs: Any,
@@ -191,9 +200,7 @@ class MTmixAtt(FieldBackbone):
     def _groups_by_index(self) -> tuple[tuple[int, ...], ...]:
         """Manual groups with the index of each field in place of its name."""
         names = self.field_names
-        for field in (field for group in self.groups for field in group):
-            if isinstance(field, str) and field not in names:
-                raise ValueError(f"`groups` names {field!r}, which is not a field of the log{nearest(field, names)}")
+        check_named("groups", self.groups, names, "a field of the log")
         return tuple(tuple(names.index(f) if isinstance(f, str) else f for f in group) for group in self.groups)
 
     def _dense_options(self) -> dict[str, Any]:

@@ -9,9 +9,8 @@ import keras
 from keras import ops
 from pydantic import NonNegativeInt, PositiveInt
 
-from mixrank.layers.base import Layer, Part, Shape, Tensor, dense_part
+from mixrank.layers.base import Layer, Part, Shape, Tensor, check_named, dense_part
 from mixrank.layers.models.mtmixatt.lora import ScenarioAdapter, adapter_rank
-from mixrank.schemas.naming import nearest
 
 Adapter = Literal["dense", "logit", "none"]
 
@@ -157,10 +156,8 @@ def check_parents(tasks: tuple[str, ...], esmm: tuple[tuple[str, str], ...]) -> 
         ValueError: `esmm` names no task, gives one two parents, or goes in a circle.
     """
     parents: dict[str, str] = {}
+    check_named("esmm", esmm, tasks, "a task of the log")
     for task, parent in esmm:
-        for each in (task, parent):
-            if each not in tasks:
-                raise ValueError(f"`esmm` names {each!r}, which is not a task{nearest(each, tasks)}")
         if task in parents:
             raise ValueError(f"`esmm` must give {task!r} one parent, received {parents[task]!r} and {parent!r}")
         parents[task] = parent

@@ -228,7 +228,7 @@ def test_dropout_acts_in_training_only(arguments):
 def test_a_missing_history_says_what_to_change(arguments):
     features, histories, scenario = arguments
     del histories["within"]
-    with pytest.raises(ValueError, match='window="within".*declare one or set `realtime_sequence` to False'):
+    with pytest.raises(ValueError, match='window="within".*declare .* or set `realtime_sequence` to False'):
         HeMix(**SMALL)(features, histories, scenario)
     assert HeMix(**SMALL, realtime_sequence=False)(features, histories, scenario).shape == (4, 8)
 

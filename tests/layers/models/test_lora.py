@@ -141,7 +141,7 @@ def test_heads_count_what_they_hold(adapter, scenarios):
 @pytest.mark.parametrize(
     ("esmm", "message"),
     [
-        ((("buy", "clik"),), "`esmm` names 'clik', which is not a task; did you mean `click`?"),
+        ((("buy", "clik"),), "`esmm` names 'clik', which is not a task of the log; did you mean `click`?"),
         ((("buy", "click"), ("buy", "click")), "must give 'buy' one parent"),
         ((("buy", "click"), ("click", "buy")), "must not go in a circle"),
         ((("buy", "buy"),), "must not go in a circle"),

@@ -357,20 +357,20 @@ def test_the_order_of_a_history_matters_only_with_positions(position, same, requ
 def test_a_missing_history_says_what_to_change(request_arguments):
     features, histories, scenario = _expanded(request_arguments)
     del histories["within"]
-    with pytest.raises(ValueError, match=r'declare History\(window="within", ...\) or set `history` to "before"'):
+    with pytest.raises(ValueError, match=r'declare History\(..., window="within"\) or set `history` to .before.'):
         MixFormer(**SMALL)(features, histories, scenario)
     assert MixFormer(**ONE_BLOCK, history="before")(features, histories, scenario).shape == (6, 48)
 
 
 def test_without_any_history_one_must_be_declared():
     widths = Widths(vectors={"user": (5,), "item": (4,), "context": (2,)}, histories={})
-    with pytest.raises(ValueError, match=r'declare History\(window="before", ...\)$'):
-        MixFormer(**SMALL, history="before").count(widths)
+    with pytest.raises(ValueError, match=r'declare History\(..., window="before"\)$'):
+        MixFormer(**SMALL, history="before").check_widths(widths)
 
 
 def test_user_heads_need_item_features(request_arguments):
     features, histories, scenario = _expanded(request_arguments)
-    with pytest.raises(ValueError, match='`user_heads` needs features of group "item"'):
+    with pytest.raises(ValueError, match='features of group "item".*declare at least one or set `user_heads` to None'):
         MixFormer(**UI)({**features, "item": []}, histories, scenario)
 
 

@@ -216,5 +216,5 @@ def test_groups_and_norms_that_do_not_fit_are_refused():
 
 def test_an_item_without_features_says_what_to_declare(arguments):
     features, histories, scenario = arguments
-    with pytest.raises(ValueError, match='features of group "item"; declare at least one'):
+    with pytest.raises(ValueError, match='MTGR reads features of group "item".*; declare at least one'):
         MTGR(**SMALL)({**features, "item": []}, histories, scenario)
