@@ -37,18 +37,19 @@ audit: $(UV)  ## Look the locked packages up in the advisories of the package in
 	$(UV) export --locked --quiet --no-default-groups --extra pipeline --no-emit-project --no-hashes \
 		| $(UV) tool run pip-audit --requirement /dev/stdin --no-deps --disable-pip
 
-lint: install  ## Style, types and import rules.
+lint: install  ## Style, types and import rules, those of the tests included.
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 	$(RUN)/deptry schemas layers serving components pipeline
+	$(RUN)/python -m pytest -q tests/test_house.py
 
 test-fast: install  ## The fast tests, in two processes.
-	$(RUN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow"
+	$(RUN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test: lint  ## Install, check and run every test, in two processes.
-	$(RUN)/python -m pytest -q -n 2 --dist loadgroup
+	$(RUN)/python -m pytest -q -n 2 --dist loadfile
 
 clean:  ## Remove what the other targets made, the packages excepted.
 	rm -rf runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +48,7 @@ def register_when_keras_loads() -> None:
     if "keras" in sys.modules:
         _register()
     else:
-        sys.meta_path.insert(0, _AfterKeras())
+        sys.meta_path.insert(0, _AfterKeras())  # type: ignore[arg-type]
 
 
 def _register() -> None:
@@ -57,8 +56,11 @@ def _register() -> None:
     known.update({name: each for name, each in stand_ins().items() if name not in known})
 
 
-class _AfterKeras(MetaPathFinder):
-    """Finds Keras as Python would, and registers once it has been executed."""
+class _AfterKeras:
+    """Finds Keras as Python would, and registers once it has been executed.
+
+    It is a `MetaPathFinder` by what it does; to import that base class takes longer than the rest of this module.
+    """
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if fullname != "keras":

@@ -6,6 +6,9 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import collections
+import copy
+import fcntl
 import re
 import shutil
 import warnings
@@ -33,21 +36,32 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("mixrank")
 
 ROWS = {"train": 1500, "valid": 130, "eval": 150}
-# Small, but with several heads, tokens and low-rank parts.
-PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3}
+# Reads every kind of field, and both histories from the candidate's side. A larger model takes longer to trace and load
+# and says nothing else about training, exports and servers; tests/serving/export/test_every_model.py exports them all.
+MODEL = {
+    "name": "dlrm",
+    "preset": "tiny",
+    "params": {"dim": 4, "bottom_units": (8,), "top_units": (16, 8), "pooling": "target"},
+}
 
 
-# Slow tests of these files share nothing that is dear to make.
-SPREAD = ("test_every_model.py", "test_models.py")
+def pytest_configure(config: pytest.Config) -> None:
+    """xdist starts files in the order below, not those with the most tests first."""
+    config.option.loadscopereorder = False
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Says which tests share a process of xdist: those of a file, and all that look at the same whole run."""
-    for item in items:
-        shares_run = "killed" in getattr(item, "fixturenames", ())
-        if item.path.name not in SPREAD or item.get_closest_marker("slow") is None:
-            item.add_marker(pytest.mark.xdist_group("whole run" if shares_run else item.nodeid.partition("::")[0]))
+    """Orders the files: what takes long comes first, so that the short rest keeps both processes at work to the end.
+
+    The whole run is the very first, so that nobody waits for it who looks at it later.
+    """
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow") is not None)
+
+    def order(item: pytest.Item) -> tuple[bool, bool, int, str]:
+        first = item.path.name == "test_whole_run.py"
+        return not first, slow[item.path] == 0, -slow[item.path], str(item.path)
+
+    items.sort(key=order)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -58,6 +72,30 @@ def two_cpu_devices(request: pytest.FixtureRequest) -> None:
         from mixrank.components.training import prepare_devices
 
         prepare_devices(2)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A function `(name, make)`: the folder of that name, filled by `make(folder)` in the process that needs it first.
+
+    The other processes of xdist wait until it is complete, and must not change it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, complete = common / name, common / f"{name}.complete"
+        with (common / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not complete.exists():
+                # What a failed attempt left.
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                complete.touch()
+        return folder
+
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -148,11 +186,16 @@ class ToyData:
 
 
 @pytest.fixture(scope="session")
-def toy_data(toy_spec: s.FeatureSpec, tmp_path_factory: pytest.TempPathFactory) -> ToyData:
+def toy_data(toy_spec: s.FeatureSpec, made_once: Callable[..., Path]) -> ToyData:
     """Toy rows, written and sent through the real Transform code on Beam."""
+    rows = {split: list(toy_rows(toy_spec, n, seed=number)) for number, (split, n) in enumerate(ROWS.items())}
+    root = made_once("toy", lambda folder: _transform(toy_spec, rows, folder))
+    return ToyData(rows, root / "examples", root / "transformed", root / "graph")
+
+
+def _transform(spec: s.FeatureSpec, rows: dict[str, list[dict[str, Any]]], root: Path) -> None:
     import apache_beam as beam
     import tensorflow as tf
-    import tensorflow_transform as tft
     import tensorflow_transform.beam as tft_beam
     from tfx_bsl.public import tfxio
 
@@ -160,21 +203,19 @@ def toy_data(toy_spec: s.FeatureSpec, tmp_path_factory: pytest.TempPathFactory) 
     from mixrank.schemas.encode import encode
     from mixrank.schemas.tfmd import schema
 
-    root = tmp_path_factory.mktemp("toy")
-    rows = {split: list(toy_rows(toy_spec, n, seed=number)) for number, (split, n) in enumerate(ROWS.items())}
     for split, part in rows.items():
         folder = root / "examples" / f"Split-{split}"
         folder.mkdir(parents=True)
         with tf.io.TFRecordWriter(str(folder / "data.gz"), "GZIP") as writer:
             for row in part:
-                writer.write(encode(toy_spec, row))
+                writer.write(encode(spec, row))
 
     def source(split: str) -> Any:
         pattern = str(root / "examples" / f"Split-{split}" / "*")
-        return tfxio.TFExampleRecord(pattern, schema=schema(toy_spec), telemetry_descriptors=["test"])
+        return tfxio.TFExampleRecord(pattern, schema=schema(spec), telemetry_descriptors=["test"])
 
     def preprocessing_fn(inputs: Any) -> Any:
-        return transform(toy_spec, inputs)
+        return transform(spec, inputs)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -200,8 +241,6 @@ def toy_data(toy_spec: s.FeatureSpec, tmp_path_factory: pytest.TempPathFactory) 
                         num_shards=1,
                     )
                 )
-    tft.TFTransformOutput(str(root / "graph"))
-    return ToyData(rows, root / "examples", root / "transformed", root / "graph")
 
 
 @pytest.fixture(scope="session")
@@ -309,29 +348,60 @@ def served(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
-def toy_export(toy_spec: Any, toy_transform: Any, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """HeMix with random weights, biases and norms included.
+def one_block() -> Callable[[str], dict[str, int]]:
+    """A function `(model)`: the parameters that leave a model one of its equal blocks, which is traced in less time."""
+    from mixrank.layers import registry
 
-    `model` is the Keras model, `params` its parameters, `base` a folder of versions as a model server reads it,
-    `folder` its only version, 1, `loaded` that version and `signatures` its signatures.
+    def params(model: str) -> dict[str, int]:
+        return {"num_layers": 1} if any(each.name == "num_layers" for each in registry.parameters(model)) else {}
+
+    return params
+
+
+@pytest.fixture(scope="session")
+def small_model() -> dict[str, Any]:
+    """Name, preset and parameters of a model for tests of what is around a model."""
+    return copy.deepcopy(MODEL)
+
+
+@pytest.fixture(scope="session")
+def build_small(toy_spec: s.FeatureSpec, small_model: dict[str, Any]) -> Callable[..., Any]:
+    """A function `(sizes, **options)` that builds it for the toy log."""
+    from mixrank.layers.ranking import build_ranker
+
+    model, preset, params = (small_model[key] for key in ("name", "preset", "params"))
+    return lambda sizes, **options: build_ranker(toy_spec, sizes, model, params, preset, **options)
+
+
+@pytest.fixture(scope="session")
+def toy_export(
+    toy_spec: Any, toy_transform: Any, build_small: Callable[..., Any], made_once: Callable[..., Path]
+) -> SimpleNamespace:
+    """A DLRM with random weights, biases included.
+
+    `model` is the Keras model, `base` a folder of versions as a model server reads it, `folder` its only version, 1,
+    `loaded` that version and `signatures` its signatures.
     """
     import tensorflow as tf
 
     from mixrank.components.training import vocabulary_sizes
-    from mixrank.layers.ranking import build_ranker
     from mixrank.serving.export import export
 
-    sizes = vocabulary_sizes(toy_spec, toy_transform)
-    model = build_ranker(toy_spec, sizes, preset="tiny", params=PARAMS, seed=3)
-    rng = np.random.default_rng(0)
-    model.set_weights([w + rng.normal(scale=0.2, size=w.shape).astype(w.dtype) for w in model.get_weights()])
-    base = tmp_path_factory.mktemp("served") / "toy"
-    base.mkdir()
-    export(base / "1", spec=toy_spec, model=model, transform_output=toy_transform, metadata={"note": "untrained"})
+    model = build_small(vocabulary_sizes(toy_spec, toy_transform), seed=3)
+
+    def write(folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        model.set_weights([w + rng.normal(scale=0.2, size=w.shape).astype(w.dtype) for w in model.get_weights()])
+        model.save_weights(folder / "model.weights.h5")
+        (folder / "toy").mkdir()
+        note = {"note": "untrained"}
+        export(folder / "toy" / "1", spec=toy_spec, model=model, transform_output=toy_transform, metadata=note)
+
+    served = made_once("served", write)
+    model.load_weights(served / "model.weights.h5")
+    base = served / "toy"
     loaded = tf.saved_model.load(str(base / "1"))
-    return SimpleNamespace(
-        model=model, params=PARAMS, base=base, folder=base / "1", loaded=loaded, signatures=loaded.signatures
-    )
+    return SimpleNamespace(model=model, base=base, folder=base / "1", loaded=loaded, signatures=loaded.signatures)
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,73 @@ def _targets(node: ast.stmt) -> list[ast.Name]:
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
     flat = [each for target in targets for each in (target.elts if isinstance(target, ast.Tuple) else [target])]
     return [each for each in flat if isinstance(each, ast.Name)]
+
+
+def _bound(body: list[ast.stmt]) -> Iterator[str]:
+    """Names that a module's statements bind, those under an `if`, `try` or `with` included."""
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        else:
+            yield from (target.id for target in _targets(node))
+            for part in ("body", "orelse", "finalbody"):
+                yield from _bound(getattr(node, part, []))
+
+
+@cache
+def _importable(module: str) -> frozenset[str] | None:
+    """What can be imported from a module of ours, its files included; None if there is no such module."""
+    place = ROOT.joinpath("mixrank", *module.split(".")[1:])
+    base = place / "__init__" if place.is_dir() else place
+    sources = [base.with_suffix(suffix) for suffix in (".py", ".pyi") if base.with_suffix(suffix).exists()]
+    if not sources and not place.is_dir():
+        return None
+    inside = {path.stem for path in place.glob("*") if path.is_dir() or path.suffix == ".py"}
+    return frozenset(inside.union(*(_bound(ast.parse(source.read_text()).body) for source in sources)))
+
+
+def missing(code: str) -> list[str]:
+    """The imports of a program that mixrank does not have."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            wanted = [(str(node.module), alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            wanted = [(alias.name, "") for alias in node.names]
+        else:
+            continue
+        for module, name in wanted:
+            names = _importable(module) if module.split(".")[0] == "mixrank" else frozenset({name})
+            if names is None or (name and name not in names):
+                found.append(f"{module}.{name}".rstrip("."))
+    return found
+
+
+def test_tests_benchmarks_and_pages_import_only_what_is_there():
+    programs = {
+        path: path.read_text() for top in ("tests", "benchmarks", "docs") for path in (ROOT / top).rglob("*.py")
+    }
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
+        # A page may leave the rest of a program out.
+        programs[page] = "\n".join(
+            re.findall(r"^ *((?:from|import) mixrank\b(?:[^(\n]*\([^)]*\)|.*))", page.read_text(), re.M)
+        )
+    wrong = {str(path.relative_to(ROOT)): missing(code) for path, code in programs.items()}
+    assert {path: names for path, names in wrong.items() if names} == {}
+
+
+def test_an_import_of_what_is_gone_is_found():
+    code = """
+import numpy, mixrank.schemas, mixrank.nowhere
+from mixrank.schemas import FeatureSpec, Gone, features
+from mixrank.schemas.features import Categorical, Lost
+def inside():
+    from mixrank import models, modells
+"""
+    expected = ["mixrank.nowhere", "mixrank.schemas.Gone", "mixrank.schemas.features.Lost", "mixrank.modells"]
+    assert missing(code) == expected
 
 
 @pytest.mark.parametrize("stub", FACES, ids=_room)

@@ -31,6 +31,24 @@ def test_without_a_command_it_lists_them(mixrank):
     shown = mixrank("--help").output
     for name in ("run", "train", "tfrs-baseline", "features", "schema", "models", "report", "doctor"):
         assert name in shown
+    assert mixrank().output == shown
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_the_list_of_commands_fills_the_terminal_with_every_help_line(mixrank, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = mixrank("--help").output.splitlines()
+    boxes = [line for line in lines if line[:1] in tuple("╭│╰")]
+    assert {len(line) for line in boxes} == {width}
+    assert [line.split()[1:-1] for line in boxes if line[0] == "╭"] == [
+        name.split() for name in ("Options", *cli.PANELS)
+    ]
+    rows = [line.strip("│ ").split() for line in boxes if line[0] == "│"]
+    words = [word for row in rows for word in row]
+    expected = ["--help", "Show", "this", "message", "and", "exit."]
+    for name, path in cli.COMMANDS.items():
+        expected += [name, *cli.help_line(path).split()]
+    assert words == expected
 
 
 @pytest.mark.parametrize(
@@ -225,7 +243,7 @@ def test_training_alone_needs_rows_of_the_same_spec(mixrank, tmp_path, record_of
 SLOW = {"tensorflow", "keras", "tfx", "tensorflow_transform", "apache_beam", "pandas", "pyarrow", "altair", "sklearn"}
 # Typer itself needs pydantic for the options of a command.
 ONE = SLOW | {"numpy", "yaml", "jinja2", "grpc"}
-ALL = ONE | {"pydantic"}
+ALL = ONE | {"pydantic", "rich"}
 
 
 @pytest.mark.parametrize(

@@ -15,31 +15,46 @@ from mixrank.components.training import build_strategy, train_model, validation_
 from mixrank.components.training.model_factory import build_model, resolve
 from mixrank.components.training.settings import EarlyStopping, ModelSettings, Optimizer, TrainSettings
 
-PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3}
-MODEL = ModelSettings(name="hemix", preset="tiny", params=PARAMS)
-BASE = {"batch_size": 150, "epochs": 3, "optimizer": Optimizer(learning_rate=0.01), "replicas": 1, "shuffle_rows": 300}
-
-
-def train(spec, data, transform, folder, **changes):
-    settings = TrainSettings(**{**BASE, **changes})
-    train_model(
-        spec=spec,
-        model_settings=MODEL,
-        settings=settings,
-        patterns=data.patterns(),
-        transform_output=transform,
-        checkpoints=folder / "checkpoints",
-        run_dir=folder / "run",
-        export_dir=folder / "export",
-    )
-    log = [json.loads(line) for line in (folder / "run" / "training.jsonl").read_text().splitlines()]
-    return log, pd.read_parquet(folder / "run" / "predictions.parquet")
+BASE = {
+    "batch_size": 150,
+    "epochs": 3,
+    "optimizer": Optimizer(learning_rate=0.01),
+    "replicas": 1,
+    "shuffle_rows": 300,
+    "jit_compile": "off",
+}
 
 
 @pytest.fixture(scope="module")
-def trained(toy_spec, toy_data, toy_transform, tmp_path_factory):
+def model(small_model):
+    return ModelSettings(**small_model)
+
+
+@pytest.fixture(scope="module")
+def train(toy_spec, toy_data, toy_transform, model):
+    """A function `(folder, model=..., **settings)` that trains on the toy rows: the log, and the predictions."""
+
+    def run(folder, model=model, **changes):
+        train_model(
+            spec=toy_spec,
+            model_settings=model,
+            settings=TrainSettings(**{**BASE, **changes}),
+            patterns=toy_data.patterns(),
+            transform_output=toy_transform,
+            checkpoints=folder / "checkpoints",
+            run_dir=folder / "run",
+            export_dir=folder / "export",
+        )
+        log = [json.loads(line) for line in (folder / "run" / "training.jsonl").read_text().splitlines()]
+        return log, pd.read_parquet(folder / "run" / "predictions.parquet")
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(train, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one_replica")
-    return folder, *train(toy_spec, toy_data, toy_transform, folder, jit_compile="off")
+    return folder, *train(folder)
 
 
 def test_loss_falls_and_labels_are_learned(trained):
@@ -63,24 +78,24 @@ def test_predictions_hold_every_evaluation_row(trained, toy_data):
 def test_the_model_card_counts_what_was_built(trained):
     folder, _, _ = trained
     card = json.loads((folder / "run" / "model.json").read_text())
-    assert card["name"] == "hemix"
+    assert card["name"] == "dlrm"
     assert card["parameters"] == sum(part["parameters"] for part in card["parts"]) > 1000
     assert not (folder / "checkpoints").exists()
 
 
-def test_a_budget_is_resolved_into_parameters_before_building(toy_spec, toy_transform):
-    asked = MODEL.model_copy(update={"match_params": 100_000})
+def test_a_budget_is_resolved_into_parameters_before_building(toy_spec, toy_transform, model):
+    asked = model.model_copy(update={"match_params": 100_000})
     resolved = resolve(toy_spec, asked)
     assert resolved.match_params is None
     assert {key: value for key, value in resolved.params.items() if value != asked.params.get(key)}
     built = build_model(toy_spec, asked, TrainSettings(), toy_transform)
     dense = sum(layer.count_params() for layer in built.layers if not layer.name.startswith("embedding_"))
     assert dense == pytest.approx(100_000, rel=0.1)
-    assert resolve(toy_spec, MODEL) is MODEL
+    assert resolve(toy_spec, model) is model
 
 
-def test_embeddings_are_as_wide_as_the_settings_say(toy_spec, toy_transform):
-    asked = MODEL.model_copy(update={"embedding_width": 2.0, "match_params": 400_000})
+def test_embeddings_are_as_wide_as_the_settings_say(toy_spec, toy_transform, model):
+    asked = model.model_copy(update={"embedding_width": 2.0, "match_params": 400_000})
     built = build_model(toy_spec, asked, TrainSettings(), toy_transform)
     assert built.get_layer("embedding_person").embeddings.shape[-1] == 2 * toy_spec.get("person").dim
     dense = sum(layer.count_params() for layer in built.layers if not layer.name.startswith("embedding_"))
@@ -88,30 +103,29 @@ def test_embeddings_are_as_wide_as_the_settings_say(toy_spec, toy_transform):
 
 
 @pytest.mark.slow
-def test_the_model_card_names_the_budget_and_what_it_came_to(toy_spec, toy_data, toy_transform, tmp_path, monkeypatch):
-    monkeypatch.setitem(globals(), "MODEL", MODEL.model_copy(update={"match_params": 100_000}))
-    train(toy_spec, toy_data, toy_transform, tmp_path, epochs=1, jit_compile="off")
+def test_the_model_card_names_the_budget_and_what_it_came_to(train, model, tmp_path):
+    train(tmp_path, model.model_copy(update={"match_params": 100_000}), epochs=1)
     card = json.loads((tmp_path / "run" / "model.json").read_text())
     assert card["match_params"] == 100_000
-    assert card["params"]["dim"] != PARAMS["dim"]
+    assert card["params"]["top_units"] != list(model.params["top_units"])
     dense = sum(part["parameters"] for part in card["parts"] if part["name"] != "embeddings")
     assert dense == pytest.approx(100_000, rel=0.1)
 
 
 @pytest.mark.slow
-def test_two_replicas_and_one_have_the_same_loss_curve(toy_spec, toy_data, toy_transform, tmp_path):
+def test_two_replicas_and_one_have_the_same_loss_curve(train, tmp_path):
     # Plain gradient descent: Adam divides tiny gradients by their own size and so blows up the last bit of a sum.
     # Small steps: at 0.1 a last bit grows a thousandfold within 30 of them, at 0.02 it stays one.
-    plain = {"optimizer": Optimizer(name="sgd", learning_rate=0.02), "jit_compile": "off"}
-    one, scores_of_one = train(toy_spec, toy_data, toy_transform, tmp_path / "one", replicas=1, **plain)
-    two, scores_of_two = train(toy_spec, toy_data, toy_transform, tmp_path / "two", replicas=2, **plain)
+    plain = {"optimizer": Optimizer(name="sgd", learning_rate=0.02)}
+    one, scores_of_one = train(tmp_path / "one", replicas=1, **plain)
+    two, scores_of_two = train(tmp_path / "two", replicas=2, **plain)
     assert one[-1]["loss"] < one[0]["loss"]
     np.testing.assert_allclose([e["loss"] for e in two], [e["loss"] for e in one], rtol=1e-5)
     np.testing.assert_allclose(scores_of_two["score_click"], scores_of_one["score_click"], atol=1e-4)
 
 
 @pytest.mark.slow
-def test_a_killed_training_resumes_exactly(trained, toy_spec, toy_data, toy_transform, tmp_path, monkeypatch):
+def test_a_killed_training_resumes_exactly(trained, train, tmp_path, monkeypatch):
     _, whole, scores = trained
     from mixrank.components.training import resumable_training, trainer
 
@@ -131,36 +145,34 @@ def test_a_killed_training_resumes_exactly(trained, toy_spec, toy_data, toy_tran
 
     monkeypatch.setattr(resumable_training.Rounds, "_save", save_then_die)
     with pytest.raises(KeyboardInterrupt):
-        train(toy_spec, toy_data, toy_transform, tmp_path, jit_compile="off")
+        train(tmp_path)
     monkeypatch.setattr(resumable_training.Rounds, "_save", save)
     assert (tmp_path / "checkpoints" / "round-000002").is_dir()
     # It dies again, once its model is exported.
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(trainer, "_score", die)
-        train(toy_spec, toy_data, toy_transform, tmp_path, jit_compile="off")
-    resumed, resumed_scores = train(toy_spec, toy_data, toy_transform, tmp_path, jit_compile="off")
+        train(tmp_path)
+    resumed, resumed_scores = train(tmp_path)
     assert [bool(point["valid"]) for point in resumed[0]["curve"]].count(True) == 1
     assert [e["loss"] for e in resumed] == pytest.approx([e["loss"] for e in whole], abs=1e-6)
     np.testing.assert_allclose(resumed_scores["score_click"], scores["score_click"], atol=1e-5)
 
 
 @pytest.mark.slow
-def test_rounds_may_be_shorter_than_a_pass(toy_spec, toy_data, toy_transform, tmp_path):
-    log, _ = train(toy_spec, toy_data, toy_transform, tmp_path, epochs=1, steps_per_round=5, jit_compile="off")
+def test_rounds_may_be_shorter_than_a_pass_and_tables_have_their_own_optimizer(train, tmp_path):
+    adagrad = Optimizer(name="adagrad", learning_rate=0.05)
+    log, _ = train(tmp_path, epochs=1, steps_per_round=5, embedding_optimizer=adagrad)
     assert [(e["step"], e["epoch"]) for e in log] == [(5, 0.5), (10, 1.0)]
+    assert log[-1]["loss"] < log[0]["loss"]
 
 
 @pytest.mark.slow
-def test_early_stopping_keeps_the_best_round(toy_spec, toy_data, toy_transform, tmp_path):
+def test_early_stopping_keeps_the_best_round(train, tmp_path):
     log, predictions = train(
-        toy_spec,
-        toy_data,
-        toy_transform,
         tmp_path,
         epochs=12,
         optimizer=Optimizer(learning_rate=0.05),
         early_stopping=EarlyStopping(metric="click.log_loss", patience=2),
-        jit_compile="off",
     )
     losses = [entry["valid"]["click.log_loss"] for entry in log]
     assert len(log) < 12
@@ -168,39 +180,17 @@ def test_early_stopping_keeps_the_best_round(toy_spec, toy_data, toy_transform, 
     assert predictions["score_click"].std() > 0
 
 
-def test_an_unknown_metric_to_stop_by_is_named(toy_spec, toy_data, toy_transform, tmp_path):
+def test_an_unknown_metric_to_stop_by_is_named(train, tmp_path):
     with pytest.raises(ValueError, match=r"`early_stopping.metric` is 'clik.auc', validation gives buy.auc"):
-        train(
-            toy_spec,
-            toy_data,
-            toy_transform,
-            tmp_path,
-            early_stopping=EarlyStopping(metric="clik.auc"),
-            jit_compile="off",
-        )
+        train(tmp_path, early_stopping=EarlyStopping(metric="clik.auc"))
 
 
 @pytest.mark.slow
-def test_embedding_tables_may_have_their_own_optimizer(toy_spec, toy_data, toy_transform, tmp_path):
-    log, _ = train(
-        toy_spec,
-        toy_data,
-        toy_transform,
-        tmp_path,
-        embedding_optimizer=Optimizer(name="adagrad", learning_rate=0.05),
-        jit_compile="off",
-    )
-    assert log[-1]["loss"] < log[0]["loss"]
-
-
-@pytest.mark.slow
-def test_mixed_precision_trains_and_answers_float32(toy_spec, toy_data, toy_transform, tmp_path):
+def test_mixed_precision_trains_and_answers_float32(train, tmp_path):
     import keras
 
     try:
-        log, predictions = train(
-            toy_spec, toy_data, toy_transform, tmp_path, precision="mixed_bfloat16", epochs=1, jit_compile="off"
-        )
+        log, predictions = train(tmp_path, precision="mixed_bfloat16", epochs=1)
     finally:
         keras.config.set_dtype_policy("float32")
     assert np.isfinite(log[0]["loss"])

@@ -10,11 +10,9 @@ import pytest
 import tensorflow as tf
 
 from mixrank.components.training.warm_start import find_export, warm_start
-from mixrank.layers.ranking import build_ranker
 from mixrank.schemas import Vocab
 from mixrank.serving.base import METADATA
 
-PARAMS = {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3, "num_layers": 1}
 OLD = {"person": [b"7", b"3", b"9"], "clip": [b"a", b"b"], "tag": [b"red", b"blue", b"green", b"pink"]}
 NEW = {"person": [b"9", b"1", b"7", b"4"], "clip": [b"a", b"b", b"c"], "tag": [b"pink", b"red"]}
 OOV = {"person": 3, "clip": 2, "tag": 1}
@@ -53,10 +51,10 @@ def old_tables(spec, **changes):
 
 
 @pytest.fixture
-def new(toy_spec):
+def new(build_small):
     """A fresh model and the vocabularies it was built for."""
     sizes = {name: 1 + len(tokens) + OOV[name] for name, tokens in NEW.items()} | {"country": 1 + HASHED}
-    model = build_ranker(toy_spec, sizes, preset="tiny", params=PARAMS, seed=1)
+    model = build_small(sizes, seed=1)
     fresh = {name: table_of(model, name) for name in sizes}
     return SimpleNamespace(model=model, transform=SimpleNamespace(vocabulary_by_name=NEW.__getitem__), fresh=fresh)
 
@@ -164,16 +162,15 @@ def test_a_reference_to_no_model_says_where_it_looked(tmp_path, reference):
         find_export(str(tmp_path / reference))
 
 
-@pytest.mark.slow
-def test_a_real_export_is_taken_over_whole(toy_spec, toy_transform, tmp_path):
+def test_a_real_export_is_taken_over_whole(toy_export, build_small, toy_spec, toy_transform):
     from mixrank.components.training import vocabulary_sizes
-    from mixrank.serving.export import export
 
     sizes = vocabulary_sizes(toy_spec, toy_transform)
-    old, new = (build_ranker(toy_spec, sizes, preset="tiny", params=PARAMS, seed=seed) for seed in (1, 2))
-    export(tmp_path / "model", spec=toy_spec, model=old, transform_output=toy_transform)
-    copied = warm_start(new, toy_spec, toy_transform, str(tmp_path / "model"))
+    new = build_small(sizes, seed=2)
+    copied = warm_start(new, toy_spec, toy_transform, str(toy_export.folder))
+    assert copied
     for name, rows in copied.items():
         vocab = toy_spec.get(name).vocab
         assert rows == sizes[name] - 1 - (vocab.oov if isinstance(vocab, Vocab) else 0)
-        np.testing.assert_array_equal(table_of(new, name)[1 : 1 + rows], table_of(old, name)[1 : 1 + rows])
+        old = table_of(toy_export.model, name)
+        np.testing.assert_array_equal(table_of(new, name)[1 : 1 + rows], old[1 : 1 + rows])

@@ -22,7 +22,6 @@ from mixrank.components.training.trainer import train_model
 from mixrank.components.training.workers import Workers
 
 WORKER = Path(__file__).with_name("train_as_worker.py")
-MODEL = {"name": "hemix", "preset": "tiny", "params": {"dim": 8, "attention_heads": 2, "mixing_heads": 4, "rank": 3}}
 # Plain gradient descent in small steps: Adam divides tiny gradients by their own size and so blows up the last bit of a
 # sum, and so do larger steps. Validation is best after the first round, so all workers stop after the third, and the
 # first is exported.
@@ -136,10 +135,10 @@ def test_a_worker_that_is_not_the_chief_ends_the_pipelines_step_without_an_expor
 
 
 @pytest.fixture(scope="module")
-def arguments(toy_spec, toy_data):
+def arguments(toy_spec, toy_data, small_model):
     return {
         "spec": toy_spec.to_json(),
-        "model": MODEL,
+        "model": small_model,
         "train": TRAIN,
         "patterns": toy_data.patterns(),
         "graph": str(toy_data.graph),
@@ -199,7 +198,7 @@ def test_a_killed_worker_ends_the_others_with_a_message(killed_and_resumed):
 
 @pytest.mark.slow
 def test_two_workers_killed_and_resumed_end_like_one(
-    killed_and_resumed, toy_spec, toy_data, toy_transform, tmp_path, monkeypatch
+    killed_and_resumed, small_model, toy_spec, toy_data, toy_transform, tmp_path, monkeypatch
 ):
     folder, _, _, (codes, said) = killed_and_resumed
     assert codes == [0, 0], said
@@ -211,7 +210,7 @@ def test_two_workers_killed_and_resumed_end_like_one(
     monkeypatch.delenv("TF_CONFIG", raising=False)
     train_model(
         spec=toy_spec,
-        model_settings=ModelSettings(**MODEL),
+        model_settings=ModelSettings(**small_model),
         settings=TrainSettings(**{**TRAIN, "replicas": 1}),
         patterns=toy_data.patterns(),
         transform_output=toy_transform,

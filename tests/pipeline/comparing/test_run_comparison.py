@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 
 from mixrank.components.baselines import read_columns
 from mixrank.pipeline.baselines import fit_additive
-from mixrank.pipeline.comparing import Comparison, run_jobs, training_jobs, tuning
+from mixrank.pipeline.comparing import Comparison, run_jobs, scheduler, training_jobs, tuning
 from mixrank.pipeline.comparing.trial_plan import trials
 from mixrank.pipeline.config import Range, RunConfig
 
@@ -57,7 +60,33 @@ def run(toy_spec, toy_data, tmp_path_factory, record_of, plain_network):
     return config, earlier
 
 
+@pytest.fixture(scope="module")
+def started():
+    """Modules that had a process of their own."""
+    return set()
+
+
+@pytest.fixture
+def few_processes(monkeypatch, started):
+    """The first job of each kind has a process of its own; the next ones run here, where all is imported already."""
+    start = scheduler._start
+
+    def start_or_run(job, slot, parallel):
+        if job.module not in started:
+            started.add(job.module)
+            return start(job, slot, parallel)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", [job.module, str(job.folder)])
+            patch.setattr("mixrank.pipeline.comparing.trial._end_with_parent", lambda: None)
+            module = importlib.import_module(job.module)
+            module.run(module.work)
+        return scheduler._Running(job, slot, subprocess.Popen(["true"]), (job.folder / "log.txt").open("wb"))
+
+    monkeypatch.setattr(scheduler, "_start", start_or_run)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_processes")
 def test_a_comparison_from_rows_to_report(run, toy_spec, monkeypatch):
     config, earlier = run
 
@@ -98,6 +127,7 @@ def test_a_comparison_from_rows_to_report(run, toy_spec, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_processes")
 def test_equal_settings_give_equal_trainings(run):
     config, earlier = run
     (trial, *_) = trials(config, earlier, config.compare.table("small"))
@@ -113,6 +143,7 @@ def test_equal_settings_give_equal_trainings(run):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_processes")
 def test_a_search_tries_the_same_draws_for_every_model_and_finds_the_best(run, plain_network):
     config, earlier = run
     plain = str(plain_network)

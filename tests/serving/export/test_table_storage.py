@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from mixrank.components.training import vocabulary_sizes
 from mixrank.components.training.warm_start import warm_start
-from mixrank.layers.ranking import build_ranker, take_weights
+from mixrank.layers.ranking import take_weights
 from mixrank.layers.tokens import IdEmbedding
 from mixrank.serving.base import METADATA
 from mixrank.serving.export import export, to_columns
@@ -19,14 +19,10 @@ from mixrank.serving.export import export, to_columns
 TASKS = ("click", "buy")
 
 
-def ranker(spec, transform, params, **options):
-    return build_ranker(spec, vocabulary_sizes(spec, transform), preset="tiny", params=params, **options)
-
-
 @pytest.fixture(scope="module", params=["bfloat16", "int8"])
-def compressed(request, toy_export, toy_spec, toy_transform, tmp_path_factory):
+def compressed(request, toy_export, build_small, toy_spec, toy_transform, tmp_path_factory):
     """The toy model with small tables: in memory, and exported."""
-    model = ranker(toy_spec, toy_transform, toy_export.params, table_storage=request.param)
+    model = build_small(vocabulary_sizes(toy_spec, toy_transform), table_storage=request.param)
     take_weights(model, toy_export.model)
     folder = tmp_path_factory.mktemp("compressed") / "model"
     export(folder, spec=toy_spec, model=model, transform_output=toy_transform)
@@ -68,14 +64,14 @@ def test_scores_stay_close_and_the_export_answers_like_the_model_in_memory(
         np.testing.assert_allclose(np.sort(answer[task].numpy().reshape(-1)), np.sort(small[task]), atol=1e-6)
 
 
-def test_the_checkpoint_holds_small_tables_that_a_warm_start_reads(compressed, toy_export, toy_spec, toy_transform):
+def test_the_checkpoint_holds_small_tables_that_a_warm_start_reads(compressed, build_small, toy_spec, toy_transform):
     storage, model, folder = compressed
     tables = json.loads((folder / METADATA).read_text())["embeddings"]
     checkpoint = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
     kind = checkpoint.get_variable_to_dtype_map()[tables["clip"]["variable"]]
     assert kind == getattr(tf, storage)
     assert ("scale" in tables["clip"]) == (storage == "int8")
-    fresh = ranker(toy_spec, toy_transform, toy_export.params, seed=9)
+    fresh = build_small(vocabulary_sizes(toy_spec, toy_transform), seed=9)
     taken = warm_start(fresh, toy_spec, toy_transform, str(folder))
     known = np.arange(1, 1 + taken["clip"])
     rows = np.array(fresh.get_layer("embedding_clip").embeddings)[known]
