@@ -48,7 +48,7 @@ def register_when_keras_loads() -> None:
     if "keras" in sys.modules:
         _register()
     else:
-        sys.meta_path.insert(0, _AfterKeras())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _AfterKeras())
 
 
 def _register() -> None:

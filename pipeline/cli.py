@@ -61,7 +61,8 @@ class LazyGroup(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Prints the page as Typer does with Rich, which takes longer to import than all else."""
         width = get_terminal_size().columns
-        panels = {"Options": [("/".join(each.opts), each.help) for each in self.get_params(ctx)]}
+        options: list[Any] = self.get_params(ctx)
+        panels = {"Options": [("/".join(each.opts), each.help) for each in options]}
         for panel, listed in PANELS.items():
             panels[panel] = [(name, help_line(path)) for name, path in listed.items()]
         left = max(len(name) for rows in panels.values() for name, _ in rows)
