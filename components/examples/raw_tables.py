@@ -152,7 +152,7 @@ def _names(table: Table, file: RawFile) -> dict[str, str]:
     names: dict[str, str] = {}
     for column in file.schema().names:
         name = table.rename.get(column, column)
-        if name and name in names:
+        if name in names:
             raise ValueError(
                 f"{file.path} has columns `{names[name]}` and `{column}`, and `rename` gives both the name `{name}`"
             )

@@ -85,7 +85,8 @@ class RawFile:
         for name in names:
             if name and names.count(name) > 1:
                 raise ValueError(f"{self.path} names column `{name}` twice; rename one of them in the file")
-        return fields
+        # Of several columns without a name none can be asked for.
+        return [field for field in fields if field.name or names.count("") == 1]
 
     def _fields(self) -> list[pa.Field]:
         if self.format == "parquet":

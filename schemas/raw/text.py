@@ -130,35 +130,40 @@ def _whole_rows(source: BinaryIO, text: TextFormat) -> Iterator[_Rows]:
 
 def _end_of_rows(content: bytes, text: TextFormat) -> int:
     """Where the last whole row of some bytes ends, which begin with a row; 0 if there is none."""
-    newline = b"\n" if b"\n" in content else b"\r"
     if text.backslash and b"\\" in content:
-        return _end_by_values(content, text, newline)
-    if not text.quotes or b'"' not in content:
-        return content.rfind(newline) + 1
-    bytes_ = np.frombuffer(content, np.uint8)
-    quotes = np.flatnonzero(bytes_ == ord('"'))
-    # Every second quote must open a value, or be the second of two that stand for one. Otherwise one of them is a
-    # plain character inside a value without quotes, and counting them does not tell where values end.
-    opening = quotes[::2]
-    before = bytes_[opening[opening > 0] - 1]
-    if not np.isin(before, np.frombuffer(f'{text.separator}"\r\n'.encode(), np.uint8)).all():
-        return _end_by_values(content, text, newline)
-    end = content.rfind(newline)
-    while end >= 0 and np.searchsorted(quotes, end) % 2:
-        end = content.rfind(newline, 0, end)
-    return end + 1
+        return _end_by_values(content, text)
+    quotes = np.zeros(0, dtype=np.int64)
+    if text.quotes and b'"' in content:
+        characters = np.frombuffer(content, np.uint8)
+        quotes = np.flatnonzero(characters == ord('"'))
+        # Every second quote must open a value, or be the second of two that stand for one. Otherwise one of them is a
+        # plain character inside a value without quotes, and counting them does not tell where values end.
+        opening = quotes[::2]
+        expected = np.zeros(256, dtype=bool)
+        expected[list(f'{text.separator}"\r\n'.encode())] = True
+        if not expected[characters[opening[opening > 0] - 1]].all():
+            return _end_by_values(content, text)
+    feed, back = content.rfind(b"\n"), content.rfind(b"\r")
+    while (end := max(feed, back)) >= 0:
+        if not len(quotes) or np.searchsorted(quotes, end) % 2 == 0:
+            return end + 1
+        if end == feed:
+            feed = content.rfind(b"\n", 0, end)
+        else:
+            back = content.rfind(b"\r", 0, end)
+    return 0
 
 
-def _end_by_values(content: bytes, text: TextFormat, newline: bytes) -> int:
+def _end_by_values(content: bytes, text: TextFormat) -> int:
     """As `_end_of_rows`, value by value, as Arrow reads them: slow, but right wherever a quote or backslash stands."""
-    separator, end = re.escape(text.separator.encode()), re.escape(newline)
+    separator = re.escape(text.separator.encode())
     escaped, outside = (rb"|\\[\s\S]", rb"\\") if text.backslash else (b"", b"")
-    plain = rb"(?:[^" + separator + end + outside + rb"]++" + escaped + rb")*+"
+    plain = rb"(?:[^\r\n" + separator + outside + rb"]++" + escaped + rb")*+"
     value = plain
     if text.quotes:
         quoted = rb'"(?:[^"' + outside + rb']++|""' + escaped + rb')*+"'
         value = rb"(?:" + quoted + plain + rb'|(?!")' + plain + rb")"
-    rows = re.compile(rb"(?:" + value + rb"(?:" + separator + value + rb")*+" + end + rb")*+")
+    rows = re.compile(rb"(?:" + value + rb"(?:" + separator + value + rb")*+[\r\n])*+")
     found = rows.match(content)
     return found.end() if found else 0
 

@@ -154,6 +154,13 @@ def test_a_column_that_is_named_twice_is_refused_with_its_file(tmp_path, name):
             read()
 
 
+def test_columns_without_a_name_are_left_out_if_there_are_several(tmp_path):
+    (tmp_path / "t.csv").write_text(",a,\n1,2,3\n")
+    assert raw(tmp_path / "t.csv").schema().names == ["a"] and rows(tmp_path / "t.csv") == ([(1, (b"2",))], [])
+    (tmp_path / "t.csv").write_text(",a\n1,2\n")
+    assert rows(tmp_path / "t.csv") == ([(1, (b"1", b"2"))], [])
+
+
 def test_lines_of_json_that_do_not_fit_are_bad_and_the_others_are_read(tmp_path):
     lines = ['{"a": 1, "b": "x"}', "", '{"a": 1', '{"a": 2, "a": 3}', "[1]", "[" * 100_000, '{"a": "\\ud800"}',
              '{"a": ' + "9" * 5000 + "}", '{"b": "y"}']  # fmt: skip
