@@ -7,6 +7,8 @@ PYTHON ?= python3.11
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 RUN := .venv/bin
 DATA ?= data/kuairand
+# Extras for object stores: make install STORES="s3 gcs hdfs"
+STORES ?=
 export TF_CPP_MIN_LOG_LEVEL = 3
 
 help:  ## Print this list.
@@ -19,7 +21,7 @@ help:  ## Print this list.
 	.uv/bin/pip install --quiet --disable-pip-version-check uv
 
 install: $(UV)  ## Install the locked packages into .venv, compiled once: it halves the start of every command.
-	$(UV) sync --locked --extra pipeline --python $(PYTHON) --compile-bytecode --quiet
+	$(UV) sync --locked --extra pipeline $(STORES:%=--extra %) --python $(PYTHON) --compile-bytecode --quiet
 
 demo: install  ## Install and run the whole pipeline on MovieLens-100K (two to four minutes).
 	$(RUN)/mixrank run movielens
@@ -34,7 +36,8 @@ docs: $(UV)  ## Build the documentation site into site/, in an environment of it
 	$(UV) run --locked --isolated --only-group docs --python $(PYTHON) mkdocs build --strict --quiet
 
 audit: $(UV)  ## Look the locked packages up in the advisories of the package index.
-	$(UV) export --locked --quiet --no-default-groups --extra pipeline --no-emit-project --no-hashes \
+	$(UV) export --locked --quiet --no-default-groups --extra pipeline --extra s3 --extra gcs --extra hdfs \
+		--no-emit-project --no-hashes \
 		| $(UV) tool run pip-audit --requirement /dev/stdin --no-deps --disable-pip
 
 lint: install  ## Style, types and import rules, those of the tests included.

@@ -13,7 +13,7 @@ from typing import Any
 from tfx import v1 as tfx
 
 from mixrank.components.examples import build_example_gen
-from mixrank.components.judging import LastPushed, ModelCheck, build_evaluator, newest
+from mixrank.components.judging import LastPushed, ModelCheck, build_evaluator
 from mixrank.components.pushing import Pusher
 from mixrank.components.schema_gen import SchemaGen
 from mixrank.components.training import PUSHED, Trainer
@@ -22,7 +22,9 @@ from mixrank.layers import losses, registry
 from mixrank.pipeline import fingerprint
 from mixrank.pipeline.config import RunConfig
 from mixrank.pipeline.named_secrets import resolve
+from mixrank.pipeline.plain_names import plain
 from mixrank.schemas import Dataset
+from mixrank.serving.base import newest
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ class Target:
     Args:
         name: of the pipeline.
         root: folder of the artifacts.
-        data: folder with the raw files.
+        data: folder or address of the raw files.
         split_days: other days for the dataset's splits, or empty.
         preset: the model's preset, or empty.
         checkpoints: folder of the states of interrupted trainings.
-        push_to: folder of the pushed versions.
+        push_to: folder or address of the pushed versions.
         pushed: number of the newest version, or empty where it is not known beforehand.
         source: modules -> fingerprint of their code.
         beam: options of every Beam pipeline.
@@ -58,15 +60,16 @@ class Target:
 
 def this_machine(config: RunConfig) -> Target:
     """Everything below the run's folder."""
+    home = plain(config.run_dir)
     return Target(
         name=config.name,
-        root=str(config.run_dir / "artifacts"),
-        data=str(config.data_dir()),
+        root=str(home / "artifacts"),
+        data=config.data_dir(),
         split_days="",
         preset=config.model.preset or "",
-        checkpoints=config.run_dir / "checkpoints",
-        push_to=str(config.push_dir),
-        pushed=newest(str(config.push_dir))[0],
+        checkpoints=home / "checkpoints",
+        push_to=config.push_place,
+        pushed=newest(config.push_place)[0],
         source=fingerprint.source,
         beam=resolve(config.beam),
         metadata=config.run_dir / "metadata.db",

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import glob
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError, field_validator
+from pydantic import PlainValidator, ValidationError, field_validator
 
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.files import write_text_atomically
 from mixrank.schemas.naming import Declaration, readable
 from mixrank.schemas.safe_text import safe_values
+from mixrank.schemas.stores import is_url
 
 RUN_FILE = "run.json"
+# A local folder, or an address in an object store, in which a path would swallow a slash.
+Place = Annotated[Path | str, PlainValidator(lambda place: place if is_url(place) else Path(place))]
 
 
 class Rows(Declaration):
@@ -33,7 +37,7 @@ class Rows(Declaration):
 
     def examples_of(self, split: str) -> str:
         """Pattern of the files of joined rows."""
-        return str(self.examples / f"Split-{split}" / "*")
+        return f"{glob.escape(str(self.examples))}/Split-{split}/*"
 
 
 class Judgement(Declaration):
@@ -42,12 +46,12 @@ class Judgement(Declaration):
     Args:
         evaluation: folder of the Evaluator's metrics.
         reasons: why the model was not blessed; empty for a blessed one.
-        pushed: folder of the pushed version, or None.
+        pushed: folder or address of the pushed version, or None.
     """
 
     evaluation: Path
     reasons: tuple[str, ...] = ()
-    pushed: Path | None = None
+    pushed: Place | None = None
 
     @property
     def blessed(self) -> bool:
@@ -112,14 +116,20 @@ class RunRecord(Declaration):
         write_text_atomically(Path(folder) / RUN_FILE, self.model_dump_json(indent=1))
 
     @property
-    def pushed(self) -> Path | None:
-        """Folder of the version that the run pushed, or None."""
+    def pushed(self) -> Path | str | None:
+        """Folder or address of the version that the run pushed, or None."""
         return self.judgement.pushed if self.judgement else None
+
+    @property
+    def local_model(self) -> Path | None:
+        """The pushed version, or the export where none was pushed to this machine."""
+        return self.pushed if isinstance(self.pushed, Path) else self.export
 
 
 def split_files(rows: Path) -> dict[str, str]:
     """Split -> pattern of its files, in a folder of rows."""
-    return {path.name.removeprefix("Split-"): str(path / "*") for path in sorted(Path(rows).glob("Split-*"))}
+    found = sorted(Path(rows).glob("Split-*"))
+    return {path.name.removeprefix("Split-"): f"{glob.escape(str(path))}/*" for path in found}
 
 
 def is_run(folder: Path) -> bool:

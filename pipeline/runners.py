@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mixrank.pipeline.config import RunConfig
+from mixrank.pipeline.plain_names import behind
 from mixrank.pipeline.run_record import Judgement, Rows, RunRecord
 from mixrank.schemas import Dataset, FeatureSpec
 from mixrank.schemas.safe_text import safe
@@ -124,6 +125,7 @@ def _outputs(store: Any, run: str) -> dict[str, Any]:
                 kind = "TransformedExamples"
             if node.endswith(".LastPushed"):
                 continue
+            artifact.uri = str(behind(artifact.uri))
             found[kind] = artifact
     return found
 

@@ -17,7 +17,7 @@ from pathlib import Path
 LOCK = ".lock"
 # `.NAME.MACHINE-PROCESS-START-RANDOM.partial`: whose a temporary name is, so that only those of the dead are removed.
 PARTIAL = ".partial"
-_OWNER = re.compile(r"\.([0-9a-f]{8})-(\d+)-(\d+)-[0-9a-f]{16}\.partial")
+_OWNER = re.compile(r"([0-9a-f]{8})-(\d+)-(\d+)-[0-9a-f]{16}")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -101,7 +101,32 @@ def leftovers(folder: Path, name: str = "*") -> list[Path]:
 
 def abandoned(folder: Path, name: str = "*") -> list[Path]:
     """The `leftovers` of processes of this machine that are gone: nobody writes to them any more."""
-    return [path for path in leftovers(folder, name) if _is_of_the_dead(path)]
+    return [path for path in leftovers(folder, name) if is_gone(path.name)]
+
+
+def owner() -> str:
+    """This process, for a temporary name; no two calls give the same."""
+    return f"{_machine()}-{os.getpid()}-{_start_of(os.getpid())}-{secrets.token_hex(8)}"
+
+
+def is_gone(name: str) -> bool:
+    """Whether the `owner` that a name holds was a process of this machine and has ended."""
+    found = _OWNER.search(name)
+    if found is None or found[1] != _machine():
+        return False
+    process, start = int(found[2]), _start_of(int(found[2]))
+    if start is not None:
+        # Another process may have the number of a dead one.
+        return start != int(found[3])
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        # Another user's, on a machine that hides those.
+        return False
+    # It has ended, but its parent has not yet asked how.
+    return True
 
 
 def withdraw(path: Path) -> None:
@@ -175,8 +200,7 @@ def locked(
 
 
 def _temporary(path: Path) -> Path:
-    owner = f"{_machine()}-{os.getpid()}-{_start_of(os.getpid())}-{secrets.token_hex(8)}"
-    return path.with_name(f".{path.name}.{owner}{PARTIAL}")
+    return path.with_name(f".{path.name}.{owner()}{PARTIAL}")
 
 
 def _machine() -> str:
@@ -192,25 +216,6 @@ def _start_of(process: int) -> int | None:
     except OSError:
         return None
     return None if state in "ZX" else int(numbers[18])
-
-
-def _is_of_the_dead(path: Path) -> bool:
-    owner = _OWNER.search(path.name)
-    if owner is None or owner[1] != _machine():
-        return False
-    process, start = int(owner[2]), _start_of(int(owner[2]))
-    if start is not None:
-        # Another process may have the number of a dead one.
-        return start != int(owner[3])
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        # Another user's, on a machine that hides those.
-        return False
-    # It has ended, but its parent has not yet asked how.
-    return True
 
 
 @contextmanager

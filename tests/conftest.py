@@ -11,7 +11,11 @@ import copy
 import fcntl
 import re
 import shutil
+import subprocess
+import sys
+import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -163,6 +167,64 @@ def record_of() -> Any:
         return RunRecord(**usual | changes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An S3 in a process of its own: its address."""
+    log = tmp_path_factory.mktemp("s3") / "log.txt"
+    with log.open("w") as file:
+        command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+        server = subprocess.Popen(command, stdout=file, stderr=file)
+    try:
+        end = time.monotonic() + 60
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
+            assert server.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+        yield found[0]
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture(scope="session")
+def s3_options(s3_server: str) -> Iterator[tuple[str, ...]]:
+    """Options of Beam for that server; what they leave out is in the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("STORE_ID", "somebody")
+        patch.setenv("STORE_KEY", "somebody's key")
+        yield (
+            f"--s3_endpoint_url={s3_server}",
+            "--s3_region_name=eu-west-1",
+            "--s3_access_key_id=env:STORE_ID",
+            "--s3_secret_access_key=env:STORE_KEY",
+        )
+
+
+@pytest.fixture
+def bucket(s3_options: tuple[str, ...], request: pytest.FixtureRequest) -> str:
+    """Address of an empty bucket, for which this process has the key."""
+    return _new_bucket(s3_options, f"test-{zlib.crc32(request.node.nodeid.encode())}")
+
+
+@pytest.fixture(scope="session")
+def s3_bucket(s3_options: tuple[str, ...]) -> str:
+    """Address of a bucket for whole runs."""
+    return _new_bucket(s3_options, "whole-runs")
+
+
+def _new_bucket(options: tuple[str, ...], name: str) -> str:
+    from mixrank.pipeline.named_secrets import resolve
+    from mixrank.schemas import stores
+
+    stores.configure(resolve(options))
+    address = f"s3://{name}"
+    client, path = stores._client(address)
+    client.mkdir(path)
+    return address
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Ground:
         """The model of the run as a version of its own."""
         from mixrank.serving.base import publish
 
-        return publish(self.record.pushed or self.record.export, self.folder / "model", version=1)
+        return publish(self.record.local_model, self.folder / "model", version=1)
 
 
 def mixrank(*arguments: object) -> int:

@@ -27,13 +27,13 @@ AFTER_ALL = ("9999-12-30", "9999-12-31")
 
 
 def write_examples(
-    dataset: Dataset, data: Path, folder: Path, days: tuple[str, str] | None = None, beam_args: Sequence[str] = ()
+    dataset: Dataset, data: Path | str, folder: Path, days: tuple[str, str] | None = None, beam_args: Sequence[str] = ()
 ) -> Path:
     """Joins a log and writes the examples of some days, with histories from all days before.
 
     Args:
         dataset: the declaration; its split is not used.
-        data: folder with the raw files.
+        data: folder or address of the raw files.
         folder: folder to write; if it already holds the same log and days, it is reused.
         days: first and last local day, in the time zone of the dataset's split or window; None for all rows.
         beam_args: options of the Beam pipelines.
@@ -68,7 +68,7 @@ def write_examples(
     return target
 
 
-def _join(dataset: Dataset, data: Path, folder: Path, beam_args: Sequence[str]) -> None:
+def _join(dataset: Dataset, data: Path | str, folder: Path, beam_args: Sequence[str]) -> None:
     artifact = standard_artifacts.Examples()
     artifact.uri = str(folder)
     arguments = [*([] if any(a.startswith("--runner") for a in beam_args) else [RUNNER]), *beam_args]
@@ -98,7 +98,7 @@ def _of_days(dataset: Dataset, days: tuple[str, str] | None) -> Dataset:
     return dataset.model_copy(update={"source": source.model_copy(update={"split": split})})
 
 
-def _files(dataset: Dataset, data: Path) -> dict[str, list[int]]:
+def _files(dataset: Dataset, data: Path | str) -> dict[str, list[int]]:
     """Size and modification time of every raw file."""
     files = [file for table in declared_tables(dataset).values() for file in find_files(table, str(data)).files]
     return {file.path: [file.stored, file.modified] for file in sorted(files, key=lambda file: file.path)}

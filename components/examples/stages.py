@@ -25,7 +25,7 @@ from mixrank.components.examples.popularity import count, daily_counts
 from mixrank.components.examples.raw_tables import LOG, RawTable, read_batches
 from mixrank.components.examples.splits import stable_hash
 from mixrank.components.examples.user_shard import Shard, build
-from mixrank.schemas import SPLITS, Dataset
+from mixrank.schemas import SPLITS, Dataset, stores
 from mixrank.schemas.arrow import open_parquet, pa, pq
 from mixrank.schemas.raw import Piece, convert, dead_letter
 
@@ -47,6 +47,11 @@ class ReadPiece(beam.DoFn):
 
     def __init__(self, tables: dict[str, RawTable], num_shards: int, scratch: str):
         self._tables, self._num_shards, self._scratch = tables, num_shards, scratch
+        self._stores = stores.settings()
+
+    def setup(self) -> None:
+        # A worker may be a process, or a machine, of its own.
+        stores.configure(self._stores)
 
     def process(self, element: tuple[str, int, Piece]) -> Iterator[None]:
         name, number, piece = element

@@ -5,6 +5,5 @@ from .evaluation import check_thresholds as check_thresholds
 from .evaluation import load_metrics as load_metrics
 from .evaluation import why_not_blessed as why_not_blessed
 from .last_pushed import LastPushed as LastPushed
-from .last_pushed import newest as newest
 from .model_check import REASONS as REASONS
 from .model_check import ModelCheck as ModelCheck

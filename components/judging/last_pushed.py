@@ -16,7 +16,8 @@ from tfx.types import Channel, artifact_utils, component_spec, standard_artifact
 from tfx.utils import path_utils
 
 from mixrank.schemas.files import write_text_atomically
-from mixrank.serving.base import versions
+from mixrank.schemas.stores import is_url
+from mixrank.serving.base import fetch_version, newest
 
 # Beside the model, so that the artifact of "nothing was pushed yet" is a folder like any other.
 NOTE = "last_pushed.json"
@@ -29,8 +30,11 @@ class LastPushedExecutor(base_executor.BaseExecutor):
         model = artifact_utils.get_single_instance(output_dict["model"])
         number, folder = newest(exec_properties["push_to"])
         Path(model.uri).mkdir(parents=True, exist_ok=True)
-        if folder is not None:
-            shutil.copytree(folder, path_utils.serving_model_dir(model.uri), dirs_exist_ok=True)
+        target = Path(path_utils.serving_model_dir(model.uri))
+        if folder is not None and is_url(folder):
+            fetch_version(folder, target)
+        elif folder is not None:
+            shutil.copytree(folder, target, dirs_exist_ok=True)
         write_text_atomically(Path(model.uri) / NOTE, json.dumps({"version": number}))
 
 
@@ -49,7 +53,7 @@ class LastPushed(base_component.BaseComponent):
     """TFX component with the output `model`: a Model without a SavedModel if nothing was pushed yet.
 
     Args:
-        push_to: folder of the pushed versions.
+        push_to: folder or address of the pushed versions.
         version: number of the newest version where it is known when the pipeline is made, so that the cache notices
             a new one; empty where it is not, and then the cache must be off.
     """
@@ -59,15 +63,6 @@ class LastPushed(base_component.BaseComponent):
 
     def __init__(self, *, push_to: Any, version: str = "") -> None:
         super().__init__(LastPushedSpec(push_to=push_to, version=version, model=Channel(type=standard_artifacts.Model)))
-
-
-def newest(push_to: str) -> tuple[str, Path | None]:
-    """Number and folder of the newest version below a push folder; empty and None before the first."""
-    found = versions(Path(push_to))
-    if not found:
-        return "", None
-    number = max(found)
-    return str(number), found[number]
 
 
 def saved_model(uri: str) -> Path | None:

@@ -1,8 +1,9 @@
-"""Pusher for a folder that a model server watches: a version appears whole or not at all."""
+"""Pusher for a folder or an object store that a model server watches: a version appears whole or not at all."""
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import Channel, artifact_utils, component_spec, standard_artifacts, standard_component_specs
 from tfx.utils import io_utils
 
-from mixrank.components.judging import newest
 from mixrank.schemas.files import locked
-from mixrank.serving.base import find_copy, publish, sweep
+from mixrank.schemas.stores import check_url, is_url
+from mixrank.serving.base import find_copy, newest, publish, publish_to_store, sweep, sweep_store
 
 
 class Executor(executor.Executor):
@@ -24,21 +25,37 @@ class Executor(executor.Executor):
         if not self.CheckBlessing(input_dict):
             self._MarkNotPushed(pushed)
             return
-        version = _push(Path(self.GetModelPath(input_dict)), exec_properties["push_to"])
-        io_utils.copy_dir(str(version), pushed.uri)
-        self._MarkPushed(pushed, pushed_destination=str(version), pushed_version=version.name)
+        push = _push_to_store if is_url(push_to := exec_properties["push_to"]) else _push
+        version = push(Path(self.GetModelPath(input_dict)), push_to, Path(pushed.uri))
+        self._MarkPushed(pushed, pushed_destination=version, pushed_version=version.rpartition("/")[2])
 
 
-def _push(model: Path, push_to: str) -> Path:
-    """The new version's folder, or the newest version's if it is the same model already, as when a step is retried."""
+def _push_to_store(model: Path, push_to: str, copy: Path) -> str:
+    """As `_push`, without a lock: no two processes get the same number, and each writes to a place of its own."""
+    base = check_url(push_to, "`push_to`")
+    with tempfile.TemporaryDirectory(dir=copy.parent) as scratch:
+        io_utils.copy_dir(str(publish(model, Path(scratch))), str(copy))
+    sweep_store(base, _say)
+    return publish_to_store(copy, base)
+
+
+def _push(model: Path, push_to: str, copy: Path) -> str:
+    """The new version's folder, or the newest version's if it is the same model already, as when a step is retried.
+
+    Args:
+        model: SavedModel folder.
+        push_to: folder of the pushed versions.
+        copy: folder of an artifact, which gets a copy of the version: what serves may be cleaned up.
+    """
     base = Path(push_to)
     # A roll-out may be at work there; its commands end by themselves.
     with locked(base, "mixrank run: push", wait=_say):
         sweep(base, _say)
         number, folder = newest(push_to)
-        if folder is not None and find_copy(model, base) == int(number):
-            return folder
-        return publish(model, base)
+        if folder is None or find_copy(model, base) != int(number):
+            folder = str(publish(model, base))
+        io_utils.copy_dir(folder, str(copy))
+        return folder
 
 
 def _say(line: str) -> None:
@@ -59,7 +76,7 @@ class Pusher(base_component.BaseComponent):
     Args:
         model_blessing: the Evaluator's verdict.
         infra_blessing: ModelCheck's verdict, and the model that it passes on; nothing is pushed without both verdicts.
-        push_to: folder of the pushed versions.
+        push_to: folder or address of the pushed versions.
     """
 
     SPEC_CLASS = PusherSpec

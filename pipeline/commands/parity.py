@@ -48,7 +48,7 @@ def parity(
             raise ValueError(f"{run} is not a run folder; for a model's folder, name the rows: --examples 'FILES*'")
         version, pattern = find_version(run), examples
     else:
-        exported = found_run.record.pushed or found_run.record.export
+        exported = found_run.record.local_model
         if exported is None:
             raise ValueError(f"{run} has no exported model: `mixrank tfrs-baseline` trains without an export")
         version = exported

@@ -275,7 +275,7 @@ def _metrics(version: Path) -> str:
         return ""
     try:
         record = RunRecord.read(run)
-        if record.pushed is None or record.pushed.name != version.name:
+        if record.pushed is None or Path(record.pushed).name != version.name:
             return ""
         from mixrank.components.metrics import Rows, primary
         from mixrank.pipeline.reports import RunFolder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 
 import typer
@@ -18,6 +19,7 @@ from mixrank.pipeline.commands.terminal import (
     guarded,
     needs,
 )
+from mixrank.schemas.stores import is_url
 
 
 @guarded
@@ -30,18 +32,23 @@ def run(config: Config, overrides: Overrides = None, wait: Wait = False) -> None
     settings = load_config(config, overrides or [])
     # What is wrong is said at once, before TensorFlow is imported.
     dataset = settings.load_dataset()
-    find_tables(dataset, str(settings.data_dir()))
+    settings.open_stores()
+    find_tables(dataset, settings.data_dir())
     errors.print(f"run folder {settings.run_dir}; details in {settings.run_dir}/run.log", style="dim", soft_wrap=True)
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     with alone(settings.run_dir, "run", wait):
         errors.print("loading TensorFlow and TFX ...", style="dim")
         from mixrank.pipeline.runners import run_local
+        from mixrank.pipeline.stored_runs import store_run
 
         began = time.monotonic()
         record = run_local(settings, dataset)
         page = show_report([settings.run_dir], settings.run_dir / "report.html")
+        stored = store_run(record, settings.run_dir, settings.output) if is_url(settings.output) else None
     errors.print(f"all components: {time.monotonic() - began:.0f} s", style="dim")
     console.print(f"report: {page}", soft_wrap=True)
+    if stored is not None:
+        console.print(f"stored: {stored}", soft_wrap=True)
     again = arguments(config, overrides)
     if (judgement := record.judgement) and judgement.reasons:
         errors.print("\nthe model was not pushed:", style="bold red")
@@ -52,7 +59,7 @@ def run(config: Config, overrides: Overrides = None, wait: Wait = False) -> None
     console.print(f"pushed: {record.pushed}", soft_wrap=True)
     console.print("\nnext:")
     for command, why in (
-        (f"report {settings.run_dir}", "this table and the HTML report again"),
+        (f"report {shlex.quote(str(settings.run_dir))}", "this table and the HTML report again"),
         (f"train {again} --set train.epochs=5", "a fast loop on the transformed rows"),
         (f"models {settings.model.name}", "parameters and presets"),
     ):

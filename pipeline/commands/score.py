@@ -14,7 +14,9 @@ from rich.table import Table
 
 from mixrank.pipeline.commands.terminal import Unverified, console, errors, guarded, needs
 from mixrank.pipeline.named_secrets import check_options, resolve
+from mixrank.schemas import stores
 from mixrank.schemas.safe_text import shown
+from mixrank.schemas.stores import check_url, is_url
 
 if TYPE_CHECKING:
     from mixrank.serving.batch_scoring import Progress
@@ -44,7 +46,9 @@ def score(
     dataset: Annotated[
         str | None, typer.Option(help="Dataset that declares a raw log to score; the arguments are then MODEL OUTPUT.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder with the raw log's files.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder with the raw log's files, here or at s3://, gs:// or hdfs://.")
+    ] = None,
     days: Annotated[
         str | None, typer.Option(help="Days of the raw log to score, such as 2022-05-05..2022-05-06 (default: all).")
     ] = None,
@@ -66,6 +70,10 @@ def score(
     if format is not None and format not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, received {shown(format)}")
     arguments = resolve(check_options(beam or [], "--beam"))
+    stores.configure(arguments)
+    if data is not None and is_url(data):
+        data = check_url(data, "--data")
+        stores.names(data)
     errors.print("loading TensorFlow and Beam ...", style="dim")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from mixrank.serving.base import check_sums
@@ -103,7 +111,7 @@ def score(
 
 
 def _places(
-    source: Path | None, output: Path | None, dataset: str | None, data: Path | None, days: str | None
+    source: Path | None, output: Path | None, dataset: str | None, data: str | None, days: str | None
 ) -> tuple[Path | None, Path]:
     """INPUT and OUTPUT; a raw log's input is in its options, so that its one folder is the output."""
     if dataset is None:
@@ -120,7 +128,7 @@ def _places(
 
 
 def _join_log(
-    dataset: str, data: Path | None, window: tuple[str, str] | None, output: Path, arguments: list[str]
+    dataset: str, data: str | None, window: tuple[str, str] | None, output: Path, arguments: list[str]
 ) -> Path:
     from mixrank.components.examples import write_examples
     from mixrank.schemas import datasets

@@ -37,7 +37,8 @@ class KubeflowSettings(Declaration):
         pipeline_root: where the cluster keeps artifacts: minio://, s3:// or gs:// and a bucket.
         volume: PersistentVolumeClaim that every step mounts: raw files, pushed versions, states of a training.
         mount: absolute path at which it is mounted.
-        data: folder with the raw files, below `mount` if relative; `data/DATASET` if None.
+        data: folder with the raw files, below `mount` if relative, or at s3://, gs:// or hdfs://; `data/DATASET` if
+            None.
         trainer: what the Trainer's pod asks for.
         node_selector: labels of the nodes that steps may run on.
         secrets: environment variable of every step -> `SECRET/KEY`, a key of a Kubernetes Secret.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from mixrank.components.judging import Thresholds, check_thresholds
 from mixrank.components.training import PUSHED, ModelSettings, TrainSettings, find_export
@@ -16,12 +16,14 @@ from mixrank.layers import registry
 from mixrank.layers.ranking import field_names
 from mixrank.pipeline.config.comparison_tables import CompareSettings
 from mixrank.pipeline.config.kubeflow_settings import KubeflowSettings
-from mixrank.pipeline.named_secrets import check_options
+from mixrank.pipeline.named_secrets import check_options, resolve
 from mixrank.pipeline.run_record import RunRecord, is_run
-from mixrank.schemas import Dataset, datasets
+from mixrank.schemas import Dataset, datasets, stores
+from mixrank.schemas.files import write_folder_atomically
 from mixrank.schemas.naming import Declaration, nearest, readable
 from mixrank.schemas.safe_text import shown
-from mixrank.serving.base import versions
+from mixrank.schemas.stores import check_url, is_url
+from mixrank.serving.base import fetch_version, newest
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 
@@ -32,9 +34,11 @@ class RunConfig(Declaration):
     Args:
         name: name of the run; its folder is `output`/`name`, its pushed model goes by this name too.
         dataset: a name under `mixrank.schemas.datasets`, a dotted module, or the path of a .py file with a `DATASET`.
-        data: folder with the raw files; `package:NAME/FOLDER` means a folder inside an installed package.
-        output: folder of all runs.
-        push_to: folder of the pushed versions; `output`/`name`/serving/`name` if None.
+        data: folder with the raw files, here or at s3://, gs:// or hdfs://; `package:NAME/FOLDER` means a folder inside
+            an installed package.
+        output: folder of all runs. For an address in an object store a run works in a local folder and copies its
+            results there in the end.
+        push_to: folder or address of the pushed versions; `output`/`name`/serving/`name` if None.
         model: which architecture.
         train: how it is trained.
         thresholds: what it must reach to be pushed.
@@ -64,6 +68,11 @@ class RunConfig(Declaration):
     def _check_beam(cls, options: tuple[str, ...]) -> tuple[str, ...]:
         return check_options(options, "`beam`")
 
+    @field_validator("data", "output", "push_to")
+    @classmethod
+    def _check_place(cls, place: str | None, info: ValidationInfo) -> str | None:
+        return check_url(place, f"`{info.field_name}`") if is_url(place) else place
+
     @field_validator("model")
     @classmethod
     def _check_model(cls, model: ModelSettings) -> ModelSettings:
@@ -85,17 +94,40 @@ class RunConfig(Declaration):
 
     @property
     def run_dir(self) -> Path:
-        return Path(self.output).absolute() / self.name
+        """The run's folder on this machine; that of an `output` in an object store is below `runs/`."""
+        output = Path("runs", *self.output.split("://")) if is_url(self.output) else Path(self.output)
+        return output.absolute() / self.name
 
     @property
-    def push_dir(self) -> Path:
-        return Path(self.push_to).absolute() if self.push_to else self.run_dir / "serving" / self.name
+    def push_place(self) -> str:
+        """Folder or address of the pushed versions."""
+        if is_url(self.push_to or self.output):
+            return self.push_to or f"{self.output}/{self.name}/serving/{self.name}"
+        return str(Path(self.push_to).absolute() if self.push_to else self.run_dir / "serving" / self.name)
 
     def warm_start_folder(self) -> str | None:
-        """Folder that `train.warm_start` refers to: for `pushed`, the push folder, or None while that is empty."""
+        """Folder that `train.warm_start` refers to: for `pushed`, the newest version, or None while there is none."""
         if self.train.warm_start != PUSHED:
             return self.train.warm_start
-        return str(self.push_dir) if versions(self.push_dir) else None
+        number, place = newest(self.push_place)
+        if place is None or not is_url(place):
+            return place
+        copy = self.run_dir / "pushed" / number
+        if not copy.is_dir():
+            write_folder_atomically(copy, lambda folder: fetch_version(place, folder))
+        return str(copy)
+
+    def open_stores(self) -> None:
+        """Takes the keys of object stores from `beam`, and refuses addresses that cannot be reached.
+
+        Raises:
+            ValueError: naming the address, or a secret that is not there.
+        """
+        places = {place for place in (self.data, self.output, self.push_place) if is_url(place)}
+        if places:
+            stores.configure(resolve(self.beam))
+        for place in sorted(places):
+            stores.names(place)
 
     def load_dataset(self) -> Dataset:
         """The dataset's declaration.
@@ -113,12 +145,14 @@ class RunConfig(Declaration):
             find_export(self.train.warm_start)
         return dataset
 
-    def data_dir(self) -> Path:
-        """Folder with the raw files.
+    def data_dir(self) -> str:
+        """Folder or address of the raw files.
 
         Raises:
             ValueError: if it does not exist, or the package is not installed.
         """
+        if is_url(self.data):
+            return self.data
         if self.data.startswith("package:"):
             package, _, inside = self.data.removeprefix("package:").partition("/")
             found = importlib.util.find_spec(package) if package.isidentifier() else None
@@ -129,7 +163,7 @@ class RunConfig(Declaration):
             folder = Path(self.data).expanduser().absolute()
         if not folder.is_dir():
             raise ValueError(f"`data` must be a folder with the raw files of {self.dataset}; {folder} is not a folder")
-        return folder
+        return str(folder)
 
 
 def load_config(reference: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -191,6 +225,8 @@ def _set(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise ValueError(f"--set {override}: `{parent}` is a value, not a section")
     try:
-        values[last] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
-        values[last] = text
+        value = text
+    # Where YAML sees a text, it would take ` #` for the beginning of a comment.
+    values[last] = text if isinstance(value, str) and text[0] not in "'\"" else value

@@ -17,6 +17,7 @@ import yaml
 from mixrank.pipeline.config import KubeflowSettings, RunConfig, TrainerResources
 from mixrank.schemas import Dataset, SplitByDay
 from mixrank.schemas.files import write_text_atomically
+from mixrank.schemas.stores import is_url
 
 CHECKOUT = Path(__file__).parents[3]
 # Steps whose result may differ between two runs with equal parameters.
@@ -128,12 +129,16 @@ def image_of(spec: Path) -> str:
 def run_parameters(config: RunConfig, dataset: Dataset) -> dict[str, tuple[str, str]]:
     """Runtime parameters, which a run may set without recompiling: name -> default and description."""
     settings, home = config.kubeflow, PurePosixPath(config.kubeflow.mount)
+
+    def place(value: str) -> str:
+        return value if is_url(value) else str(home / value)
+
     parameters = {
-        "data": (str(home / (settings.data or f"data/{config.dataset}")), "Folder with the raw files."),
+        "data": (place(settings.data or f"data/{config.dataset}"), "Folder or address of the raw files."),
         "preset": (config.model.preset or "", f"Preset of {config.model.name}; empty for the model's defaults."),
         "push_to": (
-            str(home / (config.push_to or f"{config.name}/serving/{config.name}")),
-            "Folder of the pushed versions.",
+            place(config.push_to or f"{config.name}/serving/{config.name}"),
+            "Folder or address of the pushed versions.",
         ),
     }
     if isinstance(split := dataset.source.split, SplitByDay):

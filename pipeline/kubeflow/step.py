@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mixrank.pipeline.named_secrets import resolve
+from mixrank.schemas import stores
 from mixrank.schemas.files import write_text_atomically
 
 # Where the launcher of Kubeflow Pipelines stages an artifact.
@@ -38,7 +39,9 @@ def main(arguments: Sequence[str]) -> None:
 
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 
-    kubeflow_v2_run_executor.main((parsed, resolve(beam)))
+    options = resolve(beam)
+    stores.configure(options)
+    kubeflow_v2_run_executor.main((parsed, options))
     publish(Path(invocation["outputs"]["outputFile"]), staged)
 
 

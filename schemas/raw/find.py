@@ -13,8 +13,9 @@ from urllib.parse import unquote
 from mixrank.schemas import Format, Table
 from mixrank.schemas.raw.compression import codec_of, codec_within, open_raw
 from mixrank.schemas.raw.raw_file import RawFile
-from mixrank.schemas.raw.storage import Entry, is_remote, list_files, open_stored
+from mixrank.schemas.raw.storage import Entry, list_files, open_stored
 from mixrank.schemas.raw.text import TextFormat
+from mixrank.schemas.stores import is_url
 
 ENDINGS: dict[str, Format] = {
     "parquet": "parquet",
@@ -56,7 +57,7 @@ def find_files(table: Table, folder: str) -> Found:
 
     Args:
         table: patterns and options.
-        folder: path, or URL of a store that Beam's file systems know.
+        folder: path, or address in an object store.
 
     Returns:
         The files that any pattern of `files` matches, or of `or_files` if `files` has none; no file only if the table
@@ -70,7 +71,7 @@ def find_files(table: Table, folder: str) -> Found:
         matched = _matched(table.or_files, folder)
     missing = [pattern for pattern, entries in matched.items() if not entries]
     if missing and not table.optional:
-        if not is_remote(folder) and not Path(folder).is_dir():
+        if not is_url(folder) and not Path(folder).is_dir():
             raise ValueError(f"there is no folder {folder}")
         tried = [*table.files, *table.or_files] if len(missing) == len(matched) else missing
         raise ValueError(f"no file matches {' or '.join(map(repr, tried))} in {folder}")
@@ -96,10 +97,10 @@ def files_at(source: str | os.PathLike[str], format: Format | None = None) -> Fo
         ValueError: as `find_files`.
     """
     path = os.fspath(source).rstrip("/")
-    if not is_remote(path) and Path(path).is_dir():
+    if not is_url(path) and Path(path).is_dir():
         return find_files(Table(files=("*",), format=format), path)
     folder, _, name = path.rpartition("/")
-    if not is_remote(path) and Path(path).exists():
+    if not is_url(path) and Path(path).exists():
         return find_files(Table(files=(glob.escape(name),), format=format), folder or ("/" if "/" in path else "."))
     # A pattern may have wildcards in its folders too.
     parts = path.split("/")

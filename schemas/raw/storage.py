@@ -1,7 +1,4 @@
-"""Where raw files lie: on this machine, or in a store that Beam's file systems know (`s3://`, `gs://`, `hdfs://`).
-
-The one place that lists and opens them. Beam is imported for a store only, because that takes seconds.
-"""
+"""Where raw files lie: on this machine, or in an object store. The one place that lists and opens them."""
 
 from __future__ import annotations
 
@@ -12,6 +9,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
+
+from mixrank.schemas import stores
+from mixrank.schemas.stores import is_url
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,6 @@ class Entry:
     modified: int
 
 
-def is_remote(path: str) -> bool:
-    return "://" in path
-
-
 def list_files(folder: str, pattern: str) -> list[Entry]:
     """Files below a folder that match a pattern, or lie at any depth in a folder that matches, sorted by path.
 
@@ -43,7 +39,7 @@ def list_files(folder: str, pattern: str) -> list[Entry]:
     Raises:
         ValueError: if a store cannot be listed.
     """
-    found = _in_store(folder, pattern) if is_remote(folder) else _on_disk(folder, pattern)
+    found = _in_store(folder, pattern) if is_url(folder) else _on_disk(folder, pattern)
     return sorted({entry.path: entry for entry in found}.values(), key=lambda entry: entry.path)
 
 
@@ -52,15 +48,9 @@ def open_stored(path: str) -> BinaryIO:
 
     Raises:
         OSError: if it is missing or must not be read.
+        ValueError: naming the address, if a store refuses it or cannot be reached.
     """
-    if not is_remote(path):
-        return open(path, "rb")
-    from apache_beam.io.filesystem import CompressionTypes
-    from apache_beam.io.filesystems import FileSystems
-
-    # Beam could decompress too, but not everything, and Arrow does not work with its file object.
-    stored: BinaryIO = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    return stored
+    return stores.open_file(path) if is_url(path) else open(path, "rb")
 
 
 def _on_disk(folder: str, pattern: str) -> Iterator[Entry]:
@@ -79,28 +69,14 @@ def _entry(path: str) -> Entry:
 
 
 def _in_store(folder: str, pattern: str) -> Iterator[Entry]:
-    from apache_beam.io.filesystem import BeamIOError
-    from apache_beam.io.filesystems import FileSystems
-
     parts = pattern.strip("/").split("/")
     fixed = next((place for place, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     # Only what lies below the part without wildcards is listed; a store may hold millions of other files.
-    base = "/".join([folder.rstrip("/"), *parts[:fixed]])
-    wanted = [f"{_escaped(base)}/**"] if fixed < len(parts) else [_escaped(base), f"{_escaped(base)}/**"]
-    try:
-        results = FileSystems.match(wanted)
-    except BeamIOError as error:
-        raise ValueError(f"{folder} cannot be listed: {error}") from None
-    root = folder.rstrip("/") + "/"
-    for metadata in (each for result in results for each in result.metadata_list):
-        if _matches(metadata.path.removeprefix(root).split("/"), parts):
-            modified = int((metadata.last_updated_in_seconds or 0) * 1e9)
-            yield Entry(metadata.path, metadata.size_in_bytes, modified)
-
-
-def _escaped(path: str) -> str:
-    scheme, _, rest = path.partition("://")
-    return f"{scheme}://{glob.escape(rest)}"
+    base = "/".join([folder, *parts[:fixed]])
+    for name, file in stores.files(base).items():
+        below = name.split("/") if name else []
+        if _matches([*parts[:fixed], *below], parts):
+            yield Entry("/".join([base, *below]), file.size, int(file.changed * 1e9))
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:

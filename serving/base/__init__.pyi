@@ -12,4 +12,8 @@ from .model_versions import publish as publish
 from .model_versions import sweep as sweep
 from .model_versions import versions as versions
 from .saved_model import load_saved_model as load_saved_model
+from .versions_in_store import fetch_version as fetch_version
+from .versions_in_store import newest as newest
+from .versions_in_store import publish_to_store as publish_to_store
+from .versions_in_store import sweep_store as sweep_store
 from .without_autotune import untuned as untuned

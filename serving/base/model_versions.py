@@ -33,7 +33,7 @@ def versions(base: Path) -> dict[int, Path]:
 
 def is_version(path: Path) -> bool:
     """Whether a folder's name is a version number: only digits, below 2^63."""
-    return _is_number(path.name) and path.is_dir()
+    return is_number(path.name) and path.is_dir()
 
 
 def check_saved_model(folder: Path) -> None:
@@ -62,7 +62,7 @@ def check_saved_model(folder: Path) -> None:
 
 def next_version(base: Path) -> int:
     """The current Unix time, or one more than the largest number in the folder if that is larger."""
-    taken = [int(path.name) for path in base.iterdir() if _is_number(path.name)] if base.is_dir() else []
+    taken = [int(path.name) for path in base.iterdir() if is_number(path.name)] if base.is_dir() else []
     return max([int(time.time()), *(number + 1 for number in taken)])
 
 
@@ -153,7 +153,8 @@ def model_files(model: Path) -> dict[str, Path]:
     return files_of(model)
 
 
-def _is_number(name: str) -> bool:
+def is_number(name: str) -> bool:
+    """Whether a name is a version number: only digits, below 2^63."""
     return name.isascii() and name.isdigit() and int(name) < 2**63
 
 

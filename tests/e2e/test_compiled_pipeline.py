@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mixrank.serving.base import versions
+from mixrank.schemas import stores
+from mixrank.serving.base import fetch_version, newest
 
 pytestmark = pytest.mark.slow
 
@@ -21,21 +22,26 @@ PROCESSES = frozenset({"ExampleGen", "Trainer", "Pusher"})
 
 
 @pytest.fixture(scope="session")
-def compiled_run(finished, kubeflow_launcher, tmp_path_factory):
-    """The config of the local run, compiled for a cluster, whose volume is a temporary folder, and run there."""
+def compiled_run(finished, kubeflow_launcher, s3_bucket, s3_options, tmp_path_factory):
+    """The config of the local run, compiled for a cluster and run there: from a log in a store to a version in it.
+
+    The cluster's volume is a temporary folder.
+    """
     from mixrank.pipeline.config import load_config
     from mixrank.pipeline.kubeflow import compile_pipeline
 
-    root = tmp_path_factory.mktemp("cluster")
-    config = load_config(finished.config, [f"kubeflow.mount={root / 'volume'}", "kubeflow.image=mixrank:test"])
+    root, log, push_to = tmp_path_factory.mktemp("cluster"), f"{s3_bucket}/ml 100k [v2] #1", f"{s3_bucket}/models"
+    for file in (finished.root / "data").iterdir():
+        stores.upload(file, f"{log}/{file.name}")
+    changes = {"kubeflow.mount": root / "volume", "kubeflow.image": "mixrank:test", "kubeflow.data": f"'{log}'"}
+    changes |= {"push_to": push_to, "beam": ["--runner=FnApiRunner", *s3_options]}
+    config = load_config(finished.config, [f"{name}={value}" for name, value in changes.items()])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         compile_pipeline(config, root / "films.yaml")
-        launcher = kubeflow_launcher.Launcher(
-            root / "films.yaml", root / "artifacts", {"data": str(finished.root / "data")}, PROCESSES
-        )
+        launcher = kubeflow_launcher.Launcher(root / "films.yaml", root / "artifacts", {}, PROCESSES)
         launcher.run_all()
-    return SimpleNamespace(launcher=launcher, outputs=launcher.outputs, root=root)
+    return SimpleNamespace(launcher=launcher, outputs=launcher.outputs, push_to=push_to)
 
 
 def test_every_container_ran_once(compiled_run):
@@ -75,13 +81,16 @@ def test_the_model_is_judged_as_in_the_local_run(compiled_run, finished):
     np.testing.assert_allclose([value.value for value in ours], [value.value for value in local], atol=1e-6)
 
 
-def test_the_pushed_version_is_the_trained_model_and_scores_as_the_local_one(compiled_run, finished):
+def test_the_pushed_version_is_the_trained_model_and_scores_as_the_local_one(compiled_run, finished, tmp_path):
     import tensorflow as tf
 
     from mixrank.components.judging.model_check import read_examples
 
-    (version,) = versions(compiled_run.root / "volume" / "films" / "serving" / "films").values()
-    assert compiled_run.outputs["Pusher"]["pushed_model"]["metadata"]["pushed_destination"] == str(version)
+    _, place = newest(compiled_run.push_to)
+    assert compiled_run.outputs["Pusher"]["pushed_model"]["metadata"]["pushed_destination"] == place
+    assert stores.names(compiled_run.push_to) == [place.rpartition("/")[2]]
+    version = tmp_path / "version"
+    fetch_version(place, version)
     trained = Path(compiled_run.outputs["Trainer"]["model"]["uri"]) / "Format-Serving"
     assert (version / "saved_model.pb").read_bytes() == (trained / "saved_model.pb").read_bytes()
     examples = tf.constant(read_examples(str(finished.record.rows.examples / "Split-eval"), 50))

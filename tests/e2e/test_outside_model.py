@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,8 @@ import pytest
 import yaml
 
 from mixrank.pipeline.run_record import RunRecord
+from mixrank.schemas import stores
+from mixrank.serving.base import newest
 
 pytestmark = pytest.mark.slow
 
@@ -19,29 +22,38 @@ LOSSES = Path(__file__).parents[2] / "docs" / "training.md"
 
 
 @pytest.fixture(scope="module")
-def outside(films, finished, plain_network, tmp_path_factory):
-    """A run of that model by the page's loss, on the rows of a finished run and with the tables of that run's model."""
+def outside(films, finished, plain_network, s3_bucket, s3_options, tmp_path_factory):
+    """A run of that model by the page's loss, on the rows of a finished run and with the tables of that run's model.
+
+    What it gives goes to an object store, under a name that TFX would take for a pattern.
+    """
     root = tmp_path_factory.mktemp("outside_run")
     (text,) = re.findall(r"```python\n(import keras\n.*?class Hinge.*?)```", LOSSES.read_text(), re.DOTALL)
     loss = root / "hinge.py"
     loss.write_text(text)
+    output = f"{s3_bucket}/runs [v2] ä #1 100%"
+    run = root / "runs" / output.replace("://", "/") / "films"
     # What ran before is taken from the cache of its metadata.
-    shutil.copytree(finished.run, root / "runs" / "films")
+    shutil.copytree(finished.run, run)
     values = yaml.safe_load(Path(finished.config).read_text())
-    values |= {"output": str(root / "runs"), "model": {"name": str(plain_network), "preset": "tiny"}}
+    values |= {
+        "output": output,
+        "beam": ["--runner=FnApiRunner", *s3_options],
+        "model": {"name": str(plain_network), "preset": "tiny"},
+    }
     values["train"] |= {"epochs": 2, "warm_start": str(finished.run), "loss": {"click": str(loss)}}
     config = root / "films.yaml"
     config.write_text(yaml.safe_dump(values))
-    with films.stderr_in(root / "progress.txt"):
+    with chdir(root), films.stderr_in(root / "progress.txt"):
         result = films.mixrank("run", str(config))
     assert result.exit_code == 0, result.output
-    run = root / "runs" / "films"
     return SimpleNamespace(
         model=plain_network,
         loss=loss,
         output=result.output,
         config=str(config),
         run=run,
+        stored=f"{output}/films",
         progress=(root / "progress.txt").read_text(),
         record=RunRecord.read(run),
     )
@@ -55,6 +67,16 @@ def test_it_is_trained_on_the_cached_rows_and_pushed(outside):
     assert card["name"] == str(outside.model)
     assert "dense layers" in [part["name"] for part in card["parts"]]
     assert f"mixrank models {outside.model}   #" in outside.output
+
+
+def test_what_the_run_gives_is_in_the_store(outside):
+    (place,) = re.findall(r"^stored: (.*)$", outside.output, re.MULTILINE)
+    assert place.startswith(f"{outside.stored}/20")
+    names = set(stores.files(place))
+    assert {"run.json", "run.log", "report.html", "baseline.parquet", "model/saved_model.pb", "rows.json"} <= names
+    assert RunRecord.model_validate_json(stores.read(f"{place}/run.json")) == outside.record
+    assert newest(f"{outside.stored}/serving/films")[1] == outside.record.pushed
+    assert outside.record.export.is_relative_to(outside.run)
 
 
 def test_a_task_is_trained_by_the_loss_and_judged_by_that_of_its_kind(outside):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from mixrank.pipeline.run_record import RunRecord
-from mixrank.schemas import datasets
+from mixrank.schemas import datasets, stores
 from mixrank.serving.base import versions
 
 pytestmark = pytest.mark.slow
@@ -241,3 +241,17 @@ def test_a_broken_log_ends_with_one_message_that_names_file_and_row(films, finis
         assert message in result.output
     assert "Traceback" not in result.output
     assert not (tmp_path / "runs" / "shop" / "run.json").exists()
+
+
+def test_a_log_in_an_object_store_is_read_and_its_rows_are_named(films, finished, s3_bucket, s3_options, tmp_path):
+    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "log.csv").write_text("".join(line + "\n" for line in [HEADER, *ROWS, "1,2,3,0,2"]))
+    folder = f"{s3_bucket}/shop [v2]/ä #1 100%"
+    stores.upload(tmp_path / "log.csv", f"{folder}/log.csv")
+    changes = {"name": "shop", "dataset": str(tmp_path / "shop.py"), "data": folder, "thresholds": {}}
+    config = films.write_config(tmp_path / "shop.yaml", **changes, beam=["--runner=FnApiRunner", *s3_options])
+    with films.stderr_in(tmp_path / "progress.txt"):
+        result = films.mixrank("run", config)
+    assert result.exit_code == 1
+    assert f"{folder}/log.csv row 41, click: '2' must be 0 or 1" in result.output
+    assert "Traceback" not in result.output

@@ -35,7 +35,8 @@ def push(tmp_path, name, content=b"graph"):
 
 
 def test_before_the_first_push_there_is_an_artifact_without_a_model(tmp_path, last_pushed):
-    from mixrank.components.judging.last_pushed import newest, saved_model
+    from mixrank.components.judging.last_pushed import saved_model
+    from mixrank.serving.base import newest
 
     assert newest(str(tmp_path / "serving")) == ("", None)
     artifact = last_pushed()
@@ -44,7 +45,8 @@ def test_before_the_first_push_there_is_an_artifact_without_a_model(tmp_path, la
 
 
 def test_the_newest_whole_version_is_copied(tmp_path, last_pushed):
-    from mixrank.components.judging.last_pushed import newest, saved_model
+    from mixrank.components.judging.last_pushed import saved_model
+    from mixrank.serving.base import newest
 
     push(tmp_path, "9", b"old")
     push(tmp_path, "10", b"new")

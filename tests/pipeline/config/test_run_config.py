@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mixrank.pipeline.config import SHIPPED, RunConfig, load_config
+from mixrank.schemas import stores
 
 SHIPPED_NAMES = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
@@ -65,12 +66,46 @@ def test_overrides_reach_any_depth():
     assert config.train.early_stopping.higher_is_better
     assert config.thresholds.root["min_auc"]["click"] == 0.6
     assert config.run_dir == Path("/somewhere/else/movielens")
-    assert config.push_dir == Path.cwd() / "models"
+    assert config.push_place == str(Path.cwd() / "models")
+
+
+def test_addresses_of_stores_stay_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config("movielens", ["data=s3://logs/ml [v2]/", "output=gs://bucket/runs #1"])
+    assert config.data_dir() == "s3://logs/ml [v2]"
+    assert config.run_dir == tmp_path / "runs" / "gs" / "bucket" / "runs #1" / "movielens"
+    assert config.push_place == "gs://bucket/runs #1/movielens/serving/movielens"
+    config = load_config("movielens", ["output=gs://bucket/runs", "push_to=models"])
+    assert config.push_place == str(tmp_path / "models")
+    config = load_config("movielens", ["push_to=s3://bucket/models"])
+    assert (config.push_place, config.run_dir) == ("s3://bucket/models", tmp_path / "runs" / "movielens")
+
+
+def test_a_place_that_is_not_there_is_refused_before_the_run(bucket, s3_options):
+    given = ["--runner=FnApiRunner", *s3_options]
+    places = {"data": f"{bucket}/log", "output": f"{bucket}/runs", "push_to": f"{bucket}/models"}
+    config = load_config("movielens", [f"beam={given}"]).model_copy(update=places)
+    config.open_stores()
+    with pytest.raises(ValueError, match=f"{bucket}-no/models: there is no such bucket"):
+        config.model_copy(update={"push_to": f"{bucket}-no/models"}).open_stores()
+
+
+def test_a_warm_start_from_a_store_takes_the_newest_version(bucket, tmp_path):
+    places = {"push_to": f"{bucket}/models", "output": str(tmp_path)}
+    config = load_config("movielens", ["train.warm_start=pushed"]).model_copy(update=places)
+    assert config.warm_start_folder() is None
+    for number in (3, 4):
+        stores.create(f"{bucket}/models/{number}/saved_model.pb", f"graph {number}")
+    folder = config.warm_start_folder()
+    assert folder == str(tmp_path / "movielens" / "pushed" / "4") == config.warm_start_folder()
+    assert Path(folder, "saved_model.pb").read_text() == "graph 4"
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("data=ftp://host/log", "data: `data` must be a local folder or begin with s3://, gs:// or hdfs://"),
+        ("push_to=s3:///models", "push_to: `push_to` must name a bucket, as s3://BUCKET/FOLDER"),
         ("train.epoch=2", r"train: TrainSettings has no field `epoch`; did you mean `epochs`\?"),
         ("trian.epochs=2", r"RunConfig has no field `trian`; did you mean `train`\?"),
         ("train.epochs=0", "train.epochs: Input should be greater than or equal to 1, received 0"),
@@ -160,7 +195,7 @@ def test_data_may_lie_inside_an_installed_package(tmp_path, monkeypatch):
     (tmp_path / "films_package" / "__init__.py").write_text("raise RuntimeError('must not be imported')")
     monkeypatch.syspath_prepend(tmp_path)
     config = load_config("movielens", ["data='package:films_package/files'"])
-    assert config.data_dir() == tmp_path / "films_package" / "files"
+    assert config.data_dir() == str(tmp_path / "films_package" / "files")
 
 
 @pytest.mark.parametrize(

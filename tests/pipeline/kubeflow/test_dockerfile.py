@@ -46,7 +46,9 @@ def copied(name: str) -> list[str]:
 
 def test_packages_come_from_the_lock_file_before_the_code_is_copied():
     steps = [f"{word} {rest}" for word, rest in stage("build")]
-    sync = steps.index("RUN uv sync --locked --no-default-groups --extra pipeline --no-install-project")
+    sync = steps.index(
+        "RUN uv sync --locked --no-default-groups --extra pipeline --extra s3 --extra gcs --no-install-project"
+    )
     assert steps[sync - 1] == "COPY pyproject.toml uv.lock ./"
     assert all("schemas" not in step for step in steps[:sync])
 

@@ -576,7 +576,7 @@ def test_what_cannot_be_removed_is_a_warning(base, monkeypatch):
     steps.push(base / "3", keep=1)
     (left,) = files.leftovers(base)
     assert said[-1].startswith(f"warning: version 1 cannot be removed: `{base / '1'}`: permission denied")
-    monkeypatch.setattr(files, "_is_of_the_dead", lambda path: True)
+    monkeypatch.setattr(files, "is_gone", lambda name: True)
     steps.canary(3)
     assert any(f"`{left}`: permission denied" in line for line in said)
     monkeypatch.undo()
