@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from mixrank.schemas import stores
+from mixrank.serving.base import newest
+
 
 @pytest.fixture
 def push(tmp_path):
@@ -14,7 +17,7 @@ def push(tmp_path):
     from mixrank.components.judging.model_check import HAS_MODEL
     from mixrank.components.pushing.pusher import Executor
 
-    def run(graph, blessed=1, passed=1):
+    def run(graph, blessed=1, passed=1, push_to=None):
         blessing, infra = standard_artifacts.ModelBlessing(), standard_artifacts.InfraBlessing()
         infra.uri = str(tmp_path / f"checked-{graph}")
         folder = Path(path_utils.stamped_model_path(infra.uri))
@@ -28,7 +31,7 @@ def push(tmp_path):
         Executor().Do(
             {"model_blessing": [blessing], "infra_blessing": [infra]},
             {"pushed_model": [pushed]},
-            {"push_to": str(tmp_path / "serving")},
+            {"push_to": push_to or str(tmp_path / "serving")},
         )
         found = (tmp_path / "serving").glob("[0-9]*")
         return pushed, {int(path.name): (path / "saved_model.pb").read_text() for path in found}
@@ -51,6 +54,15 @@ def test_a_step_that_is_tried_again_pushes_once(push):
     assert [versions[number] for number in sorted(versions)] == ["one", "two"]
     name = "pushed_destination"
     assert after.get_string_custom_property(name) == before.get_string_custom_property(name)
+
+
+def test_a_step_that_is_tried_again_pushes_to_a_store_once(push, bucket):
+    first, _ = push("one", push_to=f"{bucket}/models/")
+    again, _ = push("one", push_to=f"{bucket}/models")
+    place = first.get_string_custom_property("pushed_destination")
+    assert place == again.get_string_custom_property("pushed_destination") == newest(f"{bucket}/models")[1]
+    assert stores.read(f"{place}/saved_model.pb") == b"one"
+    assert (Path(first.uri) / "saved_model.pb").read_text() == "one"
 
 
 def test_an_earlier_model_may_come_back_as_a_new_version(push):
