@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -98,7 +99,7 @@ def test_a_raw_log_is_joined_before_it_is_scored(mixrank_score, monkeypatch, toy
     asked = []
 
     def write_examples(dataset, data, folder, days, beam_args):
-        asked.append((dataset.spec.name, data.name, folder.name, days, beam_args))
+        asked.append((dataset.spec.name, Path(data).name, folder.name, days, beam_args))
         folder.mkdir(parents=True)
         source = toy_data.examples / "Split-eval" / "data.gz"
         (folder / "data_tfrecord.gz").write_bytes(source.read_bytes())
