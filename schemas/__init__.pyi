@@ -22,14 +22,17 @@ from .tables import CalendarDay as CalendarDay
 from .tables import Cut as Cut
 from .tables import Dataset as Dataset
 from .tables import Derived as Derived
+from .tables import Explode as Explode
 from .tables import Format as Format
 from .tables import Join as Join
+from .tables import LabelFrom as LabelFrom
 from .tables import LogSource as LogSource
 from .tables import Popularity as Popularity
 from .tables import Prior as Prior
 from .tables import Sliding as Sliding
 from .tables import Split as Split
 from .tables import SplitByDay as SplitByDay
+from .tables import SplitByHash as SplitByHash
 from .tables import SplitByUserTail as SplitByUserTail
 from .tables import Table as Table
 from .tables import Threshold as Threshold

@@ -25,8 +25,9 @@ HEADER = ("column", "type", "group", "encoding", "width", "also read as")
 def describe(spec: FeatureSpec) -> Iterator[tuple[str, str, str, str, str, str]]:
     """One row of text per column, under `HEADER`."""
     for role, key in (("user key", spec.user), ("item key", spec.item)):
-        yield key.name, role, "", key.dtype, "", ""
-    yield spec.time.name, "event time", "", spec.time.unit, "", ""
+        yield key.name, role, "", "number of the row" if key.per_row else key.dtype, "", ""
+    time = spec.time
+    yield time.name, "event time", "", time.unit if time.format == "epoch" else f"ISO 8601, {time.timezone}", "", ""
     scenario = spec.scenario
     yield scenario.name, "scenario", "context", f"{len(scenario.values)} values", str(scenario.dim), ""
     for label in spec.labels:

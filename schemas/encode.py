@@ -8,7 +8,6 @@ A row is a mapping column -> value: a scalar or None for keys, time (millisecond
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -31,6 +30,8 @@ from mixrank.schemas.wire import entry, example
 
 # Encodes a missing attribute of a history event, and a missing value in a JSON instance.
 PADDING: dict[str, Any] = {"int": -(2**63), "str": "", "float": math.nan}
+# The first number that a 32-bit float rounds to infinity.
+FLOAT32_END = float(2**128 - 2**103)
 # Raw time gap of an event with unknown time.
 UNKNOWN_GAP = -1
 
@@ -136,7 +137,8 @@ def _values(column: Column, value: Any) -> list[Any]:
         if isinstance(value, list | tuple):
             raise ValueError(f"column `{column.name}` takes one value, received {shown(value)}")
         missing = value is None or (column.kind == "float" and isinstance(value, Real) and value != value)
-        values = [] if missing or value == "" else [value]
+        # Padding as in a request.
+        values = [] if missing or value == PADDING[column.kind] or value == "" else [value]
     else:
         if value is not None and not isinstance(value, list | tuple):
             raise ValueError(f"column `{column.name}` takes a list, received {shown(value)}")
@@ -152,13 +154,13 @@ def _values(column: Column, value: Any) -> list[Any]:
     return values
 
 
-def is_finite(value: Any) -> bool:
-    """Whether a number is finite, as a float64 too: `math.isfinite` fails where a whole number is too large for one.
+def fits_float32(value: Any) -> bool:
+    """Whether a number is finite as a 32-bit float.
 
-    >>> is_finite(1.5), is_finite(10**400), is_finite(float("nan"))
-    (True, False, False)
+    >>> fits_float32(1.5), fits_float32(1e308), fits_float32(10**400), fits_float32(float("nan"))
+    (True, False, False, False)
     """
-    return bool(abs(value) <= sys.float_info.max)
+    return bool(abs(value) < FLOAT32_END)
 
 
 def _check_type(column: Column, value: Any) -> None:
@@ -168,8 +170,8 @@ def _check_type(column: Column, value: Any) -> None:
         fits = isinstance(value, Integral) and not isinstance(value, bool) and -(2**63) <= int(value) < 2**63
         expected = "a 64-bit integer"
     else:
-        fits = isinstance(value, Real) and not isinstance(value, bool) and is_finite(value)
-        expected = "a finite number"
+        fits = isinstance(value, Real) and not isinstance(value, bool) and fits_float32(value)
+        expected = "a finite 32-bit number"
     if not fits:
         raise ValueError(f"column `{column.name}` takes {expected}, received {shown(value)} ({type(value).__name__})")
 

@@ -28,8 +28,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeGuard, assert_never
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mixrank.schemas.naming import Declaration, nearest
 from mixrank.schemas.safe_text import shown
@@ -41,6 +42,17 @@ Kind = Literal["int", "float", "str"]
 GROUPS: tuple[Group, ...] = ("user", "item", "context")
 # Columns of a transformed row that identify it; the model does not read them.
 KEYS = {"user": "key_user", "item": "key_item", "time": "key_time"}
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ValueError(f"`timezone` must be an IANA name such as 'Asia/Shanghai', received {shown(name)}") from error
+    return name
+
+
+Zone = Annotated[str, AfterValidator(_zone)]
 
 
 class Vocab(Declaration):
@@ -97,19 +109,45 @@ class Key(Named):
     """Column that identifies the user or the item of a row; passed through, not read by the model.
 
     A feature of the same name reads the same column.
+
+    Args:
+        dtype: "int" or "str". As "str", keys are compared by their text: `007` and `7` are two keys. As "int" they
+            are one, and a key that is no whole number makes its row bad.
+        per_row: bool. Whether no column has it and every row gets a key of its own: the user of a log without users.
     """
 
     dtype: Dtype = "int"
+    per_row: bool = False
+
+    @model_validator(mode="after")
+    def _check_dtype(self) -> Key:
+        if self.per_row and self.dtype != "int":
+            raise ValueError(f"key `{self.name}` with per_row=True has dtype='int': rows are numbered")
+        return self
 
 
 class EventTime(Named):
-    """Column with the time of the impression, counted from 1970-01-01 UTC.
+    """Column with the time of the impression; milliseconds since 1970-01-01 UTC are used inside.
+
+    Timestamps and dates of Parquet files are read in either format.
 
     Args:
-        unit: "s" or "ms". Unit of the column; milliseconds are used inside.
+        format: "epoch" (a number of units since 1970-01-01 UTC) or "iso" (text in ISO 8601, such as
+            `2024-01-05T18:30:00.25+01:00`, `2024-01-05 18:30` or `2024-01-05`; a date may also be the number 20240105).
+        unit: "s", "ms", "us" or "ns". Unit of an epoch.
+        timezone: IANA name of the zone of texts, timestamps and dates that name none. A time in the hour that a clock
+            change repeats is the first one, a time in the hour that it skips moves on by an hour.
     """
 
-    unit: Literal["s", "ms"] = "ms"
+    format: Literal["epoch", "iso"] = "epoch"
+    unit: Literal["s", "ms", "us", "ns"] = "ms"
+    timezone: Zone = "UTC"
+
+    @model_validator(mode="after")
+    def _check_unit(self) -> EventTime:
+        if self.format == "iso" and self.unit != "ms":
+            raise ValueError(f"time `{self.name}`: `unit` belongs to format='epoch'; ISO 8601 text has none")
+        return self
 
 
 class Scenario(Named):
@@ -375,7 +413,7 @@ class FeatureSpec(Declaration):
 
     Args:
         name: name of the log.
-        user, item: key columns.
+        user, item: key columns; `user=Key("row", per_row=True)` for a log without users.
         time: event time column.
         scenario: scenario column.
         labels: one per task, in the order of the model's heads.
@@ -420,6 +458,10 @@ class FeatureSpec(Declaration):
                 )
             if isinstance(shared, Categorical) and shared.dtype != key.dtype:
                 raise ValueError(f"key and feature `{key.name}` differ in dtype: {key.dtype} and {shared.dtype}")
+        if self.item.per_row:
+            raise ValueError(f"item `{self.item.name}` cannot have per_row=True; only a user may have no column")
+        if self.user.per_row and self.user.name in owners:
+            raise ValueError(f"key `{self.user.name}` with per_row=True has no column for {owners[self.user.name]}")
         self._check_histories()
         return self
 
@@ -427,6 +469,8 @@ class FeatureSpec(Declaration):
         fields = [feature.name for feature in self.features if is_of_event(feature)]
         windows: dict[str, str] = {}
         for history in self.histories:
+            if self.user.per_row:
+                raise ValueError(f"history `{history.name}` needs a user, but key `{self.user.name}` is per_row")
             for field in history.of:
                 if field not in fields:
                     raise ValueError(

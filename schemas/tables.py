@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import re
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from mixrank.schemas.features import FeatureSpec
+from mixrank.schemas.features import EventTime, FeatureSpec, Zone
 from mixrank.schemas.naming import Declaration, nearest
 from mixrank.schemas.safe_text import shown
 
@@ -41,6 +41,10 @@ class Table(Declaration):
         columns: names of the columns of text files without a header line.
         rename: column in the file -> name used here. A file that lacks the column is read as it is.
         optional: bool. Whether the files may be missing altogether.
+        decimal: "." or ",". Mark before the decimals of numbers written as text.
+        thousands: character between groups of three digits of numbers written as text, such as "," or " ", or None.
+        missing: texts that stand for a missing value, such as "N/A" or "-", besides empty text, `nan`, `NaN`, `null`,
+            `NULL` and `\\N`, which always do.
     """
 
     files: tuple[str, ...] = Field(min_length=1)
@@ -52,6 +56,21 @@ class Table(Declaration):
     columns: tuple[str, ...] | None = Field(default=None, min_length=1)
     rename: dict[str, str] = {}
     optional: bool = False
+    decimal: Literal[".", ","] = "."
+    thousands: str | None = None
+    missing: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_text(self) -> Table:
+        mark = self.thousands
+        if mark is not None and (len(mark) != 1 or mark.isalnum() or mark in "+-_" or mark == self.decimal):
+            raise ValueError(
+                f"`thousands` must be one character besides `decimal` ({self.decimal}), signs, letters and digits, "
+                f"received {shown(mark)}"
+            )
+        if spaced := [text for text in self.missing if text != text.strip()]:
+            raise ValueError(f"`missing` is compared without space around it, received {shown(spaced[0])}")
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> Table:
@@ -95,6 +114,64 @@ class Prior(Declaration):
     order: Literal["oldest_first", "newest_first"] = "oldest_first"
     flags: dict[str, str] = {}
     always: tuple[str, ...] = ()
+
+
+class LabelFrom(Declaration):
+    """Label from a second table of events, such as clicks: 1 if an event follows the impression within some time.
+
+    Every event belongs to the latest impression at or before it that has the same values in the columns `on`. A later
+    impression sees in its histories only what had happened by then.
+
+    Args:
+        table: the events.
+        within: longest time from an impression to its event: a number of s, m, h or d, such as "30m".
+        on: columns that an impression and its event share, such as ("request_id", "item_id"); the keys of the spec if
+            empty. With the user's key among them, each worker reads only the events of its users.
+        time: time of the events; as that of the impressions if None.
+
+    Raises:
+        ValueError: if `within` is not such a time.
+    """
+
+    table: Table
+    within: str
+    on: tuple[str, ...] = ()
+    time: EventTime | None = None
+
+    @field_validator("within")
+    @classmethod
+    def _check_within(cls, within: str) -> str:
+        if not re.fullmatch(r"[1-9][0-9]{0,8}[smhd]", within):
+            raise ValueError(f"`within` must be a number of s, m, h or d, such as '30m', received {shown(within)}")
+        return within
+
+    @property
+    def within_ms(self) -> int:
+        return int(self.within[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[self.within[-1]] * 1000
+
+
+class Explode(Declaration):
+    """A log with one row per request, whose candidates are lists: every candidate becomes a row.
+
+        Explode(("item_id", "price"), position="place", chosen={"click": "clicked_items"})
+
+    Args:
+        columns: list columns with one entry per candidate, the key of the items first.
+        position: numeric or categorical feature that is filled with the place of the candidate, from 1, or None.
+        chosen: label or flag -> column with the items that have it: one item, or a list.
+        separator: splits text into a list; None for lists as Parquet, JSON and TFRecord have them.
+    """
+
+    columns: tuple[str, ...] = Field(min_length=1, kw_only=False)
+    position: str | None = None
+    chosen: dict[str, str] = {}
+    separator: str | None = Field(default=None, min_length=1)
+
+    def __init__(self, columns: tuple[str, ...], **others: Any) -> None:
+        super().__init__(columns=columns, **others)  # type: ignore[call-arg]
+
+    # JSON is validated without it, or a missing name would be a TypeError.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
 
 class FromColumn(Declaration):
@@ -141,17 +218,6 @@ class Cut(FromColumn):
 
 
 Derived = Annotated[Threshold | Cut, Field(discriminator="type")]
-
-
-def _zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError) as error:
-        raise ValueError(f"`timezone` must be an IANA name such as 'Asia/Shanghai', received {shown(name)}") from error
-    return name
-
-
-Zone = Annotated[str, AfterValidator(_zone)]
 
 
 class CalendarDay(Declaration):
@@ -245,6 +311,8 @@ class SplitByUserTail(Declaration):
 class SplitByHash(Declaration):
     """Users are dealt to splits by a stable hash of their key; no time order, for logs without one.
 
+    In a log without users, rows are dealt.
+
     Args:
         valid, eval: floats in [0, 1). Shares of users.
     """
@@ -263,6 +331,8 @@ class LogSource(Declaration):
 
     Args:
         log: impressions: keys, time, scenario, labels, flags and context features.
+        explode: how the candidates of a request become rows, or None if the log has a row per candidate.
+        labels: label or flag -> the events that make it, in a table of their own.
         joins: tables with user and item features.
         derive: new column -> how it is computed, after the joins.
         popularity: numeric item feature -> the rule that fills it from earlier days.
@@ -273,6 +343,8 @@ class LogSource(Declaration):
     """
 
     log: Table
+    explode: Explode | None = None
+    labels: dict[str, LabelFrom] = {}
     joins: tuple[Join, ...] = ()
     derive: dict[str, Derived] = {}
     popularity: dict[str, Popularity] = {}
@@ -318,6 +390,7 @@ class Dataset(Declaration):
                 if flag not in self.spec.flags:
                     raise ValueError(f"`prior` names flag {flag!r}{nearest(flag, self.spec.flags)}")
         self._check_popularity()
+        self._check_rows()
         sources = {rule.column: name for name, rule in self.source.derive.items() if name in self.spec.flags}
         for feature in self.spec.inputs:
             if feature.name in sources:
@@ -347,6 +420,45 @@ class Dataset(Declaration):
                     f"`popularity` of {column!r} counts {rule.label!r}, which is not a label or flag"
                     f"{nearest(rule.label, self.spec.flags)}"
                 )
+
+    def _check_rows(self) -> None:
+        spec, source, explode = self.spec, self.source, self.source.explode
+        if spec.user.per_row:
+            needs = ["a prior"] if source.prior is not None else []
+            needs += [f"join {n}, on the user," for n, join in enumerate(source.joins) if join.on == "user"]
+            needs += ["SplitByUserTail"] if isinstance(source.split, SplitByUserTail) else []
+            if needs:
+                raise ValueError(f"{needs[0]} needs a user, but key `{spec.user.name}` is per_row")
+        for label, rule in source.labels.items():
+            if label not in spec.flags:
+                raise ValueError(f"`labels` makes {label!r}, which is no label or flag{nearest(label, spec.flags)}")
+            if label in source.derive:
+                raise ValueError(f"`{label}` is made twice: in `labels` and in `derive`")
+            if spec.user.per_row and (not rule.on or spec.user.name in rule.on):
+                raise ValueError(f"`labels` of {label!r} needs `on`, because key `{spec.user.name}` is per_row")
+        if explode is None:
+            return
+        if explode.columns[0] != spec.item.name:
+            raise ValueError(
+                f"`columns` of `explode` must begin with the key of the items, `{spec.item.name}`, received "
+                f"`{explode.columns[0]}`"
+            )
+        fixed = {spec.user.name: "the key of the users", spec.time.name: "the time"}
+        fixed |= {f.name: "a MultiCategorical" for f in spec.inputs if f.max_values is not None}
+        for name in explode.columns:
+            if name in fixed:
+                raise ValueError(f"`explode` lists `{name}` in `columns`, which is {fixed[name]} and not one per item")
+        for label in explode.chosen:
+            if label not in spec.flags:
+                raise ValueError(f"`explode` fills {label!r}, which is no label or flag{nearest(label, spec.flags)}")
+            if label in {*source.derive, *source.labels, *explode.columns}:
+                raise ValueError(f"`{label}` is made twice: by `chosen` of `explode` and elsewhere")
+        places = [f.name for f in spec.inputs if f.kind != "str" and f.max_values is None]
+        if explode.position is not None and explode.position not in places:
+            raise ValueError(
+                f"`position` of `explode` fills {explode.position!r}, which must be a Numeric or an int Categorical"
+                f"{nearest(explode.position, places)}"
+            )
 
     @property
     def split_names(self) -> tuple[str, ...]:

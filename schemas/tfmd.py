@@ -54,11 +54,9 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
         if key.name not in model_reads:
             add(key.name, key.dtype, always=True, serving=False)
     add(spec.time.name, "int", always=True, serving=False)
+    # Without a domain: a value outside `values` is a scenario too, the one for any other.
     scenario = add(spec.scenario.name, spec.scenario.dtype, always=True)
-    if spec.scenario.dtype == "str":
-        scenario.string_domain.value.extend(str(value) for value in spec.scenario.values)
-    else:
-        scenario.int_domain.min, scenario.int_domain.max = min(spec.scenario.values), max(spec.scenario.values)
+    if spec.scenario.dtype == "int":
         scenario.int_domain.is_categorical = True
     for label in spec.labels:
         kind = label_kind(label.kind)

@@ -71,23 +71,63 @@ class GapColumn:
     Args:
         name: the column.
         time: int array (rows,), milliseconds.
+        moment: int array (rows,), milliseconds. Time of the row as an event.
         sequence: events of all users.
         slices: the history of every row.
     """
 
-    def __init__(self, name: str, time: np.ndarray, sequence: Sequences, slices: Slices):
-        self._time, self._events, self._slices = time, sequence.events, slices
+    def __init__(self, name: str, time: np.ndarray, moment: np.ndarray, sequence: Sequences, slices: Slices):
+        self._time, self._moment, self._events, self._slices = time, moment, sequence.events, slices
         self._header = partial(header, name, "int")
 
     def entries(self, rows: np.ndarray) -> Iterable[bytes]:
-        starts, counts = self._slices.starts[rows], self._slices.counts[rows]
-        ends = np.cumsum(counts)
-        places = np.arange(counts.sum()) + np.repeat(starts - ends + counts, counts)
-        events = self._events[places]
+        events, starts, ends = _events_of(self._events, self._slices, rows)
         known = events < len(self._time)
-        passed = np.repeat(self._time[rows], counts) - self._time[np.where(known, events, 0)]
+        passed = np.repeat(self._time[rows], self._slices.counts[rows]) - self._moment[np.where(known, events, 0)]
         buffer, offsets = varints(np.where(known, passed // 1000, UNKNOWN_GAP))
-        return _cut(buffer, offsets[ends - counts], offsets[ends], self._header)
+        return _cut(buffer, offsets[starts], offsets[ends], self._header)
+
+
+class LateActionColumn:
+    """The bit mask of every event of a history, each bit only if it was known before the impression.
+
+    Args:
+        name: the column.
+        masks: int array (events,). Bits that are known with the event: rows of the log, then prior events.
+        late: (bit mask (events,), the time at which it is known (events,) in milliseconds) of each other flag.
+        time: int array (rows,), milliseconds.
+        sequence: events of all users.
+        slices: the history of every row.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        masks: np.ndarray,
+        late: list[tuple[np.ndarray, np.ndarray]],
+        time: np.ndarray,
+        sequence: Sequences,
+        slices: Slices,
+    ):
+        self._masks, self._late, self._time = masks, late, time
+        self._events, self._slices = sequence.events, slices
+        self._header = partial(header, name, "int")
+
+    def entries(self, rows: np.ndarray) -> Iterable[bytes]:
+        events, starts, ends = _events_of(self._events, self._slices, rows)
+        time = np.repeat(self._time[rows], self._slices.counts[rows])
+        values = self._masks[events]
+        for mask, moment in self._late:
+            values = values | np.where(moment[events] < time, mask[events], 0)
+        buffer, offsets = varints(values)
+        return _cut(buffer, offsets[starts], offsets[ends], self._header)
+
+
+def _events_of(events: np.ndarray, slices: Slices, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The events of the histories of some rows, one history after the other; where each begins, and where it ends."""
+    starts, counts = slices.starts[rows], slices.counts[rows]
+    ends = np.cumsum(counts)
+    return events[np.arange(counts.sum()) + np.repeat(starts - ends + counts, counts)], ends - counts, ends
 
 
 def varints(numbers: np.ndarray) -> tuple[bytes, np.ndarray]:

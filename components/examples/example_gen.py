@@ -41,6 +41,7 @@ from mixrank.components.examples.raw_tables import (
     declared_tables,
     default_shards,
     find_tables,
+    label_table,
     unreadable,
 )
 from mixrank.components.examples.splits import with_days
@@ -345,6 +346,7 @@ def _report(
             "empty_share": sum(cut["empty"] for cut in cuts) / rows,
         }
     names = dict.fromkeys(read["table"] for read in reads)
+    matched = {label: counts.pop(f"matched_{label_table(label)}") for label in dataset.source.labels}
     times = [time for write in writes for time in write["time_ms"]]
     return {
         "files": {
@@ -361,6 +363,13 @@ def _report(
         "rows": {name: written[name] for name in dataset.split_names},
         "rows_in_no_split": counts.pop("rows_in_no_split"),
         "unmatched_joins": {name.removeprefix("unmatched_"): count for name, count in counts.items()},
+        "events": {
+            label: {
+                "rows": sum(r["rows"] - len(r["bad"]) for r in reads if r["table"] == label_table(label)),
+                "matched": count,
+            }
+            for label, count in matched.items()
+        },
         "time_ms": [min(times), max(times)] if times else [],
         "histories": histories,
         "num_shards": len(writes),

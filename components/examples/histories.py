@@ -7,7 +7,9 @@ row of that user is a contiguous slice of it:
     within         [e3  e2]
     before                 [e1  e0   p0  p1]
 
-So a history is a start and a count, found by counting the user's events before two times.
+So a history is a start and a count, found by counting the user's events before two times. An event counts from the
+moment at which it is known: the time of its row, or in a history of `only` a label that comes from later events, the
+time of the first of those.
 """
 
 from __future__ import annotations
@@ -43,67 +45,69 @@ class Slices:
 
 
 def sequences(
-    user: np.ndarray, prior_user: np.ndarray, num_users: int, keep: np.ndarray, keep_prior: np.ndarray
+    events: np.ndarray, user: np.ndarray, prior_user: np.ndarray, num_users: int, keep_prior: np.ndarray
 ) -> Sequences:
-    """Arranges the events of a log sorted by (user, time).
+    """Arranges the events of a log sorted by user.
 
     Args:
-        user: int array (rows,). User code of each row, ascending; within a user by time.
+        events: int array (events of the log,). Their rows, sorted by user, then by the time of the event.
+        user: int array (rows,). User code of each row.
         prior_user: int array (prior events,). User code of each prior event; within a user newest first.
         num_users: int. Number of user codes.
-        keep: bool array (rows,). Which rows are events of this history.
-        keep_prior: bool array (prior events,).
+        keep_prior: bool array (prior events,). Which of them are events of this history.
     """
-    rows, prior = np.flatnonzero(keep), np.flatnonzero(keep_prior)
-    owner = np.concatenate([user[rows], prior_user[prior]])
+    prior = np.flatnonzero(keep_prior)
+    owner = np.concatenate([user[events], prior_user[prior]])
     # The log backwards in time, then the prior forwards, since it is newest first already.
-    rank = np.concatenate([-rows - 1, prior])
+    rank = np.concatenate([-np.arange(len(events)) - 1, prior])
     order = np.lexsort((rank, owner))
-    events = np.concatenate([rows, len(user) + prior])[order]
-    logged = np.bincount(user[rows], minlength=num_users)
+    rows = np.concatenate([events, len(user) + prior])[order]
+    logged = np.bincount(user[events], minlength=num_users)
     priors = np.bincount(prior_user[prior], minlength=num_users)
     totals = logged + priors
-    return Sequences(events, np.cumsum(totals) - totals, logged, priors)
+    return Sequences(rows, np.cumsum(totals) - totals, logged, priors)
 
 
 def slices(
     sequence: Sequences,
+    events: np.ndarray,
     user: np.ndarray,
     time: np.ndarray,
-    keep: np.ndarray,
+    moment: np.ndarray,
     window_start: np.ndarray,
     window: str,
     length: int,
 ) -> Slices:
     """The history of every row.
 
-    before: time(event) < window_start(row), then the prior events.
-    within: window_start(row) <= time(event) < time(row).
+    before: moment(event) < window_start(row), then the prior events.
+    within: window_start(row) <= moment(event) < time(row).
 
     Args:
         sequence: of the same rows.
+        events: as given to `sequences`.
         user: int array (rows,), ascending.
-        time: int array (rows,), ascending within a user.
-        keep: bool array (rows,). As given to `sequences`.
+        time: int array (rows,). Time of the row.
+        moment: int array (rows,). Time of the row as an event: the same, or when its label became known.
         window_start: int array (rows,), at most `time`.
         window: "before" or "within".
         length: int >= 1. Maximum number of events; the newest are kept.
     """
-    before = _events_before(user, time, keep, window_start)
+    before = _events_before(user, user[events], moment[events], window_start)
     if window == "before":
         return Slices(
             sequence.starts[user] + sequence.logged[user] - before,
             np.minimum(before + sequence.prior[user], length),
         )
-    now = _events_before(user, time, keep, time)
+    now = _events_before(user, user[events], moment[events], time)
     return Slices(sequence.starts[user] + sequence.logged[user] - now, np.minimum(now - before, length))
 
 
-def _events_before(user: np.ndarray, time: np.ndarray, keep: np.ndarray, bound: np.ndarray) -> np.ndarray:
-    """Number of kept events of the row's user with a time strictly below the row's bound."""
+def _events_before(user: np.ndarray, event_user: np.ndarray, moment: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """Number of events of the row's user with a moment strictly below the row's bound."""
     # Ranks instead of times, so that (user, time) always fits into one integer.
-    ranks = np.unique(time)
+    ranks = np.unique(moment)
     width = len(ranks) + 1
-    events = user[keep] * width + np.searchsorted(ranks, time[keep])
+    events = event_user * width + np.searchsorted(ranks, moment)
     below = np.searchsorted(events, user * width + np.searchsorted(ranks, bound, side="left"), side="left")
     return below - np.searchsorted(events, user * width, side="left")

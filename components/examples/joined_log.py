@@ -1,4 +1,4 @@
-"""The log of some users, ready for features: duplicates dropped, tables joined, columns derived."""
+"""The log of some users, ready for features: duplicates dropped, labels made, tables joined, columns derived."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from mixrank.components.examples.dictionary_column import Coded
-from mixrank.components.examples.raw_tables import LOG, join_name
+from mixrank.components.examples.label_events import Outcome, moment_of, outcome
+from mixrank.components.examples.raw_tables import LOG, join_name, label_keys, label_table
 from mixrank.schemas import Cut, Dataset, Derived
 from mixrank.schemas.safe_text import shown
 
@@ -36,6 +37,10 @@ def joined_log(dataset: Dataset, tables: dict[str, Columns]) -> tuple[Columns, d
     spec, source = dataset.spec, dataset.source
     log, duplicates = drop_duplicates(tables[LOG])
     counts = {"duplicates_dropped": duplicates}
+    for label in source.labels:
+        found = _outcome(dataset, label, log, tables[label_table(label)])
+        log[label], log[moment_of(label)] = found.label, found.moment
+        counts[f"matched_{label_table(label)}"] = found.matched
     for number, declared in enumerate(source.joins):
         name, key = join_name(number, declared), (spec.user if declared.on == "user" else spec.item).name
         counts[f"unmatched_{name}"] = join(log, unique_rows(tables[name], key, name), key)
@@ -46,6 +51,13 @@ def joined_log(dataset: Dataset, tables: dict[str, Columns]) -> tuple[Columns, d
         return log, counts, []
     report = _report_bad(dataset, log, bad)
     return take_all(log, np.flatnonzero(~bad)), counts, report
+
+
+def _outcome(dataset: Dataset, label: str, log: Columns, events: Columns) -> Outcome:
+    spec, rule = dataset.spec, dataset.source.labels[label]
+    keys = label_keys(spec, rule)
+    time, event_time = log[spec.time.name].numbers(), events[(rule.time or spec.time).name].numbers()
+    return outcome([log[key] for key in keys], time, [events[key] for key in keys], event_time, rule.within_ms)
 
 
 def derived(rule: Derived, value: float) -> int | str:

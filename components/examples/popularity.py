@@ -15,6 +15,7 @@ import pandas as pd
 
 from mixrank.components.examples.calendar import local_days
 from mixrank.components.examples.dictionary_column import Coded
+from mixrank.components.examples.label_events import moment_of
 from mixrank.schemas import Popularity
 
 # The value under which a day's rows of all values are counted.
@@ -67,8 +68,12 @@ def count(rules: dict[str, Popularity], columns: dict[str, Coded], time: np.ndar
         label = columns[rule.label].numbers() if rule.label is not None else np.zeros(len(time), dtype=np.int64)
         values = np.array([ALL, *map(str, attribute.values[1:])], dtype=object)
         frame = pd.DataFrame({"value": values[attribute.codes], "day": day, "positives": label, "rows": 1})
+        if rule.label is not None and (moment := columns.get(moment_of(rule.label))) is not None:
+            # A label from later events counts on the day of the event.
+            then = frame[label > 0].assign(day=_day_numbers(rule, moment.numbers()[label > 0]), rows=0)
+            frame = pd.concat([frame.assign(positives=0), then])
         # A missing value has no popularity of its own, but its rows count in the total.
-        known = frame[attribute.codes > 0].groupby(["value", "day"], as_index=False).sum()
+        known = frame[frame["value"] != ALL].groupby(["value", "day"], as_index=False).sum()
         every = frame.assign(value=ALL).groupby(["value", "day"], as_index=False).sum()
         parts.append(pd.concat([every, known]).assign(column=column)[list(COLUMNS)])
     return pd.concat(parts, ignore_index=True)

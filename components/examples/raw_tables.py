@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, assert_never
 
-from mixrank.schemas import Categorical, Dataset, Join, MultiCategorical, Numeric, Table
+from mixrank.schemas import (
+    Categorical,
+    Dataset,
+    EventTime,
+    Explode,
+    FeatureSpec,
+    Join,
+    LabelFrom,
+    MultiCategorical,
+    Numeric,
+    Table,
+)
 from mixrank.schemas.arrow import pa
 from mixrank.schemas.naming import nearest
 from mixrank.schemas.raw import Batch, Found, Piece, RawColumn, RawFile, find_files
@@ -26,13 +37,15 @@ class RawTable:
     """A table of the source as found on disk.
 
     Args:
-        name: "log", "user_0", "item_1", ... (joins by position) or "prior".
+        name: "log", "user_0", "item_1", ... (joins by position), "label_click", ... (of a `LabelFrom`) or "prior".
         files: its files, sorted by path.
         names: of each file, name used here -> column in the file.
         columns: the columns to read, after renaming.
         key: column to partition by, or None for a table that every shard reads completely.
         bytes: approximate size without compression.
         hidden, empty: files that were left out, as in `Found`.
+        numbered: key column that no file has, which numbers the rows, or None.
+        explode: how a row becomes several, or None.
     """
 
     name: str
@@ -43,6 +56,21 @@ class RawTable:
     bytes: int = field(default=0, compare=False)
     hidden: int = 0
     empty: int = 0
+    numbered: str | None = None
+    explode: Explode | None = None
+
+    @property
+    def fields(self) -> list[tuple[str, pa.DataType]]:
+        """Columns, as `rows_of` makes them."""
+        exploded = self.explode.columns if self.explode is not None else ()
+        names = {c.name: c.value_type if c.name in exploded else c.arrow_type for c in self.columns}
+        if self.explode is not None:
+            for label, column in self.explode.chosen.items():
+                names.pop(column, None)
+                names[label] = pa.int64()
+            if self.explode.position is not None:
+                names[self.explode.position] = pa.int64()
+        return [*names.items(), *([(self.numbered, pa.int64())] if self.numbered is not None else [])]
 
     def pieces(self) -> Iterator[tuple[int, Piece]]:
         """Pieces that can be read independently, each with the position of its file."""
@@ -72,9 +100,11 @@ def find_tables(dataset: Dataset, data_dir: str) -> dict[str, RawTable]:
     found = {name: find_files(table, data_dir) for name, table in declared.items()}
     tables = {name: _with_columns(name, declared[name], files) for name, files in found.items() if files.files}
 
-    needed = _needed(dataset, tables)
+    needed = _needed(dataset, declared, tables)
     keys = {LOG: dataset.spec.user.name, PRIOR: dataset.spec.user.name}
     keys |= {join_name(n, j): dataset.spec.user.name for n, j in enumerate(source.joins) if j.on == "user"}
+    shared = {label: label_keys(dataset.spec, rule) for label, rule in source.labels.items()}
+    keys |= {label_table(label): dataset.spec.user.name for label, on in shared.items() if dataset.spec.user.name in on}
     result = {}
     for name, table in tables.items():
         for file, names in zip(table.files, table.names, strict=True):
@@ -84,6 +114,8 @@ def find_tables(dataset: Dataset, data_dir: str) -> dict[str, RawTable]:
             columns=tuple(needed[name]),
             key=keys.get(name),
             bytes=sum(file.uncompressed_size() for file in table.files),
+            numbered=dataset.spec.user.name if name == LOG and dataset.spec.user.per_row else None,
+            explode=source.explode if name == LOG else None,
         )
     return result
 
@@ -92,6 +124,7 @@ def declared_tables(dataset: Dataset) -> dict[str, Table]:
     """Name -> table of a dataset, the log first."""
     source = dataset.source
     tables = {LOG: source.log} | {join_name(number, join): join.table for number, join in enumerate(source.joins)}
+    tables |= {label_table(label): rule.table for label, rule in source.labels.items()}
     return tables if source.prior is None else tables | {PRIOR: source.prior.table}
 
 
@@ -103,6 +136,15 @@ def default_shards(tables: dict[str, RawTable]) -> int:
 
 def join_name(number: int, join: Join) -> str:
     return f"{join.on}_{number}"
+
+
+def label_table(label: str) -> str:
+    return f"label_{label}"
+
+
+def label_keys(spec: FeatureSpec, rule: LabelFrom) -> tuple[str, ...]:
+    """Columns that an impression and its event share."""
+    return rule.on or (spec.user.name, spec.item.name)
 
 
 def _with_columns(name: str, table: Table, found: Found) -> RawTable:
@@ -166,7 +208,7 @@ def _check_columns(file: str, needed: list[str], present: dict[str, str]) -> Non
             raise ValueError(f"{file} has no column `{name}`{nearest(name, present)}")
 
 
-def _needed(dataset: Dataset, tables: dict[str, RawTable]) -> dict[str, list[RawColumn]]:
+def _needed(dataset: Dataset, declared: dict[str, Table], tables: dict[str, RawTable]) -> dict[str, list[RawColumn]]:
     """Columns to read per table, keys first."""
     spec, source = dataset.spec, dataset.source
     user = RawColumn(spec.user.name, spec.user.dtype, required=True)
@@ -175,24 +217,32 @@ def _needed(dataset: Dataset, tables: dict[str, RawTable]) -> dict[str, list[Raw
     found = {name: table.names[0] for name, table in tables.items()}
     first = {name: table.files[0].path for name, table in tables.items()}
     needed: dict[str, dict[str, RawColumn]] = {name: {} for name in found}
-    needed[LOG] = {c.name: c for c in (user, item, RawColumn(spec.time.name, "time", True, unit=spec.time.unit))}
+    keys = (item,) if spec.user.per_row else (user, item)
+    needed[LOG] = {c.name: c for c in (*keys, _time(spec.time))}
+    chosen = source.explode.chosen if source.explode is not None else {}
     for flag in spec.flags:
-        if flag not in source.derive:
+        if flag not in {*source.derive, *source.labels, *chosen}:
             needed[LOG][flag] = RawColumn(flag, "flag", required=True)
     _check_columns(first[LOG], list(needed[LOG]), found[LOG])
     for number, join in enumerate(source.joins):
         key = user if join.on == "user" else item
         needed[join_name(number, join)] = {key.name: key}
 
+    homes = [LOG, *(join_name(number, join) for number, join in enumerate(source.joins))]
+    filled = {*source.derive, *source.popularity, *source.labels, *needed[LOG], spec.user.name}
+    filled |= {source.explode.position} if source.explode is not None else set()
     for column in _features(dataset):
-        if column.name in {*source.derive, *source.popularity, *needed[LOG]}:
+        if column.name in filled:
             continue
-        home = next((name for name in found if name != PRIOR and column.name in found[name]), None)
+        home = next((name for name in homes if column.name in found[name]), None)
         if home is None:
-            options = [name for table, names in found.items() if table != PRIOR for name in names]
-            places = ", ".join(first[name] for name in found if name != PRIOR)
+            options = [name for table in homes for name in found[table]]
+            places = ", ".join(first[name] for name in homes)
             raise ValueError(f"no table has column `{column.name}` ({places}){nearest(column.name, options)}")
         needed[home].setdefault(column.name, column)
+    _need_events(dataset, needed)
+    if source.explode is not None:
+        _need_lists(source.explode, needed[LOG], item, found[LOG], first[LOG])
     for name, rule in source.derive.items():
         for columns in needed.values():
             if rule.column in columns and columns[rule.column].kind == "str":
@@ -201,7 +251,46 @@ def _needed(dataset: Dataset, tables: dict[str, RawTable]) -> dict[str, list[Raw
         lists = (source.prior.items, *source.prior.flags.values())
         needed[PRIOR] = {user.name: user}
         needed[PRIOR] |= {name: RawColumn(name, spec.item.dtype, many=True) for name in lists}
-    return {name: list(columns.values()) for name, columns in needed.items()}
+    return {
+        name: [_in_table(column, declared[name]) for column in columns.values()] for name, columns in needed.items()
+    }
+
+
+def _time(declared: EventTime) -> RawColumn:
+    return RawColumn(
+        declared.name, "time", True, format=declared.format, unit=declared.unit, timezone=declared.timezone
+    )
+
+
+def _in_table(column: RawColumn, table: Table) -> RawColumn:
+    """A column, read as the text of its table is written."""
+    return replace(column, decimal=table.decimal, thousands=table.thousands, missing=table.missing)
+
+
+def _need_events(dataset: Dataset, needed: dict[str, dict[str, RawColumn]]) -> None:
+    """The columns of every `LabelFrom`, in its table and in the log."""
+    spec = dataset.spec
+    for label, rule in dataset.source.labels.items():
+        own = needed[label_table(label)]
+        for name in label_keys(spec, rule):
+            # Ids of requests are compared by their text.
+            needed[LOG].setdefault(name, RawColumn(name, "str"))
+            own[name] = replace(needed[LOG][name], required=True)
+        time = _time(rule.time or spec.time)
+        own[time.name] = time
+
+
+def _need_lists(explode: Explode, log: dict[str, RawColumn], item: RawColumn, found: Iterable[str], file: str) -> None:
+    """Makes lists of the columns of candidates."""
+    _check_columns(file, [*explode.columns, *explode.chosen.values()], dict.fromkeys(found, ""))
+    for name in explode.columns:
+        if name not in log:
+            raise ValueError(
+                f"`explode` lists `{name}` in `columns`, which no key, label or feature takes from the log"
+            )
+        log[name] = replace(log[name], many=True, separator=explode.separator, keep_places=True)
+    for name in explode.chosen.values():
+        log[name] = RawColumn(name, item.kind, many=True, separator=explode.separator, single=True)
 
 
 def _features(dataset: Dataset) -> Iterator[RawColumn]:

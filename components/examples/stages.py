@@ -18,6 +18,7 @@ import pandas as pd
 from absl import logging
 from apache_beam.io.filesystems import FileSystems
 
+from mixrank.components.examples.candidates import exploded, row_numbers, uneven
 from mixrank.components.examples.columns import examples
 from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.joined_log import FILE, ROW, Columns, joined_log
@@ -68,7 +69,15 @@ class ReadPiece(beam.DoFn):
                     columns[FILE] = pa.array(np.full(len(batch.rows), number))
                     columns[ROW] = pa.array(batch.rows)
                 path = FileSystems.join(self._scratch, f"{stem}-{count:06d}.arrow")
-                _write_batches(path, columns, np.flatnonzero(keep), table.key, self._num_shards)
+                if table.numbered is not None:
+                    columns[table.numbered] = row_numbers(number, batch.rows)
+                if not keep.all():
+                    kept = pa.array(np.flatnonzero(keep))
+                    columns = {column: array.take(kept) for column, array in columns.items()}
+                if table.explode is not None:
+                    columns = exploded(table.explode, columns)
+                ordered = {column: columns[column] for column, _ in _fields(table)}
+                _write_batches(path, ordered, table.key, self._num_shards)
                 summary["rows"] += len(batch.rows) + len(batch.bad)
                 summary["bad"] += bad
                 summary["batches"].append(path)
@@ -94,18 +103,35 @@ def _typed(table: RawTable, number: int, raw: pa.Table, rows: np.ndarray) -> tup
         except ValueError as error:
             raise ValueError(f"{file}, column `{names[column.name]}`: {error}") from error
         for position, reason in bad.items():
-            value = array[position].as_py()
+            value = _value(array[position])
             letters.setdefault(position, dead_letter(file, int(rows[position]), names[column.name], value, reason))
+    if table.explode is not None:
+        for position, (name, reason) in uneven(table.explode, columns).items():
+            letters.setdefault(position, dead_letter(file, int(rows[position]), names[name], None, reason))
     return columns, [letters[position] for position in sorted(letters)]
 
 
-def _write_batches(path: str, columns: dict[str, pa.Array], rows: np.ndarray, key: str | None, num_shards: int) -> None:
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        # Text that is not UTF-8.
+        return scalar.cast(pa.binary()).as_py()
+
+
+def _fields(table: RawTable) -> list[tuple[str, pa.DataType]]:
+    """Columns of the Arrow files of a table."""
+    return table.fields + ([(FILE, pa.int64()), (ROW, pa.int64())] if table.name == LOG else [])
+
+
+def _write_batches(path: str, columns: dict[str, pa.Array], key: str | None, num_shards: int) -> None:
+    rows = len(next(iter(columns.values())))
     if key is None:
-        shards, bounds = rows, np.array([0, len(rows)])
+        shards, bounds = np.arange(rows), np.array([0, rows])
     else:
-        keys = Coded.from_arrow(columns[key].take(pa.array(rows)))
+        keys = Coded.from_arrow(columns[key])
         shard = np.array([stable_hash(value, "shard") % num_shards for value in keys.values])[keys.codes]
-        shards = rows[np.argsort(shard, kind="stable")]
+        shards = np.argsort(shard, kind="stable")
         bounds = np.searchsorted(np.sort(shard), np.arange(num_shards + 1))
     sorted_rows = pa.array(shards)
     batch = pa.RecordBatch.from_arrays([array.take(sorted_rows) for array in columns.values()], list(columns))
@@ -138,9 +164,7 @@ class ShardTables:
         for path in self._batches[name]:
             with FileSystems.open(path) as source:
                 batches.append(pa.ipc.open_file(source).get_batch(number if partitioned else 0))
-        fields = [(column.name, column.arrow_type) for column in self.tables[name].columns]
-        fields += [(FILE, pa.int64()), (ROW, pa.int64())] if name == LOG else []
-        table = pa.Table.from_batches(batches, pa.schema(fields))
+        table = pa.Table.from_batches(batches, pa.schema(_fields(self.tables[name])))
         columns = {column: Coded.from_arrow(table[column]) for column in table.column_names}
         if not partitioned:
             self._whole[name] = columns

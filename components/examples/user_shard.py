@@ -12,10 +12,11 @@ import pandas as pd
 
 from mixrank.components.examples import splits
 from mixrank.components.examples.calendar import window_start
-from mixrank.components.examples.columns import EntryColumn, GapColumn, HistoryColumn, ValueColumn
+from mixrank.components.examples.columns import EntryColumn, GapColumn, HistoryColumn, LateActionColumn, ValueColumn
 from mixrank.components.examples.dictionary_column import Coded
-from mixrank.components.examples.histories import Slices, sequences, slices
+from mixrank.components.examples.histories import Sequences, Slices, sequences, slices
 from mixrank.components.examples.joined_log import BadRow, Columns, join, joined_log, take_all, unique_rows
+from mixrank.components.examples.label_events import moment_of
 from mixrank.components.examples.popularity import DailyCounts, popularity_of
 from mixrank.components.examples.raw_tables import PRIOR, join_name
 from mixrank.schemas import SPLITS, Action, Categorical, Dataset, MultiCategorical, TimeGap
@@ -76,19 +77,23 @@ def build(
     shard.time_range = [int(time.min()), int(time.max())] if len(time) else []
     prior = _prior(dataset, tables, keys)
     flags = {name: np.concatenate([log[name].numbers(bool), prior.flags[name]]) for name in spec.flags}
+    # When a label that comes from later events became 1.
+    moments = {label: log[moment_of(label)].numbers() for label in source.labels}
     starts = window_start(time, source.window)
     for history in spec.histories:
         kept = flags[history.only] if history.only is not None else np.ones(len(time) + len(prior.user), dtype=bool)
-        keep, keep_prior = kept[: len(time)], kept[len(time) :]
-        sequence = sequences(user, prior.user, len(keys), keep, keep_prior)
-        cut = slices(sequence, user, time, keep, starts, history.window, history.length)
+        events, keep_prior = np.flatnonzero(kept[: len(time)]), kept[len(time) :]
+        moment = moments.get(history.only or "", time)
+        events = events[np.lexsort((moment[events], user[events]))]
+        sequence = sequences(events, user, prior.user, len(keys), keep_prior)
+        cut = slices(sequence, events, user, time, moment, starts, history.window, history.length)
         shard.histories[history.name] = cut
         for name, feature in spec.history_fields(history):
             match feature:
                 case TimeGap():
-                    written: EntryColumn = GapColumn(name, time, sequence, cut)
+                    written: EntryColumn = GapColumn(name, time, moment, sequence, cut)
                 case Action():
-                    written = HistoryColumn(name, feature.kind, _actions(feature, flags), 1, sequence, cut)
+                    written = _action_column(name, feature, flags, moments, time, sequence, cut)
                 case Categorical() | MultiCategorical():
                     events = _attribute(feature, log, prior)
                     written = HistoryColumn(name, feature.kind, events, feature.width, sequence, cut)
@@ -114,10 +119,25 @@ def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:
     return result
 
 
-def _actions(feature: Action, flags: dict[str, np.ndarray]) -> Coded:
+def _action_column(
+    name: str,
+    feature: Action,
+    flags: dict[str, np.ndarray],
+    moments: dict[str, np.ndarray],
+    time: np.ndarray,
+    sequence: Sequences,
+    cut: Slices,
+) -> EntryColumn:
     """The bit mask of every event, of the log and then prior."""
-    masks = sum(flags[flag].astype(np.int64) << bit for bit, flag in enumerate(feature.flags))
-    return Coded(np.asarray(masks), list(range(2 ** len(feature.flags))))
+    bits = {flag: flags[flag].astype(np.int64) << bit for bit, flag in enumerate(feature.flags)}
+    late = [flag for flag in bits if flag in moments]
+    masks = sum((bits[flag] for flag in bits if flag not in late), np.zeros(len(flags[feature.flags[0]]), np.int64))
+    if not late:
+        return HistoryColumn(name, feature.kind, Coded(masks, list(range(2 ** len(bits)))), 1, sequence, cut)
+    # Prior events are over.
+    over = np.full(len(masks) - len(time), -1)
+    known = [(bits[flag], np.concatenate([moments[flag], over])) for flag in late]
+    return LateActionColumn(name, masks, known, time, sequence, cut)
 
 
 def _attribute(feature: Categorical | MultiCategorical, log: Columns, prior: Prior) -> Coded:

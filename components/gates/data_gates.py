@@ -12,7 +12,8 @@ from mixrank.schemas import Dataset
 from mixrank.schemas.safe_text import shown
 
 SHOWN_KEYS = 3
-# Unit of a column -> milliseconds.
+# Units in a millisecond, and milliseconds in a unit.
+PER_MS = {"s": 1e-3, "ms": 1, "us": 1000, "ns": 10**6}
 UNITS = {"seconds": 1000.0, "milliseconds": 1.0, "microseconds": 1e-3, "nanoseconds": 1e-6, "days": 86_400_000.0}
 
 
@@ -54,7 +55,7 @@ def _implausible_times(figures: Figures, dataset: Dataset, gates: GateSettings, 
         f"{sum(wrong.values())} of {sum(figures.years.values())} times in column `{time.name}` are before {first} or "
         f"after {last}, the {'earliest' if extreme == figures.first_ms else 'latest'} is {_day(extreme)}"
     )
-    hint = likely_unit(extreme, getattr(time, "unit", None), first, last)
+    hint = likely_unit(extreme, time.unit if time.format == "epoch" else None, first, last)
     return [Finding("implausible_time", time.name, f"{said} ({hint})" if hint else said)]
 
 
@@ -63,7 +64,7 @@ def likely_unit(time_ms: int, unit: str | None, first_year: int, last_year: int)
 
     Args:
         time_ms: as it was read.
-        unit: "s" or "ms". The declared unit of the column; another or None if it is not a number.
+        unit: "s", "ms", "us" or "ns". The declared unit of the column; None if it is not a number.
         first_year, last_year: plausible years.
 
     >>> likely_unit(1_600_000_000, "ms", 1990, 2027)
@@ -71,9 +72,9 @@ def likely_unit(time_ms: int, unit: str | None, first_year: int, last_year: int)
     >>> likely_unit(20_200_913_000, "s", 1990, 2027)
     '2020-09-13 if these were dates as yyyymmdd'
     """
-    if unit not in ("s", "ms"):
+    if unit is None:
         return ""
-    raw = time_ms // 1000 if unit == "s" else time_ms
+    raw = round(time_ms * PER_MS[unit])
     for form, name in (("%Y%m%d", "yyyymmdd"), ("%Y%m%d%H%M%S", "yyyymmddhhmmss")):
         # A number of seconds may look like such a date by chance only outside the plausible years.
         if re.fullmatch(r"\d{8}|\d{14}", str(raw)) and len(str(raw)) == len(name):

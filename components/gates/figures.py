@@ -93,6 +93,7 @@ class Figures(Declaration):
         labels: label -> split -> scenario -> figures.
         histories: history -> split -> figures.
         joins: join -> figures.
+        events: label of a `LabelFrom` -> the events, and those that belong to an impression.
         features: feature -> figures.
         alone: feature -> label -> how well it tells it alone.
         first_ms, last_ms: earliest and latest time, in milliseconds; None without rows.
@@ -109,6 +110,7 @@ class Figures(Declaration):
     labels: dict[str, dict[str, dict[str, LabelFigures]]] = {}
     histories: dict[str, dict[str, HistoryFigures]] = {}
     joins: dict[str, JoinFigures] = {}
+    events: dict[str, JoinFigures] = {}
     features: dict[str, FeatureFigures] = {}
     alone: dict[str, dict[str, Separation]] = {}
     first_ms: int | None = None

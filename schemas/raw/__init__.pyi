@@ -13,3 +13,4 @@ from .raw_file import RawFile as RawFile
 from .request_columns import as_request_column as as_request_column
 from .values import RawColumn as RawColumn
 from .values import convert as convert
+from .values import plain_layout as plain_layout

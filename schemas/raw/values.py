@@ -1,28 +1,39 @@
 """Raw values -> the type that the spec declares, or the reason why a value does not fit.
 
-One rule for all file formats: a number, a flag or a missing value is written the same way whether the log
-is Parquet, text or TFRecord.
+One rule for all file formats, and for training and scoring alike: a number, a flag, a time or a missing value is
+written the same way whether the log is Parquet, text, JSON or TFRecord.
 """
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from mixrank.schemas.arrow import pa, pc
+from mixrank.schemas.encode import FLOAT32_END, PADDING, fits_float32
 from mixrank.schemas.task_kinds import BINARY
 
 Kind = Literal["int", "str", "float", "flag", "time"]
-# Missing values as text files and careless exports write them.
+# Missing values as text files and careless exports write them; a `Table` may add its own.
 MISSING = frozenset({"", "nan", "NaN", "null", "NULL", "\\N"})
 # A later time means a wrong unit; the limit also keeps calendars within 64-bit nanoseconds.
 LATEST_MS = 7_258_118_400_000
+PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+# Clocks change on the quarter of an hour.
+QUARTER_MS = 900_000
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+MILLISECOND, NO_TIME = datetime.timedelta(milliseconds=1), datetime.timedelta()
 _ARROW = {"int": pa.int64(), "str": pa.string(), "float": pa.float64(), "flag": pa.int64(), "time": pa.int64()}
+_WHOLE = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
+_AS_TEXT = '; a column of text is declared with `dtype="str"`'
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,10 @@ class RawColumn:
         required: bool. Whether a missing value makes the row bad.
         many: bool. Whether a row holds a list.
         separator: str or None. Splits text into a list.
-        unit: "s" or "ms". Unit of a time.
+        keep_places: bool. Whether a missing value keeps its place in a list.
+        single: bool. Whether a value that is no list counts as a list of one.
+        format, unit, timezone: of a time, as in `EventTime`.
+        decimal, thousands, missing: of text, as in `Table`.
     """
 
     name: str
@@ -43,11 +57,23 @@ class RawColumn:
     required: bool = False
     many: bool = False
     separator: str | None = None
-    unit: str = "ms"
+    keep_places: bool = False
+    single: bool = False
+    format: Literal["epoch", "iso"] = "epoch"
+    unit: Literal["s", "ms", "us", "ns"] = "ms"
+    timezone: str = "UTC"
+    decimal: Literal[".", ","] = "."
+    thousands: str | None = None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def value_type(self) -> pa.DataType:
+        """Arrow type of a single value."""
+        return _ARROW[self.kind]
 
     @property
     def arrow_type(self) -> pa.DataType:
-        return pa.list_(_ARROW[self.kind]) if self.many else _ARROW[self.kind]
+        return pa.list_(self.value_type) if self.many else self.value_type
 
 
 def convert(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[int, str]]:
@@ -62,27 +88,125 @@ def convert(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[int, str
 
     Raises:
         ValueError: if the type of the column cannot be converted at all.
+
+    >>> convert(pa.array(["7", "7.0", "x"]), RawColumn("n", "int"))[0].to_pylist()
+    [7, 7, None]
     """
-    array, bad = _unwrap(array, column)
-    if column.many and column.separator is None:
-        return _convert_lists(array, column)
-    if pa.types.is_timestamp(array.type) and column.kind == "time":
-        array = array.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
-        column = replace(column, unit="ms")
-    if pa.types.is_nested(array.type) or pa.types.is_temporal(array.type):
-        raise ValueError(f"cannot read type {array.type} as {column.kind}")
-    parse = _parser(column)
-    if column.separator is not None:
-        parse = _split(parse, column.separator)
-    typed, more = _by_distinct(array, parse, column.arrow_type)
+    array = plain_layout(array)
+    if column.many:
+        return _lists(array, column)
+    array, several = _unlisted(array)
+    typed, bad = _typed(array, column)
     if column.required:
         for position in np.flatnonzero(typed.is_null().to_numpy(zero_copy_only=False)):
-            more.setdefault(int(position), "is missing")
-    return typed, more | bad
+            bad.setdefault(int(position), "is missing")
+    return typed, bad | several
+
+
+def plain_layout(array: pa.Array) -> pa.Array:
+    """The same values without dictionary encoding and with lists of any size."""
+    if pa.types.is_dictionary(array.type):
+        return array.dictionary_decode()
+    if pa.types.is_fixed_size_list(array.type):
+        present = array.is_valid().to_numpy(zero_copy_only=False)
+        ends = np.cumsum(np.where(present, array.type.list_size, 0))
+        offsets = pa.array(np.concatenate([[0], ends]), pa.int32(), mask=np.append(~present, False))
+        # Arrow leaves out the entries of a list that is null.
+        return pa.ListArray.from_arrays(offsets, array.flatten())
+    return array
+
+
+def _unlisted(array: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+    """The values of a list array (TFRecord) that holds single values."""
+    if not _is_list(array.type):
+        return array, {}
+    starts, lengths = _spans(array)
+    rows = pa.array(np.where(lengths > 0, starts, 0), pa.int64(), mask=lengths == 0)
+    values = plain_layout(array.flatten()).take(rows)
+    return values, {int(p): f"has {lengths[p]} values" for p in np.flatnonzero(lengths > 1)}
+
+
+def _lists(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[int, str]]:
+    if pa.types.is_null(array.type):
+        array = pa.nulls(len(array), column.arrow_type)
+    absent = array.is_null().to_numpy(zero_copy_only=False)
+    owners = np.arange(len(array))
+    if _is_list(array.type):
+        _, lengths = _spans(array)
+        owners, array = np.repeat(owners, lengths), plain_layout(array.flatten())
+    elif column.separator is None and not column.single:
+        raise ValueError(
+            f"cannot read type {array.type} as a list; lists need Parquet, JSON or TFRecord, or a `separator`"
+        )
+    if column.separator is None:
+        values, reasons = _typed(array, column)
+        bad = {int(owners[entry]): reason for entry, reason in reasons.items()}
+    else:
+        # Each entry of a list may be text with separators, too.
+        _check_type(array.type, column)
+        split, reasons = _by_distinct(array, _split(column), pa.list_(column.value_type))
+        bad = {int(owners[entry]): reason for entry, reason in reasons.items()}
+        _, lengths = _spans(split)
+        owners, values = np.repeat(owners, lengths), split.flatten()
+    present = ~values.is_null().to_numpy(zero_copy_only=False)
+    if column.required:
+        for row in (*np.flatnonzero(absent), *owners[~present]):
+            bad.setdefault(int(row), "is missing")
+    if not column.keep_places:
+        owners, values = owners[present], values.filter(pa.array(present))
+    ends = np.cumsum(np.bincount(owners, minlength=len(absent)))
+    offsets = pa.array(np.concatenate([[0], ends]), pa.int32(), mask=np.append(absent, False))
+    return pa.ListArray.from_arrays(offsets, values), bad
+
+
+def _typed(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[int, str]]:
+    """Single values of the type of the column, and position -> reason for the bad ones."""
+    _check_type(array.type, column)
+    if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
+        return _of_timestamps(array, column)
+    if pa.types.is_float16(array.type):
+        array = pa.array(array.to_numpy(zero_copy_only=False).astype(np.float32), mask=_nulls(array))
+    if (whole := _of_numbers(array, column)) is not None:
+        return whole, {}
+    return _by_distinct(array, _parser(column), column.value_type)
+
+
+def _check_type(kind: pa.DataType, column: RawColumn) -> None:
+    types = pa.types
+    times = types.is_timestamp(kind) or types.is_date(kind)
+    if not (types.is_nested(kind) or types.is_temporal(kind)) or (times and column.kind == "time"):
+        return
+    what = f"a list of {column.kind}" if column.many else column.kind
+    accepted = "numbers, booleans and text" + (", timestamps and dates" if column.kind == "time" else "")
+    if types.is_struct(kind):
+        advice = "; write the fields of a struct as columns of their own"
+    elif types.is_nested(kind):
+        advice = "; a `MultiCategorical` takes one list per row, without lists in it"
+    else:
+        advice = "; a time is declared as `EventTime`, anything else is written as text or a number"
+    raise ValueError(f"cannot read type {kind} as {what}, which takes {accepted}{advice}")
+
+
+def _of_numbers(array: pa.Array, column: RawColumn) -> pa.Array | None:
+    """Numbers that only need a wider type, all at once; None where each value needs a look."""
+    if column.kind == "int" and pa.types.is_signed_integer(array.type):
+        lowest = pa.scalar(np.iinfo(array.type.to_pandas_dtype()).min, array.type)
+        fits = array.type != pa.int64() or not pc.any(pc.equal(array, lowest)).as_py()
+        return array.cast(pa.int64()) if fits else None
+    if column.kind == "float" and pa.types.is_floating(array.type):
+        numbers = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        # A null is NaN here.
+        missing = np.isnan(numbers)
+        fits = np.abs(np.where(missing, 0.0, numbers)) < FLOAT32_END
+        return pa.array(numbers, mask=missing) if fits.all() else None
+    return None
 
 
 def _by_distinct(array: pa.Array, parse: Callable[[Any], Any], to: pa.DataType) -> tuple[pa.Array, dict[int, str]]:
     """`parse` of every element, called once per distinct value."""
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        # Text that is not UTF-8 is a bad value, and not an error of Arrow's.
+        array = array.cast(pa.binary() if pa.types.is_string(array.type) else pa.large_binary())
     encoded = array.dictionary_encode()
     values: list[Any] = []
     reasons: dict[int, str] = {}
@@ -99,34 +223,12 @@ def _by_distinct(array: pa.Array, parse: Callable[[Any], Any], to: pa.DataType) 
     return typed, {int(p): reasons[int(codes[p])] for p in np.flatnonzero(np.isin(codes, list(reasons)))}
 
 
-def _unwrap(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[int, str]]:
-    """Plain values of a dictionary array, or of a list array (TFRecord) that holds single values."""
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if not _is_list(array.type) or (column.many and column.separator is None):
-        return array, {}
-    starts, lengths = _spans(array)
-    rows = pa.array(np.where(lengths > 0, starts, 0), pa.int64(), mask=lengths == 0)
-    return array.flatten().take(rows), {int(p): f"has {lengths[p]} values" for p in np.flatnonzero(lengths > 1)}
-
-
-def _convert_lists(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[int, str]]:
-    if pa.types.is_null(array.type):
-        return pa.nulls(len(array), column.arrow_type), {}
-    if not _is_list(array.type):
-        raise ValueError(f"cannot read type {array.type} as a list; lists need Parquet or TFRecord, or a `separator`")
-    _, lengths = _spans(array)
-    flat, reasons = _by_distinct(array.flatten(), _parser(column), _ARROW[column.kind])
-    owners = np.repeat(np.arange(len(array)), lengths)
-    bad = {int(owners[position]): reason for position, reason in reasons.items()}
-    present = ~flat.is_null().to_numpy(zero_copy_only=False)
-    lengths = np.bincount(owners[present], minlength=len(array))
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-    return pa.ListArray.from_arrays(offsets, flat.filter(pa.array(present))), bad
-
-
 def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def _nulls(array: pa.Array) -> np.ndarray:
+    return array.is_null().to_numpy(zero_copy_only=False)
 
 
 def _spans(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -136,90 +238,180 @@ def _spans(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _parser(column: RawColumn) -> Callable[[Any], Any]:
-    if column.kind == "time":
-        scale = 1000 if column.unit == "s" else 1
-        return lambda value: parse_time(value, scale)
-    return {"int": parse_int, "str": parse_text, "float": parse_float, "flag": parse_flag}[column.kind]
+    parse = {"int": _int, "str": _text, "float": _float, "flag": _flag, "time": _time}[column.kind]
+    missing = MISSING.union(column.missing)
+
+    def parse_present(value: Any) -> Any:
+        value = _plain(value)
+        return None if value is None or value in missing else parse(value, column)
+
+    return parse_present
 
 
-def _split(parse: Callable[[Any], Any], separator: str) -> Callable[[Any], list[Any]]:
+def _split(column: RawColumn) -> Callable[[Any], list[Any]]:
+    parse = _parser(column)
+
     def parse_all(value: Any) -> list[Any]:
-        text = parse_text(value) or ""
-        parts = (parse(part.strip()) for part in text.split(separator))
-        return [part for part in parts if part is not None]
+        value = _plain(value)
+        if value is None or value in MISSING:
+            return []
+        parts = [parse(part) for part in str(_text(value, column)).split(column.separator)]
+        return parts if column.keep_places else [part for part in parts if part is not None]
 
     return parse_all
 
 
 def _plain(value: Any) -> Any:
-    """Bytes as text; every spelling of a missing value becomes None."""
+    """Bytes as text, without space around it; a number that is none as None."""
     if isinstance(value, bytes):
         try:
             value = value.decode()
         except UnicodeDecodeError:
             raise ValueError("is not UTF-8 text") from None
     if isinstance(value, str):
-        value = value.strip()
-        return None if value in MISSING else value
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return value.strip()
+    is_nan = isinstance(value, float | Decimal) and value != value
+    return None if is_nan else value
 
 
-def parse_text(value: Any) -> str | None:
-    value = _plain(value)
-    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
-        value = int(value)
-    return None if value is None else str(value)
+def _text(value: Any, column: RawColumn) -> str:
+    whole = isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value)
+    if whole or isinstance(value, bool):
+        return str(int(value))
+    # A decimal is written with the zeros of its type.
+    return f"{value.normalize():f}" if isinstance(value, Decimal) else str(value)
 
 
-def parse_float(value: Any) -> float | None:
-    value = _plain(value)
-    if value is None:
-        return None
+def _digits(text: str, column: RawColumn) -> str:
+    """The text of a number as Python writes it, or text that is no number for Python either."""
+    if column.thousands is not None:
+        # Typewriters, Excel and Unicode's CLDR use different spaces.
+        mark = "[ \u00a0\u202f]" if column.thousands == " " else re.escape(column.thousands)
+        if grouped := re.fullmatch(rf"([+-]?[0-9]{{1,3}}(?:{mark}[0-9]{{3}})+)(\D.*)?", text):
+            text = re.sub(mark, "", grouped[1]) + (grouped[2] or "")
+    if column.decimal == ",":
+        text = "_" if "." in text else text.replace(",", ".", 1)
+    # Python would read 1_000 as a number; in a log it is not one.
+    return "_" if "_" in text else text
+
+
+def _number(value: Any, column: RawColumn, advice: str = "") -> float:
     try:
-        # Python would read 1_000 as a number; in a log it is not one.
-        number = math.nan if isinstance(value, str) and "_" in value else float(value)
+        number = float(_digits(value, column) if isinstance(value, str) else value)
+    except OverflowError:
+        number = math.inf
     except ValueError:
         number = math.nan
     if math.isnan(number):
-        raise ValueError("is not a number")
+        raise ValueError(f"is not a number{advice}")
     if math.isinf(number):
         raise ValueError("is not finite")
     return number
 
 
-def parse_int(value: Any) -> int | None:
-    value = _plain(value)
-    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+", value):
-        value = int(value)
-    if value is not None and not isinstance(value, int):
-        # In Parquet and text files, an integer column with nulls often becomes float.
-        number = parse_float(value)
-        if number is None or number != int(number) or abs(number) > 2**53:
-            raise ValueError("is not a whole number")
-        value = int(number)
-    if value is not None and not -(2**63) <= value < 2**63:
-        raise ValueError("does not fit into 64 bits")
-    return None if value is None else int(value)
+def _float(value: Any, column: RawColumn) -> float:
+    number = _number(value, column)
+    if not fits_float32(number):
+        raise ValueError("does not fit into a 32-bit number")
+    return number
 
 
-def parse_flag(value: Any) -> int | None:
-    value = _plain(value)
+def _int(value: Any, column: RawColumn) -> int:
     if isinstance(value, str):
-        value = {"true": 1, "false": 0}.get(value.lower(), value)
-    value = parse_int(value)
-    if value is not None and BINARY.wrong([value]):
-        raise ValueError(f"must be {BINARY.expected}")
-    return value
-
-
-def parse_time(value: Any, scale: int) -> int | None:
-    value = _plain(value)
-    if isinstance(value, str) and re.fullmatch(r"[0-9]+", value):
+        value = _digits(value, column)
+        if whole := _WHOLE.fullmatch(value):
+            # More digits than Python converts are too many anyway.
+            value = int(whole[1]) if len(whole[1]) < 100 else 2**64
+    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
         value = int(value)
+    if not isinstance(value, int):
+        # In Parquet and text files, an integer column with nulls often becomes float.
+        number = _number(value, column, _AS_TEXT)
+        if number != int(number):
+            raise ValueError("is not a whole number")
+        if abs(number) > 2**53:
+            raise ValueError("is a float above 2**53, where whole numbers are rounded")
+        value = int(number)
+    if value == PADDING["int"]:
+        raise ValueError("is the smallest 64-bit number, which stands for a missing value")
+    if not -(2**63) < value < 2**63:
+        raise ValueError("does not fit into 64 bits")
+    return int(value)
+
+
+def _flag(value: Any, column: RawColumn) -> int:
+    value = {"true": 1, "false": 0}.get(value.lower(), value) if isinstance(value, str) else value
+    try:
+        number = _number(value, column)
+    except ValueError:
+        raise ValueError(f"is not {BINARY.expected}, true or false") from None
+    if BINARY.wrong([number]):
+        raise ValueError(
+            f"is not {BINARY.expected}; a number such as a watch time becomes a label by a `Threshold` in `derive`"
+        )
+    return int(number)
+
+
+def _time(value: Any, column: RawColumn) -> int:
+    if column.format == "iso":
+        # A date such as 20240105 may be stored as a number.
+        return _in_range(_iso(str(value), ZoneInfo(column.timezone)), "")
+    per_second = PER_SECOND[column.unit]
+    if isinstance(value, str):
+        value = _digits(value, column)
+        if re.fullmatch(r"[0-9]{1,30}", value):
+            value = int(value)
     if isinstance(value, int):
-        value *= scale
-    elif value is not None:
-        value = round((parse_float(value) or 0.0) * scale)
-    if value is not None and not 0 <= value < LATEST_MS:
-        raise ValueError("is not a time between 1970 and 2200 in the declared unit")
-    return value
+        return _in_range(value * 1000 // per_second, column.unit)
+    if isinstance(value, Decimal):
+        return _in_range(round(value * 1000 / per_second) if value.is_finite() else -1, column.unit)
+    number = _number(value, column, _iso_advice(value))
+    # Far enough from any time, and not infinite in milliseconds.
+    return _in_range(round(max(-1e30, min(number, 1e30)) * (1000 / per_second)), column.unit)
+
+
+def _in_range(time_ms: int, unit: str) -> int:
+    if not 0 <= time_ms < LATEST_MS:
+        raise ValueError(f"is not a time between 1970 and 2200{' in the declared unit' if unit else ''}")
+    return time_ms
+
+
+def _iso(text: str, zone: ZoneInfo) -> int:
+    """Milliseconds since 1970 of an ISO 8601 time or date, as Python, Spark, Postgres and BigQuery write it."""
+    text = re.sub(r"\s*(?:UTC|GMT|[Zz])$", "+00:00", text)
+    text = re.sub(r"\s+(?=[+-][0-9]{2}(?::?[0-9]{2})?$)", "", text)
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("is not a time in ISO 8601, such as 2024-01-05T18:30:00+01:00") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=zone)
+    return (moment - EPOCH) // MILLISECOND
+
+
+def _iso_advice(value: Any) -> str:
+    try:
+        _iso(str(value), ZoneInfo("UTC"))
+    except ValueError:
+        return ""
+    return '; a time in ISO 8601 is declared as `EventTime(..., format="iso")`'
+
+
+def _of_timestamps(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[int, str]]:
+    """Milliseconds of Arrow timestamps and dates; those without a zone are local times."""
+    local = not pa.types.is_timestamp(array.type) or array.type.tz is None
+    if pa.types.is_date(array.type):
+        array = array.cast(pa.timestamp("ms"))
+    missing = _nulls(array)
+    to = pa.timestamp("ms", array.type.tz)
+    time = array.cast(to, safe=False).cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    wrong = (time < 0) | (time >= LATEST_MS)
+    if local and column.timezone != "UTC":
+        quarters, places = np.unique(np.where(wrong, 0, time) // QUARTER_MS, return_inverse=True)
+        zone, first = ZoneInfo(column.timezone), EPOCH.replace(tzinfo=None)
+        offsets = [zone.utcoffset(first + MILLISECOND * QUARTER_MS * quarter) for quarter in quarters.tolist()]
+        time = time - np.array([(offset or NO_TIME) // MILLISECOND for offset in offsets], dtype=np.int64)[places]
+        wrong |= (time < 0) | (time >= LATEST_MS)
+    bad = wrong & ~missing
+    typed = pa.array(time, pa.int64(), mask=missing | bad)
+    return typed, {int(p): "is not a time between 1970 and 2200" for p in np.flatnonzero(bad)}

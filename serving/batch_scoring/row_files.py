@@ -1,8 +1,8 @@
 """Arrow columns of the request layout -> inputs of `score_rows`, whole columns at a time.
 
-A row is accepted if and only if `to_instance` accepts it, with one exception: single values may be written as a raw
-log may write them, such as a whole number as a float, because many writers turn an integer column with missing values
-into floats.
+Values are read by the rule of a raw log (`mixrank.schemas.raw.convert`), so that a file is scored as it would be
+trained on: numbers may be text, whole numbers floats, and `null` is a missing value. Beyond that, a row is accepted if
+and only if `to_instance` accepts it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import numpy as np
 
 from mixrank.schemas.arrow import pa, pc
 from mixrank.schemas.encode import PADDING, Column
-from mixrank.schemas.raw import as_request_column
+from mixrank.schemas.raw import RawColumn, as_request_column, convert, plain_layout
 from mixrank.serving.batch_scoring.scoring_plan import arrow_type
 
 # Position -> (column, reason).
 Bad = dict[int, tuple[str, str]]
-MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -77,12 +76,6 @@ def read_rows(known: Sequence[Column], keep: Mapping[str, pa.DataType], table: p
             array = pa.nulls(table.num_rows, arrow_type(column))
         if not column.serving and column.name not in keep:
             continue
-        try:
-            array, wrong = as_request_column(array, column)
-        except ValueError as error:
-            raise ValueError(f"column `{column.name}`: {error}") from None
-        for position, reason in wrong.items():
-            rows.bad.setdefault(position, (column.name, reason))
         if column.length is None:
             values, missing = _scalars(column, array, rows.bad)
             lengths = (~missing).astype(np.int64)
@@ -121,8 +114,7 @@ def _copied(name: str, array: pa.Array, kind: pa.DataType, bad: Bad) -> pa.Array
 
 
 def _one_array(chunks: pa.ChunkedArray) -> pa.Array:
-    array = pa.concat_arrays(chunks.chunks) if chunks.num_chunks else pa.array([], chunks.type)
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    return plain_layout(pa.concat_arrays(chunks.chunks) if chunks.num_chunks else pa.array([], chunks.type))
 
 
 def _mark(bad: Bad, column: Column, rows: np.ndarray, reason: str) -> None:
@@ -130,56 +122,40 @@ def _mark(bad: Bad, column: Column, rows: np.ndarray, reason: str) -> None:
         bad.setdefault(int(position), (column.name, reason))
 
 
-def _is_null(array: pa.Array) -> np.ndarray:
-    return array.is_null().to_numpy(zero_copy_only=False)
-
-
 def _scalars(column: Column, array: pa.Array, bad: Bad) -> tuple[np.ndarray | Texts, np.ndarray]:
     """Dense values with padding where missing, and a mask of the missing ones."""
-    if _is_list(array.type):
-        # A tf.Example has only lists, and some other writers do the same.
-        starts, lengths, flat = _spans(array)
-        _mark(bad, column, lengths > 1, "takes one value, received several")
-        array = flat.take(pa.array(np.where(lengths > 0, starts, 0), pa.int64(), mask=lengths == 0))
-    values, wrong = _plain(column, array)
-    _mark(bad, column, wrong, f"takes {_EXPECTED[column.kind]}")
-    if isinstance(values, Texts):
-        return values, values.codes == 0
-    missing = np.isnan(values) if column.kind == "float" else _is_null(array)
-    if column.kind == "int" and pa.types.is_floating(array.type):
-        missing = missing | (values == PADDING["int"])
-    return values, missing
+    # A log may have its time as a timestamp; only a column that is copied can be one.
+    is_time = pa.types.is_timestamp(array.type) and not column.serving
+    typed = _converted(column, array, RawColumn(column.name, "time" if is_time else column.kind), bad)
+    return _dense(column, typed), _is_null(typed)
 
 
 def _lists(column: Column, array: pa.Array, bad: Bad) -> tuple[np.ndarray | Texts, np.ndarray]:
     """Dense values `(rows, length)`, padding after the last; and how many there are, at most `length`."""
     assert column.length is not None
-    if pa.types.is_null(array.type):
+    # Lists in text are JSON.
+    array, wrong = as_request_column(array, column)
+    for position, reason in wrong.items():
+        bad.setdefault(position, (column.name, reason))
+    if column.history is None:
+        array = _converted(column, array, RawColumn(column.name, column.kind, many=True), bad)
+    elif pa.types.is_null(array.type):
         array = array.cast(arrow_type(column))
     if not _is_list(array.type):
         raise ValueError(f"column `{column.name}` takes a list, the file holds {array.type}")
     _, raw, flat = _spans(array)
     lengths = np.minimum(raw, column.length)
-    values, wrong = _plain(column, flat)
-    if not pa.types.is_floating(flat.type):
-        wrong |= _is_null(flat)
-    elif column.kind == "int":
-        wrong |= np.isnan(flat.to_numpy(zero_copy_only=False))
-    else:
-        wrong |= np.isnan(values)  # type: ignore[arg-type]
     owners = np.repeat(np.arange(len(array)), raw)
     positions = np.arange(len(flat)) - np.repeat(np.cumsum(raw) - raw, raw)
     inside = positions < column.length
-    judged = wrong & inside
-    if judged.any():
-        marked = np.zeros(len(array), dtype=bool)
-        marked[owners[judged]] = True
-        _mark(bad, column, marked, f"takes {_EXPECTED[column.kind]} in every place of the list")
-    # A long history keeps its newest events, which come first.
-    if column.history is None and (raw > column.length).any():
+    if column.history is None:
         _mark(bad, column, raw > column.length, f"takes at most {column.length} values")
+    else:
+        # A long history keeps its newest events, which come first.
+        flat = _events(column, flat, owners, inside, bad)
     if column.width > 1:
         _mark(bad, column, lengths % column.width != 0, f"takes {column.width} values per event")
+    values = _dense(column, flat)
     places = np.arange(column.length) < lengths[:, None]
     if isinstance(values, Texts):
         codes = np.zeros(places.shape, np.int32)
@@ -190,72 +166,60 @@ def _lists(column: Column, array: pa.Array, bad: Bad) -> tuple[np.ndarray | Text
     return dense, lengths
 
 
-_EXPECTED = {"int": "a 64-bit integer", "float": "a finite 32-bit number", "str": "text"}
+def _events(column: Column, flat: pa.Array, owners: np.ndarray, inside: np.ndarray, bad: Bad) -> pa.Array:
+    """Attributes of events, null where one is missing; padding stands for it, so that the others keep their place."""
+    absent = _is_null(flat)
+    if pa.types.is_floating(flat.type):
+        absent |= np.isnan(flat.to_numpy(zero_copy_only=False))
+    if pa.types.is_int64(flat.type):
+        flat = pc.if_else(pc.equal(flat, pa.scalar(PADDING["int"], pa.int64())), pa.scalar(None, flat.type), flat)
+    wrong: Bad = {}
+    typed = _converted(column, flat, RawColumn(column.name, column.kind), wrong)
+    reasons = {**dict.fromkeys(np.flatnonzero(absent).tolist(), (column.name, "is missing in an event")), **wrong}
+    for place in sorted(reasons):
+        if inside[place]:
+            bad.setdefault(int(owners[place]), reasons[place])
+    return typed
 
 
-def _plain(column: Column, array: pa.Array) -> tuple[np.ndarray | Texts, np.ndarray]:
-    """Values of an array, padding where null; and where a value does not fit.
+def _converted(column: Column, array: pa.Array, wanted: RawColumn, bad: Bad) -> pa.Array:
+    """Values by the rule that ExampleGen reads a log with.
 
     Raises:
-        ValueError: if no value of the array's type fits.
+        ValueError: naming the column, if no value of the array's type fits.
     """
-    kind = array.type
-    if pa.types.is_null(kind):
-        array = array.cast({"int": pa.int64(), "float": pa.float32(), "str": pa.string()}[column.kind])
-        kind = array.type
+    try:
+        typed, reasons = convert(array, wanted)
+    except ValueError as error:
+        raise ValueError(f"column `{column.name}`: {error}") from None
+    for position, reason in reasons.items():
+        bad.setdefault(position, (column.name, reason))
+    return typed
+
+
+def _dense(column: Column, typed: pa.Array) -> np.ndarray | Texts:
+    """Values with padding where null."""
     if column.kind == "str":
-        if kind not in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
-            raise _wrong_type(column, kind)
-        return _texts(array)
-    if pa.types.is_integer(kind):
-        if column.kind == "int":
-            wrong = np.zeros(len(array), dtype=bool)
-            if pa.types.is_uint64(kind):
-                wrong = pc.greater(array, pa.scalar(2**63 - 1, pa.uint64())).fill_null(False).to_numpy(False)
-                array = array.cast(pa.int64(), safe=False)
-            return array.cast(pa.int64()).fill_null(PADDING["int"]).to_numpy(zero_copy_only=False), wrong
-        array = array.cast(pa.float64(), safe=False)
-    elif not pa.types.is_floating(kind):
-        raise _wrong_type(column, kind)
-    numbers = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    if column.kind == "float":
-        wrong = np.abs(np.nan_to_num(numbers, nan=0.0, posinf=np.inf, neginf=-np.inf)) > MAX_FLOAT32
-        return np.where(wrong, np.nan, numbers).astype(np.float32), wrong
-    known = ~np.isnan(numbers)
-    whole = known & (np.abs(np.where(known, numbers, 0)) <= 2**53)
-    whole &= np.floor(np.where(whole, numbers, 0)) == np.where(whole, numbers, 0)
-    return np.where(whole, np.where(whole, numbers, 0).astype(np.int64), PADDING["int"]), known & ~whole
+        encoded = typed.dictionary_encode()
+        values = encoded.dictionary.cast(pa.binary()).to_pylist()
+        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False) + 1
+        return Texts(codes.astype(np.int32), [b"", *values])
+    if column.kind == "int":
+        return typed.fill_null(PADDING["int"]).to_numpy(zero_copy_only=False)
+    # A null is NaN here.
+    return typed.to_numpy(zero_copy_only=False).astype(np.float32)
 
 
-def _wrong_type(column: Column, kind: pa.DataType) -> ValueError:
-    return ValueError(f"column `{column.name}` takes {_EXPECTED[column.kind]}, the file holds {kind}")
-
-
-def _texts(array: pa.Array) -> tuple[Texts, np.ndarray]:
-    encoded = array.dictionary_encode()
-    values: list[bytes] = [b""]
-    codes, broken = [], []
-    for code, value in enumerate(encoded.dictionary.cast(pa.binary()).to_pylist()):
-        try:
-            value.decode()
-        except UnicodeDecodeError:
-            broken.append(code)
-            value = b""
-        codes.append(len(values) if value else 0)
-        values += [value] if value else []
-    places = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    # A null maps to the last place, which holds the padding.
-    return Texts(np.array([*codes, 0], np.int32)[places], values), np.isin(places, broken)
+def _is_null(array: pa.Array) -> np.ndarray:
+    return array.is_null().to_numpy(zero_copy_only=False)
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
 def _spans(array: pa.Array) -> tuple[np.ndarray, np.ndarray, pa.Array]:
     """Start and length of every list in its flat values, and those."""
-    if pa.types.is_fixed_size_list(array.type):
-        array = array.cast(pa.list_(array.type.value_type))
     lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     return np.cumsum(lengths) - lengths, lengths, array.flatten()
 

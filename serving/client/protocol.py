@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from mixrank.schemas.encode import is_finite
+from mixrank.schemas.encode import fits_float32
 from mixrank.schemas.safe_text import masked, shown
 from mixrank.schemas.wire import Kind
 from mixrank.serving.client.request_rows import Inputs, Row, stack
@@ -248,7 +248,7 @@ class Calls:
         """A probability of shape () or (1,)."""
         while isinstance(value, list) and len(value) == 1:
             value = value[0]
-        if not isinstance(value, int | float) or isinstance(value, bool) or not is_finite(value):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not fits_float32(value):
             raise self._unusable(f"it answered `{task}` of row {row} of a request with {str(value)[:100]}")
         return float(value)
 

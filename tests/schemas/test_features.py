@@ -45,7 +45,10 @@ def spec(*features, **changes):
         (lambda: s.Numeric("age", group="user", default=float("nan")), "finite number"),
         (lambda: s.Numeric("age", group="user", buckets=1), "greater than or equal to 2"),
         (lambda: s.Label("click", weight=0), "greater than 0"),
-        (lambda: s.EventTime("at", unit="us"), "'s' or 'ms'"),
+        (lambda: s.EventTime("at", unit="min"), "'s', 'ms', 'us' or 'ns'"),
+        (lambda: s.EventTime("at", format="iso", unit="s"), "`unit` belongs to format='epoch'"),
+        (lambda: s.EventTime("at", timezone="Berlin"), "IANA name such as 'Asia/Shanghai', received 'Berlin'"),
+        (lambda: s.Key("row", dtype="str", per_row=True), "key `row` with per_row=True has dtype='int'"),
         (lambda: s.Scenario("page", values=()), "at least 1 item"),
         (lambda: s.Scenario("page", values=(1, 2, 1)), r"must be distinct, received \(1, 2, 1\)"),
         (lambda: s.Scenario("page", values=(1, 2), labels=("one",)), r"one entry per value \(2\), received 1"),
@@ -80,6 +83,15 @@ def test_a_wrong_declaration_is_refused(declare, message):
         ),
         (lambda: spec(CLIP, s.Action("clip", flags=("click",)), PAST), "two features are called `clip`"),
         (lambda: spec(item=s.Key("person")), "`user` and `item` must be two columns, both are `person`"),
+        (lambda: spec(item=s.Key("row", per_row=True)), "item `row` cannot have per_row=True"),
+        (
+            lambda: spec(CLIP, PAST, user=s.Key("row", per_row=True)),
+            "history `past` needs a user, but key `row` is per_row",
+        ),
+        (
+            lambda: spec(s.Categorical("row", group="user"), user=s.Key("row", per_row=True)),
+            "key `row` with per_row=True has no column for feature `row`",
+        ),
         (lambda: spec(user=s.Key("page")), "key `page` may share its column with a Categorical only, not scenario"),
         (
             lambda: spec(s.Numeric("person", group="user")),

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from mixrank.schemas import Categorical, EventTime, FeatureSpec, Key, Label, Numeric, Scenario, datasets
+from mixrank.schemas import (
+    Categorical,
+    EventTime,
+    FeatureSpec,
+    Key,
+    Label,
+    MultiCategorical,
+    Numeric,
+    Scenario,
+    datasets,
+)
 from mixrank.schemas.tables import (
     CalendarDay,
     Cut,
     Dataset,
+    Explode,
     Join,
+    LabelFrom,
     LogSource,
     Prior,
     Sliding,
@@ -43,6 +55,10 @@ def dataset(*features, **source):
         (lambda: Table(files=()), "at least 1 item"),
         (lambda: Table(files=("a",), format="avro"), "'parquet', 'csv', 'tsv', 'json' or 'tfrecord'"),
         (lambda: Table(files=("a",), seperator=";"), r"Table has no field `seperator`; did you mean `separator`\?"),
+        (lambda: Table(files=("a",), thousands="."), r"one character besides `decimal` \(\.\), .* received '\.'"),
+        (lambda: Table(files=("a",), thousands="00"), "`thousands` must be one character"),
+        (lambda: Table(files=("a",), missing=(" -",)), "`missing` is compared without space around it, received ' -'"),
+        (lambda: LabelFrom(table=LOG, within="30 min"), "a number of s, m, h or d, such as '30m', received '30 min'"),
         (lambda: Join(on="users", table=LOG), "'user' or 'item'"),
         (lambda: Prior(table=LOG, items="seq", order="newest"), "'oldest_first' or 'newest_first'"),
         (lambda: Cut("age", edges=(25, 35), names=("young", "old")), r"len\(edges\) \+ 1 = 3 entries, received 2"),
@@ -91,6 +107,58 @@ def dataset(*features, **source):
 def test_a_wrong_source_is_refused(declare, message):
     with pytest.raises(ValueError, match=message):
         declare()
+
+
+EVENTS = LabelFrom(table=LOG, within="30m")
+NO_USER = {"user": Key("row", per_row=True), "split": SplitByHash()}
+
+
+def declared(user=None, **source):
+    """A dataset with a user key of choice."""
+    given = dataset(
+        Categorical("clip", group="item"), Numeric("place", group="context"), MultiCategorical("tag", group="item")
+    )
+    spec = given.spec.model_copy(update={"user": user or given.spec.user})
+    return Dataset(spec=FeatureSpec(**dict(spec)), source=LogSource(log=LOG, **source))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"labels": {"clik": EVENTS}}, r"`labels` makes 'clik', which is no label or flag; did you mean `click`\?"),
+        ({"labels": {"click": EVENTS}, "derive": {"click": Threshold("x", at_least=1)}}, "`click` is made twice"),
+        ({"user": NO_USER["user"]}, "SplitByUserTail needs a user, but key `row` is per_row"),
+        ({**NO_USER, "joins": (Join(on="user", table=LOG),)}, "join 0, on the user, needs a user"),
+        ({**NO_USER, "prior": Prior(table=LOG, items="seq")}, "a prior needs a user"),
+        ({**NO_USER, "labels": {"click": EVENTS}}, "`labels` of 'click' needs `on`, because key `row` is per_row"),
+        ({"explode": Explode(("click",))}, "must begin with the key of the items, `clip`, received `click`"),
+        ({"explode": Explode(("clip", "at"))}, "lists `at` in `columns`, which is the time and not one per item"),
+        ({"explode": Explode(("clip", "tag"))}, "lists `tag` in `columns`, which is a MultiCategorical"),
+        ({"explode": Explode(("clip",), chosen={"clik": "x"})}, r"`explode` fills 'clik', .* did you mean `click`\?"),
+        ({"explode": Explode(("clip", "click"), chosen={"click": "x"})}, "`click` is made twice: by `chosen`"),
+        (
+            {"explode": Explode(("clip",), position="plac")},
+            r"must be a Numeric or an int Categorical; did you mean `place`",
+        ),
+    ],
+)
+def test_rows_in_another_shape_are_refused_where_they_make_no_sense(source, message):
+    with pytest.raises(ValueError, match=message):
+        declared(**source)
+
+
+def test_a_window_of_events_is_counted_in_milliseconds():
+    windows = {"5s": 5000, "30m": 1_800_000, "2h": 7_200_000, "1d": 86_400_000}
+    assert {text: LabelFrom(table=LOG, within=text).within_ms for text in windows} == windows
+
+
+def test_a_log_in_another_shape_survives_json():
+    given = declared(
+        **NO_USER,
+        labels={"click": LabelFrom(table=LOG, within="30m", on=("request",), time=EventTime("at", format="iso"))},
+        explode=Explode(("clip",), position="place", separator="|"),
+    )
+    assert Dataset.model_validate_json(given.model_dump_json()) == given
 
 
 def test_an_outcome_cannot_be_a_feature_of_its_own_row(toy_spec):
