@@ -230,7 +230,8 @@ def _needed(dataset: Dataset, declared: dict[str, Table], tables: dict[str, RawT
 
     homes = [LOG, *(join_name(number, join) for number, join in enumerate(source.joins))]
     filled = {*source.derive, *source.popularity, *source.labels, *needed[LOG], spec.user.name}
-    filled |= {source.explode.position} if source.explode is not None else set()
+    if source.explode is not None and source.explode.position is not None:
+        filled.add(source.explode.position)
     for column in _features(dataset):
         if column.name in filled:
             continue

@@ -82,11 +82,11 @@ def build(
     starts = window_start(time, source.window)
     for history in spec.histories:
         kept = flags[history.only] if history.only is not None else np.ones(len(time) + len(prior.user), dtype=bool)
-        events, keep_prior = np.flatnonzero(kept[: len(time)]), kept[len(time) :]
+        rows, keep_prior = np.flatnonzero(kept[: len(time)]), kept[len(time) :]
         moment = moments.get(history.only or "", time)
-        events = events[np.lexsort((moment[events], user[events]))]
-        sequence = sequences(events, user, prior.user, len(keys), keep_prior)
-        cut = slices(sequence, events, user, time, moment, starts, history.window, history.length)
+        rows = rows[np.lexsort((moment[rows], user[rows]))]
+        sequence = sequences(rows, user, prior.user, len(keys), keep_prior)
+        cut = slices(sequence, rows, user, time, moment, starts, history.window, history.length)
         shard.histories[history.name] = cut
         for name, feature in spec.history_fields(history):
             match feature:
