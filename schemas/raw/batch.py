@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +27,8 @@ def dead_letter(file: str, row: int, column: str | None, value: Any, reason: str
     """
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
-    elif not isinstance(value, str | int | float | None):
-        # Decimals, dates and lists of those are not in JSON.
+    elif not isinstance(value, str | int | None) and not (isinstance(value, float) and math.isfinite(value)):
+        # Decimals, dates and lists of those are not in JSON, and neither is infinity.
         value = str(value)
     if isinstance(value, str) and len(value) > LONGEST_VALUE:
         value = value[:LONGEST_VALUE] + " ..."

@@ -53,7 +53,7 @@ def outcome_by_pandas(log, events, within):
     return moments, matched
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     log=st.lists(IMPRESSION, min_size=1, max_size=12),
     events=st.lists(EVENT, max_size=12),
@@ -160,7 +160,7 @@ def reference(log, events, only):
     return result
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     log=st.lists(IMPRESSION, min_size=1, max_size=12),
     events=st.lists(EVENT, max_size=8),
