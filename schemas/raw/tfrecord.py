@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -67,7 +67,7 @@ def read_examples(source: BinaryIO, name: str, names: Sequence[str] | None, size
         try:
             batch = decoder.DecodeBatch(block)
         except (RuntimeError, ValueError):
-            whole = np.array([_is_example(record) for record in block])
+            whole = np.array([_is_example(decoder, record) for record in block])
             for place in np.flatnonzero(~whole):
                 bad.append((int(rows[place]), block[place][:100].hex(), "is not a tf.Example"))
             rows = rows[whole]
@@ -82,13 +82,10 @@ def read_examples(source: BinaryIO, name: str, names: Sequence[str] | None, size
         yield Batch(table, rows, bad)
 
 
-def _is_example(record: bytes) -> bool:
-    import tensorflow as tf
-    from google.protobuf.message import DecodeError
-
+def _is_example(decoder: Any, record: bytes) -> bool:
     try:
-        tf.train.Example.FromString(record)
-    except DecodeError:
+        decoder.DecodeBatch([record])
+    except (RuntimeError, ValueError):
         return False
     return True
 
