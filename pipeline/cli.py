@@ -26,6 +26,7 @@ from mixrank.schemas.safe_text import brief, safe
 # Panel -> command -> `module.function`, in the order of the help page.
 PANELS = {
     "Train and judge": {
+        "init": "init.init",
         "run": "run.run",
         "train": "train.train",
         "compare": "compare.compare",

@@ -198,12 +198,12 @@ class Cut(FromColumn):
 
     Args:
         column: a numeric column.
-        edges: increasing bounds; interval i is [edges[i-1], edges[i]).
+        edges: increasing bounds; interval i is [edges[i-1], edges[i]). None at all make one interval of everything.
         names: len(edges) + 1 interval names.
     """
 
     type: Literal["cut"] = "cut"
-    edges: tuple[float, ...] = Field(min_length=1)
+    edges: tuple[float, ...]
     names: tuple[str, ...]
 
     @model_validator(mode="after")

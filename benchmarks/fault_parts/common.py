@@ -128,7 +128,7 @@ def frame(model: Path, number: int) -> Any:
     """Rows to score, as a log has them."""
     import pandas as pd
 
-    from mixrank.pipeline.commands.request_files import example_lines
+    from mixrank.pipeline.request_files import example_lines
 
     return pd.DataFrame(example_lines(model, False, number))
 

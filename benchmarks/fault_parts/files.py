@@ -131,7 +131,7 @@ class Cases:
     def __init__(self, ground: Ground) -> None:
         import yaml
 
-        from mixrank.pipeline.commands.request_files import example_lines
+        from mixrank.pipeline.request_files import example_lines
 
         record = ground.record
         self.run, self.model = ground.record, ground.model()

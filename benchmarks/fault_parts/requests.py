@@ -69,7 +69,7 @@ class Server:
 
 @contextmanager
 def _server(ground: Ground) -> Iterator[Server]:
-    from mixrank.pipeline.commands.request_files import example_lines
+    from mixrank.pipeline.request_files import example_lines
     from mixrank.schemas.encode import columns
     from mixrank.serving.base import load_spec
     from mixrank.serving.client import Address, Inputs, stack

@@ -17,7 +17,7 @@ from rich.table import Table
 from mixrank.pipeline.commands.terminal import Unverified, console, errors, guarded, require
 
 if TYPE_CHECKING:
-    from mixrank.pipeline.commands.request_files import Line
+    from mixrank.pipeline.request_files import Line
     from mixrank.serving.client import Client
     from mixrank.serving.export import LocalModel
 
@@ -61,7 +61,7 @@ def predict(
     unverified: Unverified = False,
 ) -> None:
     """Score rows, or rank candidates: JSON lines in, JSON lines out."""
-    from mixrank.pipeline.commands.request_files import example_lines, read_lines
+    from mixrank.pipeline.request_files import example_lines, read_lines
 
     if example is not None:
         for line in example_lines(example, rank, count):

@@ -11,6 +11,7 @@ from .json_lines import read_json_lines as read_json_lines
 from .raw_file import Piece as Piece
 from .raw_file import RawFile as RawFile
 from .request_columns import as_request_column as as_request_column
+from .storage import list_files as list_files
 from .values import RawColumn as RawColumn
 from .values import convert as convert
 from .values import plain_layout as plain_layout

@@ -189,3 +189,9 @@ def test_a_dataset_survives_json(name):
     assert copy == found
     assert type(copy.source.split) is type(found.source.split)
     assert type(copy.source.window) is type(found.source.window)
+
+
+def test_a_cut_without_edges_has_one_interval():
+    assert Cut("ts", edges=(), names=("all",)).names == ("all",)
+    with pytest.raises(ValueError, match=r"`names` needs len.edges. \+ 1 = 1 entries, received 2"):
+        Cut("ts", edges=(), names=("some", "others"))
