@@ -15,7 +15,7 @@ from mixrank.components.examples.raw_tables import RawTable
 from mixrank.components.examples.stages import _typed
 from mixrank.schemas.arrow import pa, pq
 from mixrank.schemas.encode import PADDING, Column
-from mixrank.schemas.raw import RawColumn, RawFile, convert, files_at
+from mixrank.schemas.raw import RawColumn, RawFile, convert, files_at, to_arrow
 from mixrank.schemas.raw.text import TextFormat
 from mixrank.serving.batch_scoring.row_files import Texts, read_rows
 
@@ -57,7 +57,7 @@ def test_scoring_takes_what_training_takes_and_refuses_what_it_refuses(tmp_path,
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
         rows = [row for row in rows if isinstance(row["n"], str) == isinstance(rows[0]["n"], str)]
-        pq.write_table(pa.table({name: [row[name] for row in rows] for name in "nxs"}), file)
+        pq.write_table(pa.table({name: to_arrow([row[name] for row in rows]) for name in "nxs"}), file)
     (found,) = files_at(file).files
     for batch in found.read(["n", "x", "s"]):
         scored = read_rows(COLUMNS, {}, batch.table)
