@@ -13,6 +13,7 @@ Parts:
     disk       a disk that is full or broken at each write of a push
     requests   damaged requests to `mixrank serve`, over REST and gRPC
     files      damaged files and folders given to commands
+    raw        damaged files of a log, of every format and codec
 
 A command that is killed is a fork of a process that has imported everything, so that the kill finds it at work. Each
 part is a process of its own. The exit code is 1 if anything was lost.
@@ -37,9 +38,10 @@ from fault_parts.disk import disk
 from fault_parts.files import files
 from fault_parts.kills import pusher, rollout, score, trainer
 from fault_parts.races import races
+from fault_parts.raw_logs import raw
 from fault_parts.requests import requests
 
-PARTS = {each.__name__: each for each in (rollout, pusher, score, trainer, races, disk, requests, files)}
+PARTS = {each.__name__: each for each in (rollout, pusher, score, trainer, races, disk, requests, files, raw)}
 
 
 def prepare(folder: Path) -> str:
@@ -95,9 +97,11 @@ def main() -> None:
         parser.error(f"there is no part {unknown[0]}")
     folder = args.folder or Path(tempfile.mkdtemp(prefix="mixrank-faults-"))
     folder.mkdir(parents=True, exist_ok=args.folder is None)
-    config = args.config or prepare(folder)
+    parts = args.parts or [*PARTS]
+    # A log is read without a model.
+    config = args.config or ("" if parts == ["raw"] else prepare(folder))
     found: list[tuple[str, Tally]] = []
-    for name in args.parts or PARTS:
+    for name in parts:
         ground = Ground(config, (folder / name).absolute(), args.seed, args.share)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as one:
             found += [(name, tally) for tally in one.submit(try_part, name, ground).result()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,37 @@ def kill(child: int, after: float) -> bool:
     time.sleep(after)
     os.kill(child, signal.SIGKILL)
     return end_of(child) == -signal.SIGKILL
+
+
+def each_in_a_child(tally: Tally, said: Path, attempt: Callable[[int], list[str]]) -> None:
+    """Makes the tries of a tally in a child of this process: a crash or a hang is one more thing that may happen.
+
+    Args:
+        tally: to count in.
+        said: file for what a child prints.
+        attempt: number of a try -> what was lost.
+    """
+    while tally.tried < tally.of:
+        reader, writer = os.pipe()
+        child = fork(partial(_attempts, attempt, range(tally.tried, tally.of), writer), said)
+        os.close(writer)
+        with open(reader) as lines:
+            for line in lines:
+                for lost in json.loads(line):
+                    tally.expect(False, lost)
+                tally.count()
+        if code := end_of(child):
+            tally.expect(False, f"number {tally.tried} ended the process: {code} {said.read_text()[-2000:]}")
+            tally.count()
+
+
+def _attempts(attempt: Callable[[int], list[str]], numbers: range, writer: int) -> None:
+    for number in numbers:
+        # Ends the process if the try hangs.
+        signal.alarm(HANGS)
+        lost = attempt(number)
+        signal.alarm(0)
+        os.write(writer, json.dumps(lost).encode() + b"\n")
 
 
 def unclear(said: str) -> bool:

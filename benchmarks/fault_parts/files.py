@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from fault_parts.common import (
-    HANGS,
     Ground,
     Tally,
-    end_of,
-    fork,
+    each_in_a_child,
     frame,
     mixrank,
     silence,
@@ -57,37 +53,18 @@ def files(ground: Ground) -> list[Tally]:
 
     found = []
     for kind, (number, make) in Cases(ground).kinds.items():
-        tally, said = Tally(f"damaged {kind}", ground.tries(number)), ground.folder / "said"
-        while tally.tried < tally.of:
-            reader, writer = os.pipe()
-            numbers = range(tally.tried, tally.of)
-            child = fork(partial(_try_all, ground, kind, make, numbers, writer), said)
-            os.close(writer)
-            with open(reader) as lines:
-                for line in lines:
-                    for lost in json.loads(line):
-                        tally.expect(False, lost)
-                    tally.count()
-            # A crash is one more thing that a command may do.
-            if code := end_of(child):
-                number = tally.tried
-                tally.expect(False, f"number {number} ended the process: {code} {said.read_text()[-2000:]}")
-                tally.count()
+        tally = Tally(f"damaged {kind}", ground.tries(number))
+        each_in_a_child(tally, ground.folder / "said", partial(_attempt, ground, kind, make))
         found.append(tally)
     return found
 
 
-def _try_all(ground: Ground, kind: str, make: Any, numbers: range, writer: int) -> None:
-    for number in numbers:
-        place = ground.folder / "case"
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
-        # Ends the process if the command hangs.
-        signal.alarm(HANGS)
-        case = make(random.Random(f"{ground.seed} {kind} {number}"), place)
-        lost = [f"number {number}: {each}" for each in _try(case, place)]
-        signal.alarm(0)
-        os.write(writer, as_json(lost) + b"\n")
+def _attempt(ground: Ground, kind: str, make: Any, number: int) -> list[str]:
+    place = ground.folder / "case"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    case = make(random.Random(f"{ground.seed} {kind} {number}"), place)
+    return [f"number {number}: {each}" for each in _try(case, place)]
 
 
 def _try(case: Case, place: Path) -> Iterator[str]:

@@ -103,20 +103,12 @@ def _typed(table: RawTable, number: int, raw: pa.Table, rows: np.ndarray) -> tup
         except ValueError as error:
             raise ValueError(f"{file}, column `{names[column.name]}`: {error}") from error
         for position, reason in bad.items():
-            value = _value(array[position])
-            letters.setdefault(position, dead_letter(file, int(rows[position]), names[column.name], value, reason))
+            letter = dead_letter(file, int(rows[position]), names[column.name], array[position], reason)
+            letters.setdefault(position, letter)
     if table.explode is not None:
         for position, (name, reason) in uneven(table.explode, columns).items():
             letters.setdefault(position, dead_letter(file, int(rows[position]), names[name], None, reason))
     return columns, [letters[position] for position in sorted(letters)]
-
-
-def _value(scalar: pa.Scalar) -> Any:
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError:
-        # Text that is not UTF-8.
-        return scalar.cast(pa.binary()).as_py()
 
 
 def _fields(table: RawTable) -> list[tuple[str, pa.DataType]]:

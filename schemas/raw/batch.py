@@ -22,9 +22,11 @@ def dead_letter(file: str, row: int, column: str | None, value: Any, reason: str
         file: its path.
         row: number of the row in the file.
         column: of the bad value, None for the whole row.
-        value: what came; text is cut to `LONGEST_VALUE` characters.
+        value: what came, of Python or Arrow; text is cut to `LONGEST_VALUE` characters.
         reason: what was wrong.
     """
+    if isinstance(value, pa.Scalar):
+        value = _as_python(value)
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     elif not isinstance(value, str | int | None) and not (isinstance(value, float) and math.isfinite(value)):
@@ -33,6 +35,20 @@ def dead_letter(file: str, row: int, column: str | None, value: Any, reason: str
     if isinstance(value, str) and len(value) > LONGEST_VALUE:
         value = value[:LONGEST_VALUE] + " ..."
     return {"file": file, "row": row, "column": column, "value": value, "reason": reason}
+
+
+def _as_python(scalar: pa.Scalar) -> Any:
+    """An Arrow value, with bytes for text that is not UTF-8 and numbers for times that Python's calendar lacks."""
+    try:
+        return scalar.as_py()
+    except (OverflowError, ValueError):
+        if pa.types.is_dictionary(scalar.type):
+            return _as_python(scalar.value)
+        if pa.types.is_nested(scalar.type):
+            return [_as_python(each) for each in scalar.values]
+        if pa.types.is_temporal(scalar.type):
+            return scalar.cast(pa.int32() if pa.types.is_date32(scalar.type) else pa.int64()).as_py()
+        return scalar.as_buffer().to_pybytes()
 
 
 @dataclass(frozen=True)

@@ -66,11 +66,12 @@ def _json_list(cell: bytes, column: Column) -> list[object]:
 
 
 def _described(array: pa.Array, values: pa.Array, bad: dict[int, str]) -> tuple[pa.Array, dict[int, str]]:
-    return values, {place: f"{reason}, received {_shown(array[place].as_py())}" for place, reason in bad.items()}
+    cells = array.cast(pa.binary())
+    return values, {place: f"{reason}, received {_shown(cells[place].as_py())}" for place, reason in bad.items()}
 
 
-def _shown(value: object) -> str:
-    return shown(value.decode(errors="replace") if isinstance(value, bytes) else value)
+def _shown(cell: bytes) -> str:
+    return shown(cell.decode(errors="replace"))
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -402,12 +402,14 @@ def _of_timestamps(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[i
     local = not pa.types.is_timestamp(array.type) or array.type.tz is None
     if pa.types.is_date(array.type):
         array = array.cast(pa.timestamp("ms"))
-    missing = _nulls(array)
-    to = pa.timestamp("ms", array.type.tz)
-    time = array.cast(to, safe=False).cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-    wrong = (time < 0) | (time >= LATEST_MS)
+    missing, per_second = _nulls(array), PER_SECOND[array.type.unit]
+    stored = array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    # Before they become milliseconds, as far seconds would overflow to a time that looks right.
+    wrong = (stored < 0) | (stored >= LATEST_MS * per_second // 1000)
+    stored = np.where(wrong, 0, stored)
+    time = stored * 1000 if per_second == 1 else stored // (per_second // 1000)
     if local and column.timezone != "UTC":
-        quarters, places = np.unique(np.where(wrong, 0, time) // QUARTER_MS, return_inverse=True)
+        quarters, places = np.unique(time // QUARTER_MS, return_inverse=True)
         zone, first = ZoneInfo(column.timezone), EPOCH.replace(tzinfo=None)
         offsets = [zone.utcoffset(first + MILLISECOND * QUARTER_MS * quarter) for quarter in quarters.tolist()]
         time = time - np.array([(offset or NO_TIME) // MILLISECOND for offset in offsets], dtype=np.int64)[places]

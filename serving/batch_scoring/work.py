@@ -167,7 +167,7 @@ class Batch:
         """The value of a row as the file has it, None if there is none."""
         if self.table is None or column not in self.table.column_names:
             return None
-        return self.table[column][position].as_py()
+        return self.table[column][position]
 
 
 def _read(item: Item, spec: FeatureSpec, settings: Settings) -> Iterator[Batch]:

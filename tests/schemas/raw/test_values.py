@@ -296,3 +296,10 @@ def test_entries_of_a_list_may_be_split_and_lists_of_a_fixed_size_are_lists():
     assert converted([[1, 2], None, [3, None]], fixed, pa.list_(pa.int32(), 2))[0] == [[1, 2], None, [3]]
     sliced = pa.array([[9, 9], [1, 2]], pa.list_(pa.int32(), 2)).slice(1)
     assert convert(sliced, fixed)[0].to_pylist() == [[1, 2]]
+
+
+def test_seconds_that_overflow_as_milliseconds_are_no_time():
+    # 2**64 milliseconds after a time that looks right.
+    far = (2**64 + 1_600_000_000_000) // 1000
+    typed, bad = convert(pa.array([1_600_000_000, far], pa.timestamp("s")), RawColumn("t", "time"))
+    assert typed.to_pylist() == [1_600_000_000_000, None] and list(bad) == [1]
