@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from mixrank.pipeline.baselines import BASELINE_FILE, fit_additive
+from mixrank.components.baselines import ADDITIVE, fit_additive
 from mixrank.pipeline.config import RunConfig
 from mixrank.pipeline.run_record import RUN_FILE, RunRecord, is_run, split_files
 from mixrank.pipeline.runners import LOG_FILE, quiet
 from mixrank.schemas import Dataset
-from mixrank.schemas.files import write_atomically
 
 
 def train_only(config: RunConfig) -> Path:
@@ -94,6 +92,11 @@ def record_training(
         started: when the training began.
         export: folder of the SavedModel, or None where none was exported.
     """
+    baselines = earlier.baselines
+    if earlier.splits != config.train.splits:
+        baselines = folder / "baselines"
+        baselines.mkdir()
+        fit_additive(earlier.spec, split_files(earlier.rows.examples), config.train.splits, baselines / ADDITIVE)
     finished = datetime.now()
     record = RunRecord(
         name=f"{config.name}/{folder.name}",
@@ -105,13 +108,9 @@ def record_training(
         finished=finished,
         seconds={"Trainer": (finished - started).total_seconds()},
         rows=earlier.rows,
+        baselines=baselines,
         model_run=folder / "model_run",
         export=export,
         judgement=None,
     )
-    known = config.run_dir / BASELINE_FILE
-    if earlier.splits == record.splits and known.is_file():
-        write_atomically(folder / BASELINE_FILE, lambda path: shutil.copyfile(known, path))
-    else:
-        fit_additive(record, folder / BASELINE_FILE)
     record.write(folder)

@@ -1,6 +1,7 @@
 """The whole pipeline; reads like the figure in the README.
 
-raw log -> ExampleGen -> StatisticsGen -> ExampleValidator -> Transform -> Trainer -> Evaluator -> ModelCheck -> Pusher
+raw log -> ExampleGen -> StatisticsGen -> ExampleValidator -> Baselines, Transform -> Trainer
+        -> Evaluator, ModelGates, ModelCheck -> Pusher
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import Any
 
 from tfx import v1 as tfx
 
+from mixrank.components.baselines import Baselines
 from mixrank.components.examples import build_example_gen
-from mixrank.components.judging import LastPushed, ModelCheck, build_evaluator
+from mixrank.components.judging import LastPushed, ModelCheck, ModelGates, build_evaluator
 from mixrank.components.pushing import Pusher
 from mixrank.components.schema_gen import SchemaGen
 from mixrank.components.training import PUSHED, Trainer
@@ -105,12 +107,26 @@ def create_pipeline(config: RunConfig, dataset: Dataset, target: Target) -> tfx.
     # their drift would go unnoticed.
     statistics = tfx.components.StatisticsGen(examples=examples.outputs["examples"], schema=schema.outputs["schema"])
 
-    # Stops the run if a column breaks the promise or drifts.
+    # Stops the run if a column breaks the promise or drifts, or if the figures of the log say that nothing good can be
+    # learned from it: a label of one class, an empty history, a join without matches, impossible times, leakage.
     validator = ExampleValidator(
+        examples=examples.outputs["examples"],
         statistics=statistics.outputs["statistics"],
         schema=schema.outputs["schema"],
+        dataset=dataset,
+        gates=config.gates,
         source=source("mixrank.components.validation"),
     )
+
+    # What scenario, user and item say alone: the floor that a model must beat. Boosted trees are the bar, if wanted.
+    baselines = Baselines(
+        examples=examples.outputs["examples"],
+        dataset=dataset,
+        splits=config.train.splits,
+        boosted_trees=config.baselines.boosted_trees,
+        source=source("mixrank.components.baselines.component"),
+    )
+    baselines.add_upstream_node(validator)
 
     # Vocabularies and moments from the training split only; ids and numbers for all splits.
     transform = tfx.components.Transform(
@@ -166,6 +182,17 @@ def create_pipeline(config: RunConfig, dataset: Dataset, target: Target) -> tfx.
         ),
     )
 
+    # Log loss against the baseline and the last pushed model, with intervals over users, and calibration.
+    gates = ModelGates(
+        examples=examples.outputs["examples"],
+        model_run=trainer.outputs["model_run"],
+        baselines=baselines.outputs["scores"],
+        pushed_model=pushed.outputs["model"],
+        spec=spec,
+        gates=config.gates,
+        source=source("mixrank.components.judging.model_gates"),
+    )
+
     # Loads the export in a fresh process, as a server would, and compares row by row; adds warm-up requests and golden
     # rows to a model that passes.
     check = ModelCheck(
@@ -177,19 +204,21 @@ def create_pipeline(config: RunConfig, dataset: Dataset, target: Target) -> tfx.
         rows=config.check_rows,
     )
 
-    # A new version for the model server, if both judges agree.
+    # A new version for the model server, if all three judges agree.
     pusher = Pusher(
         model_blessing=judge.outputs["blessing"],
+        gate_blessing=gates.outputs["blessing"],
         infra_blessing=check.outputs["blessing"],
         push_to=target.push_to,
     )
 
+    before_training = [examples, schema, statistics, validator, baselines, transform]
     metadata = tfx.orchestration.metadata.sqlite_metadata_connection_config
     return tfx.dsl.Pipeline(
         pipeline_name=target.name,
         pipeline_root=target.root,
         metadata_connection_config=None if target.metadata is None else metadata(str(target.metadata)),
-        components=[examples, schema, statistics, validator, transform, pushed, trainer, judge, check, pusher],
+        components=[*before_training, pushed, trainer, judge, gates, check, pusher],
         enable_cache=True,
         beam_pipeline_args=list(target.beam),
     )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator, ValidationError, field_validator
 
+from mixrank.components.gates import GateResult
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.files import write_text_atomically
 from mixrank.schemas.naming import Declaration, readable
@@ -46,16 +47,25 @@ class Judgement(Declaration):
     Args:
         evaluation: folder of the Evaluator's metrics.
         reasons: why the model was not blessed; empty for a blessed one.
+        gates: verdict of every gate of the model.
+        allowed: findings of data and model that the config allows.
         pushed: folder or address of the pushed version, or None.
     """
 
     evaluation: Path
     reasons: tuple[str, ...] = ()
+    gates: tuple[GateResult, ...] = ()
+    allowed: tuple[str, ...] = ()
     pushed: Place | None = None
 
     @property
     def blessed(self) -> bool:
         return not self.reasons
+
+    @property
+    def by_chance(self) -> tuple[str, ...]:
+        """Verdicts of the gates that other users could have turned."""
+        return tuple(gate.said for gate in self.gates if gate.by_chance and gate.passed)
 
 
 class RunRecord(Declaration):
@@ -70,6 +80,7 @@ class RunRecord(Declaration):
         started, finished: local times.
         seconds: component -> how long it took, 0 where the cache answered.
         rows: what was trained on.
+        baselines: folder of the baselines' scores of the evaluation rows.
         model_run: folder of the training's log, model card and predictions.
         export: folder of the SavedModel, or None where none was exported.
         judgement: None for a training alone, which is not judged.
@@ -84,6 +95,7 @@ class RunRecord(Declaration):
     finished: datetime
     seconds: dict[str, float]
     rows: Rows
+    baselines: Path
     model_run: Path
     export: Path | None
     judgement: Judgement | None

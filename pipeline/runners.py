@@ -24,7 +24,7 @@ LOG_FILE = "run.log"
 
 
 def run_local(config: RunConfig, dataset: Dataset) -> RunRecord:
-    """Runs the pipeline of a config in this process, and fits the additive baseline on its rows.
+    """Runs the pipeline of a config in this process.
 
     Args:
         config: the run.
@@ -44,7 +44,6 @@ def run_local(config: RunConfig, dataset: Dataset) -> RunRecord:
 
         # Logical devices must exist before any component touches TensorFlow.
         prepare_devices(config.train.replicas)
-        from mixrank.pipeline.baselines import BASELINE_FILE, fit_additive
         from mixrank.pipeline.pipeline import create_pipeline, this_machine
 
         pipeline = create_pipeline(config, dataset, this_machine(config))
@@ -53,7 +52,6 @@ def run_local(config: RunConfig, dataset: Dataset) -> RunRecord:
             run = _run(pipeline)
         record = _describe(config, dataset.spec, run, started, seconds)
     record.write(run_dir)
-    fit_additive(record, run_dir / BASELINE_FILE)
     return record
 
 
@@ -80,16 +78,25 @@ def _describe(
     """Collects what a run made or reused from the metadata store."""
     from tfx.orchestration import metadata
 
-    from mixrank.components.judging import REASONS, why_not_blessed
+    from mixrank.components.gates import GateResult, stopping
+    from mixrank.components.judging import REASONS, RESULTS, why_not_blessed
+    from mixrank.components.validation import ALLOWED
 
     connection = metadata.sqlite_metadata_connection_config(str(config.run_dir / "metadata.db"))
     with metadata.Metadata(connection) as handle:
         outputs = _outputs(handle.store, run)
-    evaluation, infra = outputs["ModelEvaluation"].uri, outputs["InfraBlessing"]
-    reasons = [] if _number(outputs["ModelBlessing"], "blessed") else why_not_blessed(evaluation)
+    evaluation, infra = outputs["Evaluator", "evaluation"].uri, outputs["ModelCheck", "blessing"]
+    reasons = [] if _number(outputs["Evaluator", "blessing"], "blessed") else why_not_blessed(evaluation)
+    verdicts = json.loads((Path(outputs["ModelGates", "blessing"].uri) / RESULTS).read_text())
+    gates = tuple(map(GateResult.model_validate, verdicts))
+    failed = [gate.finding for gate in gates if not gate.passed]
+    stops = stopping(failed, config.gates.allow)
+    reasons += [finding.message for finding in stops]
+    allowed = json.loads((Path(outputs["ExampleValidator", "anomalies"].uri) / ALLOWED).read_text())
+    allowed += [finding.problem for finding in failed if finding not in stops]
     if not _number(infra, "blessed"):
         reasons += json.loads((Path(infra.uri) / REASONS).read_text())
-    pushed = outputs["PushedModel"].custom_properties["pushed_destination"].string_value
+    pushed = outputs["Pusher", "pushed_model"].custom_properties["pushed_destination"].string_value
     return RunRecord(
         name=config.name,
         dataset=config.dataset,
@@ -100,33 +107,36 @@ def _describe(
         finished=datetime.now(),
         seconds=seconds,
         rows=Rows(
-            examples=outputs["Examples"].uri,
-            statistics=outputs["ExampleStatistics"].uri,
-            transformed=outputs["TransformedExamples"].uri,
-            transform_graph=outputs["TransformGraph"].uri,
+            examples=outputs["ExampleGen", "examples"].uri,
+            statistics=outputs["StatisticsGen", "statistics"].uri,
+            transformed=outputs["Transform", "transformed_examples"].uri,
+            transform_graph=outputs["Transform", "transform_graph"].uri,
         ),
-        model_run=outputs["ModelRun"].uri,
-        export=Path(outputs["Model"].uri) / "Format-Serving",
-        judgement=Judgement(evaluation=evaluation, reasons=tuple(reasons), pushed=pushed or None),
+        baselines=outputs["Baselines", "scores"].uri,
+        model_run=outputs["Trainer", "model_run"].uri,
+        export=Path(outputs["Trainer", "model"].uri) / "Format-Serving",
+        judgement=Judgement(
+            evaluation=evaluation,
+            reasons=tuple(reasons),
+            gates=gates,
+            allowed=tuple(allowed),
+            pushed=pushed or None,
+        ),
     )
 
 
-def _outputs(store: Any, run: str) -> dict[str, Any]:
-    """Artifact type -> the artifact that a run made or reused; Transform's rows are `TransformedExamples`."""
+def _outputs(store: Any, run: str) -> dict[tuple[str, str], Any]:
+    """(component, name of its output) -> the artifact that a run made or reused."""
     context = store.get_context_by_type_and_name("pipeline_run", run)
-    found: dict[str, Any] = {}
-    nodes = {c.id: c.name for c in store.get_contexts_by_type("node")}
+    found: dict[tuple[str, str], Any] = {}
+    nodes = {c.id: c.name.rpartition(".")[2] for c in store.get_contexts_by_type("node")}
     for execution in store.get_executions_by_context(context.id):
         node = next((nodes[c.id] for c in store.get_contexts_by_execution(execution.id) if c.id in nodes), "")
-        events = [e for e in store.get_events_by_execution_ids([execution.id]) if e.type == e.OUTPUT]
-        for artifact in store.get_artifacts_by_id([event.artifact_id for event in events]):
-            kind = artifact.type
-            if kind == "Examples" and node.endswith(".Transform"):
-                kind = "TransformedExamples"
-            if node.endswith(".LastPushed"):
-                continue
-            artifact.uri = str(behind(artifact.uri))
-            found[kind] = artifact
+        for event in store.get_events_by_execution_ids([execution.id]):
+            if event.type == event.OUTPUT:
+                (artifact,) = store.get_artifacts_by_id([event.artifact_id])
+                artifact.uri = str(behind(artifact.uri))
+                found[node, event.path.steps[0].key] = artifact
     return found
 
 

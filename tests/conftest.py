@@ -160,6 +160,7 @@ def record_of() -> Any:
             "finished": datetime(2024, 5, 1, 10, 2),
             "seconds": {"ExampleGen": 12.5, "Trainer": 75.25},
             "rows": rows,
+            "baselines": folder / "baselines",
             "model_run": folder / "model_run",
             "export": folder / "export",
             "judgement": Judgement(evaluation=folder / "evaluation"),

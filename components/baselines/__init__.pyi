@@ -1,5 +1,10 @@
 from .additive import AdditiveLogOdds as AdditiveLogOdds
 from .boosted_trees import BoostedTrees as BoostedTrees
+from .component import Baselines as Baselines
 from .example_arrays import read_columns as read_columns
 from .example_arrays import read_examples as read_examples
+from .score_files import ADDITIVE as ADDITIVE
+from .score_files import BOOSTED_TREES as BOOSTED_TREES
+from .scores import fit_additive as fit_additive
+from .scores import fit_boosted_trees as fit_boosted_trees
 from .task_kinds import TASK_BASELINES as TASK_BASELINES

@@ -38,22 +38,26 @@ class AdditiveLogOdds:
 
         Args:
             keys: name -> integer or text values, `(rows,)`.
-            labels: of a binary task, `(rows,)`; both classes must occur.
+            labels: of a binary task, `(rows,)`. Without both classes nothing can be said of a key: every row gets
+                `(positives + 1/2) / (rows + 1)`.
 
         Raises:
-            ValueError: if lengths differ or all labels are equal.
+            ValueError: without rows, or if lengths differ.
         """
         y = np.asarray(labels, np.float64)
-        rate = float(y.mean()) if len(y) else float("nan")
-        if not 0 < rate < 1:
-            raise ValueError(f"`labels` must hold both 0 and 1, received {len(y)} rows with mean {rate}")
-        self.prior = _logit(rate)
+        if not len(y):
+            raise ValueError("`labels` must have at least one row")
+        rate, constant = float(y.mean()), constant_rate(y)
+        self.prior = _logit(rate if constant is None else constant)
         self.offsets = {}
         for name, column in keys.items():
             column = np.asarray(column)
             if column.shape != y.shape:
                 raise ValueError(f"key `{name}` must have one value per label {y.shape}, received {column.shape}")
             values, code = np.unique(column, return_inverse=True)
+            if constant is not None:
+                self.offsets[name] = (values, np.zeros(len(values)))
+                continue
             count, positives = np.bincount(code), np.bincount(code, weights=y)
             smoothed = (positives + self.smoothing * rate) / (count + self.smoothing)
             self.offsets[name] = (values, _logit(smoothed) - self.prior)
@@ -78,6 +82,16 @@ class AdditiveLogOdds:
             at = np.minimum(np.searchsorted(values, column), len(values) - 1)
             score = score + np.where(values[at] == column, offset[at], 0.0)
         return 1 / (1 + np.exp(-score))
+
+
+def constant_rate(labels: NDArray[Any]) -> float | None:
+    """Probability of a positive after labels of one class, `(positives + 1/2) / (rows + 1)`; None if both occur.
+
+    >>> constant_rate(np.zeros(4)), constant_rate(np.array([0, 1]))
+    (0.1, None)
+    """
+    positives = float(labels.sum())
+    return None if 0 < positives < len(labels) else (positives + 0.5) / (len(labels) + 1)
 
 
 def _logit(rate: Any) -> Any:

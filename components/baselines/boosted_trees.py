@@ -77,6 +77,8 @@ class BoostedTrees:
         self.statistics: dict[str, TargetStatistics] = {}
         self.categories: dict[str, NDArray[np.int32]] = {}
         self.models: dict[str, Any] = {}
+        # Predictions of tasks with labels of one class.
+        self.constants: dict[str, float] = {}
 
     def fit(self, rows: ExampleArrays, days: ArrayLike) -> BoostedTrees:
         """Counts the training rows and grows the trees; a row's features know the days before its own.
@@ -86,11 +88,9 @@ class BoostedTrees:
             days: integers, `(rows,)`, ascending with time.
 
         Raises:
-            ValueError: if nothing can be learned from a task's labels, such as equal ones, or `days` does not fit.
+            ValueError: without rows, or if `days` does not fit.
         """
         labels = np.stack([rows.columns[task] for task in self.spec.tasks], axis=1)
-        for label, column in zip(self.spec.labels, labels.T, strict=True):
-            TASK_BASELINES[label.kind].check(f"task `{label.name}`", column)
         self.categories = {}
         keys = (self.spec.user.name, self.spec.item.name)
         single = [feature.name for feature in self.spec.categorical if feature.max_values is None]
@@ -106,10 +106,13 @@ class BoostedTrees:
         }
         table = self.features(rows, days)
         settings = {**self.settings, "categorical_features": list(self.categories)}
-        self.models = {
-            label.name: TASK_BASELINES[label.kind].trees(**settings).fit(table, column)
-            for label, column in zip(self.spec.labels, labels.T, strict=True)
-        }
+        self.models, self.constants = {}, {}
+        for label, column in zip(self.spec.labels, labels.T, strict=True):
+            kind = TASK_BASELINES[label.kind]
+            if (constant := kind.constant(column)) is not None:
+                self.constants[label.name] = constant
+            else:
+                self.models[label.name] = kind.trees(**settings).fit(table, column)
         return self
 
     def predict(self, rows: ExampleArrays) -> dict[str, NDArray[np.float64]]:
@@ -120,7 +123,10 @@ class BoostedTrees:
         """
         table = self.features(rows)
         return {
-            label.name: TASK_BASELINES[label.kind].predict(self.models[label.name], table) for label in self.spec.labels
+            label.name: np.full(len(rows), self.constants[label.name])
+            if label.name in self.constants
+            else TASK_BASELINES[label.kind].predict(self.models[label.name], table)
+            for label in self.spec.labels
         }
 
     def features(self, rows: ExampleArrays, days: ArrayLike | None = None) -> pd.DataFrame:

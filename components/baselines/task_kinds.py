@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from mixrank.components.baselines.additive import AdditiveLogOdds
+from mixrank.components.baselines.additive import AdditiveLogOdds, constant_rate
 
 
 class TaskBaselines(NamedTuple):
@@ -21,19 +21,13 @@ class TaskBaselines(NamedTuple):
         additive: makes the model that adds up what scenario, user and item say alone.
         trees: settings of scikit-learn's histogram gradient boosting -> boosted trees, to be fitted.
         predict: fitted trees, table of features -> predictions, `(rows,)`.
-        check: refuses labels `(rows,)` from which nothing can be learned, in an error that begins with a name.
+        constant: labels `(rows,)` -> the one prediction if nothing else can be learned from them, or None.
     """
 
     additive: Callable[[], AdditiveLogOdds]
     trees: Callable[..., BaseEstimator]
     predict: Callable[[Any, pd.DataFrame], NDArray[np.float64]]
-    check: Callable[[str, NDArray[Any]], None]
-
-
-def _check_both_classes(name: str, labels: NDArray[Any]) -> None:
-    rate = labels.mean() if len(labels) else np.nan
-    if not 0 < rate < 1:
-        raise ValueError(f"{name} must have both 0 and 1, received {len(labels)} rows with mean {rate}")
+    constant: Callable[[NDArray[Any]], float | None]
 
 
 TASK_BASELINES = {
@@ -41,6 +35,6 @@ TASK_BASELINES = {
         additive=AdditiveLogOdds,
         trees=HistGradientBoostingClassifier,
         predict=lambda trees, table: trees.predict_proba(table)[:, 1],
-        check=_check_both_classes,
+        constant=constant_rate,
     ),
 }

@@ -45,11 +45,12 @@ from mixrank.components.examples.raw_tables import (
     unreadable,
 )
 from mixrank.components.examples.splits import with_days
-from mixrank.schemas import SPLITS, Dataset
+from mixrank.components.gates import REPORT, Figures, FileFigures, GateSettings, data_findings
+from mixrank.schemas import Dataset
 from mixrank.schemas.raw import find_files
 from mixrank.schemas.safe_text import shown
 
-REPORT, DEAD_LETTER, POPULARITY = "report.json", "dead_letter.jsonl", "popularity.parquet"
+DEAD_LETTER, POPULARITY = "dead_letter.jsonl", "popularity.parquet"
 
 
 class ExampleGenSpec(component_spec.ComponentSpec):
@@ -188,16 +189,16 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             writes = _summaries(scratch, "write-*.json")
             late = [{"table": LOG, "rows": 0, **write} for write in writes]
             letters = _stop_if_bad(dataset, reads + late, artifact.uri)
-            report = _report(dataset, tables, reads, writes)
-            self._check(report)
+            figures = _figures(tables, reads, writes)
+            self._check(figures, dataset)
         finally:
             FileSystems.delete([scratch])
         _write_lines(FileSystems.join(artifact.uri, DEAD_LETTER), letters)
-        stages.write_json(FileSystems.join(artifact.uri, REPORT), report)
-        logging.info("examples written to %s: %s", artifact.uri, report["rows"])
+        stages.write_json(FileSystems.join(artifact.uri, REPORT), figures.model_dump())
+        logging.info("examples written to %s: %s", artifact.uri, figures.rows)
 
-    def _check(self, report: dict[str, Any]) -> None:
-        _stop_if_empty(report)
+    def _check(self, figures: Figures, dataset: Dataset) -> None:
+        _stop_if_empty(figures, dataset)
 
     def _read(self, tables: dict[str, RawTable], num_shards: int, scratch: str) -> list[dict[str, Any]]:
         pieces = [(name, *piece) for name, table in tables.items() for piece in table.pieces()]
@@ -317,13 +318,20 @@ def _stop_if_bad(dataset: Dataset, summaries: list[dict[str, Any]], uri: str) ->
     return letters
 
 
-def _stop_if_empty(report: dict[str, Any]) -> None:
+def _stop_if_empty(figures: Figures, dataset: Dataset) -> None:
     """Refuses a split without rows, because it would break later steps with unclear errors."""
-    for name, rows in report["rows"].items():
+    for name, rows in figures.rows.items():
         if rows == 0:
-            days = [f"{datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC):%Y-%m-%d}" for ms in report["time_ms"]]
-            span = f"good rows of the log run from {days[0]} to {days[1]} (UTC)" if days else "the log has no good rows"
-            raise ValueError(f"split `{name}` got no rows; {span}: check `split` of the source")
+            times = (figures.first_ms, figures.last_ms)
+            days = [
+                f"{datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC):%Y-%m-%d}" for ms in times if ms is not None
+            ]
+            span = (
+                f"good rows of the log run from {days[0]} to {days[-1]} (UTC)" if days else "the log has no good rows"
+            )
+            # An unknown unit is the usual cause.
+            odd = [f.problem for f in data_findings(figures, dataset, GateSettings()) if f.kind == "implausible_time"]
+            raise ValueError(f"split `{name}` got no rows; {span}: {'; '.join(odd) or 'check `split` of the source'}")
 
 
 def _write_lines(path: str, values: list[dict[str, Any]]) -> None:
@@ -331,46 +339,18 @@ def _write_lines(path: str, values: list[dict[str, Any]]) -> None:
         sink.write("".join(json.dumps(value, default=str) + "\n" for value in values).encode())
 
 
-def _report(
-    dataset: Dataset, tables: dict[str, RawTable], reads: list[dict[str, Any]], writes: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Row counts for `report.json`: read, written and lost."""
-    counts = {name: sum(write["counts"][name] for write in writes) for name in writes[0]["counts"]}
-    written = {name: counts.pop(f"rows_{name}") for name in SPLITS}
-    rows = max(1, sum(written.values()))
-    histories = {}
-    for history in dataset.spec.histories:
-        cuts = [write["histories"][history.name] for write in writes]
-        histories[history.name] = {
-            "mean_events": sum(cut["events"] for cut in cuts) / rows,
-            "empty_share": sum(cut["empty"] for cut in cuts) / rows,
-        }
+def _figures(tables: dict[str, RawTable], reads: list[dict[str, Any]], writes: list[dict[str, Any]]) -> Figures:
+    """Figures of all shards, with the files and rows that were read and lost."""
     names = dict.fromkeys(read["table"] for read in reads)
-    matched = {label: counts.pop(f"matched_{label_table(label)}") for label in dataset.source.labels}
-    times = [time for write in writes for time in write["time_ms"]]
-    return {
-        "files": {
-            name: {"read": len(table.files), "hidden": table.hidden, "empty": table.empty}
-            for name, table in tables.items()
-        },
-        "rows_read": {name: sum(read["rows"] for read in reads if read["table"] == name) for name in names},
-        "bad_rows": {
-            name: sum(len(read["bad"]) for read in reads if read["table"] == name)
-            + (sum(len(write["bad"]) for write in writes) if name == LOG else 0)
-            for name in names
-        },
-        "duplicates_dropped": counts.pop("duplicates_dropped"),
-        "rows": {name: written[name] for name in dataset.split_names},
-        "rows_in_no_split": counts.pop("rows_in_no_split"),
-        "unmatched_joins": {name.removeprefix("unmatched_"): count for name, count in counts.items()},
-        "events": {
-            label: {
-                "rows": sum(r["rows"] - len(r["bad"]) for r in reads if r["table"] == label_table(label)),
-                "matched": count,
-            }
-            for label, count in matched.items()
-        },
-        "time_ms": [min(times), max(times)] if times else [],
-        "histories": histories,
-        "num_shards": len(writes),
+    rows = {name: sum(read["rows"] for read in reads if read["table"] == name) for name in names}
+    bad = {name: sum(len(read["bad"]) for read in reads if read["table"] == name) for name in names}
+    figures = Figures.merged(Figures.model_validate(write["figures"]) for write in writes)
+    # Events without a user are read by every shard.
+    own = {label: rows[label_table(label)] - bad[label_table(label)] for label in figures.events}
+    events = {label: found.model_copy(update={"rows": own[label]}) for label, found in figures.events.items()}
+    bad[LOG] += sum(len(write["bad"]) for write in writes)
+    files = {
+        name: FileFigures(read=len(table.files), hidden=table.hidden, empty=table.empty)
+        for name, table in tables.items()
     }
+    return figures.model_copy(update={"files": files, "rows_read": rows, "bad_rows": bad, "events": events})

@@ -11,7 +11,9 @@ import pandas as pd
 
 from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.label_events import Outcome, moment_of, outcome
+from mixrank.components.examples.log_figures import join_figures
 from mixrank.components.examples.raw_tables import LOG, join_name, label_keys, label_table
+from mixrank.components.gates import Figures, JoinFigures
 from mixrank.schemas import Cut, Dataset, Derived
 from mixrank.schemas.safe_text import shown
 
@@ -21,7 +23,7 @@ Columns = dict[str, Coded]
 BadRow = tuple[int, int, str, Any, str]
 
 
-def joined_log(dataset: Dataset, tables: dict[str, Columns]) -> tuple[Columns, dict[str, int], list[BadRow]]:
+def joined_log(dataset: Dataset, tables: dict[str, Columns]) -> tuple[Columns, Figures, list[BadRow]]:
     """The good rows of the log, in the order of the files.
 
     Args:
@@ -29,28 +31,30 @@ def joined_log(dataset: Dataset, tables: dict[str, Columns]) -> tuple[Columns, d
         tables: table name -> its columns, as in `mixrank.components.examples.user_shard.build`.
 
     Returns:
-        The columns; row counts for the report; (file number, row, column, value, reason) of rows found to be bad.
+        The columns; figures of duplicates and joins; (file number, row, column, value, reason) of rows found to be bad.
 
     Raises:
         ValueError: if two rows of a joined table differ but have the same key.
     """
     spec, source = dataset.spec, dataset.source
     log, duplicates = drop_duplicates(tables[LOG])
-    counts = {"duplicates_dropped": duplicates}
+    joins, events = {}, {}
     for label in source.labels:
-        found = _outcome(dataset, label, log, tables[label_table(label)])
+        table = tables[label_table(label)]
+        found = _outcome(dataset, label, log, table)
         log[label], log[moment_of(label)] = found.label, found.moment
-        counts[f"matched_{label_table(label)}"] = found.matched
+        events[label] = JoinFigures(rows=len(next(iter(table.values()))), matched=found.matched)
     for number, declared in enumerate(source.joins):
         name, key = join_name(number, declared), (spec.user if declared.on == "user" else spec.item).name
-        counts[f"unmatched_{name}"] = join(log, unique_rows(tables[name], key, name), key)
+        joins[name] = join(log, unique_rows(tables[name], key, name), key)
     for column, rule in source.derive.items():
         log[column] = log[rule.column].map(partial(derived, rule))
+    figures = Figures(duplicates=duplicates, joins=joins, events=events)
     bad = _bad_rows(dataset, log)
     if not bad.any():
-        return log, counts, []
+        return log, figures, []
     report = _report_bad(dataset, log, bad)
-    return take_all(log, np.flatnonzero(~bad)), counts, report
+    return take_all(log, np.flatnonzero(~bad)), figures, report
 
 
 def _outcome(dataset: Dataset, label: str, log: Columns, events: Columns) -> Outcome:
@@ -97,13 +101,13 @@ def unique_rows(table: Columns, key: str, name: str) -> Columns:
     return table
 
 
-def join(log: Columns, table: Columns, key: str) -> int:
-    """Adds the table's columns to the log by key; returns how many rows found no match."""
+def join(log: Columns, table: Columns, key: str) -> JoinFigures:
+    """Adds the table's columns to the log by key; returns how many rows found a match."""
     match = log[key].find_in(table[key])
     for name, column in table.items():
         if name not in (key, FILE, ROW):
             log[name] = column.take(match)
-    return int((match < 0).sum())
+    return join_figures(log[key], table[key], match)
 
 
 def take_all(table: Columns, rows: np.ndarray) -> Columns:

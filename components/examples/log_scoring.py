@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import standard_artifacts
 
-from mixrank.components.examples.example_gen import REPORT, Executor, build_example_gen
+from mixrank.components.examples.example_gen import Executor, build_example_gen
 from mixrank.components.examples.raw_tables import declared_tables
+from mixrank.components.gates import REPORT, Figures
 from mixrank.schemas import CalendarDay, Dataset, Sliding, SplitByDay
 from mixrank.schemas.files import abandoned, locked, remove, write_folder_atomically, write_text_atomically
 from mixrank.schemas.raw import find_files
@@ -60,7 +60,7 @@ def write_examples(
 
         def write(temporary: Path) -> None:
             _join(_of_days(dataset, days), data, temporary, beam_args)
-            if not json.loads((temporary / REPORT).read_text())["rows"][SCORED]:
+            if not Figures.model_validate_json((temporary / REPORT).read_bytes()).rows[SCORED]:
                 raise ValueError(f"the log in {data} has no rows from {' to '.join(days or (FIRST, LAST))}")
             write_text_atomically(temporary / NOTE, json.dumps(wanted))
 
@@ -82,7 +82,7 @@ def _join(dataset: Dataset, data: Path | str, folder: Path, beam_args: Sequence[
 class _Executor(Executor):
     """An ExampleGen that allows empty splits."""
 
-    def _check(self, report: dict[str, Any]) -> None:
+    def _check(self, figures: Figures, dataset: Dataset) -> None:
         pass
 
 

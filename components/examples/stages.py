@@ -222,13 +222,11 @@ class WriteShard(beam.DoFn):
             shard = build(dataset, self._shards.load(number), self._counts)
             files = self._shards.tables[LOG].files
             summary["bad"] = [dead_letter(files[file].path, row, *rest) for file, row, *rest in shard.bad]
-            summary["counts"] = shard.counts
-            summary["histories"] = _history_counts(dataset, shard)
-            summary["time_ms"] = shard.time_range
+            summary["figures"] = shard.figures.model_dump()
             for position, split in enumerate(SPLITS):
                 if split in self._folders:
                     self._write(shard, np.flatnonzero(shard.split == position), split, number)
-            logging.info("wrote shard %d of %d: %s", number + 1, self._num_shards, shard.counts)
+            logging.info("wrote shard %d of %d: %s", number + 1, self._num_shards, shard.figures.rows)
         except ValueError as error:
             logging.debug("writing shard %d", number, exc_info=True)
             summary["error"] = str(error)
@@ -247,14 +245,6 @@ class WriteShard(beam.DoFn):
                 for serialized in examples(shard.columns, rows[start : start + BLOCK_ROWS]):
                     writer.write(serialized)
         rename(temporary, FileSystems.join(self._folders[split], name))
-
-
-def _history_counts(dataset: Dataset, shard: Shard) -> dict[str, dict[str, int]]:
-    written = shard.split >= 0
-    return {
-        name: {"events": int(cut.counts[written].sum()), "empty": int((cut.counts[written] == 0).sum())}
-        for name, cut in shard.histories.items()
-    }
 
 
 def write_parquet(path: str, frame: pd.DataFrame) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, assert_never
 
@@ -17,9 +17,11 @@ from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.histories import Sequences, Slices, sequences, slices
 from mixrank.components.examples.joined_log import BadRow, Columns, join, joined_log, take_all, unique_rows
 from mixrank.components.examples.label_events import moment_of
+from mixrank.components.examples.log_figures import shard_figures
 from mixrank.components.examples.popularity import DailyCounts, popularity_of
 from mixrank.components.examples.raw_tables import PRIOR, join_name
-from mixrank.schemas import SPLITS, Action, Categorical, Dataset, MultiCategorical, TimeGap
+from mixrank.components.gates import Figures
+from mixrank.schemas import Action, Categorical, Dataset, MultiCategorical, TimeGap
 from mixrank.schemas.task_kinds import label_kind
 
 
@@ -30,18 +32,14 @@ class Shard:
     Args:
         columns: the writers of the columns of the example files.
         split: int array (rows,). Position in `SPLITS`, -1 for none.
-        counts: row counts for the report.
+        figures: of its rows, for the report.
         bad: (file number, row, column, value, reason) of rows found to be bad after the joins.
-        time_range: earliest and latest time, milliseconds; empty without rows.
-        histories: history name -> its slices.
     """
 
     columns: list[EntryColumn]
     split: np.ndarray
-    counts: dict[str, int]
-    bad: list[BadRow] = field(default_factory=list)
-    time_range: list[int] = field(default_factory=list)
-    histories: dict[str, Slices] = field(default_factory=dict)
+    figures: Figures
+    bad: list[BadRow]
 
 
 def build(
@@ -62,7 +60,7 @@ def build(
         ValueError: if two rows of a joined table differ but have the same key.
     """
     spec, source = dataset.spec, dataset.source
-    log, counts, bad = joined_log(dataset, tables)
+    log, joined, bad = joined_log(dataset, tables)
     for column, rule in source.popularity.items():
         log[column] = popularity_of(rule, popularity[column], log[rule.of], log[spec.time.name].numbers())
 
@@ -73,8 +71,8 @@ def build(
     log, user, time = take_all(log, order), user[order], time[order]
     keys = [log[spec.user.name].values[code] for code in users]
 
-    shard = Shard(_row_columns(dataset, log), splits.assign(source.split, user, keys, time), counts, bad)
-    shard.time_range = [int(time.min()), int(time.max())] if len(time) else []
+    columns, split = _row_columns(dataset, log), splits.assign(source.split, user, keys, time)
+    histories: dict[str, Slices] = {}
     prior = _prior(dataset, tables, keys)
     flags = {name: np.concatenate([log[name].numbers(bool), prior.flags[name]]) for name in spec.flags}
     # When a label that comes from later events became 1.
@@ -87,7 +85,7 @@ def build(
         rows = rows[np.lexsort((moment[rows], user[rows]))]
         sequence = sequences(rows, user, prior.user, len(keys), keep_prior)
         cut = slices(sequence, rows, user, time, moment, starts, history.window, history.length)
-        shard.histories[history.name] = cut
+        histories[history.name] = cut
         for name, feature in spec.history_fields(history):
             match feature:
                 case TimeGap():
@@ -99,11 +97,9 @@ def build(
                     written = HistoryColumn(name, feature.kind, events, feature.width, sequence, cut)
                 case _:
                     assert_never(feature)
-            shard.columns.append(written)
-    for position, name in enumerate(SPLITS):
-        counts[f"rows_{name}"] = int((shard.split == position).sum())
-    counts["rows_in_no_split"] = int((shard.split == splits.NONE).sum())
-    return shard
+            columns.append(written)
+    figures = Figures.merged([joined, shard_figures(dataset, log, split, time, histories)])
+    return Shard(columns, split, figures, bad)
 
 
 def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:

@@ -1,11 +1,17 @@
+from .data_gates import check_allowed as check_allowed
 from .data_gates import data_findings as data_findings
+from .figures import REPORT as REPORT
 from .figures import FeatureFigures as FeatureFigures
 from .figures import Figures as Figures
+from .figures import FileFigures as FileFigures
 from .figures import HistoryFigures as HistoryFigures
 from .figures import JoinFigures as JoinFigures
 from .figures import LabelFigures as LabelFigures
 from .figures import Separation as Separation
+from .figures import example_keys as example_keys
 from .findings import KINDS as KINDS
 from .findings import Finding as Finding
 from .findings import stopping as stopping
 from .gate_settings import GateSettings as GateSettings
+from .model_gates import GateResult as GateResult
+from .model_gates import judge_model as judge_model

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Iterable
 
 from mixrank.components.gates.figures import Figures, JoinFigures
 from mixrank.components.gates.findings import Finding
 from mixrank.components.gates.gate_settings import GateSettings
 from mixrank.schemas import Dataset
+from mixrank.schemas.naming import nearest
 from mixrank.schemas.safe_text import shown
 
 SHOWN_KEYS = 3
 # Units in a millisecond, and milliseconds in a unit.
 PER_MS = {"s": 1e-3, "ms": 1, "us": 1000, "ns": 10**6}
+# Fewer pairs may be in order by chance.
+LEAST_PAIRS = 100
+# A smaller split may lack something rare by chance; what the training rows lack cannot be learned.
+LEAST_ROWS = 100
+# Unit of a column -> milliseconds.
 UNITS = {"seconds": 1000.0, "milliseconds": 1.0, "microseconds": 1e-3, "nanoseconds": 1e-6, "days": 86_400_000.0}
 
 
@@ -47,7 +54,7 @@ def _implausible_times(figures: Figures, dataset: Dataset, gates: GateSettings, 
         return []
     first, last = gates.first_year, today.year + 1
     wrong = {year: rows for year, rows in figures.years.items() if not first <= int(year) <= last}
-    if not wrong:
+    if sum(wrong.values()) <= dataset.source.max_bad_rows * sum(figures.years.values()):
         return []
     time = dataset.spec.time
     extreme = figures.first_ms if _year(figures.first_ms) < first else figures.last_ms
@@ -119,7 +126,9 @@ def examples(join: JoinFigures) -> str:
 def _one_class_labels(figures: Figures, dataset: Dataset) -> list[Finding]:
     findings = []
     for label in dataset.spec.labels:
-        where = {split: figures.in_split(label.name, split) for split in dataset.split_names}
+        # A label that evaluation rows do not tell apart is never judged, however few they are.
+        splits = (split for split in dataset.split_names if split == "eval" or _tells(figures, split))
+        where = {split: figures.in_split(label.name, split) for split in splits}
         wrong = {split: found for split, found in where.items() if found.rows and found.positives in (0, found.rows)}
         if wrong:
             said = " and ".join(
@@ -137,7 +146,7 @@ def _empty_histories(figures: Figures, dataset: Dataset, gates: GateSettings) ->
     for history in dataset.spec.histories if gates.min_history is not None else ():
         for split, found in figures.histories.get(history.name, {}).items():
             full = found.rows - found.empty
-            if found.rows and (not full or full < (gates.min_history or 0) * found.rows):
+            if _tells(figures, split) and found.rows and (not full or full < (gates.min_history or 0) * found.rows):
                 only = f" with `{history.only}`" if history.only is not None else ""
                 problem = (
                     f"history `{history.name}` has an event{only} in {full} of {found.rows} rows of `{split}`; check "
@@ -152,7 +161,7 @@ def _empty_features(figures: Figures, dataset: Dataset) -> list[Finding]:
     findings = []
     for feature in dataset.spec.inputs:
         present = figures.features[feature.name].present if feature.name in figures.features else {}
-        empty = [split for split, rows in present.items() if not rows and figures.rows.get(split)]
+        empty = [split for split, rows in present.items() if not rows and _tells(figures, split)]
         if empty:
             where = " and ".join(f"all {figures.rows[split]} rows of `{split}`" for split in empty)
             problem = f"feature `{feature.name}` has no value in {where}; check its column and the join that brings it"
@@ -167,7 +176,12 @@ def _leakage(figures: Figures, dataset: Dataset, gates: GateSettings) -> list[Fi
             pair, auc = f"feature `{feature}`", found.auc
             if found.rows and not found.unequal and not _one_class(figures, label):
                 problem = f"{pair} equals label `{label}` in all {found.rows} rows; remove it"
-            elif auc is not None and gates.max_auc_alone is not None and auc > gates.max_auc_alone:
+            elif (
+                auc is not None
+                and found.pairs >= LEAST_PAIRS
+                and gates.max_auc_alone is not None
+                and auc > gates.max_auc_alone
+            ):
                 problem = (
                     f"{pair} alone ranks label `{label}` with AUC {auc:.3f} on rows it was not counted on, more than "
                     f"{gates.max_auc_alone:g}; remove it if it is known only after the label"
@@ -177,6 +191,33 @@ def _leakage(figures: Figures, dataset: Dataset, gates: GateSettings) -> list[Fi
             findings.append(Finding("leakage", feature, problem))
             break
     return findings
+
+
+def _tells(figures: Figures, split: str) -> bool:
+    """Whether a split has rows enough to say that something is not there."""
+    return figures.rows.get(split, 0) >= (1 if split == "train" else LEAST_ROWS)
+
+
+def check_allowed(gates: GateSettings, dataset: Dataset) -> None:
+    """Refuses a key in `gates.allow` whose subject the dataset does not have.
+
+    Raises:
+        ValueError: naming the nearest subject.
+    """
+    spec = dataset.spec
+    inputs = (spec.scenario.name, *(feature.name for feature in spec.inputs))
+    subjects: dict[str, Iterable[str]] = {
+        "implausible_time": (spec.time.name,),
+        "unmatched_join": (f"{join.on}_{number}" for number, join in enumerate(dataset.source.joins)),
+        "empty_history": (history.name for history in spec.histories),
+        "empty_feature": inputs,
+        "leakage": inputs,
+    }
+    for key in gates.allow:
+        kind, _, subject = key.partition(":")
+        known = tuple(subjects.get(kind, spec.tasks))
+        if subject not in known:
+            raise ValueError(f"`gates.allow`: {key!r} names {subject!r}{nearest(subject, known)}")
 
 
 def _one_class(figures: Figures, label: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Iterable
 from typing import Any
@@ -10,9 +11,21 @@ from pydantic import BaseModel
 
 from mixrank.schemas.naming import Declaration
 
+# The file beside the examples that holds them.
+REPORT = "report.json"
 # Keys of each side of a join that are kept as examples, in the order of a hash of their plain form, so that keys
 # that look alike are kept together.
 EXAMPLE_KEYS = 32
+# Distinct keys of a shard among which they are chosen.
+LOOKED_AT = 100_000
+
+
+class FileFigures(Declaration):
+    """Files of a table that were read, and those passed over: hidden ones such as `_SUCCESS`, and empty parts."""
+
+    read: int = 0
+    hidden: int = 0
+    empty: int = 0
 
 
 class LabelFigures(Declaration):
@@ -88,7 +101,7 @@ class Figures(Declaration):
         rows_in_no_split: rows that no split takes.
         rows_read: table -> rows in its files.
         bad_rows: table -> rows that did not parse.
-        skipped_files: table -> files that were passed over, such as `_SUCCESS` or an empty part.
+        files: table -> its files.
         duplicates: rows of the log that were dropped, since an earlier one equals them.
         labels: label -> split -> scenario -> figures.
         histories: history -> split -> figures.
@@ -105,7 +118,7 @@ class Figures(Declaration):
     rows_in_no_split: int = 0
     rows_read: dict[str, int] = {}
     bad_rows: dict[str, int] = {}
-    skipped_files: dict[str, int] = {}
+    files: dict[str, FileFigures] = {}
     duplicates: int = 0
     labels: dict[str, dict[str, dict[str, LabelFigures]]] = {}
     histories: dict[str, dict[str, HistoryFigures]] = {}
@@ -142,7 +155,7 @@ def _sum(left: Any, right: Any, name: str = "") -> Any:
         names = type(left).model_fields
         return left.model_copy(update={n: _sum(getattr(left, n), getattr(right, n), n) for n in names})
     if name in _EXAMPLES:
-        return dict(sorted({**right, **left}.items(), key=lambda pair: order(pair[0]))[:EXAMPLE_KEYS])
+        return _chosen({**right, **left})
     if isinstance(left, dict):
         return {key: _sum(left.get(key), right.get(key)) for key in (*left, *(k for k in right if k not in left))}
     if name in (_EARLIEST, "last_ms"):
@@ -163,6 +176,13 @@ def plain(key: Any) -> str:
     return text.lstrip("0") or text[-1:]
 
 
-def order(text: str) -> int:
-    """A hash by which both sides of a join choose their examples."""
-    return zlib.crc32(text.encode())
+def example_keys(keys: Iterable[Any]) -> dict[str, str]:
+    """Plain form -> key, for as many keys as are kept."""
+    found: dict[str, str] = {}
+    for key in itertools.islice(keys, LOOKED_AT):
+        found.setdefault(plain(key), str(key))
+    return _chosen(found)
+
+
+def _chosen(keys: dict[str, str]) -> dict[str, str]:
+    return dict(sorted(keys.items(), key=lambda pair: zlib.crc32(pair[0].encode(errors="replace")))[:EXAMPLE_KEYS])

@@ -7,3 +7,6 @@ from .evaluation import why_not_blessed as why_not_blessed
 from .last_pushed import LastPushed as LastPushed
 from .model_check import REASONS as REASONS
 from .model_check import ModelCheck as ModelCheck
+from .model_gates import RESULTS as RESULTS
+from .model_gates import ModelGates as ModelGates
+from .row_scores import scores_beside as scores_beside

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfx.components.pusher import executor
+from tfx.components.util.model_utils import is_model_blessed
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import Channel, artifact_utils, component_spec, standard_artifacts, standard_component_specs
 from tfx.utils import io_utils
@@ -22,12 +23,15 @@ class Executor(executor.Executor):
 
     def Do(self, input_dict: dict[str, list[Any]], output_dict: dict[str, list[Any]], exec_properties: Any) -> None:
         pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
-        if not self.CheckBlessing(input_dict):
+        gates = artifact_utils.get_single_instance(input_dict["gate_blessing"])
+        if not self.CheckBlessing(input_dict) or not is_model_blessed(gates):
             self._MarkNotPushed(pushed)
             return
         push = _push_to_store if is_url(push_to := exec_properties["push_to"]) else _push
         version = push(Path(self.GetModelPath(input_dict)), push_to, Path(pushed.uri))
         self._MarkPushed(pushed, pushed_destination=version, pushed_version=version.rpartition("/")[2])
+        # Whatever fails afterwards, this has happened.
+        _say(f"pushed: {version}")
 
 
 def _push_to_store(model: Path, push_to: str, copy: Path) -> str:
@@ -66,7 +70,10 @@ class PusherSpec(component_spec.ComponentSpec):
     """Parameters of TFX's Pusher, with the folder as plain text, so that it can be a runtime parameter."""
 
     PARAMETERS = {"push_to": component_spec.ExecutionParameter(type=str)}
-    INPUTS = standard_component_specs.PusherSpec.INPUTS
+    INPUTS = {
+        **standard_component_specs.PusherSpec.INPUTS,
+        "gate_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
+    }
     OUTPUTS = standard_component_specs.PusherSpec.OUTPUTS
 
 
@@ -75,17 +82,19 @@ class Pusher(base_component.BaseComponent):
 
     Args:
         model_blessing: the Evaluator's verdict.
-        infra_blessing: ModelCheck's verdict, and the model that it passes on; nothing is pushed without both verdicts.
+        gate_blessing: ModelGates' verdict.
+        infra_blessing: ModelCheck's verdict, and the model that it passes on; nothing is pushed unless all three bless.
         push_to: folder or address of the pushed versions.
     """
 
     SPEC_CLASS = PusherSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
-    def __init__(self, *, model_blessing: Any, infra_blessing: Any, push_to: Any) -> None:
+    def __init__(self, *, model_blessing: Any, gate_blessing: Any, infra_blessing: Any, push_to: Any) -> None:
         super().__init__(
             PusherSpec(
                 model_blessing=model_blessing,
+                gate_blessing=gate_blessing,
                 infra_blessing=infra_blessing,
                 push_to=push_to,
                 pushed_model=Channel(type=standard_artifacts.PushedModel),

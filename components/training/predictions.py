@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -19,8 +20,36 @@ from mixrank.schemas.task_kinds import label_kind
 EVALUATION_BATCH = 1024
 
 
-def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows) -> pd.DataFrame:
+class UnknownIds:
+    """Values of the evaluation rows that the vocabularies do not hold, counted batch by batch.
+
+    Args:
+        sizes: feature -> largest id of a known value; larger ids are those of values that training has not seen.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self.sizes = sizes
+        self.counts = {name: [0, 0] for name in sizes}
+
+    def add(self, batch: Mapping[str, tf.Tensor]) -> None:
+        for name, size in self.sizes.items():
+            ids = batch[name].numpy()
+            self.counts[name][0] += int((ids > 0).sum())
+            self.counts[name][1] += int((ids > size).sum())
+
+    def as_dict(self) -> dict[str, dict[str, int]]:
+        """Feature -> `values`, those that are there, and `unknown`."""
+        return {name: {"values": values, "unknown": unknown} for name, (values, unknown) in self.counts.items()}
+
+
+def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows, unknown: UnknownIds | None = None) -> pd.DataFrame:
     """Scores rows with an in-memory model.
+
+    Args:
+        spec: columns of a row.
+        infer: as `inference` makes it.
+        rows: transformed rows.
+        unknown: counts their unknown values, or None.
 
     Returns:
         One row per example: keys, time, scenario (its id as declared, "other" if unknown), `label_<task>` and
@@ -30,6 +59,8 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows) -> pd.DataFram
     keep = {spec.user.name: KEYS["user"], spec.item.name: KEYS["item"], spec.time.name: KEYS["time"]}
     for batch in evaluation_batches(rows, EVALUATION_BATCH):
         logits = infer({name: batch[name] for name in rows.inputs})
+        if unknown is not None:
+            unknown.add(batch)
         for column, source in keep.items():
             parts.setdefault(column, []).append(batch[source].numpy())
         parts.setdefault("__scenario", []).append(batch[spec.scenario.name].numpy())

@@ -26,7 +26,7 @@ from mixrank.components.training.model_factory import (
     resolve,
     transformed_rows,
 )
-from mixrank.components.training.predictions import inference, predict, shown_metrics, validation_metrics
+from mixrank.components.training.predictions import UnknownIds, inference, predict, shown_metrics, validation_metrics
 from mixrank.components.training.resumable_training import Rounds, validations_within
 from mixrank.components.training.settings import PUSHED, ModelSettings, TrainSettings
 from mixrank.components.training.strategy import build_strategy
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tfx.components.trainer.fn_args_utils import FnArgs
 
 PREDICTIONS, TRAINING_LOG, MODEL_CARD = "predictions.parquet", "training.jsonl", "model.json"
+UNKNOWN_IDS = "unknown_ids.json"
 
 
 def run_fn(fn_args: FnArgs) -> None:
@@ -296,8 +297,11 @@ def _export(
 
 def _score(job: Job, final: keras.Model, card: dict[str, Any]) -> None:
     """Writes the model's card, and what every row of the evaluation split gets."""
-    predictions = predict(job.spec, inference(final), job.rows["eval"])
+    sizes = {name: job.transform_output.vocabulary_size_by_name(name) for name in job.spec.vocabularies}
+    unknown = UnknownIds({job.spec.scenario.name: len(job.spec.scenario.values), **sizes})
+    predictions = predict(job.spec, inference(final), job.rows["eval"], unknown)
     write_text_atomically(job.run_dir / MODEL_CARD, json.dumps(card, indent=1))
+    write_text_atomically(job.run_dir / UNKNOWN_IDS, json.dumps(unknown.as_dict(), indent=1))
     write_atomically(job.run_dir / PREDICTIONS, lambda path: predictions.to_parquet(path, index=False))
 
 

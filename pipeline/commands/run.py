@@ -43,14 +43,19 @@ def run(config: Config, overrides: Overrides = None, wait: Wait = False) -> None
 
         began = time.monotonic()
         record = run_local(settings, dataset)
+        errors.print(f"all components: {time.monotonic() - began:.0f} s", style="dim")
         page = show_report([settings.run_dir], settings.run_dir / "report.html")
         stored = store_run(record, settings.run_dir, settings.output) if is_url(settings.output) else None
-    errors.print(f"all components: {time.monotonic() - began:.0f} s", style="dim")
     console.print(f"report: {page}", soft_wrap=True)
     if stored is not None:
         console.print(f"stored: {stored}", soft_wrap=True)
     again = arguments(config, overrides)
-    if (judgement := record.judgement) and judgement.reasons:
+    judgement = record.judgement
+    assert judgement is not None
+    for title, lines in (("passed by chance", judgement.by_chance), ("allowed by the config", judgement.allowed)):
+        for line in lines:
+            errors.print(f"{title}: {line}", style="yellow", soft_wrap=True)
+    if judgement.reasons:
         errors.print("\nthe model was not pushed:", style="bold red")
         for reason in judgement.reasons:
             errors.print(f"  {reason}", soft_wrap=True)

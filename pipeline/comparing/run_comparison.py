@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from mixrank.components.baselines import BOOSTED_TREES, fit_boosted_trees
 from mixrank.components.training import parse_count
-from mixrank.pipeline.baselines import fit_boosted_trees
 from mixrank.pipeline.comparing import comparison_page
 from mixrank.pipeline.comparing.results import collect
 from mixrank.pipeline.comparing.scheduler import Job, run_jobs, training_jobs
@@ -18,7 +18,7 @@ from mixrank.pipeline.comparing.trial_plan import FOLDER, Trial, size, trials
 from mixrank.pipeline.config import Budget, RunConfig, Table
 from mixrank.pipeline.fast_loop import last_run
 from mixrank.pipeline.reports import RunFolder
-from mixrank.pipeline.run_record import RunRecord
+from mixrank.pipeline.run_record import RunRecord, split_files
 from mixrank.schemas import Dataset
 
 Say = Callable[[str], None]
@@ -103,7 +103,7 @@ class Comparison:
         failed = run_jobs(training_jobs(every), parallel=parallel, say=say)
         if self.begun and not self.trees.is_file():
             say("fitting boosted trees (some minutes)")
-            fit_boosted_trees(self.earlier, self.dataset, self.trees)
+            fit_boosted_trees(self.dataset, split_files(self.earlier.rows.examples), self.earlier.splits, self.trees)
         if not speed:
             return failed
         done = [trial for trial in every if trial.result]
@@ -141,7 +141,9 @@ class Comparison:
 
     @property
     def trees(self) -> Path:
-        """Scores of boosted trees; the name says which rows they were fitted on."""
+        """Scores of boosted trees: those of the run, or of this comparison, by the rows they were fitted on."""
+        if (known := self.earlier.baselines / BOOSTED_TREES).is_file():
+            return known
         fitted_on = "-".join([self.earlier.rows.examples.name, *self.earlier.splits])
         return self.folder / f"boosted-{fitted_on}.parquet"
 
@@ -150,7 +152,7 @@ class Comparison:
         run = RunFolder(self.config.run_dir, self.earlier)
         scores = {"additive log-odds": run.baseline}
         if self.trees.is_file():
-            scores["boosted trees"] = run.scores_beside(self.trees)
+            scores["boosted trees"] = run.scores_of(self.trees)
         spec = self.earlier.spec
         return {name: judge(spec, _scored(run.predictions, s)) for name, s in scores.items() if s is not None}
 

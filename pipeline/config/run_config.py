@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationInfo, field_validator
 
+from mixrank.components.gates import GateSettings, check_allowed
 from mixrank.components.judging import Thresholds, check_thresholds
 from mixrank.components.training import PUSHED, ModelSettings, TrainSettings, find_export
 from mixrank.layers import registry
@@ -28,6 +29,16 @@ from mixrank.serving.base import fetch_version, newest
 SHIPPED = Path(__file__).parents[1] / "configs"
 
 
+class BaselineSettings(Declaration):
+    """Baselines of a run besides the additive one, which is always there.
+
+    Args:
+        boosted_trees: whether to grow boosted trees, the bar; they take minutes.
+    """
+
+    boosted_trees: bool = False
+
+
 class RunConfig(Declaration):
     """One run of the pipeline.
 
@@ -42,6 +53,8 @@ class RunConfig(Declaration):
         model: which architecture.
         train: how it is trained.
         thresholds: what it must reach to be pushed.
+        gates: what stops a run before training or before the push, and what is allowed.
+        baselines: what the model is compared with, besides the additive baseline.
         shards: int >= 1 or None. User shards of ExampleGen; None chooses by the size of the log.
         check_rows: int >= 1. Evaluation rows that the model check sends through every signature.
         beam: options of every Beam pipeline. A secret is named: `--s3_secret_access_key=env:NAME` or `file:PATH`.
@@ -57,6 +70,8 @@ class RunConfig(Declaration):
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     thresholds: Thresholds = Thresholds()
+    gates: GateSettings = GateSettings()
+    baselines: BaselineSettings = BaselineSettings()
     shards: int | None = Field(default=None, ge=1)
     check_rows: int = Field(default=512, ge=1)
     beam: tuple[str, ...] = ("--runner=FnApiRunner",)
@@ -133,12 +148,13 @@ class RunConfig(Declaration):
         """The dataset's declaration.
 
         Raises:
-            ValueError: if it is not found; if thresholds, early stopping, losses or splits name what it does not have;
-                if the model cannot read its spec; or if there is nothing to start warm from.
+            ValueError: if it is not found; if thresholds, gates, early stopping, losses or splits name what it does not
+                have; if the model cannot read its spec; or if there is nothing to start warm from.
         """
         dataset = datasets.load(self.dataset)
         spec = dataset.spec
         check_thresholds(self.thresholds, spec)
+        check_allowed(self.gates, dataset)
         self.train.check(spec.tasks, dataset.split_names)
         registry.check_spec(self.model.name, spec, field_names(spec), self.model.params, self.model.preset)
         if self.train.warm_start not in (None, PUSHED):

@@ -8,6 +8,7 @@ from .drift_report import write_statistics as write_statistics
 from .drift_sources import known_model as known_model
 from .drift_sources import read_baseline as read_baseline
 from .drift_sources import read_new as read_new
+from .log_summary import summarise_log as summarise_log
 from .pages import RUN_COLOURS as RUN_COLOURS
 from .pages import altair as altair
 from .pages import fill as fill

@@ -42,6 +42,7 @@ class SliceScores:
         rows, positives, users: counts.
         model: metric -> estimate; empty if the slice is not judged.
         baseline: the same for the additive baseline; empty if there is none.
+        trees: the same for boosted trees.
         difference: metric -> model minus baseline, from paired resamples.
         relative: metric -> relative improvement over the baseline (HeMix, Eq. 25), of the metrics that have one.
         why: why the slice is not judged, or why it has no GAUC.
@@ -58,6 +59,7 @@ class SliceScores:
     difference: dict[str, Estimate] = field(default_factory=dict)
     relative: dict[str, float] = field(default_factory=dict)
     why: str = ""
+    trees: dict[str, Estimate] = field(default_factory=dict)
 
 
 def compare(run: RunFolder, *, resamples: int = RESAMPLES, seed: int = 0) -> list[SliceScores]:
@@ -78,8 +80,8 @@ def compare(run: RunFolder, *, resamples: int = RESAMPLES, seed: int = 0) -> lis
     for task in run.record.spec.labels:
         labels = frame[f"label_{task.name}"].to_numpy()
         columns = [frame[f"score_{task.name}"].to_numpy(np.float64)]
-        if run.baseline is not None:
-            columns.append(run.baseline[f"score_{task.name}"].to_numpy(np.float64))
+        others = [each for each in (run.baseline, run.trees) if each is not None]
+        columns += [each[f"score_{task.name}"].to_numpy(np.float64) for each in others]
         found.append(_judge(task, OVERALL, "all rows", labels, columns, users, drawn))
         for value in sorted(names, key=lambda value: (-sizes.get(value, 0), value)):
             rows = np.flatnonzero(scenario == value)
@@ -139,7 +141,8 @@ def _judge(
         for metric in reported()
         if metric.relative
     }
-    return SliceScores(*counts, estimates[0], estimates[1], difference, relative, why)
+    trees = estimates[2] if len(estimates) > 2 else {}
+    return SliceScores(*counts, estimates[0], estimates[1], difference, relative, why, trees)
 
 
 def exact_metrics(labels: NDArray[Any], scores: NDArray[np.float64], users: NDArray[np.int64]) -> dict[str, float]:

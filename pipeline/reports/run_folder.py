@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
+from mixrank.components.baselines import ADDITIVE, BOOSTED_TREES
+from mixrank.components.gates import REPORT, Figures
 from mixrank.pipeline.run_record import RunRecord
 from mixrank.schemas.arrow import read_frame
 from mixrank.schemas.naming import readable
@@ -86,26 +88,24 @@ class RunFolder:
         Raises:
             ValueError: if its keys are not those of the predictions.
         """
-        file = self.path / "baseline.parquet"
-        return self.scores_beside(file) if file.is_file() else None
+        return self.scores_of(self.record.baselines / ADDITIVE)
 
-    def scores_beside(self, file: Path) -> pd.DataFrame:
-        """`score_<task>` of another model's file, row by row beside `predictions`.
+    @cached_property
+    def trees(self) -> pd.DataFrame | None:
+        """The same of boosted trees."""
+        return self.scores_of(self.record.baselines / BOOSTED_TREES)
+
+    def scores_of(self, file: Path) -> pd.DataFrame | None:
+        """`score_<task>` of another model's file, row by row beside `predictions`; None if there is none.
 
         Raises:
             ValueError: if its keys are not those of the predictions.
         """
-        found, own = read_frame(file), self.predictions[self.keys]
-        if not found[self.keys].reset_index(drop=True).equals(own.reset_index(drop=True)):
-            # A key can occur more than once; its n-th row then belongs to the n-th row of the other file.
-            found = found.assign(turn=found.groupby(self.keys).cumcount())
-            own = own.assign(turn=own.groupby(self.keys).cumcount())
-            found = own.merge(found, on=[*self.keys, "turn"], how="left")
-        scores = found[[f"score_{task}" for task in self.tasks]].reset_index(drop=True)
-        if scores.isna().to_numpy().any():
-            count = int(scores.isna().any(axis=1).sum())
-            raise ValueError(f"{file} has no score for {count} of the {len(own)} rows of predictions.parquet")
-        return scores
+        from mixrank.components.judging import scores_beside
+
+        return (
+            scores_beside(self.predictions, read_frame(file), self.record.spec, str(file)) if file.is_file() else None
+        )
 
     @cached_property
     def training(self) -> list[dict[str, Any]]:
@@ -125,23 +125,18 @@ class RunFolder:
         return _json(_Card, self.record.model_run / "model.json")
 
     @cached_property
-    def rows(self) -> dict[str, Any]:
-        """Counts of the example generation."""
-        return _json(_Counts, self.record.rows.examples / "report.json")
+    def unknown_ids(self) -> dict[str, dict[str, int]]:
+        """Feature -> its values in the evaluation rows, and those that its vocabulary does not hold."""
+        return _json(_Unknown, self.record.model_run / "unknown_ids.json")
 
     @cached_property
-    def label_rates(self) -> dict[str, dict[str, float]]:
-        """Split -> task -> share of positive labels, from the statistics of the run."""
-        from tensorflow_metadata.proto.v0 import statistics_pb2
-
-        rates = {}
-        for file in sorted(self.record.rows.statistics.glob("Split-*/FeatureStats.pb")):
-            statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString(file.read_bytes())
-            features = {".".join(f.path.step) or f.name: f for f in statistics.datasets[0].features}
-            rates[file.parent.name.removeprefix("Split-")] = {
-                task: features[task].num_stats.mean for task in self.tasks if task in features
-            }
-        return rates
+    def figures(self) -> Figures:
+        """Figures of the log, as ExampleGen counted them."""
+        file = self.record.rows.examples / REPORT
+        try:
+            return Figures.model_validate_json(file.read_bytes()) if file.is_file() else Figures()
+        except ValueError as error:
+            raise ValueError(f"{file} is not as the run wrote it: {readable(error)}") from None
 
     @cached_property
     def tfma(self) -> dict[tuple[str, str, str], float]:
@@ -184,11 +179,13 @@ class _Card(BaseModel):
     insights: dict[str, dict[str, Any]] = {}
 
 
-class _Counts(BaseModel):
-    rows: dict[str, int] = {}
-    rows_read: dict[str, int] = {}
-    bad_rows: dict[str, int] = {}
-    unmatched_joins: dict[str, int] = {}
+class _Values(BaseModel):
+    values: int
+    unknown: int
+
+
+class _Unknown(RootModel[dict[str, _Values]]):
+    pass
 
 
 def _json(kind: type[BaseModel], file: Path) -> dict[str, Any]:

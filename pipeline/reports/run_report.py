@@ -17,6 +17,7 @@ from mixrank.pipeline.reports.against_last_pushed import (
     compare,
     disagreements,
 )
+from mixrank.pipeline.reports.log_summary import summarise_log
 from mixrank.pipeline.reports.pages import fill
 from mixrank.pipeline.reports.run_folder import RunFolder
 from mixrank.pipeline.reports.task_kinds import MIN_OF_CLASS, TASK_REPORTS, Plot
@@ -83,6 +84,7 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
     numbers = {run.name: str(position) for position, run in enumerate(runs, start=1)}
     scores = [compare(run, resamples=0) for run in runs]
     based = any(row.baseline for rows in scores for row in rows)
+    barred = any(row.trees for rows in scores for row in rows)
     table = Table(
         title=runs[0].record.spec.name,
         box=box.SIMPLE_HEAD,
@@ -95,7 +97,7 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
     # Short enough for 80 columns.
     shown, main = [metric for metric in reported() if metric.headline], primary().name
     titles = [metric.narrow_heading for metric in shown]
-    for name in ("rows", *titles, *(("Base", "RelaImp") if based else ())):
+    for name in ("rows", *titles, *(("Base", "RelaImp") if based else ()), *(("Trees",) if barred else ())):
         table.add_column(name, justify="right", no_wrap=True)
     skipped: dict[str, set[str]] = {}
     for group in side_by_side(scores):
@@ -113,9 +115,12 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
                     if row.baseline
                     else ["-"] * 2
                 )
+            if barred:
+                cells.append(number(row.trees[main].value) if row.trees else "-")
             table.add_row(*cells, style="bold" if row.slice == OVERALL else None)
     notes = [f"run {position}: {name}" for name, position in numbers.items()] if several else []
     notes += [f"Base: {primary().title} of the additive log-odds baseline"] if based else []
+    notes += [f"Trees: {primary().title} of boosted trees"] if barred else []
     if skipped:
         every = {task for run in runs for task in run.tasks}
         named = (why if tasks == every else f"{why} ({', '.join(sorted(tasks))})" for why, tasks in skipped.items())
@@ -146,6 +151,8 @@ def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> st
         "scenario_plot": plots.primary_by_scenario(runs, scores) if judged else None,
         "quality_plots": _quality_plots(runs),
         "training_plot": plots.training_curves(runs),
+        "gated": [run for run in runs if run.record.judgement and run.record.judgement.gates],
+        "summaries": [summarise_log(run) for run in runs],
         "insights": [run.model.get("insights", {}) for run in runs],
         "grouping_plot": plots.grouping,
         "nan": math.isnan,

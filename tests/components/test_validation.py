@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pyarrow as pa
 import pytest
@@ -10,8 +11,9 @@ import tensorflow_data_validation as tfdv
 from tensorflow_data_validation.statistics import stats_impl
 from tfx.types import artifact_utils, standard_artifacts
 
+from mixrank.components.gates import Figures, GateSettings, LabelFigures
 from mixrank.components.validation import Executor
-from mixrank.schemas import FeatureSpec
+from mixrank.schemas import Dataset, FeatureSpec, LogSource, Table
 from mixrank.schemas.encode import columns
 from mixrank.schemas.synthetic import toy_rows
 from mixrank.schemas.tfmd import as_text, schema
@@ -35,7 +37,7 @@ def rows(spec):
 def validate(spec, tmp_path):
     """Runs the component's executor on statistics as StatisticsGen makes them."""
 
-    def run(rows):
+    def run(rows, gates=None, **changes):
         statistics, text, anomalies = (
             kind()
             for kind in (
@@ -53,7 +55,17 @@ def validate(spec, tmp_path):
             folder = tmp_path / "statistics" / f"Split-{split}"
             folder.mkdir(parents=True)
             (folder / "FeatureStats.pb").write_bytes(count(spec, part).SerializeToString())
-        Executor().Do({"statistics": [statistics], "schema": [text]}, {"anomalies": [anomalies]}, {})
+        examples = standard_artifacts.Examples()
+        examples.uri = str(tmp_path)
+        (tmp_path / "report.json").write_text(Figures(rows={"train": 9}, **changes).model_dump_json())
+        source = LogSource(log=Table(files=("log.csv",)))
+        properties = {
+            "dataset": Dataset(spec=spec, source=source).model_dump_json(),
+            "gates": (gates or GateSettings()).model_dump_json(),
+        }
+        inputs = {"statistics": [statistics], "schema": [text], "examples": [examples]}
+        Executor().Do(inputs, {"anomalies": [anomalies]}, properties)
+        return json.loads((tmp_path / "anomalies" / "allowed.json").read_text())
 
     return run
 
@@ -80,7 +92,24 @@ def changed(rows, split, column, value):
 
 
 def test_clean_rows_pass(validate, rows):
-    validate(rows)
+    assert validate(rows) == []
+
+
+ONE_CLASS = {"labels": {"buy": {"train": {"home": LabelFigures(rows=9)}}}}
+
+
+def test_a_finding_of_the_gates_stops_the_run_beside_the_anomalies(validate, rows):
+    with pytest.raises(ValueError) as caught:
+        validate(changed(rows, "eval", "page", "nowhere"), **ONE_CLASS)
+    _, finding, anomaly = str(caught.value).splitlines()
+    assert finding.startswith("  label `buy` is 0 in all 9 rows of `train`")
+    assert finding.endswith('gates: {allow: ["one_class_label:buy"]}')
+    assert anomaly.startswith("  eval: page: ")
+
+
+def test_a_finding_that_the_config_allows_is_kept_and_does_not_stop(validate, rows):
+    (allowed,) = validate(rows, GateSettings(allow=("one_class_label:buy",)), **ONE_CLASS)
+    assert allowed.startswith("label `buy` is 0 in all 9 rows of `train`")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +129,7 @@ def test_an_anomaly_stops_the_run_and_is_named(validate, rows, split, column, va
     with pytest.raises(ValueError, match=message) as caught:
         validate(changed(rows, split, column, value))
     text = str(caught.value)
-    assert text.startswith("the data does not fit the feature spec:\n")
+    assert text.startswith("the data does not fit what was declared:\n")
     assert len(text.splitlines()) == 2, "only the column that was changed is named"
 
 

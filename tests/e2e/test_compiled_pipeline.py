@@ -50,9 +50,9 @@ def test_every_container_ran_once(compiled_run):
     assert compiled_run.launcher.ran[-1] == "Pusher"
 
 
-def test_both_judges_blessed_the_model_of_the_cluster(compiled_run):
-    assert compiled_run.outputs["Evaluator"]["blessing"]["metadata"]["blessed"] == 1.0
-    assert compiled_run.outputs["ModelCheck"]["blessing"]["metadata"]["blessed"] == 1.0
+def test_all_judges_blessed_the_model_of_the_cluster(compiled_run):
+    for judge in ("Evaluator", "ModelCheck", "ModelGates"):
+        assert compiled_run.outputs[judge]["blessing"]["metadata"]["blessed"] == 1.0
 
 
 def test_a_first_run_has_no_model_to_beat(compiled_run):

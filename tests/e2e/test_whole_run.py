@@ -21,10 +21,12 @@ COMPONENTS = [
     "SchemaGen",
     "StatisticsGen",
     "ExampleValidator",
+    "Baselines",
     "Transform",
     "Trainer",
     "Evaluator",
     "ModelCheck",
+    "ModelGates",
     "Pusher",
 ]
 
@@ -34,17 +36,17 @@ def cached(progress: str) -> list[str]:
 
 
 def started(progress: str) -> list[str]:
-    return re.findall(r"^\[\d+/10\] (\w+)$", progress, re.MULTILINE)
+    return re.findall(rf"^\[\d+/{len(COMPONENTS)}\] (\w+)$", progress, re.MULTILINE)
 
 
 def test_a_killed_run_leaves_no_model(killed):
-    assert started(killed.progress) == COMPONENTS[:7]
+    assert started(killed.progress) == COMPONENTS[:8]
     assert any(re.fullmatch(r"checkpoints/.*/round-\d+", path) for path in killed.left)
     assert not {"run.json", "serving"} & killed.left
 
 
 def test_the_same_command_goes_on_after_the_last_round(killed, finished):
-    assert cached(finished.progress) == COMPONENTS[:6]
+    assert cached(finished.progress) == COMPONENTS[:7]
     rounds = int(re.search(r"round 1/(\d+)", killed.progress)[1])
     done = int(re.search(rf"resuming after round (\d+) of {rounds}", finished.progress)[1])
     assert 1 <= done < rounds
@@ -80,7 +82,7 @@ def test_the_run_describes_itself(finished):
 def test_every_evaluated_row_is_scored_and_has_a_baseline(finished):
     report = json.loads((finished.record.rows.examples / "report.json").read_text())
     predictions = pd.read_parquet(finished.record.model_run / "predictions.parquet")
-    baseline = pd.read_parquet(finished.run / "baseline.parquet")
+    baseline = pd.read_parquet(finished.record.baselines / "additive.parquet")
     assert len(predictions) == len(baseline) == report["rows"]["eval"] > 500
     keys = ["user_id", "item_id", "timestamp"]
     pd.testing.assert_frame_equal(
@@ -148,7 +150,7 @@ def again(films, finished):
 def test_a_run_without_changes_is_answered_from_the_cache(finished, again):
     assert again.result.exit_code == 0, again.result.output
     # Only what depends on the version that was pushed meanwhile.
-    assert set(COMPONENTS) - set(cached(again.progress)) == {"LastPushed", "Evaluator", "Pusher"}
+    assert set(COMPONENTS) - set(cached(again.progress)) == {"LastPushed", "Evaluator", "ModelGates", "Pusher"}
     for key in ("rows", "model_run", "export", "spec"):
         assert getattr(again.record, key) == getattr(finished.record, key), key
     assert again.record.judgement.blessed
@@ -219,7 +221,14 @@ HEADER = "user,item,ms,page,click"
         ([], ["log.csv is empty; its first line must name the columns"]),
         ([HEADER], ["split `train` got no rows; the log has no good rows"]),
         ([HEADER.replace("item", "itme"), *ROWS], ["log.csv has no column `item`; did you mean `itme`?"]),
-        ([HEADER, *(row[:-3] + "5" + row[-2:] for row in ROWS)], ["  train: page: Out-of-range values"]),
+        (
+            [HEADER, *(row[:-3] + "5" + row[-2:] for row in ROWS)],
+            [
+                "  train: page: Out-of-range values",
+                "  40 of 40 times in column `ms` are before 1990",
+                'gates: {allow: ["implausible_time:ms"]}',
+            ],
+        ),
     ],
 )
 def test_a_broken_log_ends_with_one_message_that_names_file_and_row(films, finished, tmp_path, lines, messages):

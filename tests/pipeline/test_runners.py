@@ -129,13 +129,14 @@ def test_what_a_run_made_is_found_by_its_id_and_not_by_the_time():
     node = mlmd.Context(type_id=kinds["node"], name="films.Trainer")
     for run in ("today", "two days ago, by the clock"):
         event = mlmd.Event(type=mlmd.Event.OUTPUT)
+        event.path.steps.add().key = "model"
         store.put_execution(
             mlmd.Execution(type_id=trainer),
             [(mlmd.Artifact(type_id=model, uri=f"/{run}"), event)],
             [mlmd.Context(type_id=kinds["pipeline_run"], name=run), node],
             reuse_context_if_already_exist=True,
         )
-    assert {run: _outputs(store, run)["Model"].uri for run in ("today", "two days ago, by the clock")} == {
+    assert {run: _outputs(store, run)["Trainer", "model"].uri for run in ("today", "two days ago, by the clock")} == {
         "today": "/today",
         "two days ago, by the clock": "/two days ago, by the clock",
     }

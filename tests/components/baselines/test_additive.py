@@ -37,13 +37,19 @@ def test_more_smoothing_pulls_towards_the_overall_rate():
 @pytest.mark.parametrize(
     ("keys", "labels", "message"),
     [
-        ({"item": [1, 2]}, [1, 1], "`labels` must hold both 0 and 1, received 2 rows with mean 1.0"),
+        ({"item": []}, [], "`labels` must have at least one row"),
         ({"item": [1, 2, 3]}, [1, 0], r"key `item` must have one value per label \(2,\), received \(3,\)"),
     ],
 )
 def test_fit_names_what_is_wrong(keys, labels, message):
     with pytest.raises(ValueError, match=message):
         AdditiveLogOdds().fit(keys, labels)
+
+
+@pytest.mark.parametrize(("label", "rate"), [(0, 0.5 / 5), (1, 4.5 / 5)])
+def test_labels_of_one_class_give_every_row_one_prediction(label, rate):
+    model = AdditiveLogOdds().fit({"item": [1, 2, 2, 3], "page": ["a", "a", "b", "b"]}, [label] * 4)
+    np.testing.assert_allclose(model.predict({"item": [1, 9], "page": ["b", "c"]}), [rate, rate], rtol=1e-12)
 
 
 def test_predict_names_a_missing_key():

@@ -173,12 +173,19 @@ def test_every_task_has_its_own_trees_and_equal_rows_give_equal_scores():
         np.testing.assert_array_equal(first[task], second[task])
 
 
+def test_a_task_of_one_class_has_one_prediction_and_does_not_change_the_others():
+    spec, rows = plain_spec(labels=("click", "buy")), plain_rows(40)
+    rows.columns["buy"] = np.zeros(40, int)
+    days = np.arange(40) // 8
+    scores = BoostedTrees(spec, **SMALL).fit(rows, days).predict(rows)
+    np.testing.assert_array_equal(scores["buy"], np.full(40, 0.5 / 41))
+    assert len(np.unique(scores["click"])) > 1
+
+
 def test_what_is_wrong_is_named():
     spec = plain_spec()
-    rows = plain_rows(40, click=np.ones(40, int))
-    with pytest.raises(ValueError, match="task `click` must have both 0 and 1, received 40 rows with mean 1.0"):
-        BoostedTrees(spec).fit(rows, np.zeros(40, int))
-    with pytest.raises(ValueError, match="must have both 0 and 1, received 0 rows"):
+    rows = plain_rows(40)
+    with pytest.raises(ValueError, match="with at least one row"):
         BoostedTrees(spec).fit(rows.between(0, 0), [])
     with pytest.raises(ValueError, match=r"`days` must have 40 rows, received shapes \(40, 1\) and \(7,\)"):
         BoostedTrees(spec).fit(plain_rows(40), np.zeros(7, int))

@@ -183,9 +183,15 @@ def test_a_row_is_joined_derived_and_given_its_history(tmp_path):
     report = report_of(artifact)
     assert report["rows_read"] == {"log": 24, "user_0": 4, "item_1": 5}
     assert report["rows"] == {"train": 16, "valid": 4, "eval": 4}
-    assert report["unmatched_joins"] == {"user_0": 0, "item_1": 0}
-    assert report["histories"] == {"long": {"mean_events": (0 + 1 + 2 + 3 * 3) / 6, "empty_share": 1 / 6}}
-    assert report["time_ms"] == [1_000_000, 1_503_000]
+    joins = {name: (join["rows"], join["matched"]) for name, join in report["joins"].items()}
+    assert joins == {"user_0": (24, 24), "item_1": (24, 24)}
+    histories = report["histories"]["long"]
+    assert sum(split["events"] for split in histories.values()) == 4 * (0 + 1 + 2 + 3 * 3)
+    assert histories["train"]["empty"] == 4 and histories["eval"] == {"rows": 4, "empty": 0, "events": 12}
+    assert (report["first_ms"], report["last_ms"], report["years"]) == (1_000_000, 1_503_000, {"1970": 24})
+    present = {name: feature["present"]["train"] for name, feature in report["features"].items()}
+    assert present == {"film": 16, "studio": 12, "genre": 9, "age": 16, "device": 12}
+    assert (report["features"]["genre"]["cut_rows"], report["features"]["genre"]["cut_values"]) == (5, 5)
     assert dead_letters(f"{artifact.uri}/dead_letter.jsonl") == []
 
 
@@ -227,7 +233,7 @@ def test_two_runs_write_the_same_bytes_and_rows_are_shuffled(tmp_path):
 def test_duplicates_are_dropped_and_counted(tmp_path):
     write_all(tmp_path, log=[*LOG, LOG[3], LOG[3] | {"unread": -1}, LOG[8]])
     artifact = execute(dataset(), tmp_path, tmp_path / "out")
-    assert report_of(artifact)["duplicates_dropped"] == 3
+    assert report_of(artifact)["duplicates"] == 3
     write_all(tmp_path)
     assert rows_of(artifact, SPEC) == rows_of(execute(dataset(), tmp_path, tmp_path / "clean"), SPEC)
 
@@ -236,7 +242,9 @@ def test_what_no_table_has_is_missing_and_counted(tmp_path):
     strangers = [row | {"film": 9} for row in LOG[:6]] + LOG[6:]
     write_all(tmp_path, log=strangers)
     artifact = execute(dataset(), tmp_path, tmp_path / "out")
-    assert report_of(artifact)["unmatched_joins"] == {"user_0": 0, "item_1": 6}
+    joins = report_of(artifact)["joins"]
+    assert {name: join["matched"] for name, join in joins.items()} == {"user_0": 24, "item_1": 18}
+    assert list(joins["item_1"]["log_keys"].values()) == ["9"]
     first = rows_of(artifact, SPEC)["train"][1]
     assert (first["film"], first["studio"], first["genre"]) == (9, None, [])
     assert (first["long_film"], first["long_genre"]) == ([9], ["", ""])

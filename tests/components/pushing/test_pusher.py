@@ -17,19 +17,21 @@ def push(tmp_path):
     from mixrank.components.judging.model_check import HAS_MODEL
     from mixrank.components.pushing.pusher import Executor
 
-    def run(graph, blessed=1, passed=1, push_to=None):
-        blessing, infra = standard_artifacts.ModelBlessing(), standard_artifacts.InfraBlessing()
+    def run(graph, blessed=1, passed=1, let_in=1, push_to=None):
+        blessing, gates = standard_artifacts.ModelBlessing(), standard_artifacts.ModelBlessing()
+        infra = standard_artifacts.InfraBlessing()
         infra.uri = str(tmp_path / f"checked-{graph}")
         folder = Path(path_utils.stamped_model_path(infra.uri))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "saved_model.pb").write_text(graph)
         blessing.set_int_custom_property("blessed", blessed)
+        gates.set_int_custom_property("blessed", let_in)
         infra.set_int_custom_property("blessed", passed)
         infra.set_int_custom_property(HAS_MODEL, passed)
         pushed = standard_artifacts.PushedModel()
         pushed.uri = str(tmp_path / "pushed")
         Executor().Do(
-            {"model_blessing": [blessing], "infra_blessing": [infra]},
+            {"model_blessing": [blessing], "gate_blessing": [gates], "infra_blessing": [infra]},
             {"pushed_model": [pushed]},
             {"push_to": push_to or str(tmp_path / "serving")},
         )
@@ -39,9 +41,11 @@ def push(tmp_path):
     return run
 
 
-def test_a_blessed_model_is_the_next_version(push):
+def test_a_blessed_model_is_the_next_version(push, capsys):
     pushed, versions = push("one")
     assert list(versions.values()) == ["one"]
+    # At once: the run may fail afterwards.
+    assert f"pushed: {pushed.get_string_custom_property('pushed_destination')}\n" in capsys.readouterr().err
     assert pushed.get_string_custom_property("pushed_destination").endswith(f"serving/{max(versions)}")
     _, versions = push("two")
     assert [versions[number] for number in sorted(versions)] == ["one", "two"]
@@ -72,7 +76,7 @@ def test_an_earlier_model_may_come_back_as_a_new_version(push):
     assert [versions[number] for number in sorted(versions)] == ["one", "two", "one"]
 
 
-@pytest.mark.parametrize("verdict", [{"blessed": 0}, {"passed": 0}])
+@pytest.mark.parametrize("verdict", [{"blessed": 0}, {"passed": 0}, {"let_in": 0}])
 def test_a_model_that_one_judge_refuses_is_not_pushed(push, verdict):
     pushed, versions = push("one", **verdict)
     assert versions == {}

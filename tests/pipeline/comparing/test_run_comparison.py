@@ -10,11 +10,11 @@ import sys
 import pandas as pd
 import pytest
 
-from mixrank.components.baselines import read_columns
-from mixrank.pipeline.baselines import fit_additive
+from mixrank.components.baselines import fit_additive, read_columns
 from mixrank.pipeline.comparing import Comparison, run_jobs, scheduler, training_jobs, tuning
 from mixrank.pipeline.comparing.trial_plan import trials
 from mixrank.pipeline.config import Range, RunConfig
+from mixrank.pipeline.run_record import split_files
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +90,13 @@ def few_processes(monkeypatch, started):
 def test_a_comparison_from_rows_to_report(run, toy_spec, monkeypatch):
     config, earlier = run
 
-    def same_as_additive(run, dataset, target):
+    def same_as_additive(dataset, patterns, splits, target):
         """Boosted trees want a declared dataset, which these rows are not of; they have tests of their own."""
         target.write_bytes(additive.read_bytes())
 
-    additive = fit_additive(earlier, config.run_dir / "baseline.parquet")
+    earlier.baselines.mkdir()
+    rows = split_files(earlier.rows.examples)
+    additive = fit_additive(toy_spec, rows, earlier.splits, earlier.baselines / "additive.parquet")
     monkeypatch.setattr("mixrank.pipeline.comparing.run_comparison.fit_boosted_trees", same_as_additive)
     table = config.compare.table("small")
     comparison = Comparison(config, earlier, None, {"small": table}, {"small": trials(config, earlier, table)})

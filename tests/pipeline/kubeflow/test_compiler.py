@@ -86,12 +86,14 @@ def test_every_component_is_a_task_after_the_ones_it_reads(kuairand):
         "SchemaGen": set(),
         "LastPushed": set(),
         "StatisticsGen": {"ExampleGen", "SchemaGen"},
-        "ExampleValidator": {"SchemaGen", "StatisticsGen"},
+        "ExampleValidator": {"ExampleGen", "SchemaGen", "StatisticsGen"},
+        "Baselines": {"ExampleGen", "ExampleValidator"},
         "Transform": {"ExampleGen", "ExampleValidator", "SchemaGen"},
         "Trainer": {"Transform"},
         "Evaluator": {"ExampleGen", "LastPushed", "Trainer"},
         "ModelCheck": {"ExampleGen", "Trainer"},
-        "Pusher": {"Evaluator", "ModelCheck"},
+        "ModelGates": {"Baselines", "ExampleGen", "LastPushed", "Trainer"},
+        "Pusher": {"Evaluator", "ModelCheck", "ModelGates"},
     }
     assert (spec["schemaVersion"], spec["pipelineInfo"]["name"]) == ("2.1.0", "films-2")
     assert spec["defaultPipelineRoot"] == "s3://bucket/root"
@@ -192,7 +194,7 @@ def test_without_retries_caching_and_resources_nothing_is_asked_for():
 def test_the_image_fixes_the_code_so_that_an_edit_changes_no_committed_file(kuairand):
     _, spec, _ = kuairand
     tasks = spec["root"]["dag"]["tasks"]
-    for name in ("SchemaGen", "ExampleValidator", "ModelCheck"):
+    for name in ("SchemaGen", "ExampleValidator", "Baselines", "ModelCheck", "ModelGates"):
         assert tasks[name]["inputs"]["parameters"]["source"]["runtimeValue"]["constant"] == "mixrank:test"
     images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
     assert images == {"mixrank:test"}

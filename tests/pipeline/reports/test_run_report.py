@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
-from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from mixrank.components.judging.evaluation import MetricValue
 from mixrank.pipeline.commands.terminal import SafeConsole
@@ -39,7 +38,7 @@ def fake_run(folder, *, name="first run", rows=900, seed=0, baseline=True, label
     frame.to_parquet(folder / "model/predictions.parquet", index=False)
     if baseline:
         shuffled = frame[["member", "article", "ms"]].assign(**scores).sample(frac=1, random_state=1)
-        shuffled.to_parquet(folder / "baseline.parquet", index=False)
+        shuffled.to_parquet(folder / "additive.parquet", index=False)
     rounds = [
         {"round": i, "step": 40 * i, "samples": 2560 * i, "epoch": i / 4, "loss": 0.7 - 0.02 * i, "metrics": {},
          "curve": [{"samples": 2560 * i - 1280, "loss": 0.71 - 0.02 * i, "valid": {}},
@@ -57,19 +56,17 @@ def fake_run(folder, *, name="first run", rows=900, seed=0, baseline=True, label
     (folder / "model/model.json").write_text(json.dumps(card))
     (folder / "examples").mkdir()
     counts = {
-        "rows_read": {"log": 5300}, "bad_rows": {"log": 3}, "duplicates_dropped": 41, "rows_in_no_split": 0,
-        "rows": {"train": 4356, "eval": rows}, "unmatched_joins": {"item": 7},
-        "histories": {"global": {"mean_events": 17.25, "empty_share": 0.125}},
+        "rows_read": {"log": 5300}, "bad_rows": {"log": 3}, "duplicates": 41, "rows": {"train": 4000, "eval": rows},
+        "joins": {"item_0": {"rows": 4900, "matched": 4893}},
+        "histories": {"global": {"train": {"rows": 4000, "empty": 500, "events": 69_000}}},
+        "features": {"tags": {"present": {"train": 4000, "eval": rows}, "cut_rows": 6, "cut_values": 1234}},
+        "labels": {
+            task: {"train": {page: {"rows": 2000, "positives": 10 * share} for page in "01"}}
+            for task, share in zip(TASKS, (82, 50), strict=True)
+        },
     }  # fmt: skip
     (folder / "examples/report.json").write_text(json.dumps(counts))
-    statistics = statistics_pb2.DatasetFeatureStatisticsList()
-    features = statistics.datasets.add().features
-    for task, rate in zip(TASKS, (0.4125, 0.25), strict=True):
-        feature = features.add()
-        feature.path.step.append(task)
-        feature.num_stats.mean = rate
-    (folder / "statistics/Split-train").mkdir(parents=True)
-    (folder / "statistics/Split-train/FeatureStats.pb").write_bytes(statistics.SerializeToString())
+    (folder / "model/unknown_ids.json").write_text(json.dumps({"article": {"values": 1000, "unknown": 32}}))
     judgement = Judgement(evaluation=folder / "evaluation", reasons=("task click: AUC is 0.6, below 0.7",))
     RunRecord(
         name=name,
@@ -94,6 +91,7 @@ def fake_run(folder, *, name="first run", rows=900, seed=0, baseline=True, label
             transformed=folder / "transformed",
             transform_graph=folder / "graph",
         ),
+        baselines=folder,
         model_run=folder / "model",
         export=None,
         judgement=judgement,
@@ -161,7 +159,7 @@ def test_numbers_are_those_of_scikit_learn_on_the_predictions(folder, written):
 
 def test_the_baseline_stands_beside_the_model(folder, written):
     frame = pd.read_parquet(folder / "model/predictions.parquet")
-    joined = frame.merge(pd.read_parquet(folder / "baseline.parquet"), on=["member", "article", "ms"])
+    joined = frame.merge(pd.read_parquet(folder / "additive.parquet"), on=["member", "article", "ms"])
     model = roc_auc_score(joined["label_click"], joined["score_click_x"])
     base = roc_auc_score(joined["label_click"], joined["score_click_y"])
     (cells,) = [c for c in written[2].rows if c[0].strip() == "all rows" and c[4].startswith(f"{model:.4f}")]
@@ -197,10 +195,16 @@ def test_the_page_needs_no_network_and_no_script(written):
 
 def test_data_time_and_parameters_are_listed(written):
     rows = [[cell.strip() for cell in row] for row in written[2].rows]
-    assert ["train", "4,356", "41.2 %", "25.0 %"] in rows
+    assert ["train", "4,000", "41.0 %", "25.0 %"] in rows
     assert ["eval", "900", "-", "-"] in rows
-    assert ["exact duplicates dropped", "41"] in rows
-    assert ["global", "17.2", "12.5 %"] in rows
+    assert ["rows read from log", "5,300"] in rows
+    lost = (
+        "3 bad rows of log, 41 duplicates, 7 rows without a match in item_0 (0.1%), 1,234 values of tags cut in 6 rows"
+    )
+    assert ["lost", lost] in rows
+    assert ["empty", "global 12.5%"] in rows
+    assert ["unknown", "article 3.2%"] in rows
+    assert ["global", "train", "17.2", "12.5 %"] in rows
     assert ["Trainer", "1 min 15 s", ""] in rows
     assert ["embedding", "1.23 M", "0"] in rows
     assert "task click: AUC is 0.6, below 0.7" in written[1]
@@ -281,8 +285,8 @@ def test_an_incomplete_run_is_named(tmp_path, folder):
     with pytest.raises(ValueError, match=r"distinct run names, received \['first run', 'first run'\]"):
         metrics_table([folder, folder])
     broken = fake_run(tmp_path / "broken", rows=300)
-    pd.read_parquet(broken / "baseline.parquet").iloc[5:].to_parquet(broken / "baseline.parquet")
-    with pytest.raises(ValueError, match=r"baseline.parquet has no score for 5 of the 300 rows"):
+    pd.read_parquet(broken / "additive.parquet").iloc[5:].to_parquet(broken / "additive.parquet")
+    with pytest.raises(ValueError, match=r"additive.parquet has no score for 5 of the 300 rows"):
         metrics_table([broken])
 
 
@@ -294,7 +298,7 @@ def test_an_incomplete_run_is_named(tmp_path, folder):
         ("model/training.jsonl", "{", "Expecting property name"),
         ("model/model.json", '{"parameters": 7}', "flops: Field required"),
         ("model/model.json", "[" * 50_000, "recursion"),
-        ("examples/report.json", '{"rows": [1]}', "rows: Input should be a valid dictionary"),
+        ("examples/report.json", '{"rows": [1]}', "rows: Input should be an object"),
     ],
 )
 def test_a_changed_file_of_a_run_is_named(tmp_path, file, text, message):

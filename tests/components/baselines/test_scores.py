@@ -2,9 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mixrank.components.baselines import AdditiveLogOdds, BoostedTrees, read_examples
+from mixrank.components.baselines import AdditiveLogOdds, BoostedTrees, fit_additive, fit_boosted_trees, read_examples
 from mixrank.components.metrics import auc
-from mixrank.pipeline.baselines import fit_additive, fit_boosted_trees
 from mixrank.schemas import CalendarDay, Dataset, LogSource, Table
 from mixrank.schemas.encode import encode
 from mixrank.schemas.synthetic import toy_rows
@@ -37,17 +36,21 @@ def write_rows(folder, spec, rows):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, toy_spec, rows, record_of):
-    """The record of a run on these rows, and its dataset."""
+def run(tmp_path_factory, toy_spec, rows):
+    """The dataset of these rows, and their files."""
     folder = write_rows(tmp_path_factory.mktemp("examples"), toy_spec, rows)
     source = LogSource(log=Table(files=("log.csv",)), window=CalendarDay(timezone="Asia/Tokyo"))
-    return record_of(toy_spec, examples=folder, splits=("train", "valid")), Dataset(spec=toy_spec, source=source)
+    return Dataset(spec=toy_spec, source=source), patterns(folder)
+
+
+def patterns(folder):
+    return {split: f"{folder}/Split-{split}/*" for split in ("train", "valid", "eval")}
 
 
 @pytest.fixture(scope="module")
 def scored(run, tmp_path_factory):
     target = tmp_path_factory.mktemp("boosted") / "boosted.parquet"
-    assert fit_boosted_trees(*run, target) == target
+    assert fit_boosted_trees(*run, ("train", "valid"), target) == target
     assert not list(target.parent.glob("*.partial"))
     return pd.read_parquet(target)
 
@@ -65,8 +68,7 @@ def test_every_evaluation_row_is_scored_in_file_order(scored, rows):
 
 
 def test_training_rows_are_counted_by_the_days_of_the_dataset(scored, run, toy_spec, rows):
-    patterns = [run[0].rows.examples_of(split) for split in rows]
-    arrays = read_examples(toy_spec, patterns)
+    arrays = read_examples(toy_spec, list(run[1].values()))
     training, later = arrays.between(0, 2500), arrays.between(2500, 3000)
     # Days begin at midnight in Tokyo, nine hours ahead of UTC.
     days = (training.columns["at"] + 9 * HOUR) // (24 * HOUR)
@@ -75,16 +77,15 @@ def test_training_rows_are_counted_by_the_days_of_the_dataset(scored, run, toy_s
         np.testing.assert_array_equal(scored[f"score_{task}"], scores)
 
 
-def test_labels_of_evaluation_rows_are_not_read(scored, run, record_of, tmp_path, toy_spec, rows):
+def test_labels_of_evaluation_rows_are_not_read(scored, run, tmp_path, toy_spec, rows):
     changed = {file: [row | {"click": 0, "buy": 1} for row in part] for file, part in rows["eval"].items()}
     folder = write_rows(tmp_path / "examples", toy_spec, {**rows, "eval": changed})
-    record = record_of(toy_spec, examples=folder, splits=("train", "valid"))
-    other = fit_boosted_trees(record, run[1], tmp_path / "other.parquet")
+    other = fit_boosted_trees(run[0], patterns(folder), ("train", "valid"), tmp_path / "other.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(other), scored)
 
 
 def test_the_additive_baseline_is_fitted_on_the_splits_of_the_training(run, toy_spec, rows, tmp_path):
-    found = pd.read_parquet(fit_additive(run[0], tmp_path / "baseline.parquet"))
+    found = pd.read_parquet(fit_additive(toy_spec, run[1], ("train", "valid"), tmp_path / "additive.parquet"))
     later = pd.DataFrame(rows["eval"]["a"] + rows["eval"]["b"])
     keys = ["page", "person", "clip"]
     training = pd.DataFrame([row for split in ("train", "valid") for part in rows[split].values() for row in part])
