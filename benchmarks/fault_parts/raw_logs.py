@@ -1,4 +1,4 @@
-"""Damaged raw files given to the reader of logs, as ExampleGen calls it."""
+"""Damaged raw files given to the reader of logs, as ExampleGen and `mixrank score` call it."""
 
 from __future__ import annotations
 
@@ -230,32 +230,63 @@ def reading_is_wrong(folder: Path, name: str, whole: bool = False) -> str:
         name: of the file.
         whole: whether every row must be good.
     """
+    for read in (_in_training, _in_scoring):
+        numbers, bad, said = list[int](), list[int](), ""
+        try:
+            said = read(folder, name, numbers, bad)
+        except (ValueError, OSError) as error:
+            said = str(error)
+            if isinstance(error, OSError) and error.errno is None:
+                return traceback.format_exc()[-1500:]
+        except Exception:
+            return traceback.format_exc()[-1500:]
+        if len({*numbers, *bad}) != len(numbers) + len(bad):
+            return f"a row is read twice: good are {numbers}, bad are {bad}"
+        if whole and (said or bad or len(numbers) != ROWS):
+            return f"{len(numbers)} rows, {len(bad)} bad ones: {said}"
+        if said and name not in said:
+            return f"the error does not name the file: {said}"
+    return ""
+
+
+def _in_training(folder: Path, name: str, good: list[int], bad: list[int]) -> str:
+    """Collects the numbers of the rows that ExampleGen reads; the error that it reports."""
     from mixrank.components.examples.raw_tables import find_tables
     from mixrank.components.examples.stages import ReadPiece
 
-    said, read, bad, numbers = "", 0, 0, list[int]()
-    try:
-        tables = find_tables(dataset(name), str(folder))
-        for number, piece in tables["log"].pieces():
-            list(ReadPiece(tables, 1, str(folder)).process(("log", number, piece)))
-            (report,) = folder.glob("read-*.json")
-            summary = json.loads(report.read_text())
-            report.unlink()
-            said = summary.get("error", said)
-            read, bad = read + summary["rows"], bad + len(summary["bad"])
-            numbers += [letter["row"] for letter in summary["bad"]]
-            numbers += [row for path in summary["batches"] for row in _rows(path)]
-    except (ValueError, OSError) as error:
-        said = str(error)
-        if isinstance(error, OSError) and error.errno is None:
-            return traceback.format_exc()[-1500:]
-    except Exception:
-        return traceback.format_exc()[-1500:]
-    if len(set(numbers)) != read:
-        return f"{read} rows are read, and these are known: {sorted(numbers)}"
-    if whole and (said or bad or read != ROWS):
-        return f"{read} rows, {bad} of them bad: {said}"
-    return f"the error does not name the file: {said}" if said and name not in said else ""
+    tables = find_tables(dataset(name), str(folder))
+    for number, piece in tables["log"].pieces():
+        list(ReadPiece(tables, 1, str(folder)).process(("log", number, piece)))
+        (report,) = folder.glob("read-*.json")
+        summary = json.loads(report.read_text())
+        report.unlink()
+        bad += [letter["row"] for letter in summary["bad"]]
+        good += [row for path in summary["batches"] for row in _rows(path)]
+        if "error" in summary:
+            return str(summary["error"])
+    return ""
+
+
+def _in_scoring(folder: Path, name: str, good: list[int], bad: list[int]) -> str:
+    """Collects the numbers of the rows that `mixrank score` reads."""
+    from mixrank.schemas.encode import Column
+    from mixrank.schemas.raw import find_files
+    from mixrank.serving.batch_scoring.row_files import read_rows
+
+    columns = (Column("person", "str"), Column("clip", "int"), Column("note", "str"), Column("price", "float"))
+    (file,) = find_files(dataset(name).source.log, str(folder)).files
+    present = file.schema().names
+    for batch in file.read([column.name for column in columns if column.name in present]):
+        try:
+            wrong = read_rows(columns, {}, batch.table).bad
+        except ValueError as error:
+            # The job adds the name of the file.
+            return f"{name}: {error}"
+        numbers = batch.rows.tolist()
+        bad += [number for number, _, _ in batch.bad]
+        bad += [number for place, number in enumerate(numbers) if place in wrong]
+        good += [number for place, number in enumerate(numbers) if place not in wrong]
+    return ""
 
 
 def _rows(path: str) -> list[int]:

@@ -115,7 +115,7 @@ class _Rows:
 
 def _whole_rows(source: BinaryIO, text: TextFormat) -> Iterator[_Rows]:
     rest, first = b"", True
-    while block := source.read(max(BLOCK_BYTES, len(rest))):
+    while block := source.read(max(BLOCK_BYTES, len(rest), len(BYTE_ORDER_MARK))):
         rest += block.removeprefix(BYTE_ORDER_MARK) if first else block
         first = False
         if end := _end_of_rows(rest, text):
@@ -177,6 +177,9 @@ def _parse(
         columns: names of all columns; None takes them from the first row.
     """
     ragged: list[tuple[int, str, str]] = []
+    if content.startswith(BYTE_ORDER_MARK):
+        # The file's own is gone already, so that this one belongs to a value; Arrow drops one from whatever it reads.
+        content = BYTE_ORDER_MARK + content
     # Arrow counts a header as row 1.
     first = 1 if columns is None else 0
 

@@ -286,19 +286,19 @@ TEXT_LAYOUTS = st.builds(
 BLOCKS, SIZES = st.sampled_from([1, 40, 1000, 2**23]), st.sampled_from([1, 2, 1000])
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(layout=TEXT_LAYOUTS, rows=TABLES, block=BLOCKS, size=SIZES)
 def test_an_odd_table_of_text_is_read_right_or_refused_row_by_row(layout, rows, block, size):
     write_and_read(layout, rows, block, size)
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 99), rows=TABLES, size=SIZES)
 def test_an_odd_parquet_table_is_read_right_or_refused_row_by_row(seed, rows, size):
     write_and_read(Layout("parquet", None, seed), rows, 1, size)
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(codec=CODECS, rows=TABLES, size=SIZES)
 def test_odd_tf_examples_are_read_right_or_refused_row_by_row(codec, rows, size):
     write_and_read(Layout("tfrecord", codec, 0), rows, 1, size)

@@ -61,6 +61,16 @@ def test_ragged_lines_keep_the_numbers_of_the_others_right(tmp_path, monkeypatch
     assert bad == [(number, f"{number},x,z", expected) for number in range(3, 3001, 3)]
 
 
+@pytest.mark.parametrize("block", [1, 8 * 2**20])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_byte_order_mark_at_the_beginning_of_a_value_stays(tmp_path, monkeypatch, block, mark):
+    (tmp_path / "t.csv").write_text(f"{mark}a,b\n1,2\n\ufeff3,4\n")
+    monkeypatch.setattr(text, "BLOCK_BYTES", block)
+    assert rows(tmp_path / "t.csv", "a") == ([(1, (b"1",)), (2, ("\ufeff3".encode(),))], [])
+    (tmp_path / "t.csv").write_text("\ufeff\ufeffa,b\n1,2\n")
+    assert rows(tmp_path / "t.csv", "\ufeffa") == ([(1, (b"1",))], [])
+
+
 @pytest.mark.parametrize("longest", [1024, 512 * 2**20])
 def test_a_quote_that_stays_open_names_its_row(tmp_path, monkeypatch, longest):
     (tmp_path / "t.csv").write_text('a,b\n1,2\n3,4\n5,"6\n' + "7,8\n" * 1000)

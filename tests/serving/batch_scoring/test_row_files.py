@@ -173,3 +173,9 @@ def test_padding_in_a_history_keeps_its_place_and_a_null_does_not_stand_for_it()
 def test_a_type_without_a_value_of_the_column_is_named():
     with pytest.raises(ValueError, match=r"column `a_int`: cannot read type struct"):
         read_rows([KINDS["int"]], {}, pa.table({"a_int": pa.array([{"x": 1}])}))
+
+
+def test_a_list_in_text_that_is_not_utf8_is_one_bad_row():
+    cells = pa.array([b'["a"]', b'["\xff"]'], pa.binary()).cast(pa.string(), safe=False)
+    rows = read_rows([Column("tags", "str", length=3)], {}, pa.table({"tags": cells}))
+    assert rows.bad == {1: ("tags", "takes a JSON list, but is not UTF-8 text, received '[\"\ufffd\"]'")}
