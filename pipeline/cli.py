@@ -35,6 +35,7 @@ PANELS = {
         "report": "report.report",
     },
     "Look": {
+        "check": "run.check",
         "features": "inspect.features",
         "schema": "inspect.schema",
         "models": "inspect.models",

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from mixrank.components.baselines.example_arrays import ExampleArrays
+from mixrank.components.baselines.target_statistics import TargetStatistics
 from mixrank.components.baselines.task_kinds import TASK_BASELINES
-from mixrank.components.examples import TargetStatistics
 from mixrank.schemas import Action, Categorical, FeatureSpec, History, MultiCategorical, TimeGap
 
 # A feature with at most this many values is a category to the trees. scikit-learn allows 255, but learns little from

@@ -1,11 +1,16 @@
 from .calendar import local_days as local_days
 from .calendar import parse_days as parse_days
+from .dictionary_column import Coded as Coded
 from .example_gen import Executor as Executor
 from .example_gen import build_example_gen as build_example_gen
 from .log_scoring import write_examples as write_examples
 from .raw_tables import LOG as LOG
 from .raw_tables import PRIOR as PRIOR
+from .raw_tables import RawTable as RawTable
+from .raw_tables import checked_rows as checked_rows
 from .raw_tables import find_tables as find_tables
 from .raw_tables import join_name as join_name
 from .raw_tables import read_batches as read_batches
-from .target_statistics import TargetStatistics as TargetStatistics
+from .raw_tables import stored_fields as stored_fields
+from .splits import stable_hash as stable_hash
+from .user_shard import build_whole as build_whole

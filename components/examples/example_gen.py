@@ -13,7 +13,6 @@ The artifact also holds `report.json` (counts), `dead_letter.jsonl` (rows that d
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import os
@@ -45,10 +44,9 @@ from mixrank.components.examples.raw_tables import (
     unreadable,
 )
 from mixrank.components.examples.splits import with_days
-from mixrank.components.gates import REPORT, Figures, FileFigures, GateSettings, data_findings
+from mixrank.components.gates import REPORT, Figures, FileFigures, empty_splits, too_many_bad_rows
 from mixrank.schemas import Dataset
 from mixrank.schemas.raw import find_files
-from mixrank.schemas.safe_text import shown
 
 DEAD_LETTER, POPULARITY = "dead_letter.jsonl", "popularity.parquet"
 
@@ -300,38 +298,19 @@ def _stop_if_bad(dataset: Dataset, summaries: list[dict[str, Any]], uri: str) ->
         own = [summary for summary in summaries if summary["table"] == table]
         rows = sum(summary["rows"] for summary in own)
         bad = [letter for summary in own for letter in summary["bad"]]
-        if len(bad) > dataset.source.max_bad_rows * rows:
+        if problem := too_many_bad_rows(table, bad, rows, dataset.source.max_bad_rows):
             # Beside the artifact: its own folder is removed when a run fails.
             folder, name = os.path.split(uri.rstrip("/"))
             path = FileSystems.join(folder, f"dead_letter_{name}.jsonl")
             _write_lines(path, letters)
-            first = "; ".join(
-                f"{letter['file']} row {letter['row']}, {letter['column'] or 'whole row'}: "
-                f"{shown(letter['value'])} {letter['reason']}"
-                for letter in bad[:3]
-            )
-            raise ValueError(
-                f"{len(bad)} of {rows} rows of table `{table}` are bad, but `max_bad_rows` "
-                f"({dataset.source.max_bad_rows}) allows {int(dataset.source.max_bad_rows * rows)}: {first}. "
-                f"All of them are in {path}"
-            )
+            raise ValueError(f"{problem}. All of them are in {path}")
     return letters
 
 
 def _stop_if_empty(figures: Figures, dataset: Dataset) -> None:
     """Refuses a split without rows, because it would break later steps with unclear errors."""
-    for name, rows in figures.rows.items():
-        if rows == 0:
-            times = (figures.first_ms, figures.last_ms)
-            days = [
-                f"{datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC):%Y-%m-%d}" for ms in times if ms is not None
-            ]
-            span = (
-                f"good rows of the log run from {days[0]} to {days[-1]} (UTC)" if days else "the log has no good rows"
-            )
-            # An unknown unit is the usual cause.
-            odd = [f.problem for f in data_findings(figures, dataset, GateSettings()) if f.kind == "implausible_time"]
-            raise ValueError(f"split `{name}` got no rows; {span}: {'; '.join(odd) or 'check `split` of the source'}")
+    for problem in empty_splits(figures, dataset).values():
+        raise ValueError(problem)
 
 
 def _write_lines(path: str, values: list[dict[str, Any]]) -> None:

@@ -12,13 +12,11 @@ import pandas as pd
 from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.label_events import Outcome, moment_of, outcome
 from mixrank.components.examples.log_figures import join_figures
-from mixrank.components.examples.raw_tables import LOG, join_name, label_keys, label_table
+from mixrank.components.examples.raw_tables import FILE, LOG, ROW, join_name, label_keys, label_table
 from mixrank.components.gates import Figures, JoinFigures
 from mixrank.schemas import Cut, Dataset, Derived
 from mixrank.schemas.safe_text import shown
 
-# Where a row of the log came from; not a column of the spec.
-FILE, ROW = "_file", "_row"
 Columns = dict[str, Coded]
 BadRow = tuple[int, int, str, Any, str]
 

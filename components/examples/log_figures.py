@@ -138,6 +138,7 @@ def _alone(
     owner, token = _bins(numbers, codes[training]) if is_number else _tokens(values)
     seen, judged = codes[training], codes[evaluated]
     compared = split >= 0
+    present = compared & ~column.missing()
     found = {}
     for name, truth in labels.items():
         rows = np.bincount(seen, minlength=len(values)).astype(np.float64)
@@ -151,7 +152,12 @@ def _alone(
         pairs, ordered = ordered_pairs(score, ahead, behind)
         unequal = numbers[codes] != truth
         found[name] = Separation(
-            pairs=pairs, ordered=ordered, rows=int(compared.sum()), unequal=int(unequal[compared].sum())
+            pairs=pairs,
+            ordered=ordered,
+            rows=int(compared.sum()),
+            unequal=int(unequal[compared].sum()),
+            present=int(present.sum()),
+            present_positives=int((truth[present] != 0).sum()),
         )
     return found
 

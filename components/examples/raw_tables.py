@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar, assert_never
+from typing import Any, TypeVar, assert_never
 
+import numpy as np
+
+from mixrank.components.examples.candidates import exploded, row_numbers, uneven
 from mixrank.schemas import (
     Categorical,
     Dataset,
@@ -21,9 +24,11 @@ from mixrank.schemas import (
 )
 from mixrank.schemas.arrow import pa
 from mixrank.schemas.naming import nearest
-from mixrank.schemas.raw import Batch, Found, Piece, RawColumn, RawFile, find_files
+from mixrank.schemas.raw import Batch, Found, Piece, RawColumn, RawFile, convert, dead_letter, find_files
 
 LOG, PRIOR = "log", "prior"
+# Where a row of the log came from; not a column of the spec.
+FILE, ROW = "_file", "_row"
 # Uncompressed columns. KuaiRand shards of this size have 50,000 rows and take about 140 MB to build.
 SHARD_BYTES = 2 * 2**20
 LEAST_SHARDS = 4
@@ -322,3 +327,60 @@ def read_batches(table: RawTable, number: int, piece: Piece) -> Iterator[Batch]:
     names = [table.names[number][name] for name in wanted]
     for batch in table.files[number].read(names, piece):
         yield Batch(pa.Table.from_arrays(batch.table.columns, wanted), batch.rows, batch.bad)
+
+
+def checked_rows(table: RawTable, number: int, batch: Batch) -> tuple[dict[str, pa.Array], list[dict[str, Any]]]:
+    """Good rows of a batch, one per candidate, and a dead letter for every bad row.
+
+    Args:
+        table: the table.
+        number: position of the file in it.
+        batch: of that file.
+
+    Returns:
+        The columns of `stored_fields(table)`, and the letters.
+
+    Raises:
+        ValueError: if the type of a column cannot be converted at all.
+    """
+    columns, letters = _typed(table, number, batch)
+    letters += [dead_letter(table.files[number].path, row, None, text, reason) for row, text, reason in batch.bad]
+    keep = ~np.isin(batch.rows, [letter["row"] for letter in letters])
+    if table.name == LOG:
+        columns[FILE] = pa.array(np.full(len(batch.rows), number))
+        columns[ROW] = pa.array(batch.rows)
+    if table.numbered is not None:
+        columns[table.numbered] = row_numbers(number, batch.rows)
+    if not keep.all():
+        kept = pa.array(np.flatnonzero(keep))
+        columns = {column: array.take(kept) for column, array in columns.items()}
+    if table.explode is not None:
+        columns = exploded(table.explode, columns)
+    return {column: columns[column] for column, _ in stored_fields(table)}, letters
+
+
+def stored_fields(table: RawTable) -> list[tuple[str, pa.DataType]]:
+    """Columns of the rows of a table, as they go from job to job."""
+    return table.fields + ([(FILE, pa.int64()), (ROW, pa.int64())] if table.name == LOG else [])
+
+
+def _typed(table: RawTable, number: int, batch: Batch) -> tuple[dict[str, pa.Array], list[dict[str, Any]]]:
+    """Converted columns, and a dead letter for the first bad value of every bad row."""
+    file, names = table.files[number].path, table.names[number]
+    columns: dict[str, pa.Array] = {}
+    letters: dict[int, dict[str, Any]] = {}
+    for column in table.columns:
+        array = batch.table[column.name].combine_chunks()
+        if isinstance(array, pa.ChunkedArray):
+            array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+        try:
+            columns[column.name], bad = convert(array, column)
+        except ValueError as error:
+            raise ValueError(f"{file}, column `{names[column.name]}`: {error}") from error
+        for position, reason in bad.items():
+            letter = dead_letter(file, int(batch.rows[position]), names[column.name], array[position], reason)
+            letters.setdefault(position, letter)
+    if table.explode is not None:
+        for position, (name, reason) in uneven(table.explode, columns).items():
+            letters.setdefault(position, dead_letter(file, int(batch.rows[position]), names[name], None, reason))
+    return columns, [letters[position] for position in sorted(letters)]

@@ -18,17 +18,16 @@ import pandas as pd
 from absl import logging
 from apache_beam.io.filesystems import FileSystems
 
-from mixrank.components.examples.candidates import exploded, row_numbers, uneven
 from mixrank.components.examples.columns import examples
 from mixrank.components.examples.dictionary_column import Coded
-from mixrank.components.examples.joined_log import FILE, ROW, Columns, joined_log
+from mixrank.components.examples.joined_log import Columns, joined_log
 from mixrank.components.examples.popularity import count, daily_counts
-from mixrank.components.examples.raw_tables import LOG, RawTable, read_batches
+from mixrank.components.examples.raw_tables import LOG, RawTable, checked_rows, read_batches, stored_fields
 from mixrank.components.examples.splits import stable_hash
 from mixrank.components.examples.user_shard import Shard, build
 from mixrank.schemas import SPLITS, Dataset, stores
 from mixrank.schemas.arrow import open_parquet, pa, pq
-from mixrank.schemas.raw import Piece, convert, dead_letter
+from mixrank.schemas.raw import Piece, dead_letter
 
 SHUFFLE_SEED = 2022
 # Serialized rows in memory at a time.
@@ -62,22 +61,9 @@ class ReadPiece(beam.DoFn):
         summary: dict[str, Any] = {"table": name, "file": file, "rows": 0, "bad": [], "batches": []}
         try:
             for count, batch in enumerate(read_batches(table, number, piece)):
-                columns, bad = _typed(table, number, batch.table, batch.rows)
-                bad += [dead_letter(file, row, None, text, reason) for row, text, reason in batch.bad]
-                keep = ~np.isin(batch.rows, [letter["row"] for letter in bad])
-                if name == LOG:
-                    columns[FILE] = pa.array(np.full(len(batch.rows), number))
-                    columns[ROW] = pa.array(batch.rows)
+                columns, bad = checked_rows(table, number, batch)
                 path = FileSystems.join(self._scratch, f"{stem}-{count:06d}.arrow")
-                if table.numbered is not None:
-                    columns[table.numbered] = row_numbers(number, batch.rows)
-                if not keep.all():
-                    kept = pa.array(np.flatnonzero(keep))
-                    columns = {column: array.take(kept) for column, array in columns.items()}
-                if table.explode is not None:
-                    columns = exploded(table.explode, columns)
-                ordered = {column: columns[column] for column, _ in _fields(table)}
-                _write_batches(path, ordered, table.key, self._num_shards)
+                _write_batches(path, columns, table.key, self._num_shards)
                 summary["rows"] += len(batch.rows) + len(batch.bad)
                 summary["bad"] += bad
                 summary["batches"].append(path)
@@ -87,33 +73,6 @@ class ReadPiece(beam.DoFn):
         write_json(FileSystems.join(self._scratch, f"read-{stem}.json"), summary)
         logging.info("read %s: %d rows, %d bad", file, summary["rows"], len(summary["bad"]))
         yield from ()
-
-
-def _typed(table: RawTable, number: int, raw: pa.Table, rows: np.ndarray) -> tuple[dict[str, pa.Array], list[dict]]:
-    """Converted columns, and a dead letter for the first bad value of every bad row."""
-    file, names = table.files[number].path, table.names[number]
-    columns: dict[str, pa.Array] = {}
-    letters: dict[int, dict[str, Any]] = {}
-    for column in table.columns:
-        array = raw[column.name].combine_chunks()
-        if isinstance(array, pa.ChunkedArray):
-            array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-        try:
-            columns[column.name], bad = convert(array, column)
-        except ValueError as error:
-            raise ValueError(f"{file}, column `{names[column.name]}`: {error}") from error
-        for position, reason in bad.items():
-            letter = dead_letter(file, int(rows[position]), names[column.name], array[position], reason)
-            letters.setdefault(position, letter)
-    if table.explode is not None:
-        for position, (name, reason) in uneven(table.explode, columns).items():
-            letters.setdefault(position, dead_letter(file, int(rows[position]), names[name], None, reason))
-    return columns, [letters[position] for position in sorted(letters)]
-
-
-def _fields(table: RawTable) -> list[tuple[str, pa.DataType]]:
-    """Columns of the Arrow files of a table."""
-    return table.fields + ([(FILE, pa.int64()), (ROW, pa.int64())] if table.name == LOG else [])
 
 
 def _write_batches(path: str, columns: dict[str, pa.Array], key: str | None, num_shards: int) -> None:
@@ -156,7 +115,7 @@ class ShardTables:
         for path in self._batches[name]:
             with FileSystems.open(path) as source:
                 batches.append(pa.ipc.open_file(source).get_batch(number if partitioned else 0))
-        table = pa.Table.from_batches(batches, pa.schema(_fields(self.tables[name])))
+        table = pa.Table.from_batches(batches, pa.schema(stored_fields(self.tables[name])))
         columns = {column: Coded.from_arrow(table[column]) for column in table.column_names}
         if not partitioned:
             self._whole[name] = columns

@@ -18,7 +18,7 @@ from mixrank.components.examples.histories import Sequences, Slices, sequences, 
 from mixrank.components.examples.joined_log import BadRow, Columns, join, joined_log, take_all, unique_rows
 from mixrank.components.examples.label_events import moment_of
 from mixrank.components.examples.log_figures import shard_figures
-from mixrank.components.examples.popularity import DailyCounts, popularity_of
+from mixrank.components.examples.popularity import DailyCounts, count, daily_counts, merge, popularity_of
 from mixrank.components.examples.raw_tables import PRIOR, join_name
 from mixrank.components.gates import Figures
 from mixrank.schemas import Action, Categorical, Dataset, MultiCategorical, TimeGap
@@ -33,13 +33,31 @@ class Shard:
         columns: the writers of the columns of the example files.
         split: int array (rows,). Position in `SPLITS`, -1 for none.
         figures: of its rows, for the report.
+        log: columns of its joined rows.
         bad: (file number, row, column, value, reason) of rows found to be bad after the joins.
     """
 
     columns: list[EntryColumn]
     split: np.ndarray
     figures: Figures
+    log: Columns
     bad: list[BadRow]
+
+
+def build_whole(dataset: Dataset, tables: dict[str, Columns]) -> Shard:
+    """Builds the rows of a log that is no larger than a shard.
+
+    Args:
+        dataset, tables: as in `build`.
+
+    Raises:
+        ValueError: as `build`.
+    """
+    rules = dataset.source.popularity
+    if not rules:
+        return build(dataset, tables)
+    log, *_ = joined_log(dataset, tables)
+    return build(dataset, tables, daily_counts(merge([count(rules, log, log[dataset.spec.time.name].numbers())])))
 
 
 def build(
@@ -99,7 +117,7 @@ def build(
                     assert_never(feature)
             columns.append(written)
     figures = Figures.merged([joined, shard_figures(dataset, log, split, time, histories)])
-    return Shard(columns, split, figures, bad)
+    return Shard(columns, split, figures, log, bad)
 
 
 def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:

@@ -1,5 +1,8 @@
+from .data_gates import bad_row as bad_row
 from .data_gates import check_allowed as check_allowed
 from .data_gates import data_findings as data_findings
+from .data_gates import empty_splits as empty_splits
+from .data_gates import too_many_bad_rows as too_many_bad_rows
 from .figures import REPORT as REPORT
 from .figures import FeatureFigures as FeatureFigures
 from .figures import Figures as Figures
@@ -9,6 +12,7 @@ from .figures import JoinFigures as JoinFigures
 from .figures import LabelFigures as LabelFigures
 from .figures import Separation as Separation
 from .figures import example_keys as example_keys
+from .figures import plain as plain
 from .findings import KINDS as KINDS
 from .findings import Finding as Finding
 from .findings import stopping as stopping

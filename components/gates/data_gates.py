@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import datetime
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from mixrank.components.gates.figures import Figures, JoinFigures
+from mixrank.components.gates.figures import Figures, JoinFigures, Separation
 from mixrank.components.gates.findings import Finding
 from mixrank.components.gates.gate_settings import GateSettings
 from mixrank.schemas import Dataset
 from mixrank.schemas.naming import nearest
 from mixrank.schemas.safe_text import shown
 
-SHOWN_KEYS = 3
+SHOWN_KEYS = SHOWN_ROWS = 3
 # Units in a millisecond, and milliseconds in a unit.
 PER_MS = {"s": 1e-3, "ms": 1, "us": 1000, "ns": 10**6}
 # Fewer pairs may be in order by chance.
 LEAST_PAIRS = 100
 # A smaller split may lack something rare by chance; what the training rows lack cannot be learned.
 LEAST_ROWS = 100
+# Logarithm of the chance that rows have a label in common.
+UNLIKELY = -14
 # Unit of a column -> milliseconds.
 UNITS = {"seconds": 1000.0, "milliseconds": 1.0, "microseconds": 1e-3, "nanoseconds": 1e-6, "days": 86_400_000.0}
 
@@ -176,6 +180,11 @@ def _leakage(figures: Figures, dataset: Dataset, gates: GateSettings) -> list[Fi
             pair, auc = f"feature `{feature}`", found.auc
             if found.rows and not found.unequal and not _one_class(figures, label):
                 problem = f"{pair} equals label `{label}` in all {found.rows} rows; remove it"
+            elif _after(figures, label, found):
+                problem = (
+                    f"{pair} has a value in {found.present} rows, and label `{label}` is 1 in all of them; remove it "
+                    "if it is known only after the label"
+                )
             elif (
                 auc is not None
                 and found.pairs >= LEAST_PAIRS
@@ -196,6 +205,43 @@ def _leakage(figures: Figures, dataset: Dataset, gates: GateSettings) -> list[Fi
 def _tells(figures: Figures, split: str) -> bool:
     """Whether a split has rows enough to say that something is not there."""
     return figures.rows.get(split, 0) >= (1 if split == "train" else LEAST_ROWS)
+
+
+def too_many_bad_rows(table: str, letters: Sequence[Mapping[str, Any]], rows: int, allowed: float) -> str | None:
+    """Problem of a table with too many bad rows, or None.
+
+    Args:
+        table: its name.
+        letters: its bad rows, as in `dead_letter.jsonl`.
+        rows: of the table, the bad ones included.
+        allowed: share of them that may be bad.
+    """
+    if len(letters) <= allowed * rows:
+        return None
+    first = "; ".join(map(bad_row, letters[:SHOWN_ROWS]))
+    return (
+        f"{len(letters)} of {rows} rows of table `{table}` are bad, but `max_bad_rows` ({allowed}) allows "
+        f"{int(allowed * rows)}: {first}"
+    )
+
+
+def bad_row(letter: Mapping[str, Any]) -> str:
+    """A bad row in words: file, row, column, value and reason."""
+    where = f"{letter['file']} row {letter['row']}, {letter['column'] or 'whole row'}"
+    return f"{where}: {shown(letter['value'])} {letter['reason']}"
+
+
+def empty_splits(figures: Figures, dataset: Dataset) -> dict[str, str]:
+    """Split -> problem, of the splits without a row, which no config can allow."""
+    empty = [split for split in dataset.split_names if not figures.rows.get(split)]
+    if figures.first_ms is None or figures.last_ms is None:
+        span = "the log has no good rows"
+    else:
+        span = f"good rows of the log run from {_day(figures.first_ms)} to {_day(figures.last_ms)} (UTC)"
+    # An unknown unit is the usual cause.
+    odd = [finding.problem for finding in _implausible_times(figures, dataset, GateSettings(), datetime.date.today())]
+    advice = "; ".join(odd) or "check `split` of the source"
+    return {split: f"split `{split}` got no rows; {span}: {advice}" for split in empty}
 
 
 def check_allowed(gates: GateSettings, dataset: Dataset) -> None:
@@ -220,9 +266,21 @@ def check_allowed(gates: GateSettings, dataset: Dataset) -> None:
             raise ValueError(f"`gates.allow`: {key!r} names {subject!r}{nearest(subject, known)}")
 
 
-def _one_class(figures: Figures, label: str) -> bool:
+def _after(figures: Figures, label: str, found: Separation) -> bool:
+    """Whether a feature has values only in rows with the label, which chance does not explain."""
+    share = _share(figures, label)
+    only = 0 < found.present == found.present_positives
+    return only and found.present < found.rows and 0 < share < 1 and found.present * math.log(share) < UNLIKELY
+
+
+def _share(figures: Figures, label: str) -> float:
+    """Share of the rows of all splits with a label."""
     found = [f for splits in figures.labels.get(label, {}).values() for f in splits.values()]
-    return sum(f.positives for f in found) in (0, sum(f.rows for f in found))
+    return sum(f.positives for f in found) / max(1, sum(f.rows for f in found))
+
+
+def _one_class(figures: Figures, label: str) -> bool:
+    return _share(figures, label) in (0, 1)
 
 
 def _moment(time_ms: float) -> datetime.datetime | None:

@@ -80,12 +80,16 @@ class Separation(Declaration):
         ordered: those with the higher rate at the positive row; ties count half.
         rows: rows of all splits in which feature and label were compared.
         unequal: those in which the feature is not the label itself.
+        present: those in which the feature has a value.
+        present_positives: those of them with a label that is not 0.
     """
 
     pairs: int = 0
     ordered: float = 0.0
     rows: int = 0
     unequal: int = 0
+    present: int = 0
+    present_positives: int = 0
 
     @property
     def auc(self) -> float | None:

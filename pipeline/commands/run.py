@@ -1,9 +1,13 @@
-"""`mixrank run`: from a raw log to a judged, pushed model."""
+"""`mixrank run`: from a raw log to a judged, pushed model; and `mixrank check`, its first step, by itself."""
 
 from __future__ import annotations
 
+import json as json_text
 import shlex
+import sys
 import time
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -19,24 +23,32 @@ from mixrank.pipeline.commands.terminal import (
     guarded,
     needs,
 )
+from mixrank.schemas.safe_text import safe_values
 from mixrank.schemas.stores import is_url
+
+# Of 1, an error, it is told apart by schedulers.
+STOPS = 2
 
 
 @guarded
 @needs("pipeline")
 def run(config: Config, overrides: Overrides = None, wait: Wait = False) -> None:
     """Run the whole pipeline: from a raw log to a judged, pushed model and a report."""
-    from mixrank.components.examples import find_tables
+    from mixrank.pipeline.checking import check_before_run, check_declarations
     from mixrank.pipeline.config import load_config
 
     settings = load_config(config, overrides or [])
     # What is wrong is said at once, before TensorFlow is imported.
-    dataset = settings.load_dataset()
-    settings.open_stores()
-    find_tables(dataset, settings.data_dir())
+    dataset = check_declarations(settings)
     errors.print(f"run folder {settings.run_dir}; details in {settings.run_dir}/run.log", style="dim", soft_wrap=True)
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     with alone(settings.run_dir, "run", wait):
+        errors.print("checking a sample of the log ...", style="dim")
+        if not check_before_run(settings, dataset, errors):
+            errors.print(
+                f"next:\n  mixrank check {arguments(config, overrides)}   # all about this log", soft_wrap=True
+            )
+            raise typer.Exit(1)
         errors.print("loading TensorFlow and TFX ...", style="dim")
         from mixrank.pipeline.runners import run_local
         from mixrank.pipeline.stored_runs import store_run
@@ -69,3 +81,39 @@ def run(config: Config, overrides: Overrides = None, wait: Wait = False) -> None
         (f"models {settings.model.name}", "parameters and presets"),
     ):
         console.print(f"  mixrank {command}   # {why}", soft_wrap=True)
+
+
+@guarded
+@needs("pipeline")
+def check(
+    config: Config,
+    full: Annotated[bool, typer.Option("--full", help="Read every row (default: a sample).")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+    html: Annotated[Path | None, typer.Option(help="HTML file to write, with plots.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Check a log against its declaration, in seconds; exit code 0: a run would not stop, 2: it would, 1: error."""
+    from mixrank.pipeline.checking import check_declarations, check_log, print_check, write_check_page
+    from mixrank.pipeline.config import load_config
+
+    settings = load_config(config, overrides or [])
+    dataset = check_declarations(settings)
+    with errors.status("reading"):
+        found = check_log(settings, dataset, full=full)
+    if html is not None:
+        write_check_page(found, dataset.spec, html)
+    if json:
+        sys.stdout.write(json_text.dumps(safe_values(found.model_dump(mode="json")), indent=1) + "\n")
+    else:
+        print_check(found, dataset.spec, console)
+    said = console if not json else errors
+    if html is not None:
+        said.print(f"report: {html}", soft_wrap=True)
+    stops = found.of_level("stop")
+    if not json:
+        again = arguments(config, overrides)
+        console.print(f"{len(stops)} findings stop a run" if stops else "nothing stops a run")
+        follow = f"check {again} --html check.html" if html is None else f"run {again}"
+        console.print(f"next:\n  mixrank {follow}", soft_wrap=True)
+    if stops:
+        raise typer.Exit(STOPS)

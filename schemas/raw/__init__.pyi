@@ -8,6 +8,8 @@ from .find import find_files as find_files
 from .json_columns import to_arrow as to_arrow
 from .json_lines import parse_json as parse_json
 from .json_lines import read_json_lines as read_json_lines
+from .places import Place as Place
+from .places import places_of as places_of
 from .raw_file import Piece as Piece
 from .raw_file import RawFile as RawFile
 from .request_columns import as_request_column as as_request_column

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import BinaryIO
@@ -33,11 +34,15 @@ class Piece:
         groups: first and last + 1 row group of a Parquet file; None for a whole file.
         before: rows of the file before it.
         rows: how many it has, None if that is known only when it is read.
+        start: byte of a text file from which on it is read, beginning with the next row; rows are numbered from there.
+        bytes: how much of a text file is read, without compression; None for all.
     """
 
     groups: tuple[int, int] | None = None
     before: int = 0
     rows: int | None = None
+    start: int = 0
+    bytes: int | None = None
 
 
 WHOLE = Piece()
@@ -186,13 +191,34 @@ class RawFile:
             while block := list(islice(found, size)):
                 yield block
 
+    @property
+    def is_text(self) -> bool:
+        """Whether its rows are lines, so that a part of it can be read by bytes."""
+        return self.format in ("csv", "tsv", "json")
+
     def _open(self) -> AbstractContextManager[BinaryIO]:
         return open_raw(self.path, self.codec)
+
+    @contextmanager
+    def _open_part(self, piece: Piece) -> Iterator[BinaryIO]:
+        """The whole lines of a piece, after the line with the names of the columns."""
+        with self._open() as source:
+            if piece.bytes is None:
+                yield source
+                return
+            head = b""
+            if piece.start:
+                if self.format != "json" and self.text.columns is None:
+                    head = source.readline()
+                source.seek(piece.start)
+                source.readline()
+            part = source.read(piece.bytes)
+        yield io.BytesIO(head + (part[: part.rfind(b"\n") + 1] or part))
 
     def _read(self, names: Sequence[str], piece: Piece, size: int) -> Iterator[Batch]:
         if self.format == "parquet":
             return self._parquet(names, piece, size)
-        return self._rows(names, size)
+        return self._rows(names, size, piece)
 
     def _parquet(self, names: Sequence[str], piece: Piece, size: int) -> Iterator[Batch]:
         before = piece.before
@@ -204,8 +230,8 @@ class RawFile:
                 before += batch.num_rows
                 yield Batch(pa.Table.from_batches([batch]).select(list(names)), rows)
 
-    def _rows(self, names: Sequence[str] | None, size: int) -> Iterator[Batch]:
-        with self._open() as source:
+    def _rows(self, names: Sequence[str] | None, size: int, piece: Piece = WHOLE) -> Iterator[Batch]:
+        with self._open_part(piece) as source:
             if self.format in ("csv", "tsv"):
                 yield from read_text(source, self.path, self.text, names or ())
             elif self.format == "json":

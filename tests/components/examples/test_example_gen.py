@@ -14,6 +14,7 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from mixrank.components.examples import example_gen as module
 from mixrank.components.examples.example_gen import Executor, build_example_gen
+from mixrank.pipeline.checking.log_sample import SampleLimits, sample_log
 from mixrank.schemas import datasets
 from mixrank.schemas.encode import decode
 from mixrank.schemas.features import (
@@ -157,6 +158,24 @@ def report_of(artifact):
 def dead_letters(path):
     with open(path) as file:
         return [json.loads(line) for line in file]
+
+
+def test_a_check_of_all_rows_finds_the_figures_of_the_run(tmp_path):
+    write_all(tmp_path, "csv", [*LOG, {**LOG[0], "film": "none"}, {**LOG[7], "stars": "-"}])
+    data = dataset(max_bad_rows=0.2)
+    expected = report_of(execute(data, tmp_path, tmp_path / "out"))
+    sample = sample_log(data, str(tmp_path), SampleLimits(None, None))
+    found = sample.figures.model_dump(mode="json")
+    for figures in (expected, found):
+        del figures["num_shards"]
+        for labels in figures["alone"].values():
+            for each in labels.values():
+                # Rows are ordered within a shard.
+                del each["pairs"], each["ordered"]
+    assert found == expected
+    assert sample.whole
+    letters = [{name: value for name, value in letter.items() if name != "table"} for letter in sample.letters]
+    assert letters == dead_letters(tmp_path / "out" / "dead_letter.jsonl")
 
 
 def test_a_row_is_joined_derived_and_given_its_history(tmp_path):

@@ -8,16 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mixrank.components.examples.raw_tables import RawTable
-from mixrank.components.examples.stages import _typed
-from mixrank.schemas.raw import RawColumn, RawFile
+from mixrank.components.examples.raw_tables import RawTable, checked_rows
+from mixrank.schemas.raw import Batch, RawColumn, RawFile
 from mixrank.schemas.raw.text import TextFormat
 
 
 def letters_of(array, kind):
     file = RawFile("f", "parquet", None, TextFormat(",", True))
     table = RawTable("log", (file,), ({"n": "raw_n"},), (RawColumn("n", kind, required=True),), None)
-    return _typed(table, 0, pa.table({"n": array}), np.arange(1, len(array) + 1))[1]
+    return checked_rows(table, 0, Batch(pa.table({"n": array}), np.arange(1, len(array) + 1)))[1]
 
 
 @pytest.mark.parametrize(

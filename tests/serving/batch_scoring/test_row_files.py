@@ -11,11 +11,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mixrank.components.examples.raw_tables import RawTable
-from mixrank.components.examples.stages import _typed
+from mixrank.components.examples.raw_tables import RawTable, _typed
 from mixrank.schemas.arrow import pa, pq
 from mixrank.schemas.encode import PADDING, Column
-from mixrank.schemas.raw import RawColumn, RawFile, convert, files_at, to_arrow
+from mixrank.schemas.raw import Batch, RawColumn, RawFile, convert, files_at, to_arrow
 from mixrank.schemas.raw.text import TextFormat
 from mixrank.serving.batch_scoring.row_files import Texts, read_rows
 
@@ -111,7 +110,7 @@ def of_training(array, column):
     wanted = RawColumn(column.name, column.kind, many=column.length is not None)
     file = RawFile("f", "parquet", None, TextFormat(",", True))
     table = RawTable("log", (file,), ({column.name: column.name},), (wanted,), None)
-    typed, letters = _typed(table, 0, pa.table({column.name: array}), np.arange(len(array)))
+    typed, letters = _typed(table, 0, Batch(pa.table({column.name: array}), np.arange(len(array))))
     bad = {letter["row"] for letter in letters}
     return [(None, True) if row in bad else (value, False) for row, value in enumerate(typed[column.name].to_pylist())]
 

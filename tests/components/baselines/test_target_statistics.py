@@ -3,7 +3,8 @@ import doctest
 import numpy as np
 import pytest
 
-from mixrank.components.examples import TargetStatistics, target_statistics
+from mixrank.components.baselines import target_statistics
+from mixrank.components.baselines.target_statistics import TargetStatistics
 
 
 def reference(values, days, labels, smoothing, value_lists, at):

@@ -1,0 +1,19 @@
+"""Everything that config, spec and model can know without reading a row."""
+
+from __future__ import annotations
+
+from mixrank.components.examples import find_tables
+from mixrank.pipeline.config import RunConfig
+from mixrank.schemas import Dataset
+
+
+def check_declarations(config: RunConfig) -> Dataset:
+    """The dataset of a config, once everything that was declared fits together and the files are there.
+
+    Raises:
+        ValueError: for names that do not exist, a spec that the model cannot read, a missing folder, file or column.
+    """
+    dataset = config.load_dataset()
+    config.open_stores()
+    find_tables(dataset, config.data_dir())
+    return dataset
