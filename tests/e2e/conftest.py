@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,11 +44,12 @@ def write_config(path: Path, **changes) -> str:
     values = {
         "name": "films",
         "dataset": "movielens",
-        "model": {"name": "hemix", "preset": "tiny", "params": {"dim": 8, "mixing_heads": 4, "attention_heads": 2}},
+        "model": {"name": "dlrm", "preset": "tiny", "params": {"pooling": "target"}},
         "train": {
             "batch_size": 128,
             "epochs": 1,
-            "steps_per_round": 12,
+            # Short rounds, so that many are left when the first is done.
+            "steps_per_round": 4,
             "optimizer": {"name": "adam", "learning_rate": 0.01},
             "jit_compile": "off",
         },
@@ -104,13 +107,11 @@ def store_key():
         yield SECRET
 
 
-@pytest.fixture(scope="session")
-def killed(tmp_path_factory):
-    """A run that is killed after its first round of training.
+def kill_and_resume(root: Path) -> None:
+    """A run that is killed after its first round of training, and the same command again; what both said is kept.
 
-    The folder it is started in has packages of its own with the names of two of ours; importing one ends the run.
+    The folder they are started in has packages of its own with the names of two of ours; importing one ends the run.
     """
-    root = tmp_path_factory.mktemp("whole_run")
     for name in ("pipeline", "components"):
         (root / name).mkdir()
         (root / name / "__init__.py").write_text("raise SystemExit('a package of somebody else was imported')\n")
@@ -128,18 +129,43 @@ def killed(tmp_path_factory):
         process.wait()
     run = root / "runs" / "films"
     # What it left, before the next run changes it.
-    left = {path.relative_to(run).as_posix() for path in run.rglob("*")}
-    return SimpleNamespace(root=root, config=config, progress=log.read_text(), run=run, left=left)
+    left = [path.relative_to(run).as_posix() for path in run.rglob("*")]
+    with chdir(root), stderr_in(root / "finished.txt"):
+        result = mixrank("run", config)
+    assert result.exit_code == 0, result.output
+    # Later runs change the run folder; this copy stays.
+    shutil.copytree(run, root / "kept" / "films")
+    write_config(root / "kept.yaml", data=str(root / "data"), output=str(root / "kept"))
+    (root / "said.json").write_text(json.dumps({"left": left, "output": result.output}))
+
+
+@pytest.fixture(scope="session")
+def killed(made_once):
+    """That run as its first process left it."""
+    root = made_once("whole_run", kill_and_resume)
+    run, said = root / "runs" / "films", json.loads((root / "said.json").read_text())
+    return SimpleNamespace(root=root, progress=(root / "killed.txt").read_text(), run=run, left=set(said["left"]))
 
 
 @pytest.fixture(scope="session")
 def finished(killed):
-    """The same command again."""
-    with chdir(killed.root), stderr_in(killed.root / "finished.txt"):
-        result = mixrank("run", killed.config)
-    assert result.exit_code == 0, result.output
+    """That run once it is complete, and its config, for the file of tests that goes on with it."""
+    return _complete(killed.root, "runs", "films.yaml")
+
+
+@pytest.fixture(scope="session")
+def kept(made_once):
+    """A copy of that run for all other tests; nothing may change it."""
+    return _complete(made_once("whole_run", kill_and_resume), "kept", "kept.yaml")
+
+
+def _complete(root: Path, output: str, config: str) -> SimpleNamespace:
+    run = root / output / "films"
     return SimpleNamespace(
-        **vars(killed) | {"progress": (killed.root / "finished.txt").read_text()},
-        output=result.output,
-        record=RunRecord.read(killed.run),
+        root=root,
+        config=str(root / config),
+        run=run,
+        progress=(root / "finished.txt").read_text(),
+        output=json.loads((root / "said.json").read_text())["output"],
+        record=RunRecord.read(root / "kept" / "films"),
     )

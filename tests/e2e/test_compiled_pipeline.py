@@ -22,7 +22,7 @@ PROCESSES = frozenset({"ExampleGen", "Trainer", "Pusher"})
 
 
 @pytest.fixture(scope="session")
-def compiled_run(finished, kubeflow_launcher, s3_bucket, s3_options, tmp_path_factory):
+def compiled_run(kept, kubeflow_launcher, s3_bucket, s3_options, tmp_path_factory):
     """The config of the local run, compiled for a cluster and run there: from a log in a store to a version in it.
 
     The cluster's volume is a temporary folder.
@@ -31,11 +31,11 @@ def compiled_run(finished, kubeflow_launcher, s3_bucket, s3_options, tmp_path_fa
     from mixrank.pipeline.kubeflow import compile_pipeline
 
     root, log, push_to = tmp_path_factory.mktemp("cluster"), f"{s3_bucket}/ml 100k [v2] #1", f"{s3_bucket}/models"
-    for file in (finished.root / "data").iterdir():
+    for file in (kept.root / "data").iterdir():
         stores.upload(file, f"{log}/{file.name}")
     changes = {"kubeflow.mount": root / "volume", "kubeflow.image": "mixrank:test", "kubeflow.data": f"'{log}'"}
     changes |= {"push_to": push_to, "beam": ["--runner=FnApiRunner", *s3_options]}
-    config = load_config(finished.config, [f"{name}={value}" for name, value in changes.items()])
+    config = load_config(kept.config, [f"{name}={value}" for name, value in changes.items()])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         compile_pipeline(config, root / "films.yaml")
@@ -61,27 +61,27 @@ def test_a_first_run_has_no_model_to_beat(compiled_run):
     assert not (artifact / "Format-Serving").exists()
 
 
-def test_rows_are_scored_as_in_the_local_run(compiled_run, finished):
+def test_rows_are_scored_as_in_the_local_run(compiled_run, kept):
     keys = ["user_id", "item_id", "timestamp"]
     ours = pd.read_parquet(Path(compiled_run.outputs["Trainer"]["model_run"]["uri"]) / "predictions.parquet")
-    local = pd.read_parquet(finished.record.model_run / "predictions.parquet")
+    local = pd.read_parquet(kept.record.model_run / "predictions.parquet")
     joined = ours.merge(local, on=keys, suffixes=("", "_local"))
     assert len(joined) == len(ours) == len(local) > 500
     for task in ("click", "like"):
         np.testing.assert_allclose(joined[f"score_{task}"], joined[f"score_{task}_local"], atol=1e-6)
 
 
-def test_the_model_is_judged_as_in_the_local_run(compiled_run, finished):
+def test_the_model_is_judged_as_in_the_local_run(compiled_run, kept):
     from mixrank.components.judging import load_metrics
 
     ours = load_metrics(compiled_run.outputs["Evaluator"]["evaluation"]["uri"])
-    local = load_metrics(str(finished.record.judgement.evaluation))
+    local = load_metrics(str(kept.record.judgement.evaluation))
     assert [value[:3] for value in ours] == [value[:3] for value in local]
     assert {value.metric for value in ours} >= {"auc", "gauc", "log_loss"}
     np.testing.assert_allclose([value.value for value in ours], [value.value for value in local], atol=1e-6)
 
 
-def test_the_pushed_version_is_the_trained_model_and_scores_as_the_local_one(compiled_run, finished, tmp_path):
+def test_the_pushed_version_is_the_trained_model_and_scores_as_the_local_one(compiled_run, kept, tmp_path):
     import tensorflow as tf
 
     from mixrank.components.judging.model_check import read_examples
@@ -93,10 +93,10 @@ def test_the_pushed_version_is_the_trained_model_and_scores_as_the_local_one(com
     fetch_version(place, version)
     trained = Path(compiled_run.outputs["Trainer"]["model"]["uri"]) / "Format-Serving"
     assert (version / "saved_model.pb").read_bytes() == (trained / "saved_model.pb").read_bytes()
-    examples = tf.constant(read_examples(str(finished.record.rows.examples / "Split-eval"), 50))
+    examples = tf.constant(read_examples(str(kept.record.rows.examples / "Split-eval"), 50))
     ours, local = (
         tf.saved_model.load(str(folder)).signatures["serving_default"](examples=examples)
-        for folder in (version, finished.record.pushed)
+        for folder in (version, kept.record.pushed)
     )
     for task in ("click", "like"):
         np.testing.assert_allclose(ours[task], local[task], atol=1e-6)

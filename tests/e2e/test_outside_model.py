@@ -22,7 +22,7 @@ LOSSES = Path(__file__).parents[2] / "docs" / "training.md"
 
 
 @pytest.fixture(scope="module")
-def outside(films, finished, plain_network, s3_bucket, s3_options, tmp_path_factory):
+def outside(films, kept, plain_network, s3_bucket, s3_options, tmp_path_factory):
     """A run of that model by the page's loss, on the rows of a finished run and with the tables of that run's model.
 
     What it gives goes to an object store, under a name that TFX would take for a pattern.
@@ -34,8 +34,8 @@ def outside(films, finished, plain_network, s3_bucket, s3_options, tmp_path_fact
     output = f"{s3_bucket}/runs [v2] ä #1 100%"
     run = root / "runs" / output.replace("://", "/") / "films"
     # What ran before is taken from the cache of its metadata.
-    shutil.copytree(finished.run, run)
-    values = yaml.safe_load(Path(finished.config).read_text())
+    shutil.copytree(kept.run, run)
+    values = yaml.safe_load(Path(kept.config).read_text())
     values |= {
         "output": output,
         "beam": ["--runner=FnApiRunner", *s3_options],
@@ -43,7 +43,7 @@ def outside(films, finished, plain_network, s3_bucket, s3_options, tmp_path_fact
     }
     # A hinge loss is not made for calibrated probabilities.
     values["gates"] = {"above_baseline": None, "calibration": None}
-    values["train"] |= {"epochs": 2, "warm_start": str(finished.run), "loss": {"click": str(loss)}}
+    values["train"] |= {"epochs": 2, "warm_start": str(kept.run), "loss": {"click": str(loss)}}
     config = root / "films.yaml"
     config.write_text(yaml.safe_dump(values))
     with chdir(root), films.stderr_in(root / "progress.txt"):

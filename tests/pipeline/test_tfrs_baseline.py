@@ -14,24 +14,48 @@ import pytest
 from mixrank.components.metrics.ranking_metrics import auc, log_loss
 from mixrank.components.training.settings import EarlyStopping, Optimizer, TrainSettings
 
-TRAIN = """
+# All that needs a process of its own, in one: half a minute of imports.
+PROGRAM = """
 import json, sys
 from pathlib import Path
+import numpy as np
+import tensorflow as tf
 import tensorflow_transform as tft
 from mixrank.components.training.settings import TrainSettings
-from mixrank.pipeline.tfrs_baseline import train
+from mixrank.layers.ranking.inputs import model_inputs, table_sizes
+from mixrank.pipeline.tfrs_baseline import Columns, build, check, train
 from mixrank.schemas.features import FeatureSpec
 
-spec, settings, patterns, graph, models = map(json.loads, sys.argv[1:])
+spec, settings, patterns, graph, models, refused = map(json.loads, sys.argv[1:])
+spec = FeatureSpec.model_validate(spec)
 for name, folder in models.items():
     train(
-        spec=FeatureSpec.model_validate(spec),
+        spec=spec,
         name=name,
         settings=TrainSettings.model_validate(settings),
         patterns=patterns,
         transform_output=tft.TFTransformOutput(graph),
         run_dir=Path(folder),
     )
+
+columns = Columns(spec)
+sizes = table_sizes(spec, {"person": 9, "country": 8, "clip": 7, "tag": 6})
+rng = np.random.default_rng(0)
+rows = {
+    name: tf.constant(rng.normal(size=(3, *x.shape[1:])).astype("float32") if x.dtype == "float32"
+                      else rng.integers(0, 6, (3, *x.shape[1:])))
+    for name, x in model_inputs(spec).items()
+}
+said = {}
+for name in models:
+    infer = columns.infer({"click": build(name, columns, sizes, TrainSettings(), 10, spec.labels[0])})
+    alone = [infer({key: values[i : i + 1] for key, values in rows.items()})["click"].numpy() for i in range(3)]
+    said[name] = {"whole": infer(rows)["click"].numpy().tolist(), "alone": np.concatenate(alone).tolist()}
+    try:
+        check(name, TrainSettings.model_validate(refused[name]))
+    except ValueError as error:
+        said[name]["refused"] = str(error)
+print(json.dumps(said))
 """
 SETTINGS = TrainSettings(
     batch_size=50,
@@ -51,15 +75,28 @@ def run(*arguments, **environment):
     )
 
 
+REFUSED = {
+    "dlrm": TrainSettings(early_stopping=EarlyStopping()),
+    "dcn": TrainSettings(precision="mixed_bfloat16"),
+}
+
+
 @pytest.fixture(scope="module")
-def folders(toy_spec, toy_data, tmp_path_factory):
+def trained(toy_spec, toy_data, tmp_path_factory):
+    """Model -> its folder, and what the process said of it."""
     root = tmp_path_factory.mktemp("tfrs")
-    models = {name: str(root / name) for name in ("dlrm", "dcn")}
+    models = {name: str(root / name) for name in REFUSED}
+    refused = {name: settings.model_dump(mode="json") for name, settings in REFUSED.items()}
     given = (toy_spec.model_dump(mode="json"), SETTINGS.model_dump(mode="json"), toy_data.patterns())
-    arguments = [json.dumps(value) for value in (*given, str(toy_data.graph), models)]
-    done = run("-c", TRAIN, *arguments)
+    arguments = [json.dumps(value) for value in (*given, str(toy_data.graph), models, refused)]
+    done = run("-c", PROGRAM, *arguments)
     assert done.returncode == 0, done.stderr
-    return {name: root / name for name in models}
+    return {name: root / name for name in models}, json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def folders(trained):
+    return trained[0]
 
 
 @pytest.mark.slow
@@ -109,59 +146,23 @@ def test_it_leaves_the_files_of_a_run(folders, toy_spec, name):
 
 
 @pytest.mark.slow
-def test_one_row_alone_gets_the_score_it_gets_among_others(toy_spec):
-    code = """
-import json, sys
-import numpy as np, tensorflow as tf
-from mixrank.components.training.settings import TrainSettings
-from mixrank.layers.ranking.inputs import model_inputs, table_sizes
-from mixrank.pipeline.tfrs_baseline import Columns, build
-from mixrank.schemas.features import FeatureSpec
-
-spec = FeatureSpec.model_validate(json.loads(sys.argv[1]))
-columns = Columns(spec)
-sizes = table_sizes(spec, {"person": 9, "country": 8, "clip": 7, "tag": 6})
-rng = np.random.default_rng(0)
-rows = {
-    name: tf.constant(rng.normal(size=(3, *x.shape[1:])).astype("float32") if x.dtype == "float32"
-                      else rng.integers(0, 6, (3, *x.shape[1:])))
-    for name, x in model_inputs(spec).items()
-}
-for name in ("dlrm", "dcn"):
-    infer = columns.infer({"click": build(name, columns, sizes, TrainSettings(), 10, spec.labels[0])})
-    whole = infer(rows)["click"].numpy()
-    alone = [infer({key: values[i : i + 1] for key, values in rows.items()})["click"].numpy() for i in range(3)]
-    assert whole.shape == (3,) and np.ptp(whole) > 0, whole
-    np.testing.assert_allclose(np.concatenate(alone), whole, rtol=1e-5, atol=1e-6)
-"""
-    done = run("-c", code, toy_spec.to_json())
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("name", ["dlrm", "dcn"])
+def test_one_row_alone_gets_the_score_it_gets_among_others(trained, name):
+    whole, alone = trained[1][name]["whole"], trained[1][name]["alone"]
+    assert len(whole) == 3 and np.ptp(whole) > 0
+    np.testing.assert_allclose(alone, whole, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_settings_it_would_ignore_are_refused(tmp_path):
-    code = """
-import sys
-from mixrank.components.training.settings import TrainSettings
-from mixrank.pipeline.tfrs_baseline import check
-
-try:
-    check(sys.argv[1], TrainSettings.model_validate_json(sys.argv[2]))
-except ValueError as error:
-    sys.exit(str(error))
-"""
-    stopping = TrainSettings(early_stopping=EarlyStopping())
-    for name, settings, message in (
-        ("dlrm", stopping, "the TFRS baseline has no `train.early_stopping`: add  --set train.early_stopping=null"),
-        (
-            "dcn",
-            TrainSettings(precision="mixed_bfloat16"),
-            "has no `train.precision`: add  --set train.precision=float32",
-        ),
-    ):
-        done = run("-c", code, name, settings.model_dump_json())
-        assert done.returncode == 1
-        assert message in done.stderr
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dlrm", "the TFRS baseline has no `train.early_stopping`: add  --set train.early_stopping=null"),
+        ("dcn", "has no `train.precision`: add  --set train.precision=float32"),
+    ],
+)
+def test_settings_it_would_ignore_are_refused(trained, name, message):
+    assert message in trained[1][name]["refused"]
 
 
 def test_it_needs_a_process_of_its_own():

@@ -11,6 +11,13 @@ from mixrank.schemas.synthetic import toy_rows
 HOUR = 3_600_000
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_trees():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BoostedTrees.__init__.__kwdefaults__, "trees", 20)
+        yield
+
+
 @pytest.fixture(scope="module")
 def rows(toy_spec):
     """Split -> file -> rows; five days, and one to evaluate on."""
