@@ -108,7 +108,8 @@ def test_hard_rows_get_a_probability_from_both_signatures(toy_export, toy_spec, 
     examples = by_examples(toy_export, toy_spec, [HARD[case]])
     assert_same(examples, by_rows(toy_export, toy_spec, [HARD[case]]))
     for task in TASKS:
-        assert 0 < examples[task][0, 0] < 1
+        # A model without a norm may be as sure of huge numbers as float32 can say.
+        assert 0 <= examples[task][0, 0] <= 1
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
