@@ -181,7 +181,7 @@ def test_early_stopping_keeps_the_best_round(train, tmp_path):
 
 
 def test_an_unknown_metric_to_stop_by_is_named(train, tmp_path):
-    with pytest.raises(ValueError, match=r"`early_stopping.metric` is 'clik.auc', validation gives buy.auc"):
+    with pytest.raises(ValueError, match=r"`early_stopping.metric` is 'clik.auc'; did you mean `click.auc`"):
         train(tmp_path, early_stopping=EarlyStopping(metric="clik.auc"))
 
 
