@@ -55,9 +55,9 @@ def headline(check: LogCheck) -> str:
 
 def outlook(check: LogCheck) -> str:
     """What a run will take, in one sentence."""
-    low, high = check.estimate.seconds
+    low, high = map(duration, check.estimate.seconds)
     return (
-        f"a run over all {check.estimate.rows:,} rows: about {duration(low)} to {duration(high)} and "
+        f"a run over all {check.estimate.rows:,} rows: about {low if low == high else f'{low} to {high}'} and "
         f"{check.estimate.gib:.1f} GiB on two CPU cores with a `tiny` model (an estimate from two measured runs)"
     )
 

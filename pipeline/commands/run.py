@@ -106,14 +106,14 @@ def check(
         sys.stdout.write(json_text.dumps(safe_values(found.model_dump(mode="json")), indent=1) + "\n")
     else:
         print_check(found, dataset.spec, console)
-    said = console if not json else errors
     if html is not None:
-        said.print(f"report: {html}", soft_wrap=True)
+        (errors if json else console).print(f"report: {html}", soft_wrap=True)
     stops = found.of_level("stop")
     if not json:
         again = arguments(config, overrides)
-        console.print(f"{len(stops)} findings stop a run" if stops else "nothing stops a run")
-        follow = f"check {again} --html check.html" if html is None else f"run {again}"
+        said = {0: "nothing stops a run", 1: "1 finding stops a run"}
+        console.print(said.get(len(stops), f"{len(stops)} findings stop a run"))
+        follow = f"check {again} --html check.html" if stops and html is None else f"run {again}"
         console.print(f"next:\n  mixrank {follow}", soft_wrap=True)
     if stops:
         raise typer.Exit(STOPS)
