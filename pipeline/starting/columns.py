@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mixrank.schemas.arrow import pa
+from mixrank.schemas.raw import as_python
 
 Look = Literal["int", "float", "text", "time", "empty", "nested", "other mark"]
 # Spellings of a missing value that every reader knows, and those that a table must declare.
@@ -117,7 +118,10 @@ def profile(name: str, array: pa.ChunkedArray | pa.Array) -> Column:
     if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
         array = array.cast(pa.timestamp("us"), safe=False) if pa.types.is_timestamp(array.type) else array
     encoded = array.dictionary_encode()
-    raw = encoded.dictionary.to_pylist()
+    raw = [as_python(value) for value in encoded.dictionary]
+    if pa.types.is_temporal(array.type):
+        # A time that Python's calendar lacks.
+        raw = [None if isinstance(value, int) else value for value in raw]
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     return _typed(name, [_plain(value) for value in raw], codes)
 

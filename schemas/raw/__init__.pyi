@@ -1,4 +1,5 @@
 from .batch import Batch as Batch
+from .batch import as_python as as_python
 from .batch import dead_letter as dead_letter
 from .compression import codec_of as codec_of
 from .compression import open_raw as open_raw

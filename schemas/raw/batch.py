@@ -26,7 +26,7 @@ def dead_letter(file: str, row: int, column: str | None, value: Any, reason: str
         reason: what was wrong.
     """
     if isinstance(value, pa.Scalar):
-        value = _as_python(value)
+        value = as_python(value)
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     elif not isinstance(value, str | int | None) and not (isinstance(value, float) and math.isfinite(value)):
@@ -37,15 +37,15 @@ def dead_letter(file: str, row: int, column: str | None, value: Any, reason: str
     return {"file": file, "row": row, "column": column, "value": value, "reason": reason}
 
 
-def _as_python(scalar: pa.Scalar) -> Any:
+def as_python(scalar: pa.Scalar) -> Any:
     """An Arrow value, with bytes for text that is not UTF-8 and numbers for times that Python's calendar lacks."""
     try:
         return scalar.as_py()
     except (OverflowError, ValueError):
         if pa.types.is_dictionary(scalar.type):
-            return _as_python(scalar.value)
+            return as_python(scalar.value)
         if pa.types.is_nested(scalar.type):
-            return [_as_python(each) for each in scalar.values]
+            return [as_python(each) for each in scalar.values]
         if pa.types.is_temporal(scalar.type):
             return scalar.cast(pa.int32() if pa.types.is_date32(scalar.type) else pa.int64()).as_py()
         return scalar.as_buffer().to_pybytes()

@@ -25,6 +25,13 @@ def test_bytes_of_a_text_file_are_numbers_where_all_of_them_are():
     assert column([b"1_000", b"2"]).numbers is None
 
 
+def test_values_that_python_cannot_hold_are_missing_or_shown_as_they_can_be():
+    far = pa.array([1_700_000_000, 10**15], pa.timestamp("s"))
+    assert profile("x", far).codes.tolist() == [0, -1]
+    broken = pa.StringArray.from_buffers(2, pa.py_buffer(np.array([0, 1, 3], np.int32)), pa.py_buffer(b"a\xff\xfe"))
+    assert profile("x", broken).values == ["a", "\ufffd\ufffd"]
+
+
 def test_words_among_numbers_are_missing_values_to_declare():
     found = column(["18", "35", "N/A", "-", "40", "41", "42", "43"])
     assert (found.look, found.missing_words) == ("int", ("N/A", "-"))
