@@ -49,11 +49,12 @@ def model_inputs(world: World, events: Events) -> dict[str, np.ndarray]:
         known = popularity_of(rule, counts[name], columns[rule.of], events.time_ms).numbers(np.float64)
         inputs[name] = ((known - known.mean()) / known.std()).astype(np.float32)
 
-    everyone, nobody = np.ones(len(events), dtype=bool), np.zeros(0, dtype=np.int64)
-    sequence = sequences(events.user, nobody, world.simulation.users, everyone, nobody.astype(bool))
+    # The log is drawn user by user, in the order of time.
+    rows, nobody, user, time = np.arange(len(events)), np.zeros(0, dtype=np.int64), events.user, events.time_ms
+    sequence = sequences(rows, user, nobody, world.simulation.users, nobody.astype(bool))
     midnight = events.time_ms // DAY_MS * DAY_MS
     for history in SPEC.histories:
-        cut = slices(sequence, events.user, events.time_ms, everyone, midnight, history.window, history.length)
+        cut = slices(sequence, rows, user, time, time, midnight, history.window, history.length)
         place = np.arange(history.length)
         there = place < cut.counts[:, None]
         event = sequence.events[np.where(there, cut.starts[:, None] + place, 0)]
