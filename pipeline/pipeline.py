@@ -24,8 +24,8 @@ from mixrank.layers import losses, registry
 from mixrank.pipeline import fingerprint
 from mixrank.pipeline.config import RunConfig
 from mixrank.pipeline.named_secrets import resolve
-from mixrank.pipeline.plain_names import plain
 from mixrank.schemas import Dataset
+from mixrank.schemas.plain_names import plain
 from mixrank.serving.base import newest
 
 

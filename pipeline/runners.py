@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mixrank.pipeline.config import RunConfig
-from mixrank.pipeline.plain_names import behind
 from mixrank.pipeline.run_record import Judgement, Rows, RunRecord
 from mixrank.schemas import Dataset, FeatureSpec
+from mixrank.schemas.plain_names import behind
 from mixrank.schemas.safe_text import safe
 
 LOG_FILE = "run.log"

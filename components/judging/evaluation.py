@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ConfigDict, RootModel, field_validator
@@ -14,6 +15,7 @@ from pydantic import ConfigDict, RootModel, field_validator
 from mixrank.components.metrics import bounds, find_metric, metrics
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.naming import nearest
+from mixrank.schemas.plain_names import plain
 from mixrank.schemas.safe_text import shown
 
 if TYPE_CHECKING:
@@ -154,7 +156,7 @@ def why_not_blessed(evaluation_uri: str) -> list[str]:
     import tensorflow_model_analysis as tfma
 
     try:
-        result = tfma.load_validation_result(evaluation_uri)
+        result = tfma.load_validation_result(_plain(evaluation_uri))
     except AssertionError:
         raise ValueError(f"`evaluation_uri` {evaluation_uri} holds no validation result") from None
     if result.validation_ok:
@@ -183,7 +185,7 @@ def load_metrics(evaluation_uri: str, model: str = "candidate") -> list[MetricVa
 
     if model not in ("candidate", "baseline"):
         raise ValueError(f"`model` must be 'candidate' or 'baseline', received {shown(model)}")
-    if not (slices := list(tfma.load_metrics(evaluation_uri))):
+    if not (slices := list(tfma.load_metrics(_plain(evaluation_uri)))):
         raise ValueError(f"`evaluation_uri` {evaluation_uri} holds no metrics")
     # A single model has no name.
     names = ("", "candidate") if model == "candidate" else ("baseline",)
@@ -195,6 +197,11 @@ def load_metrics(evaluation_uri: str, model: str = "candidate") -> list[MetricVa
             if entry.key.model_name in names and not entry.key.is_diff and entry.value.HasField("double_value"):
                 rows.append(MetricValue(entry.key.output_name, where, entry.key.name, entry.value.double_value.value))
     return sorted(rows)
+
+
+def _plain(uri: str) -> str:
+    # TFMA takes the path for a pattern.
+    return str(plain(Path(uri).absolute()))
 
 
 def check_thresholds(thresholds: Thresholds, spec: FeatureSpec) -> None:

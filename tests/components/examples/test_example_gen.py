@@ -32,6 +32,7 @@ from mixrank.schemas.features import (
 )
 from mixrank.schemas.tables import Cut, Dataset, Join, LogSource, Popularity, Sliding, SplitByUserTail, Table, Threshold
 
+NO_FLAG = "is not 0 or 1; a number such as a watch time becomes a label by a `Threshold` in `derive`"
 SPEC = FeatureSpec(
     name="films",
     user=Key("user"),
@@ -280,7 +281,7 @@ def test_bad_rows_go_to_the_dead_letter_file_with_their_reason(tmp_path):
     columns = "has {} columns instead of 7"
     assert sorted(found, key=lambda letter: letter["row"]) == [
         {"row": 3, "column": None, "value": "1,2,3", "reason": columns.format(3)},
-        {"row": 26, "column": "shared", "value": "2", "reason": "must be 0 or 1"},
+        {"row": 26, "column": "shared", "value": "2", "reason": NO_FLAG},
         {"row": 27, "column": "when", "value": "noon", "reason": "is not a number"},
         {
             "row": 28,

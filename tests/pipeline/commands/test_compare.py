@@ -82,10 +82,10 @@ def test_a_search_refuses_what_it_cannot_do(mixrank, after_a_run):
 @pytest.mark.slow
 def test_a_training_that_fails_is_named_and_the_command_fails(mixrank, after_a_run):
     """The rows of this run do not exist, which every training says in its own words."""
-    said = failure(mixrank("compare", "two", "--budget", "100K", "--jobs", "2", "--set", "compare.seeds=[0]"))
-    assert "2 trainings (2 to do), 2 at once" in said
-    assert "[2/2]" in said
-    assert "2 failed:" in said
+    said = failure(mixrank("compare", "two", "--budget", "100K", "--jobs", "4"))
+    assert "4 trainings (4 to do), 4 at once" in said
+    assert "[4/4]" in said
+    assert "4 failed:" in said
     assert "dlrm 100K seed 0: " in said
     assert "log.txt)" in said
     assert said.endswith("next: mend it and give the same command again; what is done stays done")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mixrank.pipeline.plain_names import behind, plain
+from mixrank.schemas.plain_names import behind, plain
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Paths without the characters of patterns, for TFX, which takes every path that it is given for a pattern."""
+"""Paths without the characters of patterns: TFX and TFMA take every path for a pattern."""
 
 from __future__ import annotations
 
