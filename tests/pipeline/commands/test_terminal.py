@@ -13,7 +13,7 @@ from mixrank.pipeline import cli
 from mixrank.pipeline.commands import terminal
 from mixrank.schemas.files import locked
 
-CONFIG = "name: mine\ndataset: kuairand\ndata: .\noutput: {output}\n"
+CONFIG = "name: mine\ndataset: movielens\ndata: package:recbole/dataset_example/ml-100k\noutput: {output}\n"
 COMMANDS = ("run", "train", "compare", "tune", "tfrs-baseline", "report")
 
 
