@@ -21,7 +21,7 @@ from mixrank.components.gates import (
     Separation,
     example_keys,
 )
-from mixrank.schemas import SPLITS, Dataset, FeatureSpec, MultiCategorical, RowFeature
+from mixrank.schemas import SPLITS, Dataset, FeatureSpec, RowFeature
 
 # With more unmatched rows it is worth the time to look for keys that look alike.
 FEW_UNMATCHED = 0.05
@@ -118,9 +118,9 @@ def _history(events: NDArray[np.int64]) -> HistoryFigures:
 def _feature(feature: RowFeature, column: Coded, split: NDArray[np.int64], places: dict[str, int]) -> FeatureFigures:
     present = split[~column.missing()]
     figures = FeatureFigures(present={name: int((present == place).sum()) for name, place in places.items()})
-    if not isinstance(feature, MultiCategorical):
+    if feature.max_values is None:
         return figures
-    surplus = np.array([max(0, len(v) - feature.max_length) if v else 0 for v in column.values])[column.codes]
+    surplus = np.array([max(0, len(v) - feature.max_values) if v else 0 for v in column.values])[column.codes]
     surplus = surplus[split >= 0]
     return figures.model_copy(update={"cut_rows": int((surplus > 0).sum()), "cut_values": int(surplus.sum())})
 

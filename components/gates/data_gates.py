@@ -280,7 +280,7 @@ def _share(figures: Figures, label: str) -> float:
 
 
 def _one_class(figures: Figures, label: str) -> bool:
-    return _share(figures, label) in (0, 1)
+    return not 0 < _share(figures, label) < 1
 
 
 def _moment(time_ms: float) -> datetime.datetime | None:

@@ -20,7 +20,7 @@ class GateSettings(Declaration):
         above_pushed: float or None. How far it may surely lie above the last pushed model's: the lower end of the
             interval.
         calibration: float >= 1 or None. Largest ratio between mean prediction and mean label, either way.
-        confidence: float in (0, 1). Of the intervals over users.
+        confidence: float above 0 and below 1. Of the intervals over users.
 
     Raises:
         ValueError: for a key in `allow` that names no kind of finding.

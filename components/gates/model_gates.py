@@ -137,7 +137,7 @@ def ratio_interval(upper: ArrayLike, lower: ArrayLike, user: NDArray[np.int64], 
     Args:
         upper, lower: per row, `(rows,)`.
         user: number of each row's user, `(rows,)`.
-        confidence: float in (0, 1).
+        confidence: float above 0 and below 1.
 
     >>> import numpy as np
     >>> found = ratio_interval(np.arange(40.0), np.ones(40), np.arange(40), 0.95)

@@ -32,6 +32,7 @@ from mixrank.schemas import SPLITS, CalendarDay, Dataset, SplitByDay
 from mixrank.schemas.arrow import pa
 from mixrank.schemas.raw import Batch, Place, RawColumn, convert, dead_letter, places_of
 from mixrank.schemas.safe_text import safe
+from mixrank.schemas.task_kinds import BINARY
 
 # Rows of an item table that no row of the log asks for, to be shown where keys do not match.
 OTHER_ROWS = 1000
@@ -312,7 +313,7 @@ def _shares(rows: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def declared_type(column: RawColumn) -> str:
     """Type of a column in a few words."""
-    word = {"flag": "0 or 1"}.get(column.kind, column.kind)
+    word = {"flag": BINARY.expected}.get(column.kind, column.kind)
     if column.kind == "time":
         word = "time, iso" if column.format == "iso" else f"time, {column.unit}"
     return f"list of {word}" if column.many else word

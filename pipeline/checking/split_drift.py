@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixrank.pipeline.checking.log_sample import LogSample
-from mixrank.schemas import Dataset, MultiCategorical, Numeric
+from mixrank.schemas import Dataset
 from mixrank.schemas.naming import Declaration
 
 BINS = 10
@@ -46,7 +46,7 @@ def drifts(sample: LogSample, dataset: Dataset) -> list[Drift]:
             after = _values(feature, sample.of_split(feature.name, split))
             if not before or not after:
                 continue
-            number = isinstance(feature, Numeric)
+            number = feature.kind == "float"
             found.append(
                 Drift(
                     feature=feature.name,
@@ -108,10 +108,10 @@ def _divergence(p: NDArray[np.float64], middle: NDArray[np.float64]) -> float:
 
 def _values(feature: Any, rows: Mapping[Any, int]) -> dict[Any, int]:
     """Value -> how often it occurs; a missing value is none."""
-    if not isinstance(feature, MultiCategorical):
+    if feature.max_values is None:
         return {value: count for value, count in rows.items() if value is not None}
     found: dict[Any, int] = {}
     for values, count in rows.items():
-        for value in (values or ())[: feature.max_length]:
+        for value in (values or ())[: feature.max_values]:
             found[value] = found.get(value, 0) + count
     return found

@@ -50,7 +50,7 @@ def config_file(plan: Plan, declaration: str) -> str:
 
 
 def _model(plan: Plan) -> list[str]:
-    windows = {history.window for history in plan.histories}
+    windows = {history.window for history in plan.spec.histories}
     if not windows:
         return [
             "# Reads no history, and the log has none; `mixrank models` lists the others.",

@@ -274,7 +274,7 @@ def history_fields(features: Collection[Described], item: str, items: int) -> li
         (described.distinct, described.feature.name)
         for described in features
         if described.feature.group == "item"
-        and not isinstance(described.feature, Numeric)
+        and described.feature.kind != "float"
         and described.feature.name != item
         and 3 <= described.distinct <= 0.8 * items
     ]

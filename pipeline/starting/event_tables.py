@@ -29,7 +29,7 @@ class Events:
         on: columns that an impression and its event share.
         time: of the events.
         within: longest time to an event, as `LabelFrom` takes it.
-        label: int array, 0 or 1 of every row of the log.
+        label: int array (rows of the log,). Whether an event follows.
         following: share of the events that follow an impression.
     """
 

@@ -9,7 +9,6 @@ from typing import Any
 from mixrank.schemas import (
     Dataset,
     FeatureSpec,
-    History,
     LogSource,
 )
 
@@ -102,10 +101,6 @@ class Plan:
             split=self.split.value,
             **given,
         )
-
-    @property
-    def histories(self) -> tuple[History, ...]:
-        return tuple(noted.value for noted in self.features if isinstance(noted.value, History))
 
     def noted(self) -> Iterator[Noted]:
         """Everything with a reason, in the order of the file."""

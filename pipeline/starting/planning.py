@@ -96,7 +96,7 @@ class Log:
         return {name for name in found if name} | {outcome.column for outcome in self.outcomes}
 
     def label(self, outcome: Outcome) -> np.ndarray:
-        """0 or 1 of every row."""
+        """Whether every row has the outcome, as integers."""
         if outcome.events is not None:
             return outcome.events.label
         return (self.columns[outcome.column].per_row(0.0) >= (outcome.at_least or 1)).astype(int)

@@ -10,6 +10,7 @@ import numpy as np
 from mixrank.pipeline.starting import words
 from mixrank.pipeline.starting.columns import Column, separation, share_fixed_by
 from mixrank.pipeline.starting.event_tables import Events
+from mixrank.schemas.task_kinds import BINARY
 
 # A guess below it is a question.
 SURE = 0.75
@@ -94,7 +95,7 @@ class Outcome:
     Args:
         column: its name.
         share: of rows with it.
-        at_least: threshold that makes a flag of a number, or None if it is 0 or 1.
+        at_least: threshold that makes a flag of a number, or None if it is a flag already.
         name: of the flag.
         confidence: that it is an outcome.
         why: reason.
@@ -133,7 +134,8 @@ def outcomes(columns: Mapping[str, Column], taken: Iterable[str], user: str | No
     binary = [c for c in free.values() if c.is_binary and not _is_attribute(c, columns, user, item)]
     if binary:
         return [
-            Outcome(c.name, _positive(c, 1), None, c.name, 0.4, "0 or 1, with another name than usual") for c in binary
+            Outcome(c.name, _positive(c, 1), None, c.name, 0.4, f"{BINARY.expected}, with another name than usual")
+            for c in binary
         ]
     return [_from_number(c) for c in free.values() if c.is_number and c.distinct > 20 and is_after(c.name)][:1]
 

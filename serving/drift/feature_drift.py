@@ -65,7 +65,9 @@ def feature_findings(spec: FeatureSpec, baseline: Any, new: Any, limits: Limits,
 
 
 def comparison_schema(spec: FeatureSpec, limits: Limits) -> Any:
-    """The spec's schema without keys, time and labels, with a drift limit for every column.
+    """The spec's schema without keys, time and labels, with a drift limit for every column, and the listed scenarios.
+
+    A scenario that is not listed is scored like any other, but whoever watches the rows wants to know of it.
 
     Args:
         spec: the columns; a feature's own `drift` limit is kept.
@@ -76,6 +78,10 @@ def comparison_schema(spec: FeatureSpec, limits: Limits) -> Any:
     schema = tfmd.schema(spec)
     kept = [feature for feature in schema.feature if tfmd.SERVING not in feature.not_in_environment]
     for feature in kept:
+        if feature.name == spec.scenario.name and spec.scenario.dtype == "str":
+            feature.string_domain.value.extend(map(str, spec.scenario.values))
+        elif feature.name == spec.scenario.name:
+            feature.int_domain.min, feature.int_domain.max = min(spec.scenario.values), max(spec.scenario.values)
         if feature.HasField("drift_comparator"):
             continue
         if feature.type != schema_pb2.BYTES and not feature.int_domain.is_categorical:
