@@ -8,7 +8,7 @@ from mixrank.pipeline.run_record import RUN_FILE, RunRecord
 from mixrank.schemas import stores
 
 # Small files of a run folder that say what happened.
-SHOWN = ("run.log", "report.html", "baseline.parquet")
+SHOWN = ("run.log", "report.html")
 
 
 def store_run(record: RunRecord, run_dir: Path, output: str) -> str:
@@ -31,6 +31,7 @@ def store_run(record: RunRecord, run_dir: Path, output: str) -> str:
     target = f"{output}/{record.name}/{record.started:%Y%m%d-%H%M%S-%f}"
     wanted = {name: run_dir / name for name in SHOWN if (run_dir / name).is_file()}
     wanted |= _below("model", record.export) | _below("training", record.model_run)
+    wanted |= _below("baselines", record.baselines)
     wanted |= _below("evaluation", record.judgement.evaluation if record.judgement else None)
     wanted |= {"rows.json": counts} if (counts := record.rows.examples / "report.json").is_file() else {}
     try:

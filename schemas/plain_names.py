@@ -9,17 +9,18 @@ import tempfile
 from pathlib import Path
 
 
-def plain(folder: Path) -> Path:
+def plain(folder: Path | str) -> Path:
     """The folder itself, or a link to it if `*`, `?` or `[` is in its path; the same folder has the same link.
 
     Args:
-        folder: absolute path.
+        folder: its path.
 
     Raises:
         ValueError: if the folder for links belongs to somebody else.
     """
     if not glob.has_magic(str(folder)):
-        return folder
+        return Path(folder)
+    folder = Path(folder).absolute()
     links = _links()
     links.mkdir(mode=0o700, exist_ok=True)
     if links.is_symlink() or links.stat().st_uid != os.getuid():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ConfigDict, RootModel, field_validator
@@ -201,7 +200,7 @@ def load_metrics(evaluation_uri: str, model: str = "candidate") -> list[MetricVa
 
 def _plain(uri: str) -> str:
     # TFMA takes the path for a pattern.
-    return str(plain(Path(uri).absolute()))
+    return str(plain(uri))
 
 
 def check_thresholds(thresholds: Thresholds, spec: FeatureSpec) -> None:

@@ -19,6 +19,7 @@ from mixrank.components.training import PREDICTIONS
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.arrow import read_frame
 from mixrank.schemas.files import write_text_atomically
+from mixrank.schemas.plain_names import plain
 
 RESULTS = "gates.json"
 BATCH = 4096
@@ -133,7 +134,7 @@ def score_rows(model: Path, spec: FeatureSpec, pattern: str) -> pd.DataFrame:
 
     from mixrank.serving.base import untuned
 
-    signature = tf.saved_model.load(str(model)).signatures["serving_default"]
+    signature = tf.saved_model.load(str(plain(model))).signatures["serving_default"]
     records = untuned(tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(pattern)), compression_type="GZIP")).batch(BATCH)
     parts = [{task: score.numpy().reshape(-1) for task, score in signature(examples=each).items()} for each in records]
     keys = read_columns(spec, pattern, (spec.user.name, spec.item.name, spec.time.name))

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from mixrank.schemas.plain_names import plain
 from mixrank.serving.base.model_versions import check_saved_model
 
 
@@ -18,7 +19,7 @@ def load_saved_model(folder: Path) -> Any:
     """
     check_saved_model(folder)
     try:
-        return tf.saved_model.load(str(folder))
+        return tf.saved_model.load(str(plain(folder)))
     # On damaged files TensorFlow and protobuf raise all kinds of errors.
     except Exception as error:
         raise ValueError(

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import rewriter_config_pb2
 
+from mixrank.schemas.plain_names import plain
 from mixrank.serving.base import check_saved_model
 from mixrank.serving.dev_server.errors import Refused
 
@@ -40,7 +41,7 @@ class LoadedModel:
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
             with self._session.graph.as_default():
-                meta = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(folder))
+                meta = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(plain(folder)))
         except tf.errors.OpError as error:
             raise _refused(error) from None
         self.signatures: dict[str, Any] = {name: each for name, each in meta.signature_def.items() if name != _INIT}

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import decode
+from mixrank.schemas.plain_names import plain
 from mixrank.serving.base import load_spec
 from mixrank.serving.export.columns import request_and_item, to_columns, to_request_columns
 
@@ -37,7 +38,7 @@ def score_everywhere(model: Path, examples: list[bytes]) -> dict[str, np.ndarray
     """
     spec = load_spec(model)
     rows = [decode(spec, example) for example in examples]
-    loaded = tf.saved_model.load(str(model))
+    loaded = tf.saved_model.load(str(plain(model)))
     # signature -> inputs of each call, and which of its scores to keep
     calls: dict[str, list[tuple[dict[str, Any], slice]]] = {
         "serving_default": [({"examples": np.array(examples, dtype=object)}, slice(None))],
@@ -56,7 +57,7 @@ def score_everywhere(model: Path, examples: list[bytes]) -> dict[str, np.ndarray
         ]
         scores.update({f"tf2/{name}/{task}": np.concatenate([a[task] for a in answers]) for task in spec.tasks})
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        signatures = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(model)).signature_def
+        signatures = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(plain(model))).signature_def
         for name, each in calls.items():
             inputs, outputs = signatures[name].inputs, signatures[name].outputs
             fetches = {task: outputs[task].name for task in spec.tasks}

@@ -49,7 +49,7 @@ def valid_rows(draw, spec):
             continue
         value = values[column.kind]
         if column.required:
-            value = value.filter(lambda found: found != "")
+            value = value.filter(lambda found: found not in ("", PADDING["int"]))
         if column.history is not None:
             length = column.length // column.width
             count = events.setdefault(column.history, draw(st.integers(0, length)))
