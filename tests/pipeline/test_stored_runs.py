@@ -16,7 +16,7 @@ def run(record_of, toy_spec, tmp_path):
     for name in ("export/saved_model.pb", "model_run/model.json", "evaluation/metrics", "examples/report.json"):
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_text(name)
-    for name in ("run.log", "report.html", "baseline.parquet"):
+    for name in ("run.log", "report.html"):
         (folder / name).write_text(name)
     judgement = Judgement(evaluation=folder / "evaluation", pushed="s3://bucket/models/toy/17")
     record = record_of(toy_spec, folder, judgement=judgement)
@@ -34,7 +34,6 @@ def test_a_run_is_copied_with_its_record_last(bucket, run, monkeypatch):
         "run.json",
         "run.log",
         "report.html",
-        "baseline.parquet",
         "model/saved_model.pb",
         "training/model.json",
         "evaluation/metrics",
