@@ -18,7 +18,7 @@ import tensorflow as tf
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.arrow import open_parquet
 from mixrank.schemas.encode import decode
-from mixrank.serving.base import load_spec
+from mixrank.serving.base import is_version, load_spec
 from mixrank.serving.batch_scoring import score as score_on_beam
 from mixrank.serving.client import Client
 from mixrank.serving.dev_server import running
@@ -110,8 +110,13 @@ def _servers(version: Path, targets: Sequence[str], name: str) -> Iterator[Seque
     if targets:
         yield targets
         return
-    with running({name: version}) as server:
-        yield server.rest_url, f"grpc://{server.grpc_target}"
+    with tempfile.TemporaryDirectory() as folder:
+        if not is_version(version):
+            # An export that was not pushed, or pushed to another machine, has no number, and a server wants one.
+            Path(folder, "1").symlink_to(version.absolute(), target_is_directory=True)
+            version = Path(folder)
+        with running({name: version}) as server:
+            yield server.rest_url, f"grpc://{server.grpc_target}"
 
 
 def _server(spec: FeatureSpec, address: str, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Scores]:

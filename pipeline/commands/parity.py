@@ -40,7 +40,7 @@ def parity(
     """Compare in-memory Keras, SavedModel, REST, gRPC and Beam, row by row."""
     from mixrank.pipeline.reports import RunFolder
     from mixrank.pipeline.run_record import is_run
-    from mixrank.serving.base import check_sums, find_version, load_spec
+    from mixrank.serving.base import check_sums, find_version, is_version, load_spec
 
     found_run = RunFolder.load(run) if is_run(run) else None
     if found_run is None:
@@ -65,7 +65,7 @@ def parity(
         taken,
         in_memory=in_memory,
         targets=target or (),
-        name=name or (version.parent.name if version.name.isdigit() else version.name),
+        name=name or (version.parent.name if is_version(version) else version.name),
         say=lambda line: errors.print(line, style="dim", soft_wrap=True),
     )
     table = Table("scored by", "task", "rows", "largest difference", "", title=f"against {reference}")
@@ -83,7 +83,12 @@ def parity(
             f"{len(failed)} of {len(found)} comparisons differ by more than {tolerance:g}: {worst.way} first"
         )
     console.print(f"all {len(found)} comparisons agree to {tolerance:g}")
-    console.print(f"next:\n  mixrank deploy {version.parent}   # files for a model server", soft_wrap=True)
+    following = (
+        f"mixrank deploy {version.parent}   # files for a model server"
+        if is_version(version)
+        else f"mixrank rollout push FOLDER {version}   # a numbered version of it, for a model server"
+    )
+    console.print(f"next:\n  {following}", soft_wrap=True)
 
 
 def _rows(

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +126,7 @@ def running(
 
     Raises:
         ValueError: if a model has no version that can be loaded, a models.config is not valid, or a port is in use.
+        OSError: if the thread that answers REST could not start, or ended on a fault of its own.
     """
 
     def load(folder: Path) -> LoadedModel:
@@ -156,17 +157,31 @@ def running(
                 timeout_graceful_shutdown=GRACE,
             )
         )  # fmt: skip
+        address = f"http://{host}:{sock.getsockname()[1]}"
         rpc.start()
         serving = threads.submit(rest.run, [sock])
+        # Nobody would answer those who still connect: they shall be refused, not left to wait.
+        serving.add_done_callback(lambda _: sock.close())
         threads.submit(follow)
         try:
-            while not rest.started and not serving.done():
+            while not rest.started:
+                if serving.done():
+                    raise _ended(serving)
                 time.sleep(0.01)
-            yield DevelopmentServer(repository, f"http://{host}:{sock.getsockname()[1]}", f"{host}:{grpc_port}")
+            yield DevelopmentServer(repository, address, f"{host}:{grpc_port}")
         finally:
             stop.set()
             rest.should_exit = True
             rpc.stop(GRACE).wait()
+    if serving.exception() is not None:
+        raise _ended(serving)
+
+
+def _ended(serving: Future[None]) -> OSError:
+    cause = serving.exception()
+    error = OSError(f"the thread that answers REST ended: {cause or 'it was told to'} ({type(cause).__name__})")
+    error.__cause__ = cause
+    return error
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,17 @@ def test_the_savedmodel_is_the_reference_where_no_other_is_given(toy_export, toy
     reference, found = parity(toy_export.folder, examples[:3], name="toy")
     assert reference == REFERENCE
     assert all(each.way != REFERENCE and each.largest <= 1e-5 for each in found)
+
+
+@pytest.mark.slow
+def test_an_export_whose_name_is_no_number_is_compared_too(toy_export, examples, tmp_path):
+    from mixrank.serving.parity import parity
+
+    export = tmp_path / "Format-Serving [1] 100%"
+    shutil.copytree(toy_export.folder, export)
+    _, found = parity(export, examples[:3], name="toy")
+    assert {"REST, score_rows", "gRPC, score_rows"} < {each.way for each in found}
+    assert all(each.largest <= 1e-5 for each in found)
 
 
 def test_a_difference_names_the_row_it_is_largest_in():

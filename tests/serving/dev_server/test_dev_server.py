@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
+import uvicorn
 
 from mixrank.serving.client import Client
 from mixrank.serving.dev_server import running
@@ -165,6 +166,30 @@ def test_a_port_in_use_is_an_error(save_tiny, tmp_path, port):
         number = taken.getsockname()[1]
         with pytest.raises(ValueError, match=f"cannot listen at 127.0.0.1:{number}"), serve(tmp_path, **{port: number}):
             pass
+
+
+def test_a_rest_side_that_cannot_start_is_an_error(save_tiny, tmp_path, monkeypatch):
+    def fail(self, sockets):
+        raise OSError("too many open files")
+
+    save_tiny(tmp_path, 1)
+    monkeypatch.setattr(uvicorn.Server, "run", fail)
+    with pytest.raises(OSError, match="answers REST ended: too many open files"), serve(tmp_path):
+        pytest.fail("it is not running")
+
+
+def test_a_rest_side_that_ends_refuses_its_callers_and_is_told_of_at_the_end(save_tiny, tmp_path, monkeypatch):
+    async def end(self):
+        raise RuntimeError("out of memory")
+
+    save_tiny(tmp_path, 1)
+    monkeypatch.setattr(uvicorn.Server, "main_loop", end)
+    with pytest.raises(OSError, match="answers REST ended: out of memory"), serve(tmp_path) as server:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", int(server.rest_url.rpartition(":")[2])), timeout=60).close()
+            except ConnectionRefusedError:
+                break
 
 
 def test_one_version_of_a_folder_can_be_served(save_tiny, tmp_path):
