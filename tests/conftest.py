@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -82,20 +83,27 @@ def two_cpu_devices(request: pytest.FixtureRequest) -> None:
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
     """A function `(name, make)`: the folder of that name, filled by `make(folder)` in the process that needs it first.
 
-    The other processes of xdist wait until it is complete, and must not change it.
+    The other processes of xdist wait until it is complete, and must not change it. What could not be made fails at once
+    for each later user, with the same traceback.
     """
     base = tmp_path_factory.getbasetemp()
     common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def made(name: str, make: Callable[[Path], object]) -> Path:
-        folder, complete = common / name, common / f"{name}.complete"
+        folder, complete, failed = (common / f"{name}{ending}" for ending in ("", ".complete", ".failed"))
         with (common / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            if failed.exists():
+                pytest.fail(f"`{name}` could not be made before:\n{failed.read_text()}", pytrace=False)
             if not complete.exists():
-                # What a failed attempt left.
+                # What a process that was killed left.
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
-                make(folder)
+                try:
+                    make(folder)
+                except (Exception, pytest.fail.Exception):
+                    failed.write_text(traceback.format_exc())
+                    raise
                 complete.touch()
         return folder
 
