@@ -21,8 +21,10 @@ Dtype = Literal["int", "str"]
 MOST_CATEGORIES = 50
 # A text that is longer is prose, and a column of the log with a larger share of different values is a name or a number.
 PROSE, ALL_DIFFERENT = 40, 0.5
-# A value that is set is followed by the label this often only if it is written after it.
+# A value that is set is followed by the label this often only if it is written after it. Where it is rare and makes the
+# odds of the label so many times larger, it may be.
 FOLLOWS, LEAST_SET = 0.95, 20
+RARE, SUSPECT_ODDS = 0.1, 8.0
 POSITIONS = frozenset(["position", "pos", "rank", "slot", "index"])
 
 
@@ -74,15 +76,15 @@ def describe_log_column(
     if why := _useless(column):
         return LeftOut(name, why)
     group = group_of(column, keys)
+    told: float | None = None
     if group == "context":
         if is_after(name):
             return LeftOut(name, "by its name it is known only after the impression")
         if auc := gives_away(column, label):
             return LeftOut(name, f"it alone tells the label (AUC {auc:.2f}): it must be written after it")
-        if share := _only_with(column, label):
-            return LeftOut(
-                name, f"where it is set, {share:.0%} of the rows have the label: it must be written after it"
-            )
+        told = _share_where_set(column, label)
+        if told is not None and told >= FOLLOWS:
+            return LeftOut(name, f"where it is set, {told:.0%} of the rows have the label: it must be written after it")
         if set(words.words(name)) & words.POLICY:
             return LeftOut(name, "of the policy that chose the item, not of the impression")
         if column.look == "int" and column.distinct > max(100, 0.95 * column.rows):
@@ -90,7 +92,12 @@ def describe_log_column(
         if bound := bound_to_day(column, day):
             return LeftOut(name, bound)
     found = describe_column(column, group, today, ALL_DIFFERENT)
-    if isinstance(found, Described) and group == "context" and set(words.words(name)) & POSITIONS:
+    if not isinstance(found, Described) or group != "context":
+        return found
+    if told is not None and _is_suspect(column, label, told):
+        rates = f"{told:.0%} of the rows where it is set have the label, and {label.mean():.0%} of all"
+        return replace(found, doubt=f"is it known before the ranking? {rates}")
+    if set(words.words(name)) & POSITIONS:
         return replace(found, doubt="a served request must carry it: is it known before the ranking?")
     return found
 
@@ -104,16 +111,25 @@ def group_of(column: Column, keys: dict[str, Column]) -> Group:
     return "context"
 
 
-def _only_with(column: Column, label: np.ndarray) -> float | None:
-    """Share of the label in the rows where a number is above its least value, if that is nearly always and rare."""
+def _is_set(column: Column) -> np.ndarray:
+    """Whether a number is above its least value, per row."""
+    assert column.numbers is not None
+    least = float(column.numbers.min())
+    return column.per_row(least) > least
+
+
+def _share_where_set(column: Column, label: np.ndarray) -> float | None:
+    """Share of the label in the rows where a number is set, or None if it is hardly ever or usually."""
     if column.numbers is None or column.lengths is not None:
         return None
-    least = float(column.numbers.min())
-    is_set = column.per_row(least) > least
+    is_set = _is_set(column)
     if is_set.sum() < LEAST_SET or is_set.mean() > 0.5 or label.mean() > 0.8:
         return None
-    found = float(label[is_set].mean())
-    return found if found >= FOLLOWS else None
+    return float(label[is_set].mean())
+
+
+def _is_suspect(column: Column, label: np.ndarray, told: float) -> bool:
+    return _is_set(column).mean() <= RARE and told / (1 - told) >= SUSPECT_ODDS * label.mean() / (1 - label.mean())
 
 
 def bound_to_day(column: Column, day: np.ndarray) -> str:

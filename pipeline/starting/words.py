@@ -27,7 +27,7 @@ POSITIVE = _listed(
     "ordered reordered booked booking book cart addtocart atc like liked favorite favourite fav saved save follow",
     "followed subscribe subscribed share shared forward comment commented reply install installed download downloaded",
     "view viewed watched watch played play long finish finished complete completed effective engaged engagement",
-    "response accept accepted apply applied visit visited rated y",
+    "response accept accepted apply applied visit visited rated enter entered y",
 )
 NEGATIVE = frozenset(_listed("hate dislike disliked skip skipped report reported hide hidden unlike unfollow reject"))
 # Numbers that are known only after the impression.

@@ -130,6 +130,12 @@ def test_a_position_is_kept_with_a_question():
     assert "served request" in found.doubt
 
 
+def test_a_rare_value_that_nearly_tells_the_label_is_kept_with_a_question():
+    rare = np.where(DRAW.random(ROWS) < 0.9, LABEL, 1 - LABEL) * (DRAW.random(ROWS) < 0.1)
+    assert "known before the ranking? 9" in of_log(rare).doubt
+    assert not of_log((DRAW.random(ROWS) < 0.1).astype(int)).doubt
+
+
 def test_a_history_repeats_what_items_share():
     described = [
         Described(Categorical(name, group=group), "", distinct)
