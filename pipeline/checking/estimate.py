@@ -1,4 +1,4 @@
-"""What a run will take, from two measured ones."""
+"""What a run will take, from measured ones."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import columns
 from mixrank.schemas.naming import Declaration
 
-# Two CPU cores, HeMix `tiny`, one pass (docs/results/time-and-memory.md): a whole run of MovieLens takes 97 s and 2.0
-# GiB, of KuaiRand 224 s and 3.9 GiB. Loading the packages takes the first part of both, the rest grows with the cells:
-# rows times columns.
-BASE_SECONDS, BASE_GIB = 30, 1.5
-SECONDS_PER_CELL = (1.8e-5, 3.2e-5)
+# Two CPU cores, HeMix `tiny` (docs/results/time-and-memory.md): a whole run of MovieLens takes 97 s on a fast machine,
+# 214 s on a slow one, and 2.0 GiB; of KuaiRand 224 s, 804 s and 3.9 GiB. Loading the packages and tracing graphs takes
+# the first part, and the rest grows with the cells: rows times columns. The fast machine comes first.
+BASE_SECONDS, BASE_GIB = (30, 110), 1.5
+SECONDS_PER_CELL = (1.8e-5, 7e-5)
 BYTES_PER_CELL = 250
 
 
@@ -20,7 +20,7 @@ class Estimate(Declaration):
     Args:
         rows: of the log.
         cells: rows times columns of an example.
-        seconds: from, to.
+        seconds: on a fast machine, on a slow one.
         gib: memory of the largest process.
     """
 
@@ -38,5 +38,5 @@ def estimate(spec: FeatureSpec, rows: int) -> Estimate:
         rows: of the log.
     """
     cells = rows * len(list(columns(spec)))
-    low, high = (BASE_SECONDS + each * cells for each in SECONDS_PER_CELL)
+    low, high = (base + each * cells for base, each in zip(BASE_SECONDS, SECONDS_PER_CELL, strict=True))
     return Estimate(rows=rows, cells=cells, seconds=(low, high), gib=BASE_GIB + BYTES_PER_CELL * cells / 2**30)

@@ -57,8 +57,8 @@ def outlook(check: LogCheck) -> str:
     """What a run will take, in one sentence."""
     low, high = map(duration, check.estimate.seconds)
     return (
-        f"a run over all {check.estimate.rows:,} rows: about {low if low == high else f'{low} to {high}'} and "
-        f"{check.estimate.gib:.1f} GiB on two CPU cores with a `tiny` model (an estimate from two measured runs)"
+        f"a run over all {check.estimate.rows:,} rows: about {low} (fast machine) to {high} (slow one) and "
+        f"{check.estimate.gib:.1f} GiB on two CPU cores with a `tiny` model, by measured runs"
     )
 
 
