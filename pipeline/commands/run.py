@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from mixrank.pipeline.commands.report import show_report
 from mixrank.pipeline.commands.terminal import (
@@ -71,16 +72,26 @@ def run(config: Config, overrides: Overrides = None, wait: Wait = False) -> None
         errors.print("\nthe model was not pushed:", style="bold red")
         for reason in judgement.reasons:
             errors.print(f"  {reason}", soft_wrap=True)
-        errors.print(f"next: look at the report, then  mixrank run {again} --set train.epochs=...", soft_wrap=True)
+        _print_next(
+            errors,
+            (f"train {again} --set model.name=...", "another model on the same rows; `mixrank models` lists them"),
+            (f"train {again} --set train.epochs=...", "other settings on the same rows"),
+            (f"tune {again} {settings.model.name}", "a search for settings"),
+        )
         raise typer.Exit(1)
     console.print(f"pushed: {record.pushed}", soft_wrap=True)
-    console.print("\nnext:")
-    for command, why in (
+    _print_next(
+        console,
         (f"report {shlex.quote(str(settings.run_dir))}", "this table and the HTML report again"),
         (f"train {again} --set train.epochs=5", "a fast loop on the transformed rows"),
         (f"models {settings.model.name}", "parameters and presets"),
-    ):
-        console.print(f"  mixrank {command}   # {why}", soft_wrap=True)
+    )
+
+
+def _print_next(to: Console, *commands: tuple[str, str]) -> None:
+    to.print("\nnext:")
+    for command, why in commands:
+        to.print(f"  mixrank {command}   # {why}", soft_wrap=True)
 
 
 @guarded

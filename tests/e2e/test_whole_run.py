@@ -175,6 +175,7 @@ def test_a_model_below_its_bound_is_not_pushed_and_the_run_says_why(finished, re
     assert re.fullmatch(r"task click: AUC is 0\.\d{4}, below the lower bound 0\.999", reason)
     assert "the model was not pushed:" in refused.result.output
     assert reason in refused.result.output
+    assert "# a search for settings" in refused.result.output
     assert refused.judgement.pushed is None
     assert "Traceback" not in refused.result.output
 
