@@ -37,6 +37,8 @@ REASONS = "reasons.json"
 # The Pusher's name for a blessing that holds the model to push.
 HAS_MODEL = "has_model"
 GOLDEN_ROWS = 20
+# Of a row among those that were sent: no column of a log has such a name.
+POSITION = "#"
 
 
 class Executor(base_executor.BaseExecutor):
@@ -205,20 +207,20 @@ def compare(
         return ["there are no evaluation rows to check"]
     keys = [spec.user.name, spec.item.name, spec.time.name]
     rows = pd.DataFrame([{key: row[key] for key in keys} for row in (decode(spec, e) for e in examples)])
-    rows["position"] = np.arange(len(rows))
+    rows[POSITION] = np.arange(len(rows))
     # Rows that share a key cannot be told apart.
-    known = predictions.drop_duplicates(keys, keep=False)
+    known = predictions[[*keys, *map("score_{}".format, spec.tasks)]].drop_duplicates(keys, keep=False)
     joined = rows.drop_duplicates(keys, keep=False).merge(known, on=keys, how="inner")
     if len(joined) < 0.5 * len(rows) or joined.empty:
         return [f"only {len(joined)} of {len(rows)} evaluation rows are among the Trainer's predictions"]
     reasons = []
     for name, answer in scores.items():
         task = name.rsplit("/", 1)[1]
-        checked = joined[joined["position"] < len(answer)]
+        checked = joined[joined[POSITION] < len(answer)]
         if checked.empty:
             reasons.append(f"{name} answers for {len(answer)} rows, none of them among the Trainer's predictions")
             continue
-        got = answer.reshape(-1)[checked["position"].to_numpy()]
+        got = answer.reshape(-1)[checked[POSITION].to_numpy()]
         if not np.isfinite(got).all():
             reasons.append(f"{name} answers NaN or infinity for {int((~np.isfinite(got)).sum())} rows")
             continue

@@ -6,6 +6,9 @@ import pandas as pd
 
 from mixrank.schemas import FeatureSpec
 
+# Of a row among those that share its keys: no column of a log has such a name.
+TURN = "#"
+
 
 def scores_beside(predictions: pd.DataFrame, found: pd.DataFrame, spec: FeatureSpec, name: str) -> pd.DataFrame:
     """`score_<task>` of another model, in the order of the Trainer's predictions.
@@ -23,9 +26,8 @@ def scores_beside(predictions: pd.DataFrame, found: pd.DataFrame, spec: FeatureS
     own = predictions[keys]
     if not found[keys].reset_index(drop=True).equals(own.reset_index(drop=True)):
         # A key can occur more than once; its n-th row then belongs to the n-th row of the other scores.
-        found = found.assign(turn=found.groupby(keys).cumcount())
-        own = own.assign(turn=own.groupby(keys).cumcount())
-        found = own.merge(found, on=[*keys, "turn"], how="left")
+        own, found = (frame.assign(**{TURN: frame.groupby(keys).cumcount()}) for frame in (own, found))
+        found = own.merge(found, on=[*keys, TURN], how="left")
     scores = found[[f"score_{task}" for task in spec.tasks if f"score_{task}" in found]].reset_index(drop=True)
     if scores.isna().to_numpy().any():
         count = int(scores.isna().any(axis=1).sum())

@@ -74,6 +74,12 @@ def test_candidates_of_the_first_rows_are_compared(toy_spec, predictions, exampl
     ]
 
 
+def test_a_column_of_the_log_may_have_any_name(toy_spec, predictions, examples, scores):
+    # The scenario's, say.
+    named = predictions.assign(position="home", row="home", turn="home", index="home")
+    assert compare(toy_spec, named, examples, scores, tolerance=1e-6) == []
+
+
 def test_scores_of_swapped_rows_are_noticed(toy_spec, predictions, examples, scores):
     scores["tf2/serving_default/click"] = scores["tf2/serving_default/click"][::-1]
     (reason,) = compare(toy_spec, predictions, examples, scores, tolerance=1e-3)
