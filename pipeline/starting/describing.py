@@ -19,6 +19,8 @@ Group = Literal["user", "item", "context"]
 Dtype = Literal["int", "str"]
 # Whole numbers with at most so many values are categories.
 MOST_CATEGORIES = 50
+# So many values of a row are all kept; of longer lists, what most rows have.
+MOST_KEPT = 8
 # A text that is longer is prose, and a column of the log with a larger share of different values is a name or a number.
 PROSE, ALL_DIFFERENT = 40, 0.5
 # A value that is set is followed by the label this often only if it is written after it. Where it is rare and makes the
@@ -241,7 +243,7 @@ def _of_list(column: Column, name: str, group: Group) -> Described | LeftOut:
 
 
 def _length(most: int, usual: int) -> dict[str, Any]:
-    return {"max_length": max(1, most if most <= 4 else min(16, usual))}
+    return {"max_length": max(1, most if most <= MOST_KEPT else min(16, usual))}
 
 
 def _category(column: Column, name: str, group: Group, dtype: Dtype) -> Described:

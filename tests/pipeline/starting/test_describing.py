@@ -64,6 +64,11 @@ def test_lists_and_texts_of_several_values_are_multi_categorical():
     assert texts == MultiCategorical("x", group="item", dtype="int", separator="|", max_length=2, dim=4)
 
 
+def test_a_few_values_are_all_kept_and_long_lists_are_cut_where_most_rows_end():
+    assert feature([["a"]] * 99 + [list("abcdef")]).max_length == 6
+    assert feature([["a"]] * 99 + [[str(i) for i in range(40)]]).max_length == 1
+
+
 @pytest.mark.parametrize(
     ("values", "why"),
     [
