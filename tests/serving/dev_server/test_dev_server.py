@@ -188,6 +188,9 @@ def test_a_rest_side_that_ends_refuses_its_callers_and_is_told_of_at_the_end(sav
         while True:
             try:
                 socket.create_connection(("127.0.0.1", int(server.rest_url.rpartition(":")[2])), timeout=60).close()
+            except ConnectionResetError:
+                # It was in the queue when the socket was closed.
+                continue
             except ConnectionRefusedError:
                 break
 
