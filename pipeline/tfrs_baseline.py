@@ -39,6 +39,7 @@ from mixrank.components.training import (
     REPORT_EVERY_S,
     TRAINING_LOG,
     Optimizer,
+    TableOptimizer,
     TrainSettings,
     predict,
     round_line,
@@ -179,15 +180,12 @@ def build(
             loss_metrics=[tf_keras.metrics.Mean(name="mean_loss")],
         ),
     )
-    optimizer = _optimizer(settings.optimizer, steps)
-    if settings.embedding_optimizer is not None:
-        embedding = _optimizer(settings.embedding_optimizer, steps)
-        optimizer = tfrs.experimental.optimizers.CompositeOptimizer(
-            [
-                (embedding, lambda: model.embedding_trainable_variables),
-                (optimizer, lambda: model.dense_trainable_variables),
-            ]
-        )
+    optimizer = tfrs.experimental.optimizers.CompositeOptimizer(
+        [
+            (_table_optimizer(settings.embedding_optimizer, steps), lambda: model.embedding_trainable_variables),
+            (_optimizer(settings.optimizer, steps), lambda: model.dense_trainable_variables),
+        ]
+    )
     # XLA gains nothing here: the dot products gather by a mask.
     model.compile(optimizer=optimizer, jit_compile=settings.jit_compile == "on")
     return model
@@ -310,11 +308,26 @@ class Progress(tf_keras.callbacks.Callback):
             _say(f"{self.task}: step {batch + 1}/{self.steps}  loss {loss:.4f}  {rate:,.0f} samples/s")
 
 
-def _optimizer(settings: Optimizer, steps: int) -> tf_keras.optimizers.Optimizer:
+def _rate(settings: Optimizer | TableOptimizer, steps: int) -> Any:
     decay = settings.decay(steps)
-    rate = settings.learning_rate if decay is None else tf_keras.optimizers.schedules.CosineDecay(**decay)
+    return settings.learning_rate if decay is None else tf_keras.optimizers.schedules.CosineDecay(**decay)
+
+
+def _table_optimizer(settings: TableOptimizer, steps: int) -> tf_keras.optimizers.Optimizer:
+    """The nearest optimizer of legacy Keras: it has neither a row-wise Adagrad nor a lazy Adam."""
+    options = dict(settings.options)
     try:
-        config = {"learning_rate": rate, **settings.options}
+        if settings.name == "lazy_adam":
+            return tf_keras.optimizers.Adam(_rate(settings, steps), **options)
+        start = options.pop("start", 1e-8)
+        return tf_keras.optimizers.Adagrad(_rate(settings, steps), start, epsilon=0.0, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"legacy Keras refuses optimizer `{settings.name}` {settings.options}: {error}") from error
+
+
+def _optimizer(settings: Optimizer, steps: int) -> tf_keras.optimizers.Optimizer:
+    try:
+        config = {"learning_rate": _rate(settings, steps), **settings.options}
         return tf_keras.optimizers.get({"class_name": settings.name, "config": config})
     except (TypeError, ValueError) as error:
         raise ValueError(f"legacy Keras refuses optimizer `{settings.name}` {settings.options}: {error}") from error

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {"keras", "numpy", "pydantic", "lazy_loader", "mixrank", *sys.stdlib_module_names}
 # They read and write files of TensorFlow and Arrow; nothing that scores a row imports them.
 WRITERS = {"schemas/tfmd.py", "schemas/encode.py", "schemas/arrow.py", "schemas/stores.py", "schemas/simulation/log.py"}
+# Imports TensorFlow where it is Keras' backend.
+WRITERS |= {"layers/tokens/rows.py"}
 
 
 def _python(code: str, *arguments: str) -> str:

@@ -15,6 +15,7 @@ from .resumable_training import round_line as round_line
 from .settings import PUSHED as PUSHED
 from .settings import ModelSettings as ModelSettings
 from .settings import Optimizer as Optimizer
+from .settings import TableOptimizer as TableOptimizer
 from .settings import TrainSettings as TrainSettings
 from .settings import parse_count as parse_count
 from .strategy import build_strategy as build_strategy

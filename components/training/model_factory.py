@@ -11,15 +11,15 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from mixrank.components.training.batches import TransformedRows, evaluation_batches
-from mixrank.components.training.micro_batches import MicroBatched
-from mixrank.components.training.optimizers import build_optimizer
+from mixrank.components.training.optimizers import build_optimizer, build_table_optimizer
 from mixrank.components.training.predictions import EVALUATION_BATCH
 from mixrank.components.training.settings import ModelSettings, TrainSettings
 from mixrank.components.training.strategy import use_jit
+from mixrank.components.training.training_step import TrainingStep
 from mixrank.layers import losses
 from mixrank.layers.backbone import backbone_of
 from mixrank.layers.base import counts
-from mixrank.layers.ranking import build_ranker, match, model_inputs, widths
+from mixrank.layers.ranking import build_ranker, dense_ranker, match, model_inputs, widths
 from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.layers.tokens import Storage
 from mixrank.schemas import FeatureSpec, Hash, Label, Vocab
@@ -99,7 +99,7 @@ def compile_for_training(
     *,
     steps: int,
     several_workers: bool = False,
-) -> MicroBatched:
+) -> TrainingStep:
     """The ranker, compiled for training: weighted sum of the tasks' losses, optimizers as settings say.
 
     Args:
@@ -109,16 +109,17 @@ def compile_for_training(
         steps: total number of optimizer steps, for the learning rate's schedule.
         several_workers: whether other processes train too.
     """
-    optimizer = build_optimizer(settings.optimizer, settings.embedding_optimizer, steps=steps)
-    optimizer.build(model.trainable_variables)
-    trained = MicroBatched(model, settings.accumulate_steps, several_workers)
-    trained.compile(
-        optimizer=optimizer,
+    return TrainingStep(
+        model,
+        dense_ranker(spec, model),
+        build_optimizer(settings.optimizer, steps=steps),
+        build_table_optimizer(settings.embedding_optimizer, steps=steps),
         loss={label.name: task_loss(label, settings) for label in spec.labels},
         loss_weights={label.name: label.weight for label in spec.labels},
-        jit_compile=use_jit(settings.jit_compile, strategy),
+        parts=settings.accumulate_steps,
+        jit=use_jit(settings.jit_compile, strategy),
+        several_workers=several_workers,
     )
-    return trained
 
 
 def task_loss(label: Label, settings: TrainSettings) -> keras.losses.Loss:

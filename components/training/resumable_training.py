@@ -14,8 +14,12 @@ from typing import Any
 import keras
 
 from mixrank.components.training.settings import EarlyStopping
+from mixrank.components.training.states import read_variables, write_variables
+from mixrank.components.training.training_step import TrainingStep
 from mixrank.schemas.files import abandoned, remove, write_folder_atomically, write_text_atomically
 
+# Folder of a state that holds the variables.
+VARIABLES = "variables"
 REPORT_EVERY_S = 5.0
 # Points of a round's training curve.
 POINTS = 20
@@ -106,8 +110,8 @@ class Rounds(keras.callbacks.Callback):
 
     # -- resume ----------------------------------------------------------------------------------------------------
 
-    def restore(self, model: keras.Model) -> int:
-        """Loads the newest state into a compiled model with a built optimizer.
+    def restore(self, model: TrainingStep) -> int:
+        """Loads the newest state.
 
         Returns:
             Number of rounds already done, 0 if there is no state.
@@ -124,7 +128,7 @@ class Rounds(keras.callbacks.Callback):
                 f"{states[-1]} was trained with {state['batch_size']} rows per step, and now there would be "
                 f"{self.batch_size}: use as many replicas as before, or remove {self.directory} to start again"
             )
-        model.load_weights(states[-1] / "model.weights.h5")
+        read_variables(states[-1] / VARIABLES, model.state)
         self.history = state["history"]
         self.best = state["best"]
         self.best_round = state["best_round"]
@@ -135,11 +139,11 @@ class Rounds(keras.callbacks.Callback):
         print(f"  resuming after round {state['round']} of {self.total_rounds}", file=sys.stderr, flush=True)
         return int(state["round"])
 
-    def restore_best(self, model: keras.Model) -> None:
+    def restore_best(self, model: TrainingStep) -> None:
         """Restores the best weights, if early stopping kept some."""
-        best = self.directory / f"best-{self.best_round}.weights.h5"
+        best = self.directory / f"best-{self.best_round:06d}"
         if self.early_stopping is not None and best.exists():
-            model.load_weights(best)
+            read_variables(best, model.model.variables)
 
     # -- Keras hooks -----------------------------------------------------------------------------------------------
 
@@ -230,8 +234,11 @@ class Rounds(keras.callbacks.Callback):
         gain = math.inf if self.best is None else (value - self.best) * (1 if rule.higher_is_better else -1)
         if gain > rule.min_delta:
             self.best, self.best_round = value, entry["round"]
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self.model.save_weights(self.directory / f"best-{self.best_round}.weights.h5")
+            best = self.directory / f"best-{self.best_round:06d}"
+            # A training that was killed before it wrote its state may have left one.
+            if best.exists():
+                remove(best)
+            write_folder_atomically(best, lambda folder: write_variables(folder, self.model.model.variables))
         elif entry["round"] - self.best_round >= rule.patience:
             self.stopped = True
             print(f"  stopping early: {rule.metric} was best in round {self.best_round}", file=sys.stderr, flush=True)
@@ -247,7 +254,7 @@ class Rounds(keras.callbacks.Callback):
         }
 
         def write(folder: Path) -> None:
-            self.model.save_weights(folder / "model.weights.h5")
+            write_variables(folder / VARIABLES, self.model.state)
             (folder / "state.json").write_text(json.dumps(state))
 
         for folder in abandoned(self.directory):
@@ -255,9 +262,9 @@ class Rounds(keras.callbacks.Callback):
         write_folder_atomically(self.directory / f"round-{done:06d}", write)
         for old in sorted(self.directory.glob("round-*[0-9]"))[:-1]:
             shutil.rmtree(old)
-        for old in self.directory.glob("best-*.weights.h5"):
-            if old.name != f"best-{self.best_round}.weights.h5":
-                old.unlink()
+        for old in self.directory.glob("best-*[0-9]"):
+            if old.name != f"best-{self.best_round:06d}":
+                shutil.rmtree(old)
 
     def _write_log(self) -> None:
         lines = "".join(json.dumps(entry) + "\n" for entry in self.history)

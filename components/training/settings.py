@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -14,6 +14,13 @@ from mixrank.schemas.naming import Declaration, nearest
 from mixrank.schemas.safe_text import shown
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "rmsprop", "sgd", "lamb", "lion")
+TABLE_OPTIMIZERS = ("lazy_adam", "rowwise_adagrad", "adagrad")
+# Options of Keras' optimizers that a training cannot honour.
+_REFUSED = {
+    "gradient_accumulation_steps": "it does not work on replicas; set `train.accumulate_steps`",
+    "loss_scale_factor": "a training in float32 or bfloat16 scales no loss",
+    "use_ema": "rounds, early stopping and the export use the weights themselves, not their averages",
+}
 # `warm_start` value: the newest version in the push folder at that time.
 PUSHED = "pushed"
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
@@ -61,38 +68,14 @@ class ModelSettings(Declaration):
     embedding_width: float = Field(default=1.0, gt=0)
 
 
-class Optimizer(Declaration):
-    """A Keras optimizer by name.
+class _Rate(Declaration):
+    """A learning rate over a training."""
 
-    Args:
-        name: adam, adamw, adagrad, rmsprop, sgd, lamb or lion.
-        learning_rate: float > 0. The peak rate.
-        schedule: "constant", or "cosine": from the rate down to zero over the whole training.
-        warmup: float in [0, 1). Share of the steps in which the rate first rises from zero.
-        options: further constructor arguments of the Keras class.
-    """
-
-    name: str = "adam"
-    learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rate: float = Field(gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: float = Field(default=0.0, ge=0, lt=1)
-    options: dict[str, Any] = {}
 
-    @field_validator("name")
-    @classmethod
-    def _check_name(cls, name: str) -> str:
-        if name not in OPTIMIZERS:
-            raise ValueError(f"there is no optimizer `{name}`{nearest(name, OPTIMIZERS)}")
-        return name
-
-    @field_validator("options")
-    @classmethod
-    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        if "gradient_accumulation_steps" in options:
-            raise ValueError("`gradient_accumulation_steps` does not work on replicas: set `train.accumulate_steps`")
-        return options
-
-    def scaled(self, factor: float) -> Optimizer:
+    def scaled(self, factor: float) -> Self:
         """The same optimizer with `factor` times the rate."""
         return self.model_copy(update={"learning_rate": self.learning_rate * factor})
 
@@ -108,6 +91,62 @@ class Optimizer(Declaration):
             "warmup_target": self.learning_rate if rising else None,
             "warmup_steps": rising,
         }
+
+
+class Optimizer(_Rate):
+    """A Keras optimizer by name, for the dense weights.
+
+    Args:
+        name: adam, adamw, adagrad, rmsprop, sgd, lamb or lion.
+        learning_rate: float > 0. The peak rate.
+        schedule: "constant", or "cosine": from the rate down to zero over the whole training.
+        warmup: float in [0, 1). Share of the steps in which the rate first rises from zero.
+        options: further constructor arguments of the Keras class.
+    """
+
+    name: str = "adam"
+    learning_rate: float = Field(default=1e-4, gt=0)
+    options: dict[str, Any] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        return _known(name, OPTIMIZERS, "optimizer")
+
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for name in options:
+            if name in _REFUSED:
+                raise ValueError(f"option `{name}` of an optimizer is refused: {_REFUSED[name]}")
+        return options
+
+
+class TableOptimizer(_Rate):
+    """An optimizer of `mixrank.components.training.row_optimizer`, for the embedding tables.
+
+    Args:
+        name: lazy_adam, rowwise_adagrad or adagrad.
+        learning_rate: float > 0. The peak rate.
+        schedule, warmup: as in `Optimizer`.
+        options: `clipvalue` and `global_clipnorm` of all three, `start` of the Adagrads, `beta_1`, `beta_2` and
+            `epsilon` of lazy Adam.
+    """
+
+    name: str = "lazy_adam"
+    learning_rate: float = Field(default=0.005, gt=0)
+    options: dict[str, Any] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        return _known(name, TABLE_OPTIMIZERS, "optimizer of embedding tables")
+
+
+def _known(name: str, names: Collection[str], what: str) -> str:
+    if name not in names:
+        raise ValueError(f"there is no {what} `{name}`{nearest(name, names)}")
+    return name
 
 
 class EarlyStopping(Declaration):
@@ -159,8 +198,8 @@ class TrainSettings(Declaration):
         steps_per_round: int >= 1 or None for one pass. The number of rounds is the nearest to `epochs` passes.
         loss: task -> loss that it is trained by in place of its kind's: "focal", the name of an entry point
             `mixrank.losses`, a dotted path, or the path of a .py file that defines `LOSS`.
-        optimizer: for all weights, or for the dense ones if `embedding_optimizer` is given.
-        embedding_optimizer: for the embedding tables, or None.
+        optimizer: for the dense weights.
+        embedding_optimizer: for the embedding tables.
         early_stopping: when to stop, or None to run all epochs and keep the last weights.
         precision: "float32" or "mixed_bfloat16".
         jit_compile: "auto" (XLA on one replica, not on several: it cannot compile across CPU devices), "on" or "off".
@@ -183,7 +222,7 @@ class TrainSettings(Declaration):
     steps_per_round: int | None = Field(default=None, ge=1)
     loss: dict[str, str] = {}
     optimizer: Optimizer = Optimizer()
-    embedding_optimizer: Optimizer | None = None
+    embedding_optimizer: TableOptimizer = TableOptimizer()
     early_stopping: EarlyStopping | None = None
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     jit_compile: Literal["auto", "on", "off"] = "auto"
@@ -268,6 +307,6 @@ class TrainSettings(Declaration):
                 "learning_rate_scaling": "none",
                 "base_batch_size": None,
                 "optimizer": self.optimizer.scaled(factor),
-                "embedding_optimizer": self.embedding_optimizer and self.embedding_optimizer.scaled(factor),
+                "embedding_optimizer": self.embedding_optimizer.scaled(factor),
             }
         )

@@ -17,7 +17,6 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from mixrank.components.training.batches import TransformedRows, training_stream
-from mixrank.components.training.micro_batches import MicroBatched
 from mixrank.components.training.model_factory import (
     build_model,
     compile_for_training,
@@ -30,6 +29,7 @@ from mixrank.components.training.predictions import UnknownIds, inference, predi
 from mixrank.components.training.resumable_training import Rounds, validations_within
 from mixrank.components.training.settings import PUSHED, ModelSettings, TrainSettings
 from mixrank.components.training.strategy import build_strategy
+from mixrank.components.training.training_step import TrainingStep
 from mixrank.components.training.warm_start import warm_start
 from mixrank.components.training.workers import WorkerLostError, Workers
 from mixrank.layers import registry
@@ -197,7 +197,7 @@ class Job:
     strategy: tf.distribute.Strategy
 
 
-def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, MicroBatched]:
+def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, TrainingStep]:
     """The model, and around it what `fit` trains; both inside the strategy."""
     with job.workers.watched(job.checkpoints), job.strategy.scope():
         model = build_model(job.spec, resolved, job.settings, job.transform_output)
@@ -238,7 +238,7 @@ def _rounds(job: Job, model: keras.Model) -> Rounds:
     )
 
 
-def _fit(job: Job, compiled: MicroBatched, rounds: Rounds) -> None:
+def _fit(job: Job, compiled: TrainingStep, rounds: Rounds) -> None:
     """Trains the remaining rounds from the newest state; at the end the model holds the best weights.
 
     A worker that is not the chief waits here until the chief has finished everything.

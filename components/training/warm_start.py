@@ -12,6 +12,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from mixrank.components.training.exports import find_export
+from mixrank.layers.ranking import tables_of
 from mixrank.schemas import Categorical, FeatureSpec, MultiCategorical, Vocab
 from mixrank.serving.base import METADATA
 
@@ -34,29 +35,45 @@ def warm_start(
         Feature -> number of rows copied.
     """
     export = find_export(reference)
-    tables = json.loads((export / METADATA).read_text())["embeddings"]
-    checkpoint = tf.train.load_checkpoint(str(export / "variables" / "variables"))
+    described = json.loads((export / METADATA).read_text())["embeddings"]
+    saved = _Saved(export / "variables" / "variables")
+    tables = tables_of(model)
     copied: dict[str, int] = {}
     for feature in spec.categorical:
-        if feature.name not in tables:
+        if feature.name not in described:
             continue
-        (variable,) = [v for v in model.variables if f"embedding_{feature.name}/" in f"{v.path}/"]
-        old = _read(checkpoint, tables[feature.name])
-        new = np.array(variable)
+        old, new = saved.table(described[feature.name]), tables[feature.name].read()
         if old.shape[1] != new.shape[1]:
             copied[feature.name] = 0
             continue
-        rows = _matching_rows(feature, export, tables[feature.name], transform_output, old, new)
+        rows = _matching_rows(feature, export, described[feature.name], transform_output, old, new)
         new[rows[1]] = old[rows[0]]
-        variable.assign(new)
+        tables[feature.name].write(new)
         copied[feature.name] = len(rows[0])
     return copied
 
 
-def _read(checkpoint: Any, table: dict[str, Any]) -> np.ndarray:
-    """A table in float32, however the export stored it."""
-    rows = checkpoint.get_tensor(table["variable"]).astype(np.float32)
-    return rows * checkpoint.get_tensor(table["scale"]) if table.get("scale") else rows
+class _Saved:
+    """The tables of an export."""
+
+    def __init__(self, variables: Path) -> None:
+        self.prefix = str(variables)
+        reader = tf.train.load_checkpoint(self.prefix)
+        self.shapes, self.types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+
+    def table(self, place: dict[str, Any]) -> np.ndarray:
+        """A table in float32, however it is stored; the tables beside it are not read."""
+        rows = self._rows(place["variable"], place)
+        return rows * self._rows(place["scale"], place) if place.get("scale") else rows
+
+    def _rows(self, variable: str, place: dict[str, Any]) -> np.ndarray:
+        shape = " ".join(map(str, self.shapes[variable]))
+        # The start and the length of each axis; "-" is all of it.
+        part = f"{shape} {place.get('first_row', 0)},{place['shape'][0]}:-"
+        (rows,) = tf.raw_ops.RestoreV2(
+            prefix=self.prefix, tensor_names=[variable], shape_and_slices=[part], dtypes=[self.types[variable]]
+        )
+        return rows.numpy().astype(np.float32)
 
 
 def _matching_rows(

@@ -7,6 +7,8 @@ from .inputs import table_sizes as table_sizes
 from .inputs import widths as widths
 from .ranker import Ranker as Ranker
 from .ranker import build_ranker as build_ranker
+from .ranker import dense_ranker as dense_ranker
 from .ranker import load as load
 from .ranker import request_ranker as request_ranker
+from .ranker import tables_of as tables_of
 from .ranker import take_weights as take_weights

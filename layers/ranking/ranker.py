@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -14,7 +14,7 @@ from mixrank.layers.backbone import backbone_of
 from mixrank.layers.base import seeded
 from mixrank.layers.losses import takes_probabilities
 from mixrank.layers.ranking.inputs import field_names, model_inputs, table_sizes
-from mixrank.layers.tokens import HistoryMask, IdEmbedding, MaskedMean, Storage
+from mixrank.layers.tokens import EmbeddingTables, HistoryMask, MaskedMean, SplitColumns, Storage, Table
 from mixrank.schemas import GROUPS, FeatureSpec, History
 
 
@@ -63,11 +63,11 @@ def build_ranker(
         params: parameters of that model; they override the preset's.
         preset: name of one of its presets; None takes the constructor's defaults.
         seed: int. The same seed gives the same initial weights and dropout.
-        table_storage: how the embedding tables are held (`IdEmbedding`); float32 to be trained.
+        table_storage: how the embedding tables are held (`EmbeddingTables`); float32 to be trained.
 
     Returns:
-        Model {column: tensor} -> {task: float32 logits (batch,)}. Inputs are those of `model_inputs`;
-        the table of feature f is the layer `embedding_f`.
+        Model {column: tensor} -> {task: float32 logits (batch,)}. Inputs are those of `model_inputs`; `tables_of` finds
+        its embedding tables.
 
     Raises:
         ValueError: unknown model, preset or parameter; sizes that do not fit the spec; a value the model refuses.
@@ -116,6 +116,39 @@ def request_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
     return Ranker(inputs, model.get_layer("heads")(representation, scenario), name="request_ranker")
 
 
+def dense_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
+    """A ranker's layers behind its embedding tables, to be compiled or differentiated without them.
+
+    All layers, and so all weights, are those of `model`.
+
+    Args:
+        spec: the declaration that `model` was built from.
+        model: a model of `build_ranker` or `load`.
+
+    Returns:
+        Model [{column: tensor}, [output of each `EmbeddingTables`, in the order of the layers]] -> {task: float32
+        logits (batch,)}.
+    """
+    inputs = model_inputs(spec)
+    backbone = backbone_of(model)
+    scenario = inputs[spec.scenario.name]
+    rows = {
+        layer.name: keras.Input(layer.output.shape[1:], dtype=layer.compute_dtype, name=f"rows_of_{layer.name}")
+        for layer in model.layers
+        if isinstance(layer, EmbeddingTables)
+    }
+    features, histories = _vectors(spec, inputs, backbone.windows, _Layers({}, model.layers), rows)
+    logits = model.get_layer("heads")(backbone(features, histories, scenario), scenario)
+    return Ranker([inputs, list(rows.values())], logits, name="dense_ranker")
+
+
+def tables_of(model: keras.Model) -> dict[str, Table]:
+    """Feature -> its embedding table, of a ranker."""
+    return {
+        name: layer.table(name) for layer in model.layers if isinstance(layer, EmbeddingTables) for name in layer.sizes
+    }
+
+
 def take_weights(model: keras.Model, trained: keras.Model) -> None:
     """Gives a ranker the weights of another that differs at most in `table_storage`.
 
@@ -124,8 +157,8 @@ def take_weights(model: keras.Model, trained: keras.Model) -> None:
         trained: its tables are float32.
     """
     for layer, source in zip(model.layers, trained.layers, strict=True):
-        if isinstance(layer, IdEmbedding):
-            layer.store(source.embeddings)
+        if isinstance(layer, EmbeddingTables):
+            layer.store(source)
         else:
             layer.set_weights(source.get_weights())
 
@@ -166,45 +199,106 @@ class _Layers:
             self._known[name] = make(**options, name=name)
         return self._known[name]
 
-    def lookup(self, feature, ids):
-        name = feature.name
-        options = {"size": self._sizes.get(name), "dim": feature.dim, "storage": self._storage}
-        return self.get(IdEmbedding, f"embedding_{name}", **options)(ids)
+    def looked_up(self, columns: Mapping[str, _Column], rows: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Column -> its vectors: one lookup for all columns of one width and batch, unless `rows` holds its result."""
+        found: dict[str, Any] = {}
+        for tables in self._tables(columns):
+            mine = {name: column for name, column in columns.items() if name in tables.columns}
+            # Columns of a request have a batch of 1, those of its candidates have another.
+            for batch in dict.fromkeys(column.ids.shape[0] for column in mine.values()):
+                part = {name: column for name, column in mine.items() if column.ids.shape[0] == batch}
+                whose = "" if len(part) == len(mine) else "_of_candidates" if batch is None else "_of_request"
+                shapes = {name: list(column.shape) for name, column in part.items()}
+                split = self.get(SplitColumns, f"vectors_{tables.name}{whose}", shapes=shapes)
+                ids = {name: column.ids for name, column in part.items()}
+                found |= split(tables(ids) if rows is None else rows[tables.name])
+        return found
+
+    def _tables(self, columns: Mapping[str, _Column]) -> list[EmbeddingTables]:
+        """The layers of a built model, or one new layer for each width."""
+        built = [layer for layer in self._known.values() if isinstance(layer, EmbeddingTables)]
+        if built:
+            return built
+        by_width: dict[int, dict[str, str]] = {}
+        for name, column in columns.items():
+            by_width.setdefault(column.feature.dim, {})[name] = column.feature.name
+        return [
+            self.get(
+                EmbeddingTables,
+                f"tables_{dim}",
+                dim=dim,
+                sizes={table: self._sizes[table] for table in dict.fromkeys(names.values())},
+                columns=names,
+                storage=self._storage,
+            )
+            for dim, names in by_width.items()
+        ]
 
 
-def _vectors(spec: FeatureSpec, inputs: Mapping[str, Any], windows: tuple[str, ...], layers: _Layers):
-    """Inputs of a backbone: group -> feature vectors, window -> history."""
-    features: dict[str, list] = {group: [] for group in GROUPS}
-    features["context"].append(layers.lookup(spec.scenario, inputs[spec.scenario.name]))
+class _Column(NamedTuple):
+    """A column of ids: the feature whose table it is looked up in, the ids, and their shape without the batch."""
+
+    feature: Any
+    ids: Any
+    shape: tuple[int, ...]
+
+
+def _columns(spec: FeatureSpec, inputs: Mapping[str, Any], windows: tuple[str, ...]) -> dict[str, _Column]:
+    found = {spec.scenario.name: _Column(spec.scenario, inputs[spec.scenario.name], ())}
     for feature in spec.inputs:
-        features[feature.group].append(_vector(feature, inputs[feature.name], layers))
+        if not feature.is_number:
+            values = () if feature.max_values is None else (feature.max_values,)
+            found[feature.name] = _Column(feature, inputs[feature.name], values)
+    for history in spec.histories:
+        if history.window in windows:
+            for column, field in spec.history_fields(history):
+                values = () if field.max_values is None else (field.max_values,)
+                found[column] = _Column(field, inputs[column], (history.length, *values))
+    return found
+
+
+def _vectors(
+    spec: FeatureSpec,
+    inputs: Mapping[str, Any],
+    windows: tuple[str, ...],
+    layers: _Layers,
+    rows: Mapping[str, Any] | None = None,
+):
+    """Inputs of a backbone: group -> feature vectors, window -> history."""
+    vectors = layers.looked_up(_columns(spec, inputs, windows), rows)
+    features: dict[str, list] = {group: [] for group in GROUPS}
+    features["context"].append(vectors[spec.scenario.name])
+    for feature in spec.inputs:
+        features[feature.group].append(_vector(feature, inputs[feature.name], vectors, layers))
     histories = {
-        history.window: _items(spec, history, inputs, layers) for history in spec.histories if history.window in windows
+        history.window: _items(spec, history, inputs, vectors, layers)
+        for history in spec.histories
+        if history.window in windows
     }
     return features, histories
 
 
-def _vector(feature, column, layers: _Layers):
+def _vector(feature, column, vectors: Mapping[str, Any], layers: _Layers):
     if feature.is_number:
         # (batch,) -> (batch, 1)
         return layers.get(keras.layers.Reshape, f"number_{feature.name}", target_shape=(1,))(column)
-    vector = layers.lookup(feature, column)
     if feature.max_values is not None:
-        vector = layers.get(MaskedMean, f"mean_{feature.name}")(vector, column)
-    return vector
+        return layers.get(MaskedMean, f"mean_{feature.name}")(vectors[feature.name], column)
+    return vectors[feature.name]
 
 
-def _items(spec: FeatureSpec, history: History, inputs: Mapping[str, Any], layers: _Layers) -> dict[str, Any]:
+def _items(
+    spec: FeatureSpec, history: History, inputs: Mapping[str, Any], looked_up: Mapping[str, Any], layers: _Layers
+) -> dict[str, Any]:
     vectors, ids, never_zero = [], [], []
     for column, field in spec.history_fields(history):
-        values = inputs[column]
+        values, vector = inputs[column], looked_up[column]
         if field.max_values is not None:
             # (batch, length * max_length) -> (batch, length, max_length)
             shape = (history.length, field.max_values)
             values = layers.get(keras.layers.Reshape, f"values_{column}", target_shape=shape, dtype="int64")(values)
-            vectors.append(layers.get(MaskedMean, f"mean_{column}")(layers.lookup(field, values), values))
-        else:
-            vectors.append(layers.lookup(field, values))
+            vector = layers.get(MaskedMean, f"mean_{column}")(vector, values)
+        vectors.append(vector)
         ids.append(values)
         if field.never_missing:
             never_zero.append(values)

@@ -8,6 +8,11 @@ from .pooling import TargetAttention as TargetAttention
 from .pooling import count_pooling as count_pooling
 from .pooling import history_pooling as history_pooling
 from .pooling import masked_mean as masked_mean
+from .rows import blocks as blocks
+from .rows import put as put
+from .tables import EmbeddingTables as EmbeddingTables
+from .tables import SplitColumns as SplitColumns
+from .tables import Table as Table
 from .tokenizers import EvenSplit as EvenSplit
 from .tokenizers import FieldTokens as FieldTokens
 from .tokenizers import InteractThenSplit as InteractThenSplit

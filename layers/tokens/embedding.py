@@ -10,8 +10,17 @@ from keras import ops
 from pydantic import PositiveInt
 
 from mixrank.layers.base import Layer, Part, Shape, Tensor
+from mixrank.layers.tokens.rows import RowsNormal, gather
 
 Storage = Literal["float32", "bfloat16", "int8"]
+
+
+def quantized(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`round(127 e / max|e|)` of every row (rows, dim), and the scales `max|e| / 127` (rows, 1)."""
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    # A row of zeros stays one, whatever its scale.
+    scale = np.where(largest > 0, largest / 127, 1.0)
+    return np.round(rows / scale), scale
 
 
 @keras.saving.register_keras_serializable("mixrank")
@@ -47,7 +56,7 @@ class IdEmbedding(Layer):
         # Without autocast, or mixed precision would copy the whole table in every step.
         self.embeddings = self.add_weight(
             shape=(self.size, self.dim),
-            initializer="zeros" if self.storage == "int8" else keras.initializers.RandomNormal(stddev=0.05),
+            initializer=RowsNormal() if self.storage == "float32" else "zeros",
             dtype=self.storage,
             trainable=self.storage == "float32",
             name="embeddings",
@@ -60,9 +69,9 @@ class IdEmbedding(Layer):
 
     def call(self, ids: Tensor) -> Tensor:
         ids = ops.clip(ids, 0, self.size - 1)
-        rows = ops.cast(ops.take(self.embeddings, ids, axis=0), self.compute_dtype)
+        rows = ops.cast(gather(self.embeddings, ids), self.compute_dtype)
         if self.storage == "int8":
-            rows = rows * ops.cast(ops.take(self.scale, ids, axis=0), self.compute_dtype)
+            rows = rows * ops.cast(gather(self.scale, ids), self.compute_dtype)
         return rows
 
     def store(self, table: Any) -> None:
@@ -73,11 +82,8 @@ class IdEmbedding(Layer):
         """
         table = np.asarray(table, "float32")
         if self.storage == "int8":
-            largest = np.abs(table).max(axis=1, keepdims=True)
-            # A row of zeros stays one, whatever its scale.
-            scale = np.where(largest > 0, largest / 127, 1.0)
+            table, scale = quantized(table)
             self.scale.assign(scale)
-            table = np.round(table / scale)
         self.embeddings.assign(table)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

@@ -44,7 +44,7 @@ def config_file(plan: Plan, declaration: str) -> str:
     rate = (batch / BASE_BATCH) ** 0.5
     lines += [
         f"  optimizer: {{name: adam, learning_rate: {_rate(0.001 * rate)}, schedule: cosine}}",
-        f"  embedding_optimizer: {{name: adam, learning_rate: {_rate(0.005 * rate)}}}",
+        f"  embedding_optimizer: {{name: lazy_adam, learning_rate: {_rate(0.005 * rate)}}}",
     ]
     return "\n".join([*lines, ""])
 

@@ -23,7 +23,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tensorflow_transform.saved.saved_transform_io_v2 import SavedModelLoader
 
-from mixrank.layers.ranking import request_ranker
+from mixrank.layers.ranking import request_ranker, tables_of
 from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.schemas import FeatureSpec, Label
 from mixrank.schemas.encode import PADDING, Column, columns
@@ -226,12 +226,14 @@ def _embeddings(spec: FeatureSpec, model: keras.Model) -> dict[str, dict[str, An
     # A variable is saved under its position in the list of all variables.
     places = {id(v): f"weights/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number, v in enumerate(model.variables)}
     found = {}
+    tables = tables_of(model)
     for feature in spec.categorical:
-        table = model.get_layer(f"embedding_{feature.name}")
+        layer, first, size = tables[feature.name]
         found[feature.name] = {
-            "variable": places[id(table.embeddings)],
+            "variable": places[id(layer.embeddings)],
+            "first_row": first,
             "vocabulary": f"assets/{feature.name}" if feature.name in spec.vocabularies else None,
-            "shape": list(table.embeddings.shape),
-            **({"scale": places[id(table.scale)]} if table.storage == "int8" else {}),
+            "shape": [size, layer.dim],
+            **({"scale": places[id(layer.scale)]} if layer.storage == "int8" else {}),
         }
     return found

@@ -17,7 +17,7 @@ from mixrank.components.examples.histories import sequences, slices
 from mixrank.components.examples.popularity import count, daily_counts, popularity_of
 from mixrank.components.judging.attainable_metrics import IDEAL, PRIOR, evaluated, gain, observers
 from mixrank.components.metrics import auc
-from mixrank.components.training.optimizers import build_optimizer
+from mixrank.components.training import build_strategy, compile_for_training
 from mixrank.layers.ranking import build_ranker
 from mixrank.pipeline.config import load_config
 from mixrank.schemas.datasets.simulated import DATASET, SPEC
@@ -93,15 +93,11 @@ def learned_auc(log, epochs=None, **params) -> float:
     rows = np.random.default_rng(0).permutation(log.train)
     rows = rows[: len(rows) // train.batch_size * train.batch_size]
     steps = train.epochs * len(rows) // train.batch_size
-    model.compile(
-        optimizer=build_optimizer(train.optimizer, train.embedding_optimizer, steps=steps),
-        loss=keras.losses.BinaryCrossentropy(from_logits=True),
-        jit_compile=True,
-    )
+    trained = compile_for_training(model, SPEC, train, build_strategy(1), steps=steps)
     read = [tensor.name for tensor in model.inputs]
     inputs = {name: log.inputs[name][rows] for name in read}
     labels = {"click": log.events.click[rows, None].astype(np.float32)}
-    model.fit(inputs, labels, batch_size=train.batch_size, epochs=train.epochs, verbose=0)
+    trained.fit(inputs, labels, batch_size=train.batch_size, epochs=train.epochs, verbose=0)
     logits = model.predict({name: log.inputs[name][log.eval] for name in read}, batch_size=4096, verbose=0)
     return auc(log.events.click[log.eval], logits["click"].reshape(-1))
 

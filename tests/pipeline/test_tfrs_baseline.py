@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from mixrank.components.metrics.ranking_metrics import auc, log_loss
-from mixrank.components.training.settings import EarlyStopping, Optimizer, TrainSettings
+from mixrank.components.training.settings import EarlyStopping, Optimizer, TableOptimizer, TrainSettings
 
 # All that needs a process of its own, in one: half a minute of imports.
 PROGRAM = """
@@ -61,7 +61,7 @@ SETTINGS = TrainSettings(
     batch_size=50,
     epochs=2,
     optimizer=Optimizer(learning_rate=0.001, schedule="cosine"),
-    embedding_optimizer=Optimizer(learning_rate=0.01),
+    embedding_optimizer=TableOptimizer(learning_rate=0.01),
     shuffle_rows=300,
 )
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from mixrank.components.training.settings import EarlyStopping, ModelSettings, Optimizer, TrainSettings, parse_count
+from mixrank.components.training.settings import (
+    EarlyStopping,
+    ModelSettings,
+    Optimizer,
+    TableOptimizer,
+    TrainSettings,
+    parse_count,
+)
 from mixrank.schemas import Label
 
 
@@ -41,14 +48,13 @@ def test_a_batch_divides_among_replicas():
 )
 def test_rows_per_step_and_rates_follow_the_replicas(options, rows, rate):
     optimizer = Optimizer(learning_rate=0.01, warmup=0.1)
-    embedding = Optimizer(name="adagrad", learning_rate=0.5)
+    embedding = TableOptimizer(name="adagrad", learning_rate=0.5)
     settings = TrainSettings(batch_size=64, optimizer=optimizer, embedding_optimizer=embedding, **options).on(4)
     assert settings.batch_size == rows
     assert (settings.optimizer.learning_rate, settings.optimizer.warmup) == (pytest.approx(rate), 0.1)
     assert settings.embedding_optimizer.learning_rate == pytest.approx(0.5 * rate / 0.01)
     # In numbers, nothing depends on the replicas any more.
     assert settings.on(4) == settings
-    assert TrainSettings(optimizer=optimizer).on(2).embedding_optimizer is None
 
 
 def test_scaling_of_rates_needs_what_they_were_tuned_for():

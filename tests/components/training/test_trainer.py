@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from mixrank.components.training import build_strategy, train_model, validation_metrics
 from mixrank.components.training.model_factory import build_model, resolve
-from mixrank.components.training.settings import EarlyStopping, ModelSettings, Optimizer, TrainSettings
+from mixrank.components.training.settings import EarlyStopping, ModelSettings, Optimizer, TableOptimizer, TrainSettings
+from mixrank.layers.ranking import tables_of
 
 BASE = {
     "batch_size": 150,
@@ -89,7 +90,7 @@ def test_a_budget_is_resolved_into_parameters_before_building(toy_spec, toy_tran
     assert resolved.match_params is None
     assert {key: value for key, value in resolved.params.items() if value != asked.params.get(key)}
     built = build_model(toy_spec, asked, TrainSettings(), toy_transform)
-    dense = sum(layer.count_params() for layer in built.layers if not layer.name.startswith("embedding_"))
+    dense = sum(layer.count_params() for layer in built.layers if not layer.name.startswith("tables_"))
     assert dense == pytest.approx(100_000, rel=0.1)
     assert resolve(toy_spec, model) is model
 
@@ -97,8 +98,8 @@ def test_a_budget_is_resolved_into_parameters_before_building(toy_spec, toy_tran
 def test_embeddings_are_as_wide_as_the_settings_say(toy_spec, toy_transform, model):
     asked = model.model_copy(update={"embedding_width": 2.0, "match_params": 400_000})
     built = build_model(toy_spec, asked, TrainSettings(), toy_transform)
-    assert built.get_layer("embedding_person").embeddings.shape[-1] == 2 * toy_spec.get("person").dim
-    dense = sum(layer.count_params() for layer in built.layers if not layer.name.startswith("embedding_"))
+    assert tables_of(built)["person"].layer.dim == 2 * toy_spec.get("person").dim
+    dense = sum(layer.count_params() for layer in built.layers if not layer.name.startswith("tables_"))
     assert dense == pytest.approx(400_000, rel=0.05)
 
 
@@ -160,7 +161,7 @@ def test_a_killed_training_resumes_exactly(trained, train, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_rounds_may_be_shorter_than_a_pass_and_tables_have_their_own_optimizer(train, tmp_path):
-    adagrad = Optimizer(name="adagrad", learning_rate=0.05)
+    adagrad = TableOptimizer(name="adagrad", learning_rate=0.05)
     log, _ = train(tmp_path, epochs=1, steps_per_round=5, embedding_optimizer=adagrad)
     assert [(e["step"], e["epoch"]) for e in log] == [(5, 0.5), (10, 1.0)]
     assert log[-1]["loss"] < log[0]["loss"]

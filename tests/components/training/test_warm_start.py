@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from mixrank.components.training.warm_start import find_export, warm_start
+from mixrank.layers.ranking import tables_of
 from mixrank.schemas import Vocab
 from mixrank.serving.base import METADATA
 
@@ -60,7 +61,7 @@ def new(build_small):
 
 
 def table_of(model, name):
-    return np.array(model.get_layer(f"embedding_{name}").get_weights()[0])
+    return tables_of(model)[name].read()
 
 
 def test_rows_follow_their_tokens_through_another_order_and_size(toy_spec, new, tmp_path):
@@ -87,15 +88,15 @@ def test_new_tokens_padding_and_buckets_keep_their_fresh_rows(toy_spec, new, tmp
 
 def test_only_embeddings_are_taken_over(toy_spec, new, tmp_path):
     write_export(tmp_path / "model", old_tables(toy_spec), OLD)
-    names = [v.path for v in new.model.variables]
-    before = new.model.get_weights()
+
+    def weights():
+        dense = {v.path: np.array(v) for v in new.model.variables if not v.path.startswith("tables_")}
+        return dense | {name: table_of(new.model, name) for name in tables_of(new.model)}
+
+    before = weights()
     warm_start(new.model, toy_spec, new.transform, str(tmp_path / "model"))
-    changed = {
-        name.split("/")[0]
-        for name, a, b in zip(names, before, new.model.get_weights(), strict=True)
-        if not np.array_equal(a, b)
-    }
-    assert changed == {"embedding_person", "embedding_clip", "embedding_tag", "embedding_country"}
+    changed = {name for name, value in weights().items() if not np.array_equal(value, before[name])}
+    assert changed == {"person", "clip", "tag", "country"}
 
 
 def test_a_table_of_another_width_is_left_alone(toy_spec, new, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mixrank.layers.base import Part, counts
-from mixrank.layers.ranking import build_ranker, load, model_inputs
+from mixrank.layers.ranking import build_ranker, load, model_inputs, tables_of
 from mixrank.schemas import Categorical, FeatureSpec, History
 
 PARAMS = {
@@ -50,12 +50,13 @@ def test_every_layer_has_a_name_of_its_own(model, spec, sizes):
 
 
 def test_there_is_one_table_per_feature_shared_with_the_histories(model, sizes):
-    tables = {v.path: v.shape for v in model.weights if "embedding_" in v.path}
+    tables = {name: table.read().shape for name, table in tables_of(model).items()}
     expected = {
         **{"place": (4, 2), "person": (6, 5), "clip": (9, 6), "tag": (5, 3), "seconds": (5, 2), "country": (4, 4)},
         **{"action": (5, 2), "gap": (9, 3)},
     }
-    assert tables == {f"embedding_{name}/embeddings": shape for name, shape in expected.items()}
+    assert tables == expected
+    assert sum("embeddings" in v.path for v in model.weights) == len({width for _, width in expected.values()})
 
 
 def test_a_new_feature_reaches_the_model_by_its_line_alone(spec, sizes, make_rows):
@@ -63,7 +64,7 @@ def test_a_new_feature_reaches_the_model_by_its_line_alone(spec, sizes, make_row
     model = build_ranker(extended, {**sizes, "singer": 4}, params=PARAMS)
     rows = make_rows(model)
     other = {**rows, "singer": rows["singer"] % 3 + 1}
-    assert model.get_layer("embedding_singer").embeddings.shape == (4, 7)
+    assert tables_of(model)["singer"].read().shape == (4, 7)
     assert np.abs(np.array(model(other)["click"]) - np.array(model(rows)["click"])).max() > 1e-6
 
 
@@ -168,7 +169,7 @@ def test_training_with_xla_fits_a_rule_in_the_data(spec, sizes, make_rows):
     labels = {"click": (rows["clip"] % 2).astype("float32"), "like": (rows["today_action"][:, 0] > 1).astype("float32")}
     loss = {task: keras.losses.BinaryCrossentropy(from_logits=True) for task in labels}
     model.compile(keras.optimizers.Adam(0.02), loss=loss, jit_compile=True)
-    losses = model.fit(rows, labels, batch_size=32, epochs=20, verbose=0).history["loss"]
+    losses = model.fit(rows, labels, batch_size=32, epochs=40, verbose=0).history["loss"]
     assert losses[-1] < 0.3 * losses[0]
 
 

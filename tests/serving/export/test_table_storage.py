@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from mixrank.components.training import vocabulary_sizes
 from mixrank.components.training.warm_start import warm_start
-from mixrank.layers.ranking import take_weights
-from mixrank.layers.tokens import IdEmbedding
+from mixrank.layers.ranking import tables_of, take_weights
+from mixrank.layers.tokens import EmbeddingTables
 from mixrank.serving.base import METADATA
 from mixrank.serving.export import export, to_columns
 
@@ -40,9 +40,9 @@ def probabilities(model, toy_data, transform):
 def test_only_the_tables_lose_digits(compressed, toy_export):
     _, model, _ = compressed
     for layer, source in zip(model.layers, toy_export.model.layers, strict=True):
-        if isinstance(layer, IdEmbedding):
-            rows = np.arange(layer.size)
-            np.testing.assert_allclose(np.array(layer(rows)), np.array(source.embeddings), atol=0.01)
+        if isinstance(layer, EmbeddingTables):
+            rows = np.array(layer.vectors(np.arange(layer.rows)))
+            np.testing.assert_allclose(rows, np.array(source.embeddings), atol=0.01)
         else:
             for mine, theirs in zip(layer.get_weights(), source.get_weights(), strict=True):
                 np.testing.assert_array_equal(mine, theirs)
@@ -74,11 +74,12 @@ def test_the_checkpoint_holds_small_tables_that_a_warm_start_reads(compressed, b
     fresh = build_small(vocabulary_sizes(toy_spec, toy_transform), seed=9)
     taken = warm_start(fresh, toy_spec, toy_transform, str(folder))
     known = np.arange(1, 1 + taken["clip"])
-    rows = np.array(fresh.get_layer("embedding_clip").embeddings)[known]
-    np.testing.assert_array_equal(rows, np.array(model.get_layer("embedding_clip")(known)))
+    layer, first, _ = tables_of(model)["clip"]
+    rows = tables_of(fresh)["clip"].read()[known]
+    np.testing.assert_array_equal(rows, np.array(layer.vectors(first + known)))
 
 
 def test_small_tables_are_not_trained(compressed):
     _, model, _ = compressed
-    assert not any("embedding_" in variable.path for variable in model.trainable_variables)
+    assert not any("embeddings" in variable.path for variable in model.trainable_variables)
     assert keras.backend.floatx() == "float32"

@@ -1,0 +1,166 @@
+"""The training step of a ranker: tables outside, everything dense in one graph that XLA may compile.
+
+1. Every table is read at the rows that the batch names: one gather per width.
+2. The dense part (all layers behind the tables) computes the loss, and its gradients by the dense weights and by those
+   rows. With XLA this part is compiled, and with one replica it also updates the dense weights. A lookup or a scatter
+   inside would cost XLA the whole table.
+3. The row optimizer sums the gradients of equal rows and updates them.
+
+A replica may compute its rows in parts. Keras' own `gradient_accumulation_steps` updates inside a branch, where
+tf.distribute cannot synchronize replicas, and keeps a dense copy of every embedding table. Here a step is still one
+update, so schedules, rounds and the order of rows are those of the whole batch, and replicas exchange their gradients
+once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mixrank.components.training.row_optimizer import Gradient, RowOptimizer
+from mixrank.layers.tokens import EmbeddingTables
+
+
+class TrainingStep(keras.Model):
+    """What `fit` trains: a ranker with its two optimizers; create it inside the strategy's scope.
+
+    Loss and gradients are means over the parts; they equal those of the whole batch unless a layer looks at more
+    than one row at a time.
+
+    Args:
+        model: functional ranker, built; its weights are trained.
+        dense: [inputs of `model`, [output of each of its `EmbeddingTables`]] -> its outputs, by the same layers.
+        optimizer: of the dense weights.
+        rows: of the embedding tables.
+        loss, loss_weights: as in Keras' `compile`.
+        parts: int >= 1. Micro-batches per step; must divide the rows of a replica.
+        jit: bool. Whether XLA compiles the dense part.
+        several_workers: whether the strategy spans several processes.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        dense: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        rows: RowOptimizer,
+        *,
+        loss: Any,
+        loss_weights: Any = None,
+        parts: int = 1,
+        jit: bool = False,
+        several_workers: bool = False,
+    ) -> None:
+        super().__init__(name="training_step")
+        self.model = model
+        self.tables = [layer for layer in model.layers if isinstance(layer, EmbeddingTables)]
+        self.dense = dense
+        self.parts = parts
+        self.several_workers = several_workers
+        self.row_optimizer = rows
+        self.dense_weights = self.dense.trainable_weights
+        optimizer.build(self.dense_weights)
+        rows.build(self._table_weights)
+        # The step compiles its dense part itself.
+        self.compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, jit_compile=False)
+        # A branch across replicas cannot be compiled, so several replicas update the dense weights outside.
+        self._inside = jit and self.distribute_strategy.num_replicas_in_sync == 1
+        compiled = {"jit_compile": jit or None, "autograph": False, "reduce_retracing": True}
+        self._part = tf.function(self._gradients, **compiled)
+        self._step = tf.function(self._one_part, **compiled)
+        self.built = True
+
+    @property
+    def state(self) -> list[keras.Variable]:
+        """Everything that a later step depends on: weights, random states, and the slots of both optimizers."""
+        return [*self.model.variables, *self.optimizer.variables, *self.row_optimizer.variables]
+
+    @property
+    def _table_weights(self) -> list[keras.Variable]:
+        return [layer.embeddings for layer in self.tables]
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        return self.model(inputs, training=training)
+
+    def train_step(self, data: tuple[Any, Any]) -> dict[str, tf.Tensor]:
+        step = tf.identity(self.optimizer.iterations)
+        dense: list[Any] = []
+        tables: list[list[Gradient]] = []
+        for part in range(self.parts):
+            # Without this dependency all parts would run at the same time and fill the memory.
+            with tf.control_dependencies([tf.identity(v) for v in tf.nest.flatten(dense, expand_composites=True)]):
+                inputs, labels = tf.nest.map_structure(lambda x, part=part: _part(x, part, self.parts), data)
+            places = [layer.places({c: inputs[c] for c in layer.columns}) for layer in self.tables]
+            vectors = [layer.vectors(rows) for layer, rows in zip(self.tables, places, strict=True)]
+            if self.parts == 1 and self._inside:
+                loss, outputs, found = self._step(inputs, vectors, labels)
+            else:
+                loss, outputs, (gradients, found) = self._part(inputs, vectors, labels)
+                dense = [_add(a, b) for a, b in zip(dense, gradients, strict=True)] if part else gradients
+            tables.append([Gradient(_flat(rows), _flat(g)) for rows, g in zip(places, found, strict=True)])
+            replicas = self.distribute_strategy.num_replicas_in_sync
+            self._loss_tracker.update_state(loss * replicas, sample_weight=tf.shape(tf.nest.flatten(inputs)[0])[0])
+            logs = self.compute_metrics(inputs, labels, outputs)
+        if dense:
+            self.optimizer.apply([_over(g, self.parts) for g in dense], self.dense_weights)
+        self.row_optimizer.apply([_joined(each, self.parts) for each in zip(*tables, strict=True)], step)
+        # Keras averages the workers' results along an axis, but a scalar has none.
+        return {name: value[None] if self.several_workers else value for name, value in logs.items()}
+
+    def _gradients(self, inputs: Any, vectors: list[tf.Tensor], labels: Any) -> tuple[Any, Any, tuple[Any, Any]]:
+        with tf.GradientTape() as tape:
+            tape.watch(vectors)
+            outputs = self.dense([inputs, vectors], training=True)
+            loss = self.compute_loss(inputs, labels, outputs, training=True)
+        dense, rows = tape.gradient(loss, (self.dense_weights, vectors))
+        rows = [tf.zeros_like(v) if g is None else g for v, g in zip(vectors, rows, strict=True)]
+        return loss, outputs, (dense, [tf.cast(g, tf.float32) for g in rows])
+
+    def _one_part(self, inputs: Any, vectors: list[tf.Tensor], labels: Any) -> tuple[Any, Any, Any]:
+        loss, outputs, (dense, rows) = self._gradients(inputs, vectors, labels)
+        self.optimizer.apply(dense, self.dense_weights)
+        return loss, outputs, rows
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        # Keras learns the shapes of a batch from its mean over the replicas, which fails across workers.
+        del data_batch
+        strategy = self.distribute_strategy
+        for _, _, batches in iterator:
+            first = keras.tree.map_structure(lambda value: strategy.experimental_local_results(value)[0], next(batches))
+            with strategy.scope():
+                self._symbolic_build(data_batch=first)
+            break
+
+
+def _part(rows: tf.Tensor, part: int, parts: int) -> tf.Tensor:
+    return tf.identity(tf.split(rows, parts)[part]) if parts > 1 else rows
+
+
+def _add(a: Any, b: Any) -> Any:
+    if a is None or b is None:
+        return b if a is None else a
+    # Layers may read rows of their weights as well, such as the experts of a mixture.
+    if isinstance(a, tf.IndexedSlices):
+        return tf.IndexedSlices(tf.concat([a.values, b.values], 0), tf.concat([a.indices, b.indices], 0), a.dense_shape)
+    return a + b
+
+
+def _over(gradient: Any, parts: int) -> Any:
+    if gradient is None or parts == 1:
+        return gradient
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(gradient.values / parts, gradient.indices, gradient.dense_shape)
+    return gradient / parts
+
+
+def _flat(tensor: tf.Tensor) -> tf.Tensor:
+    """(batch, values, ...) -> (batch * values, ...)"""
+    return tf.reshape(tensor, [-1, *tensor.shape[2:]])
+
+
+def _joined(parts: tuple[Gradient, ...], over: int) -> Gradient:
+    if over == 1:
+        return parts[0]
+    return Gradient(tf.concat([p.rows for p in parts], 0), tf.concat([p.values for p in parts], 0) / over)

@@ -1,0 +1,204 @@
+"""A training step: tables outside, parts of a batch, replicas and XLA all give the same weights."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mixrank.components.training import Optimizer, TableOptimizer, build_strategy
+from mixrank.components.training.optimizers import build_optimizer, build_table_optimizer
+from mixrank.components.training.row_optimizer import summed_by_row
+from mixrank.components.training.training_step import TrainingStep
+from mixrank.layers.tokens import EmbeddingTables, SplitColumns
+
+SGD = Optimizer(name="sgd", learning_rate=0.1)
+ADAM = Optimizer(learning_rate=0.01, schedule="cosine", warmup=0.5)
+ROWWISE = TableOptimizer(name="rowwise_adagrad", learning_rate=0.1)
+ROWS, BATCH, STEPS = 48, 12, 4
+LOSSES = {"click": 1.0, "buy": 0.5}
+
+
+def rows():
+    rng = np.random.default_rng(3)
+    # Ids 7 and 8 are beyond the table.
+    inputs = {
+        "clip": rng.integers(0, 9, ROWS),
+        "past": rng.integers(0, 7, (ROWS, 2)),
+        "price": rng.normal(size=(ROWS, 3)).astype(np.float32),
+    }
+    labels = {task: rng.integers(0, 2, (ROWS, 1)).astype(np.float32) for task in LOSSES}
+    return tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(BATCH, drop_remainder=True)
+
+
+def ranker():
+    """A model with one table for two columns, and its layers behind that table."""
+    keras.utils.set_random_seed(5)
+    inputs = {
+        "clip": keras.Input((), dtype="int64", name="clip"),
+        "past": keras.Input((2,), dtype="int64", name="past"),
+        "price": keras.Input((3,), name="price"),
+    }
+    tables = EmbeddingTables(dim=4, sizes={"clip": 7}, columns={"clip": "clip", "past": "clip"}, name="tables_4")
+    split = SplitColumns(shapes={"clip": [], "past": [2]})
+    flat, joined = keras.layers.Flatten(), keras.layers.Concatenate()
+    hidden = keras.layers.Dense(5, activation="tanh", name="hidden")
+    heads = {task: keras.layers.Dense(1, name=task) for task in LOSSES}
+
+    def behind(vectors):
+        found = split(vectors)
+        x = hidden(joined([found["clip"], flat(found["past"]), inputs["price"]]))
+        return {task: head(x) for task, head in heads.items()}
+
+    model = keras.Model(inputs, behind(tables({name: inputs[name] for name in ("clip", "past")})))
+    vectors = keras.Input((3, 4))
+    return model, keras.Model([inputs, [vectors]], behind(vectors))
+
+
+def losses():
+    return {task: keras.losses.BinaryCrossentropy(from_logits=True) for task in LOSSES}
+
+
+def trained(optimizer, tables=ROWWISE, *, parts=1, replicas=1, jit=False, steps=STEPS):
+    strategy = build_strategy(replicas)
+    with strategy.scope():
+        step = TrainingStep(
+            *ranker(),
+            build_optimizer(optimizer, steps=STEPS),
+            build_table_optimizer(tables, steps=STEPS),
+            loss=losses(),
+            loss_weights=LOSSES,
+            parts=parts,
+            jit=jit,
+        )
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    history = step.fit(rows().with_options(options), epochs=1, steps_per_epoch=steps, shuffle=False, verbose=0)
+    return step, history.history["loss"][0]
+
+
+def weights(step):
+    return {v.path: np.array(v) for v in [*step.model.variables, *step.row_optimizer.variables]}
+
+
+def same_weights(a, b, atol):
+    before, mine, theirs = {v.path: np.array(v) for v in ranker()[0].variables}, weights(a), weights(b)
+    assert max(np.abs(theirs[path] - old).max() for path, old in before.items()) > 0.005
+    for (path, value), other in zip(mine.items(), theirs.values(), strict=True):
+        np.testing.assert_allclose(value, other, atol=atol, rtol=0, err_msg=path)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_parts_of_a_batch_move_the_weights_as_the_whole_batch_does(parts, replicas):
+    whole, loss_of_whole = trained(SGD)
+    split, loss_of_split = trained(SGD, parts=parts, replicas=replicas)
+    same_weights(split, whole, atol=1e-6)
+    assert loss_of_split == pytest.approx(loss_of_whole, abs=1e-6)
+
+
+@pytest.mark.parametrize("tables", [ROWWISE, TableOptimizer(name="lazy_adam", learning_rate=0.01)])
+def test_both_optimizers_count_updates_not_parts(tables):
+    whole, _ = trained(ADAM, tables)
+    split, _ = trained(ADAM, tables, parts=3)
+    # Adam divides a gradient by its own size, so the last bits of tiny gradients are seen in the weights.
+    same_weights(split, whole, atol=1e-5)
+    assert int(split.optimizer.iterations.numpy()) == STEPS
+    assert float(split.optimizer.learning_rate.numpy()) == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_xla_gives_the_same_weights(parts):
+    same_weights(trained(SGD, parts=parts, jit=True)[0], trained(SGD)[0], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_hundred_steps_end_alike_with_xla_and_on_two_replicas():
+    def many(**options):
+        strategy = build_strategy(options.pop("replicas", 1))
+        with strategy.scope():
+            step = TrainingStep(
+                *ranker(),
+                build_optimizer(SGD),
+                build_table_optimizer(
+                    TableOptimizer(name="rowwise_adagrad", learning_rate=0.1, options={"global_clipnorm": 0.1})
+                ),
+                loss=losses(),
+                **options,
+            )
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        step.fit(rows().with_options(options), epochs=25, shuffle=False, verbose=0)
+        return step
+
+    plain = many()
+    same_weights(many(jit=True), plain, atol=1e-5)
+    same_weights(many(replicas=2), plain, atol=1e-5)
+
+
+def test_a_step_is_that_of_keras_where_every_row_is_read_once():
+    """Keras' own Adagrad on the whole table: with other ids in every batch, summing equal ids changes nothing."""
+
+    def distinct():
+        return rows().map(lambda x, y: ({**x, "clip": tf.range(BATCH) % 7, "past": 0 * x["past"]}, y)).take(1)
+
+    step = TrainingStep(
+        *ranker(),
+        build_optimizer(SGD),
+        build_table_optimizer(
+            TableOptimizer(name="adagrad", learning_rate=0.1, schedule="constant", options={"start": 0.01})
+        ),
+        loss=losses(),
+        loss_weights=LOSSES,
+    )
+    step.fit(distinct(), epochs=3, shuffle=False, verbose=0)
+    model, _ = ranker()
+    (table,) = [v for v in model.trainable_weights if "tables_4" in v.path]
+    other = keras.optimizers.Adagrad(0.1, initial_accumulator_value=0.01, epsilon=0.0)
+    for _ in range(3):
+        (inputs, labels), *_ = distinct()
+        with tf.GradientTape() as tape:
+            logits = model(inputs)
+            loss = sum(LOSSES[task] * losses()[task](labels[task], logits[task]) for task in LOSSES)
+        gradients = tape.gradient(loss, model.trainable_weights)
+        dense = [(g, v) for g, v in zip(gradients, model.trainable_weights, strict=True) if v is not table]
+        summed = [
+            tf.convert_to_tensor(g) for g, v in zip(gradients, model.trainable_weights, strict=True) if v is table
+        ]
+        other.apply(summed, [table])
+        for gradient, variable in dense:
+            variable.assign_sub(0.1 * gradient)
+    for mine, theirs in zip(step.model.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+
+
+def test_a_gradient_has_as_many_rows_as_were_read():
+    step, _ = trained(SGD, steps=1)
+    seen = []
+    step.row_optimizer.apply = lambda gradients, number: seen.extend(gradients)
+    step.train_step(next(iter(rows())))
+    (gradient,) = seen
+    assert gradient.rows.shape == (3 * BATCH,) and gradient.values.shape == (3 * BATCH, 4)
+    assert len(summed_by_row(gradient).rows) <= 7
+
+
+def test_rows_that_no_batch_names_keep_their_values():
+    before = {v.path: np.array(v) for v in ranker()[0].variables}
+    step = TrainingStep(*ranker(), build_optimizer(SGD), build_table_optimizer(ROWWISE), loss=losses())
+    inputs, labels = next(iter(rows()))
+    step.train_step(({**inputs, "clip": 0 * inputs["clip"] + 2, "past": 0 * inputs["past"] + 5}, labels))
+    changed = np.any(weights(step)["tables_4/embeddings"] != before["tables_4/embeddings"], axis=1)
+    assert np.flatnonzero(changed).tolist() == [2, 5]
+
+
+def test_two_trainings_with_other_shapes_follow_each_other_on_the_same_devices():
+    for width in (3, 5):
+        strategy = build_strategy(2)
+
+        @tf.function
+        def total(strategy=strategy, width=width):
+            return strategy.run(lambda: tf.distribute.get_replica_context().all_reduce("SUM", tf.ones(width)))
+
+        for found in strategy.experimental_local_results(total()):
+            np.testing.assert_array_equal(found, 2 * np.ones(width))
