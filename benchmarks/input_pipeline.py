@@ -25,11 +25,16 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     arguments = parser.parse_args()
 
-    import keras
     import tensorflow as tf
     import tensorflow_transform as tft
 
-    from mixrank.components.training import build_model, training_stream, transformed_rows
+    from mixrank.components.training import (
+        build_model,
+        build_strategy,
+        compile_for_training,
+        training_stream,
+        transformed_rows,
+    )
     from mixrank.pipeline.config import RunConfig
     from mixrank.pipeline.run_record import RunRecord, split_files
 
@@ -50,19 +55,15 @@ def main() -> None:
         shuffle_rows=settings.shuffle_rows,
     )
     model = build_model(spec, model_settings, settings, transform_output)
-    model.compile(
-        keras.optimizers.Adam(settings.optimizer.learning_rate),
-        {task: keras.losses.BinaryCrossentropy(from_logits=True) for task in spec.tasks},
-        jit_compile=True,
-    )
-    model.make_train_function()
+    trained = compile_for_training(model, spec, settings, build_strategy(1), steps=needed)
+    trained.make_train_function()
     real = iter(stream)
     cached = iter(tf.data.Dataset.from_tensors(next(real)).cache().repeat())
 
     def rate(batches: Any) -> float:
         began = time.perf_counter()
         for _ in range(arguments.steps):
-            logs = model.train_function(batches)
+            logs = trained.train_function(batches)
         float(tf.nest.flatten(logs)[0])  # Waits for the last step.
         return arguments.steps / (time.perf_counter() - began)
 

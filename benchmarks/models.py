@@ -77,7 +77,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         latency[batch] = min(times)
     # That of the largest batch.
     fastest = list(passes)[times.index(min(times))]
-    train = training_step(model, options.batch, rows(options.batch), spec.tasks, rng)
+    train = training_step(model, options.batch, rows(options.batch), spec, rng)
     step = median_seconds(train, options.seconds)
     peaks.append(matmul_peak(options))
     peak = options.peak_tflops * 1e12 if options.peak_tflops else max(peaks)
@@ -102,28 +102,29 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def training_step(
-    model: Any, batch: int, rows: dict[str, Any], tasks: tuple[str, ...], rng: Any
-) -> Callable[[], object]:
+def training_step(model: Any, batch: int, rows: dict[str, Any], spec: Any, rng: Any) -> Callable[[], object]:
     """One training step as the Trainer takes it; waits for its result."""
     import keras
 
-    model.compile(
-        keras.optimizers.Adam(1e-3),
-        {task: keras.losses.BinaryCrossentropy(from_logits=True) for task in tasks},
-        jit_compile=keras.backend.backend() != "torch",
-    )
-    labels = {task: rng.integers(0, 2, (batch, 1)).astype("float32") for task in tasks}
-    if keras.backend.backend() == "jax":
-        return jax_step(model, rows, labels)
-    if keras.backend.backend() == "torch":
+    labels = {task: rng.integers(0, 2, (batch, 1)).astype("float32") for task in spec.tasks}
+    if keras.backend.backend() != "tensorflow":
+        model.compile(
+            keras.optimizers.Adam(1e-3),
+            {task: keras.losses.BinaryCrossentropy(from_logits=True) for task in spec.tasks},
+            jit_compile=keras.backend.backend() != "torch",
+        )
+        if keras.backend.backend() == "jax":
+            return jax_step(model, rows, labels)
         return lambda: model.train_on_batch(rows, labels)
     import tensorflow as tf
 
+    from mixrank.components.training import TrainSettings, build_strategy, compile_for_training
+
+    trained = compile_for_training(model, spec, TrainSettings(batch_size=batch), build_strategy(1), steps=10**6)
     # One cached batch: nothing of the input pipeline is measured.
     batches = iter(tf.data.Dataset.from_tensors((rows, labels)).cache().repeat())
-    model.make_train_function()
-    return lambda: float(tf.nest.flatten(model.train_function(batches))[0])
+    trained.make_train_function()
+    return lambda: float(tf.nest.flatten(trained.train_function(batches))[0])
 
 
 def forward_passes(model: Any) -> dict[str, Callable[[Any], object]]:
