@@ -23,8 +23,50 @@ def quantized(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.round(rows / scale), scale
 
 
+class StoredRows(Layer):
+    """The rows of one or several tables in one variable, in a storage of their own; a subclass says how many.
+
+    Args:
+        dim, storage: as in `IdEmbedding`.
+
+    Attributes:
+        rows: int. Number of rows, known before `build`.
+    """
+
+    rows: int
+
+    def __init__(self, *, dim: PositiveInt, storage: Storage = "float32", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def build(self, input_shape: Any) -> None:
+        # Without autocast, or mixed precision would copy the whole table in every step.
+        self.embeddings = self.add_weight(
+            shape=(self.rows, self.dim),
+            initializer=RowsNormal() if self.storage == "float32" else "zeros",
+            dtype=self.storage,
+            trainable=self.storage == "float32",
+            name="embeddings",
+            autocast=False,
+        )
+        if self.storage == "int8":
+            self.scale = self.add_weight(
+                shape=(self.rows, 1), initializer="ones", trainable=False, name="scale", autocast=False
+            )
+
+    def vectors(self, places: Tensor) -> Tensor:
+        """The rows at `places`, each in [0, rows), in the layer's compute type."""
+        found = ops.cast(gather(self.embeddings, places), self.compute_dtype)
+        if self.storage == "int8":
+            found = found * ops.cast(gather(self.scale, places), self.compute_dtype)
+        return found
+
+    def parts(self) -> list[Part]:
+        """Parameters of the rows, scales included; a lookup costs no multiply-add."""
+        return [Part("embeddings", self.rows * (self.dim + (self.storage == "int8")), 0)]
+
+
 @keras.saving.register_keras_serializable("mixrank")
-class IdEmbedding(Layer):
+class IdEmbedding(StoredRows):
     """`e = table[min(id, size - 1)]`: one vector per id.
 
     Ids beyond the table would raise on CPU and give zeros on GPU, so they take the last row, an out-of-vocabulary
@@ -51,28 +93,10 @@ class IdEmbedding(Layer):
 
     def __init__(self, *, size: PositiveInt, dim: PositiveInt, storage: Storage = "float32", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-
-    def build(self, input_shape: Shape) -> None:
-        # Without autocast, or mixed precision would copy the whole table in every step.
-        self.embeddings = self.add_weight(
-            shape=(self.size, self.dim),
-            initializer=RowsNormal() if self.storage == "float32" else "zeros",
-            dtype=self.storage,
-            trainable=self.storage == "float32",
-            name="embeddings",
-            autocast=False,
-        )
-        if self.storage == "int8":
-            self.scale = self.add_weight(
-                shape=(self.size, 1), initializer="ones", trainable=False, name="scale", autocast=False
-            )
+        self.rows = self.size
 
     def call(self, ids: Tensor) -> Tensor:
-        ids = ops.clip(ids, 0, self.size - 1)
-        rows = ops.cast(gather(self.embeddings, ids), self.compute_dtype)
-        if self.storage == "int8":
-            rows = rows * ops.cast(gather(self.scale, ids), self.compute_dtype)
-        return rows
+        return self.vectors(ops.clip(ids, 0, self.size - 1))
 
     def store(self, table: Any) -> None:
         """Takes a trained table over into this layer's storage.
@@ -88,10 +112,6 @@ class IdEmbedding(Layer):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape, self.dim)
-
-    def parts(self) -> list[Part]:
-        """Parameters of the table, scales included; a lookup costs no multiply-add."""
-        return [Part("embeddings", self.size * (self.dim + (self.storage == "int8")), 0)]
 
 
 @keras.saving.register_keras_serializable("mixrank")

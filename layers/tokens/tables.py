@@ -10,9 +10,9 @@ import numpy as np
 from keras import ops
 from pydantic import PositiveInt
 
-from mixrank.layers.base import Layer, Part, Shape, Tensor
-from mixrank.layers.tokens.embedding import Storage, quantized
-from mixrank.layers.tokens.rows import RowsNormal, blocks, gather, put
+from mixrank.layers.base import Layer, Shape, Tensor
+from mixrank.layers.tokens.embedding import Storage, StoredRows, quantized
+from mixrank.layers.tokens.rows import blocks, put
 
 
 class Table(NamedTuple):
@@ -41,7 +41,7 @@ class Table(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class EmbeddingTables(Layer):
+class EmbeddingTables(StoredRows):
     """`e_c = W[first_t + min(id_c, size_t - 1)]` for the table t of every column c, in one gather.
 
     The tables stand one behind the other in one variable W (sum of sizes, dim), so that forty columns cost one lookup
@@ -87,21 +87,6 @@ class EmbeddingTables(Layer):
         self.first_rows = dict(zip(sizes, [0, *ends[:-1]], strict=True))
         self.rows = int(ends[-1])
 
-    def build(self, input_shape: Any) -> None:
-        # Without autocast, or mixed precision would copy the whole table in every step.
-        self.embeddings = self.add_weight(
-            shape=(self.rows, self.dim),
-            initializer=RowsNormal() if self.storage == "float32" else "zeros",
-            dtype=self.storage,
-            trainable=self.storage == "float32",
-            name="embeddings",
-            autocast=False,
-        )
-        if self.storage == "int8":
-            self.scale = self.add_weight(
-                shape=(self.rows, 1), initializer="ones", trainable=False, name="scale", autocast=False
-            )
-
     def table(self, name: str) -> Table:
         """The table of that name."""
         return Table(self, self.first_rows[name], self.sizes[name])
@@ -121,13 +106,6 @@ class EmbeddingTables(Layer):
     def call(self, ids: Mapping[str, Tensor]) -> Tensor:
         return self.vectors(self.places(ids))
 
-    def vectors(self, places: Tensor) -> Tensor:
-        """The rows of W at `places`, in the layer's compute type."""
-        rows = ops.cast(gather(self.embeddings, places), self.compute_dtype)
-        if self.storage == "int8":
-            rows = rows * ops.cast(gather(self.scale, places), self.compute_dtype)
-        return rows
-
     def store(self, trained: EmbeddingTables) -> None:
         """Takes the rows of a trained layer over into this layer's storage, block by block.
 
@@ -143,10 +121,6 @@ class EmbeddingTables(Layer):
     def compute_output_shape(self, input_shape: Mapping[str, Shape]) -> Shape:
         shapes = [input_shape[c] for c in self._given(input_shape)]
         return (shapes[0][0], sum(shape[1] if len(shape) == 2 else 1 for shape in shapes), self.dim)
-
-    def parts(self) -> list[Part]:
-        """Parameters of the tables, scales included; a lookup costs no multiply-add."""
-        return [Part("embeddings", self.rows * (self.dim + (self.storage == "int8")), 0)]
 
     def _given(self, ids: Iterable[str]) -> list[str]:
         if unknown := sorted(set(ids) - set(self.columns)):
