@@ -11,7 +11,7 @@ import numpy as np
 
 from mixrank.components.gates import Figures, bad_row, data_findings, empty_splits, stopping, too_many_bad_rows
 from mixrank.pipeline.checking.estimate import Estimate, estimate
-from mixrank.pipeline.checking.log_sample import LogSample, SampleLimits, calendar_of, sample_log
+from mixrank.pipeline.checking.log_sample import LogSample, SampleLimits, SeenColumn, SeenTable, calendar_of, sample_log
 from mixrank.pipeline.checking.split_drift import LEAST_ROWS, Drift, drifts
 from mixrank.pipeline.config import RunConfig
 from mixrank.schemas import SPLITS, Dataset
@@ -39,32 +39,6 @@ class Remark(Declaration):
     level: Literal["stop", "allowed", "doubt"]
     message: str
     certain: bool
-
-
-class CheckedTable(Declaration):
-    """How much of a table was read; as `SeenTable`."""
-
-    name: str
-    files: int
-    first_file: str
-    bytes: int
-    rows: int
-    all_rows: int
-    whole: bool
-
-
-class CheckedColumn(Declaration):
-    """A column as declared and as found; as `SeenColumn`."""
-
-    table: str
-    column: str
-    declared: str
-    seen: str
-    rows: int
-    missing: int
-    bad: int
-    distinct: int
-    example: str
 
 
 class Period(Declaration):
@@ -117,8 +91,8 @@ class LogCheck(Declaration):
     data: str
     whole: bool
     share: float
-    tables: tuple[CheckedTable, ...]
-    columns: tuple[CheckedColumn, ...]
+    tables: tuple[SeenTable, ...]
+    columns: tuple[SeenColumn, ...]
     timezone: str
     first: str | None
     last: str | None
@@ -162,8 +136,8 @@ def check_log(config: RunConfig, dataset: Dataset, *, full: bool = False) -> Log
         data=data,
         whole=sample.whole,
         share=sample.share,
-        tables=tuple(CheckedTable(**table._asdict()) for table in sample.tables),
-        columns=tuple(CheckedColumn(**column._asdict()) for column in sample.columns),
+        tables=sample.tables,
+        columns=sample.columns,
         timezone=calendar.timezone,
         first=_moment(figures.first_ms, zone),
         last=_moment(figures.last_ms, zone),

@@ -30,6 +30,7 @@ from mixrank.components.examples import (
 from mixrank.components.gates import Figures, FileFigures, plain
 from mixrank.schemas import SPLITS, CalendarDay, Dataset, SplitByDay
 from mixrank.schemas.arrow import pa
+from mixrank.schemas.naming import Declaration
 from mixrank.schemas.raw import Batch, Place, RawColumn, convert, dead_letter, places_of
 from mixrank.schemas.safe_text import safe
 from mixrank.schemas.task_kinds import BINARY
@@ -54,7 +55,7 @@ class SampleLimits(NamedTuple):
     table_bytes: int | None = 128 * 2**20
 
 
-class SeenColumn(NamedTuple):
+class SeenColumn(Declaration):
     """A column as it was declared and as it was found.
 
     Attributes:
@@ -77,7 +78,7 @@ class SeenColumn(NamedTuple):
     example: str
 
 
-class SeenTable(NamedTuple):
+class SeenTable(Declaration):
     """How much of a table was read.
 
     Attributes:
@@ -239,7 +240,17 @@ class _Reader:
         if None in known and not whole:
             total = round(rows * table.bytes / max(1, read_bytes))
         first = table.files[0].path
-        self.seen.append(SeenTable(table.name, len(table.files), first, table.bytes, rows, max(total, rows), whole))
+        self.seen.append(
+            SeenTable(
+                name=table.name,
+                files=len(table.files),
+                first_file=first,
+                bytes=table.bytes,
+                rows=rows,
+                all_rows=max(total, rows),
+                whole=whole,
+            )
+        )
 
     def _wanted(self, table: RawTable, batch: Batch) -> Batch:
         """The rows of the users, or of the items, that are kept."""
