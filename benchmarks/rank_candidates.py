@@ -1,6 +1,7 @@
 """One request with N candidates through `rank_candidates`, next to the same N rows through `score_rows`.
 
     python benchmarks/rank_candidates.py                                     # every model, tiny
+    python benchmarks/rank_candidates.py --check                             # 512 candidates; exits with 1 below a bar
     python benchmarks/rank_candidates.py hemix mixformer --sizes small --rounds 3
     python benchmarks/rank_candidates.py hemix --run runs/kuairand           # vocabularies and lengths of a run
     python benchmarks/rank_candidates.py mixformer --sizes small --count     # operations only, nothing is exported
@@ -8,9 +9,13 @@
 Random weights on KuaiRand's columns with full histories, exported and loaded again; a time is that of a whole call of
 the signature, parsing of the columns and Transform included. Both signatures are called in turn, and the shortest and
 the median of the rounds are shown, because other programs only ever add to a time; then the least processor time, to
-which they do not add. `score_rows` gets at most --batch rows per call, as behind a server with a largest batch; its
-time is the sum. Beside the measured ratio stands the one that operations predict: matrix products of both graphs, 2
-operations per multiply-add. Without --run, Transform's vocabularies are those of toy rows.
+which they do not add; then median and 99th percentile of further calls of `rank_candidates` alone. `score_rows` gets at
+most --batch rows per call, as behind a server with a largest batch; its time is the sum. Beside the measured ratio
+stands the one that operations predict: matrix products of both graphs, 2 operations per multiply-add. Without --run,
+Transform's vocabularies are those of toy rows.
+
+The bar: 512 candidates cost at most a third of 512 rows, by the shortest times. The last line holds the ratios at the
+last number of candidates.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -41,6 +47,9 @@ from mixrank.schemas.datasets.kuairand import SPEC
 from mixrank.schemas.encode import columns
 from mixrank.schemas.synthetic import toy_rows
 from mixrank.serving.export import export, request_and_item, to_columns, to_request_columns
+
+# Time of the rows over that of as many candidates, at this number of them.
+BAR, BAR_CANDIDATES = 3.0, 512
 
 
 def with_histories(spec: FeatureSpec, length: int) -> FeatureSpec:
@@ -128,6 +137,18 @@ def seconds(signatures: Any, given: dict[str, list], rounds: int) -> dict[str, l
     return times
 
 
+def percentiles(signature: Any, given: dict[str, tf.Tensor], number: int) -> tuple[float, float]:
+    """Median and 99th percentile of the milliseconds of some calls."""
+    spent = []
+    for _ in range(number):
+        began = time.perf_counter()
+        for answer in signature(**given).values():
+            answer.numpy()
+        spent.append(1e3 * (time.perf_counter() - began))
+    half, most = np.percentile(spent, [50, 99])
+    return float(half), float(most)
+
+
 def shown(times: dict[str, list[tuple[float, float]]], clock: int, statistic: Callable[[list[float]], float]) -> str:
     """Milliseconds of both signatures by one of the clocks, and their ratio."""
     rows, ranked = (
@@ -136,17 +157,25 @@ def shown(times: dict[str, list[tuple[float, float]]], clock: int, statistic: Ca
     return f"{rows:10.1f}{ranked:9.1f}{rows / ranked:7.2f}"
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", help="names; all if left out")
     parser.add_argument("--sizes", nargs="+", default=["tiny"], help="presets")
-    parser.add_argument("--candidates", nargs="+", type=int, default=[1, 16, 64, 256, 512])
+    parser.add_argument("--candidates", nargs="+", type=int, help="1, 16, 64, 256 and 512 if left out")
     parser.add_argument("--length", type=int, default=100, help="events in each history")
     parser.add_argument("--batch", type=int, default=128, help="most rows in one call of score_rows")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--calls", type=int, default=100, help="calls that the percentiles are taken from")
     parser.add_argument("--run", type=Path, help="folder of a finished run, which then decides the length too")
     parser.add_argument("--count", action="store_true", help="operations only")
+    parser.add_argument(
+        "--check", action="store_true", help=f"only {BAR_CANDIDATES} candidates; exit with 1 where the bar is missed"
+    )
     options = parser.parse_args()
+    if options.check and (options.count or options.candidates):
+        parser.error(f"--check measures {BAR_CANDIDATES} candidates: leave --count and --candidates out")
+    numbers = options.candidates or ([BAR_CANDIDATES] if options.check else [1, 16, 64, 256, BAR_CANDIDATES])
+    ratios: dict[str, float] = {}
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         if options.run:
@@ -158,7 +187,7 @@ def main() -> None:
         print(f"events: {lengths}; {options.rounds} rounds; milliseconds, score_rows / rank_candidates")
         print(
             f"{'model':12}{'size':>7}{'N':>5}{'GFLOP':>9}{'GFLOP':>9}{'ratio':>7}"
-            + f"{'shortest':>26}{'median':>26}{'processor':>26}"
+            + f"{'shortest':>26}{'median':>26}{'processor':>26}{'p50':>9}{'p99':>9}"
         )
         for size in options.sizes:
             for name in options.models or registry.names():
@@ -169,15 +198,27 @@ def main() -> None:
                     export(target, spec=spec, model=model, transform_output=graph)
                     loaded = tf.saved_model.load(target)
                     signatures = loaded.signatures
-                for number in options.candidates:
+                for number in numbers:
                     flops = [products(model, number), products(by_request, number)]
                     line = f"{name:12}{size:>7}{number:5}{flops[0] / 1e9:9.2f}{flops[1] / 1e9:9.2f}"
                     line += f"{flops[0] / flops[1]:7.2f}"
                     if signatures is not None:
-                        times = seconds(signatures, calls(spec, number, options.batch), options.rounds)
+                        given = calls(spec, number, options.batch)
+                        times = seconds(signatures, given, options.rounds)
                         line += shown(times, 0, min) + shown(times, 0, statistics.median) + shown(times, 1, min)
+                        (request,) = given["rank_candidates"]
+                        half, most = percentiles(signatures["rank_candidates"], request, options.calls)
+                        line += f"{half:9.1f}{most:9.1f}"
+                        least = {each: min(spent[0] for spent in times[each]) for each in times}
+                        ratios[f"{name}_{size}"] = float(f"{least['score_rows'] / least['rank_candidates']:.3g}")
                     print(line, flush=True)
+    print(json.dumps(ratios))
+    missed = [name for name, value in ratios.items() if value < BAR]
+    if options.check and missed:
+        print(f"missed: {', '.join(missed)}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
