@@ -3,6 +3,7 @@
     python benchmarks/peers/run.py                                       # every case, three rounds: about 20 minutes
     python benchmarks/peers/run.py --check                               # the same; exits with 1 where a bar is missed
     python benchmarks/peers/run.py --ids 1000 --batch 1024 --rounds 1 --seconds 3 --only mixrank deepctr
+    python benchmarks/peers/run.py --ids 1000 --only mixrank --jit off   # mixrank without XLA
 
 DCN-V2 with 40 fields, 16 wide, and 1.7 M dense weights (`task.py`): every field has 1,000 ids, or two of them have a
 million. Adam trains the dense weights; the embeddings are trained as each library does it: mixrank by its default row
@@ -10,11 +11,12 @@ optimizer, the peers by Adam too. FuxiCTR's step also clips the norm of all grad
 mixrank has its default settings, so XLA if `jit_compile: auto` says so. Rates and the spread of the first embeddings
 are equal, the batches lie ready in memory, and every library may use all cores.
 
-Each library has an environment of its own below `.peers`, which the first run builds with uv from the pinned packages of
+Each peer has an environment of its own below `.peers`, which the first run builds with uv from the pinned packages of
 `deepctr.txt` and `fuxictr.txt` (8 GB); mixrank is the environment that runs this file. Each measurement is a process of
 its own, and the libraries take turns. Its first 40 steps are not timed; the mean losses of the first and last five of
-these show that all three learn alike. Samples per second are the median of the rounds. Other programs on the machine
-hurt libraries differently, so run it on a quiet one. The last line holds the ratios of mixrank to the best peer.
+these show that all three learn alike. Samples per second are the median of the rounds, processor time is the least.
+Other programs on the machine hurt libraries differently, so run it on a quiet one. The last line holds the ratios of
+mixrank to the best peer.
 """
 
 from __future__ import annotations
@@ -60,17 +62,19 @@ def python_of(library: str) -> str:
     return python
 
 
-def measure(library: str, python: str, file: Path, ids: int, batch: int, seconds: float) -> dict[str, Any]:
+def measure(command: list[str], file: Path, ids: int, batch: int, seconds: float) -> dict[str, Any]:
     """Figures of one training in a process of its own.
+
+    Args:
+        command: interpreter and program of a library, with options of its own.
 
     Raises:
         RuntimeError: with the end of its output, if it fails.
     """
     given = ["--large", str(ids), "--batch", str(batch), "--seconds", str(seconds)]
-    command = [python, str(HERE / f"train_{library}.py"), str(file), *given]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run([*command, str(file), *given], capture_output=True, text=True)
     if run.returncode:
-        raise RuntimeError(f"{library} ended with {run.returncode}:\n{run.stderr[-2000:]}")
+        raise RuntimeError(f"{' '.join(command)} ended with {run.returncode}:\n{run.stderr[-2000:]}")
     return json.loads(run.stdout.splitlines()[-1])
 
 
@@ -99,11 +103,22 @@ def main() -> int:
     parser.add_argument("--batch", nargs="+", type=int, default=BATCHES, help="rows of a batch")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of every case")
     parser.add_argument("--seconds", type=float, default=8.0, help="timed part of a measurement")
+    parser.add_argument(
+        "--jit", choices=("auto", "on", "off"), default="auto", help="mixrank's XLA, if not its default"
+    )
     options = parser.parse_args()
-    pythons = {library: python_of(library) for library in LIBRARIES if library in options.only}
+    if options.check and options.jit != "auto":
+        parser.error("--check measures mixrank's default settings: leave --jit out")
+    commands = {
+        library: [python_of(library), str(HERE / f"train_{library}.py")]
+        for library in LIBRARIES
+        if library in options.only
+    }
+    if "mixrank" in commands:
+        commands["mixrank"] += ["--jit", options.jit]
     cases = [(ids, batch) for ids in options.ids for batch in options.batch]
     found: dict[tuple[int, int], dict[str, list[dict[str, Any]]]] = {
-        case: {name: [] for name in pythons} for case in cases
+        case: {name: [] for name in commands} for case in cases
     }
     with tempfile.TemporaryDirectory() as folder:
         files = {ids: Path(folder) / f"{ids}.npz" for ids in options.ids}
@@ -111,9 +126,9 @@ def main() -> int:
             task.write(file, ids)
         for number in range(options.rounds):
             for (ids, batch), runs in found.items():
-                for library, python in pythons.items():
+                for library, command in commands.items():
                     began = time.monotonic()
-                    runs[library].append(measure(library, python, files[ids], ids, batch, options.seconds))
+                    runs[library].append(measure(command, files[ids], ids, batch, options.seconds))
                     spent = time.monotonic() - began
                     print(
                         f"round {number + 1}: {ids:,} ids, batch {batch}, {library}: "

@@ -66,6 +66,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--large", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--jit", default="auto", help="mixrank alone reads it")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""The task in mixrank: as `mixrank train` trains it, with its default settings but for the size of a batch."""
+"""The task in mixrank: as `mixrank train` trains it, with its default settings but for batch size and rates."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def main() -> None:
     log = spec()
     settings = TrainSettings(
         batch_size=given.batch,
+        jit_compile=given.jit,
         optimizer=Optimizer(learning_rate=task.RATE),
         embedding_optimizer=TableOptimizer(learning_rate=task.RATE),
     )
@@ -56,7 +57,7 @@ def main() -> None:
         )
     rows, labels = task.columns(given.file, "int64")
     stream = tf.data.Dataset.from_tensor_slices((rows, {"click": labels}))
-    batches = iter(stream.batch(given.batch).cache().repeat())
+    batches = iter(stream.batch(given.batch, drop_remainder=True).cache().repeat())
     trained.make_train_function()
     dense = sum(int(np.prod(weight.shape)) for weight in trained.dense_weights)
     task.report(lambda: float(trained.train_function(batches)["loss"]), given, dense, means=True)
