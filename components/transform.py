@@ -45,13 +45,15 @@ def preprocessing_fn(inputs: Mapping[str, tf.RaggedTensor], custom_config: Mappi
 
 def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[str, tf.Tensor]:
     """`preprocessing_fn` for a spec; must run inside a TFT analysis or its exported graph."""
-    vocabularies = {name: count_vocabulary(name, vocab, inputs[name]) for name, vocab in spec.vocabularies.items()}
     outputs = {spec.scenario.name: scenario_id(spec.scenario, inputs[spec.scenario.name])}
     for feature in spec.inputs:
-        outputs[feature.name] = row_values(feature, inputs[feature.name], vocabularies)
+        outputs[feature.name] = row_values(feature, inputs[feature.name])
     for history in spec.histories:
         for column, field in spec.history_fields(history):
-            outputs[column] = history_ids(history, field, inputs[column], vocabularies)
+            outputs[column] = history_values(history, field, inputs[column])
+    for feature in spec.categorical:
+        categories = {column: outputs[column] for column in spec.columns_of(feature)}
+        outputs |= category_ids(feature, categories, inputs[feature.name])
     for label in spec.labels:
         outputs[label.name] = tf.cast(first(inputs[label.name], 0), tf.float32)
     for role, key in (("user", spec.user), ("item", spec.item), ("time", spec.time)):
@@ -59,14 +61,13 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
     return outputs
 
 
-def row_values(feature: RowFeature, values: tf.RaggedTensor, vocabularies: Mapping[str, Any]) -> tf.Tensor:
-    """Ids or numbers of a row feature, `[batch]`, or `[batch, max_length]` if it is multi-valued."""
+def row_values(feature: RowFeature, values: tf.RaggedTensor) -> tf.Tensor:
+    """Numbers or raw categories of a row feature, `[batch]`, or `[batch, max_length]` if it is multi-valued."""
     match feature:
         case Categorical():
-            return categorical_ids(feature, first(values, PADDING[feature.dtype]), vocabularies)
+            return first(values, PADDING[feature.dtype])
         case MultiCategorical():
-            dense = padded(values, feature.max_length, PADDING[feature.dtype])
-            return categorical_ids(feature, dense, vocabularies)
+            return padded(values, feature.max_length, PADDING[feature.dtype])
         case Numeric():
             return numeric(feature, values)
         case _:
@@ -109,26 +110,35 @@ def count_vocabulary(name: str, vocab: Vocab, values: tf.RaggedTensor) -> Any:
     )
 
 
-def categorical_ids(
-    feature: Categorical | MultiCategorical, values: tf.Tensor, vocabularies: Mapping[str, Any]
-) -> tf.Tensor:
-    """Ids of dense values of any shape, 0 where a value is the padding; same shape.
+def category_ids(
+    feature: Categorical | MultiCategorical, columns: Mapping[str, tf.Tensor], counted: tf.RaggedTensor
+) -> dict[str, tf.Tensor]:
+    """Ids of a feature's columns, 0 where a value is the padding; same shapes.
+
+    All columns are looked up at once, so that a graph reads the vocabulary into memory once.
 
     Args:
         feature: its `vocab` says how ids are made.
-        values: int64 or string.
-        vocabularies: feature name -> asset path of its vocabulary.
+        columns: column -> dense raw values, int64 or string.
+        counted: the values that its vocabulary is counted on.
     """
+    values = tf.concat([tf.reshape(dense, [-1]) for dense in columns.values()], axis=0)
     present = tf.not_equal(values, tf.constant(PADDING[feature.dtype], values.dtype))
     match feature.vocab:
-        case Hash(size=size):
+        case Hash(ids=buckets):
             text = values if values.dtype == tf.string else tf.strings.as_string(values)
-            ids = tf.strings.to_hash_bucket_fast(text, size)
+            ids = tf.strings.to_hash_bucket_fast(text, buckets)
         case Vocab(oov=oov):
-            ids = tft.apply_vocabulary(values, vocabularies[feature.name], num_oov_buckets=oov)
+            vocabulary = count_vocabulary(feature.name, feature.vocab, counted)
+            ids = tft.apply_vocabulary(values, vocabulary, num_oov_buckets=oov)
         case _:
             assert_never(feature.vocab)
-    return tf.where(present, ids + 1, tf.zeros_like(ids))
+    ids = tf.where(present, ids + 1, tf.zeros_like(ids))
+    parts = tf.split(ids, [tf.size(dense) for dense in columns.values()])
+    return {
+        column: tf.reshape(part, [-1, *dense.shape[1:]])
+        for (column, dense), part in zip(columns.items(), parts, strict=True)
+    }
 
 
 def numeric(feature: Numeric, values: tf.RaggedTensor) -> tf.Tensor:
@@ -147,14 +157,12 @@ def numeric(feature: Numeric, values: tf.RaggedTensor) -> tf.Tensor:
     return value
 
 
-def history_ids(
-    history: History, field: EventField, values: tf.RaggedTensor, vocabularies: Mapping[str, Any]
-) -> tf.Tensor:
-    """Ids of one history field, `[batch, length]` (times `max_length` for a multi-valued field), newest first."""
+def history_values(history: History, field: EventField, values: tf.RaggedTensor) -> tf.Tensor:
+    """Ids or raw categories of a history field, newest first: `[batch, length]`, times `max_length` if multi-valued."""
     dense = padded(values, history.length * field.width, PADDING[field.kind])
     match field:
         case Categorical() | MultiCategorical():
-            return categorical_ids(field, dense, vocabularies)
+            return dense
         case Action():
             ids = 1 + tf.clip_by_value(dense, 0, 2 ** len(field.flags) - 1)
         case TimeGap():

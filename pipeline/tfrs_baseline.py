@@ -51,6 +51,7 @@ from mixrank.components.training import (
     vocabulary_sizes,
 )
 from mixrank.layers.ranking import table_sizes
+from mixrank.layers.tokens import hash_rows
 from mixrank.pipeline.config import load_config
 from mixrank.pipeline.fast_loop import last_run, new_folder, record_training
 from mixrank.pipeline.run_record import split_files
@@ -71,12 +72,13 @@ class Embeddings(tf_keras.layers.Layer):
 
     Args:
         tables: column -> name of its table.
-        sizes: name of a table -> number of ids, 0 included.
+        sizes: name of a table -> number of its rows.
+        functions: name of a table -> number of its hash functions.
     """
 
-    def __init__(self, tables: Mapping[str, str], sizes: Mapping[str, int]) -> None:
+    def __init__(self, tables: Mapping[str, str], sizes: Mapping[str, int], functions: Mapping[str, int]) -> None:
         super().__init__()
-        self.tables = dict(tables)
+        self.tables, self.functions = dict(tables), dict(functions)
         self.vectors = {
             name: tf_keras.layers.Embedding(sizes[name], DIM, name=f"embedding_{name}")
             for name in dict.fromkeys(tables.values())
@@ -86,7 +88,9 @@ class Embeddings(tf_keras.layers.Layer):
         return {column: self._vector(self.tables[column], ids) for column, ids in columns.items()}
 
     def _vector(self, table: str, ids: tf.Tensor) -> tf.Tensor:
-        found = self.vectors[table](tf.clip_by_value(ids, 0, self.vectors[table].input_dim - 1))
+        buckets, functions = self.vectors[table].input_dim - 1, self.functions[table]
+        ids = tf.clip_by_value(ids, 0, buckets**functions)
+        found = sum(self.vectors[table](hash_rows(ids, buckets**j, buckets)) for j in range(functions))
         if ids.shape.rank == 1:
             return found
         # (batch, values) -> (batch, values, 1)
@@ -135,7 +139,9 @@ class Columns:
     def __init__(self, spec: FeatureSpec) -> None:
         looked_up = [spec.scenario, *(feature for feature in spec.inputs if not feature.is_number)]
         fields = [pair for history in spec.histories for pair in spec.history_fields(history)]
+        several = {feature.name: feature.functions for feature in spec.categorical}
         self.tables = {f.name: f.name for f in looked_up} | {column: field.name for column, field in fields}
+        self.functions = {table: several.get(table, 1) for table in self.tables.values()}
         self.numbers = [feature.name for feature in spec.inputs if feature.is_number]
 
     def arrange(self, row: Mapping[str, tf.Tensor]) -> dict[str, Any]:
@@ -164,14 +170,14 @@ def build(
     Args:
         name: dlrm or dcn.
         columns: what it reads.
-        sizes: number of ids of every table.
+        sizes: number of rows of every table.
         settings: optimizers and losses.
         steps: int >= 1. Length of the training, for schedules.
         label: of the task.
     """
     interaction = tfrs.layers.feature_interaction.DotInteraction() if name == "dlrm" else Crosses()
     model = tfrs.experimental.models.Ranking(
-        Embeddings(columns.tables, sizes),
+        Embeddings(columns.tables, sizes, columns.functions),
         bottom_stack=tfrs.layers.blocks.MLP(list(BOTTOM), final_activation="relu"),
         feature_interaction=interaction,
         top_stack=tfrs.layers.blocks.MLP(list(TOP)),

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["open_parquet", "pa", "pc", "pq", "read_frame", "reading"]
+__all__ = ["lines_of", "open_parquet", "pa", "pc", "pq", "read_frame", "reading"]
 pyarrow_hotfix.install()
 
 
@@ -52,6 +53,25 @@ def read_frame(path: Path | str) -> pd.DataFrame:
     """
     with reading(str(path)):
         return open_parquet(path).read().to_pandas()
+
+
+def lines_of(data: bytes) -> pa.Array:
+    """The lines of a file as large_binary, each without its line feed.
+
+    They take what their bytes take, and 8 bytes each; as `bytes` objects they would take 33 more.
+
+    >>> lines_of(b"red\n\ngreen\n").to_pylist()
+    [b'red', b'', b'green']
+    """
+    read = np.frombuffer(data, np.uint8)
+    feed = read == ord("\n")
+    ends = np.flatnonzero(feed)
+    if len(read) and not feed[-1]:
+        ends = np.append(ends, len(read))
+    # A line ends where it did, less the line feeds before it.
+    offsets = np.concatenate([[0], ends - np.arange(len(ends))]).astype(np.int64)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(read[~feed])]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(ends), buffers)
 
 
 @contextmanager

@@ -66,6 +66,6 @@ def _encoding(vocab: Encoding) -> str:
             seen = f" count>={vocab.min_count}" if vocab.min_count > 1 else ""
             return f"vocab{seen}{most}, {vocab.oov} OOV"
         case Hash():
-            return f"hash {vocab.size:,}"
+            return f"hash {vocab.size:,}" + (f", {vocab.functions} functions" if vocab.functions > 1 else "")
         case _:
             assert_never(vocab)

@@ -19,15 +19,16 @@ documentation are folds over it, with one branch per feature *type* and nothing 
         ),
     )
 
-Ids after Transform: 0 is padding or a missing value, 1..V are the vocabulary by descending frequency, V+1..V+oov are
-out-of-vocabulary buckets.
+Ids after Transform: 0 is padding or a missing value. With `Vocab`, 1..V are the vocabulary by descending frequency and
+V+1..V+oov are out-of-vocabulary buckets. With `Hash`, they are 1..size^functions.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeGuard, assert_never
+from typing import Annotated, Any, ClassVar, Literal, TypeGuard, assert_never
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -64,6 +65,9 @@ class Vocab(Declaration):
         max_size: int or None. Keep only the most frequent values.
     """
 
+    # Every value has a row of its own.
+    functions: ClassVar[int] = 1
+
     type: Literal["vocab"] = "vocab"
     min_count: int = Field(default=1, ge=1)
     oov: int = Field(default=1, ge=1)
@@ -73,12 +77,38 @@ class Vocab(Declaration):
 class Hash(Declaration):
     """Ids from a stable hash of the value, without a vocabulary.
 
+    With several functions, a value has a bucket in each, all in one table, and its embedding is the sum of their rows
+    (D. T. Svenstrup, J. Hansen, O. Winther, "Hash Embeddings for Efficient Word Representations", NeurIPS 2017, without
+    its importance weights; C. Zhang et al., "Model Size Reduction Using Frequency Based Double Hashing for Recommender
+    Systems", RecSys 2020, for every value alike). Two values have the same embedding only where they share all buckets,
+    in any order. Of n values, a share of about `1 - exp(-n / size)` does so with one function, and
+    `1 - exp(-2 n / size^2)` with two.
+
+    One number holds all buckets of a value: its id is `1 + fingerprint mod size^functions`, and the digits of `id - 1`
+    to the base `size` are the buckets.
+
     Args:
-        size: int >= 1. Number of buckets.
+        size: int >= 1. Number of buckets, and of the table's rows besides that of a missing value.
+        functions: int >= 1. Number of hash functions; `size^functions` must be below 2^63.
     """
 
     type: Literal["hash"] = "hash"
     size: int = Field(ge=1)
+    functions: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _check_ids(self) -> Hash:
+        # No power of a huge number: it would never end.
+        if self.size > 1 and self.functions * math.log2(self.size) >= 63:
+            raise ValueError(
+                f"`size` ** `functions` of Hash must be below 2 ** 63, received {self.size} ** {self.functions}"
+            )
+        return self
+
+    @property
+    def ids(self) -> int:
+        """Number of ids besides 0."""
+        return self.size**self.functions
 
 
 Encoding = Annotated[Vocab | Hash, Field(discriminator="type")]
@@ -220,6 +250,11 @@ class Valued(Named):
         return self.max_values or 1
 
     @property
+    def functions(self) -> int:
+        """Rows of its embedding table whose sum is the embedding of a value."""
+        return 1
+
+    @property
     def is_number(self) -> bool:
         """Whether it enters the model as a number, without an embedding."""
         return False
@@ -255,6 +290,10 @@ class Categorical(Valued):
     def kind(self) -> Kind:
         return self.dtype
 
+    @property
+    def functions(self) -> int:
+        return self.vocab.functions
+
 
 class MultiCategorical(Valued):
     """Up to `max_length` categorical values per row (tags, genres), pooled by their mean.
@@ -278,6 +317,10 @@ class MultiCategorical(Valued):
     @property
     def kind(self) -> Kind:
         return self.dtype
+
+    @property
+    def functions(self) -> int:
+        return self.vocab.functions
 
     @property
     def max_values(self) -> int:

@@ -41,6 +41,12 @@ class Case:
 CASES = {
     "categorical": Case(Categorical(NAME, group="user", dtype="str", vocab=Vocab(oov=2)), {NAME}, 10),
     "hashed": Case(Categorical(NAME, group="context", vocab=Hash(size=5)), {NAME}, 10),
+    "hashed twice in histories": Case(
+        MultiCategorical(NAME, group="item", max_length=2, vocab=Hash(size=9, functions=2)),
+        {NAME, f"global_{NAME}", f"realtime_{NAME}"},
+        10,
+        listed=True,
+    ),
     "item attribute": Case(
         Categorical(NAME, group="item"), {NAME, f"global_{NAME}", f"realtime_{NAME}"}, 10, listed=True
     ),

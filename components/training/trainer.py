@@ -21,6 +21,7 @@ from mixrank.components.training.model_factory import (
     build_model,
     compile_for_training,
     insights,
+    known_values,
     model_card,
     resolve,
     transformed_rows,
@@ -297,8 +298,8 @@ def _export(
 
 def _score(job: Job, final: keras.Model, card: dict[str, Any]) -> None:
     """Writes the model's card, and what every row of the evaluation split gets."""
-    sizes = {name: job.transform_output.vocabulary_size_by_name(name) for name in job.spec.vocabularies}
-    unknown = UnknownIds({job.spec.scenario.name: len(job.spec.scenario.values), **sizes})
+    known = known_values(job.spec, job.transform_output)
+    unknown = UnknownIds({job.spec.scenario.name: len(job.spec.scenario.values), **known})
     predictions = predict(job.spec, inference(final), job.rows["eval"], unknown)
     write_text_atomically(job.run_dir / MODEL_CARD, json.dumps(card, indent=1))
     write_text_atomically(job.run_dir / UNKNOWN_IDS, json.dumps(unknown.as_dict(), indent=1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import keras
 import numpy as np
@@ -13,7 +13,8 @@ import tensorflow_transform as tft
 
 from mixrank.components.training.exports import find_export
 from mixrank.layers.ranking import tables_of
-from mixrank.schemas import Categorical, FeatureSpec, MultiCategorical, Vocab
+from mixrank.schemas import Categorical, FeatureSpec, Hash, MultiCategorical, Vocab
+from mixrank.schemas.arrow import lines_of, pc
 from mixrank.serving.base import METADATA
 
 
@@ -22,8 +23,8 @@ def warm_start(
 ) -> dict[str, int]:
     """Copies the embedding row of every token that both vocabularies hold.
 
-    Hashed features are copied whole if their number of buckets is equal. The padding row and rows of new tokens keep
-    their fresh values, and a table of another width is left alone.
+    Hashed features are copied whole if their numbers of buckets and of hash functions are equal. The padding row and
+    rows of new tokens keep their fresh values, and a table of another width is left alone.
 
     Args:
         model: freshly built ranker; changed in place.
@@ -42,14 +43,18 @@ def warm_start(
     for feature in spec.categorical:
         if feature.name not in described:
             continue
-        old, new = saved.table(described[feature.name]), tables[feature.name].read()
-        if old.shape[1] != new.shape[1]:
-            copied[feature.name] = 0
+        place, table = described[feature.name], tables[feature.name]
+        copied[feature.name] = 0
+        if place["shape"][1] != table.layer.dim:
             continue
-        rows = _matching_rows(feature, export, described[feature.name], transform_output, old, new)
-        new[rows[1]] = old[rows[0]]
-        tables[feature.name].write(new)
-        copied[feature.name] = len(rows[0])
+        old = saved.table(place)
+        rows_before = old_rows(feature, export, place, transform_output, table.size)
+        for first, rows in table.blocks():
+            from_row = rows_before[first : first + len(rows)]
+            known = from_row > 0
+            if known.any():
+                table.write(np.where(known[:, None], old[from_row], rows), first)
+            copied[feature.name] += int(known.sum())
     return copied
 
 
@@ -73,22 +78,31 @@ class _Saved:
         (rows,) = tf.raw_ops.RestoreV2(
             prefix=self.prefix, tensor_names=[variable], shape_and_slices=[part], dtypes=[self.types[variable]]
         )
-        return rows.numpy().astype(np.float32)
+        # `numpy` would copy them.
+        return np.asarray(rows).astype(np.float32, copy=False)
 
 
-def _matching_rows(
+def old_rows(
     feature: Categorical | MultiCategorical,
     export: Path,
-    table: dict[str, Any],
+    place: dict[str, Any],
     transform_output: tft.TFTransformOutput,
-    old: np.ndarray,
-    new: np.ndarray,
-) -> tuple[list[int], list[int]]:
-    if not isinstance(feature.vocab, Vocab) or table["vocabulary"] is None:
-        same = table["vocabulary"] is None and not isinstance(feature.vocab, Vocab) and old.shape == new.shape
-        return (list(range(1, len(old))),) * 2 if same else ([], [])
-    before = (export / table["vocabulary"]).read_bytes().splitlines()
-    row_of = {token: row for row, token in enumerate(before, start=1)}
-    now = transform_output.vocabulary_by_name(feature.name)
-    pairs = [(row_of[token], row) for row, token in enumerate(now, start=1) if token in row_of]
-    return [a for a, _ in pairs], [b for _, b in pairs]
+    size: int,
+) -> np.ndarray:
+    """Row of the new table -> row of the old one that holds the same token, 0 where there is none; int64 (size,)."""
+    found = np.zeros(size, np.int64)
+    match feature.vocab:
+        case Vocab():
+            if place["vocabulary"] is not None:
+                before = lines_of((export / place["vocabulary"]).read_bytes())
+                with tf.io.gfile.GFile(transform_output.vocabulary_file_by_name(feature.name), "rb") as file:
+                    now = lines_of(file.read())
+                at = pc.index_in(now, value_set=before)
+                found[1 : 1 + len(now)] = pc.add(at, 1).fill_null(0).to_numpy()
+        case Hash(functions=functions):
+            old = place["vocabulary"], place["shape"][0], place.get("functions", 1)
+            if old == (None, size, functions):
+                found[:] = np.arange(size)
+        case _:
+            assert_never(feature.vocab)
+    return found

@@ -209,7 +209,10 @@ class _Layers:
                 part = {name: column for name, column in mine.items() if column.ids.shape[0] == batch}
                 whose = "" if len(part) == len(mine) else "_of_candidates" if batch is None else "_of_request"
                 shapes = {name: list(column.shape) for name, column in part.items()}
-                split = self.get(SplitColumns, f"vectors_{tables.name}{whose}", shapes=shapes)
+                several = {name: column.functions for name, column in part.items() if column.functions > 1}
+                split = self.get(
+                    SplitColumns, f"vectors_{tables.name}{whose}", shapes=shapes, functions=several or None
+                )
                 ids = {name: column.ids for name, column in part.items()}
                 found |= split(tables(ids) if rows is None else rows[tables.name])
         return found
@@ -220,6 +223,7 @@ class _Layers:
         if built:
             return built
         by_width: dict[int, dict[str, str]] = {}
+        several = {column.feature.name: column.functions for column in columns.values() if column.functions > 1}
         for name, column in columns.items():
             by_width.setdefault(column.feature.dim, {})[name] = column.feature.name
         return [
@@ -230,17 +234,26 @@ class _Layers:
                 sizes={table: self._sizes[table] for table in dict.fromkeys(names.values())},
                 columns=names,
                 storage=self._storage,
+                functions={table: k for table, k in several.items() if table in names.values()} or None,
             )
             for dim, names in by_width.items()
         ]
 
 
 class _Column(NamedTuple):
-    """A column of ids: the feature whose table it is looked up in, the ids, and their shape without the batch."""
+    """A column of ids.
+
+    Args:
+        feature: the one whose table it is looked up in.
+        ids: int tensor (batch,) or (batch, values).
+        shape: that of the ids without the batch.
+        functions: hash functions of the table.
+    """
 
     feature: Any
     ids: Any
     shape: tuple[int, ...]
+    functions: int = 1
 
 
 def _columns(spec: FeatureSpec, inputs: Mapping[str, Any], windows: tuple[str, ...]) -> dict[str, _Column]:
@@ -248,12 +261,12 @@ def _columns(spec: FeatureSpec, inputs: Mapping[str, Any], windows: tuple[str, .
     for feature in spec.inputs:
         if not feature.is_number:
             values = () if feature.max_values is None else (feature.max_values,)
-            found[feature.name] = _Column(feature, inputs[feature.name], values)
+            found[feature.name] = _Column(feature, inputs[feature.name], values, feature.functions)
     for history in spec.histories:
         if history.window in windows:
             for column, field in spec.history_fields(history):
                 values = () if field.max_values is None else (field.max_values,)
-                found[column] = _Column(field, inputs[column], (history.length, *values))
+                found[column] = _Column(field, inputs[column], (history.length, *values), field.functions)
     return found
 
 

@@ -13,6 +13,7 @@ from .rows import put as put
 from .tables import EmbeddingTables as EmbeddingTables
 from .tables import SplitColumns as SplitColumns
 from .tables import Table as Table
+from .tables import hash_rows as hash_rows
 from .tokenizers import EvenSplit as EvenSplit
 from .tokenizers import FieldTokens as FieldTokens
 from .tokenizers import InteractThenSplit as InteractThenSplit

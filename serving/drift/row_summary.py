@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 
 from mixrank.schemas import FeatureSpec, tfmd
-from mixrank.schemas.arrow import pa, pc
+from mixrank.schemas.arrow import lines_of, pa, pc
 from mixrank.schemas.encode import columns
 from mixrank.serving.drift.logged_rows import TYPES
 
 NO_VALUE = ""
+# Distinct values that are at least looked up at once.
+LOOKUP = 100_000
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,20 @@ def summarize(batches: Iterable[pa.RecordBatch], spec: FeatureSpec, vocabularies
     }
     generators = stats_impl.get_generators(tfdv.StatsOptions(schema=tfmd.schema(spec)), in_memory=True)
     counted = [generator.create_accumulator() for generator in generators]
-    unseen: dict[str, tuple[int, int]] = {}
+    outside = {column: Outside(vocabularies[feature]) for column, feature in owners.items()}
     judged, has_features = [], False
     for batch in batches:
         arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
         own = pa.RecordBatch.from_arrays(*_split({name: a for name, a in arrays.items() if name in known}))
         counted = [generator.add_input(state, own) for generator, state in zip(generators, counted, strict=True)]
         has_features = has_features or bool(features & arrays.keys())
-        for column in (name for name in owners if name in arrays):
-            count, total = unseen.get(column, (0, 0))
-            new, values = _outside(arrays[column].flatten(), vocabularies[owners[column]])
-            unseen[column] = (count + new, total + values)
+        for column in outside.keys() & arrays.keys():
+            outside[column].add(arrays[column].flatten())
         judged.append(_judged(arrays, spec))
     frame = pd.concat(judged, ignore_index=True) if judged else pd.DataFrame()
     statistics = stats_impl.extract_statistics_output(counted, generators) if has_features else None
+    # In the order of the spec; a column that no row has is left out.
+    unseen = {column: each.counted() for column, each in outside.items() if each.read}
     return RowSummary(len(frame), statistics, unseen, frame)
 
 
@@ -87,19 +89,49 @@ def read_vocabularies(spec: FeatureSpec, assets: Path) -> dict[str, pa.Array]:
         file = assets / feature.name
         if not file.is_file():
             raise ValueError(f"{assets} holds no vocabulary of `{feature.name}`")
-        values = pa.array(file.read_bytes().splitlines(), pa.large_binary())
+        values = lines_of(file.read_bytes())
         found[feature.name] = values.cast(pa.large_string()).cast(pa.int64()) if feature.dtype == "int" else values
     return found
 
 
-def _outside(values: pa.Array, vocabulary: pa.Array) -> tuple[int, int]:
-    """Number of values, and of those outside the vocabulary; padding is not counted."""
-    counts = pc.value_counts(values)
-    distinct, number = counts.field(0), counts.field(1).to_numpy()
-    padding = pa.scalar(b"" if values.type == TYPES["str"] else -(2**63), values.type)
-    there = ~pc.equal(distinct, padding).to_numpy(zero_copy_only=False)
-    known = pc.is_in(distinct, value_set=vocabulary).to_numpy(zero_copy_only=False)
-    return int(number[there & ~known].sum()), int(number[there].sum())
+class Outside:
+    """Counter of the values of a column and of those outside its vocabulary, without padding.
+
+    A lookup begins with a hash table of the whole vocabulary. So values wait until they are as many.
+
+    Args:
+        vocabulary: known values.
+    """
+
+    def __init__(self, vocabulary: pa.Array) -> None:
+        self.vocabulary = vocabulary
+        self.read = False
+        self._waiting: list[pa.StructArray] = []
+        self._unseen = self._all = self._distinct = 0
+
+    def add(self, values: pa.Array) -> None:
+        self.read = True
+        self._waiting.append(pc.value_counts(values))
+        self._distinct += len(self._waiting[-1])
+        if self._distinct >= max(LOOKUP, len(self.vocabulary)):
+            self._look_up()
+
+    def counted(self) -> tuple[int, int]:
+        """(values outside the vocabulary, values)"""
+        self._look_up()
+        return self._unseen, self._all
+
+    def _look_up(self) -> None:
+        if not self._waiting:
+            return
+        counts = pa.concat_arrays(self._waiting)
+        self._waiting, self._distinct = [], 0
+        values, number = counts.field(0), counts.field(1).to_numpy()
+        padding = pa.scalar(b"" if values.type == TYPES["str"] else -(2**63), values.type)
+        there = ~pc.equal(values, padding).to_numpy(zero_copy_only=False)
+        known = pc.is_in(values, value_set=self.vocabulary).to_numpy(zero_copy_only=False)
+        self._unseen += int(number[there & ~known].sum())
+        self._all += int(number[there].sum())
 
 
 def _judged(arrays: Mapping[str, pa.Array], spec: FeatureSpec) -> pd.DataFrame:

@@ -229,11 +229,13 @@ def _embeddings(spec: FeatureSpec, model: keras.Model) -> dict[str, dict[str, An
     tables = tables_of(model)
     for feature in spec.categorical:
         layer, first, size = tables[feature.name]
+        functions = layer.functions_of(feature.name)
         found[feature.name] = {
             "variable": places[id(layer.embeddings)],
             "first_row": first,
             "vocabulary": f"assets/{feature.name}" if feature.name in spec.vocabularies else None,
             "shape": [size, layer.dim],
             **({"scale": places[id(layer.scale)]} if layer.storage == "int8" else {}),
+            **({"functions": functions} if functions > 1 else {}),
         }
     return found

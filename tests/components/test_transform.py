@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.components.transform import KEYS, history_ids
+from mixrank.components.transform import KEYS, history_values
 from mixrank.schemas import History, TimeGap
 
 
@@ -64,7 +64,8 @@ def test_missing_values_become_id_zero(transformed):
     present = [new["country"] for old, new in transformed if old["country"] is not None]
     assert missing
     assert set(missing) == {0}
-    assert 1 <= min(present) <= max(present) <= 7
+    # The two digits to the base 7 of an id less 1.
+    assert 1 <= min(present) <= max(present) <= 49 and max(present) > 7
 
 
 def test_lists_are_cut_and_padded_with_zero(transformed):
@@ -93,7 +94,7 @@ def test_time_gaps_next_to_a_power_of_two_are_exact(buckets):
     seconds = [s for k in range(63) for s in (2**k - 2, 2**k - 1, 2**k) if s >= 0]
     history = History("past", of=("gap",), length=len(seconds) + 2, window="before")
     values = tf.ragged.constant([[-1, *seconds], [], [7]], dtype=tf.int64, row_splits_dtype=tf.int64)
-    ids = history_ids(history, TimeGap("gap", buckets=buckets), values, {}).numpy()
+    ids = history_values(history, TimeGap("gap", buckets=buckets), values).numpy()
     # floor(log2(1 + s)) is one less than the number of binary digits.
     expected = [1, *(min(2 + (1 + s).bit_length() - 1, buckets) for s in seconds), 0]
     assert ids[0].tolist() == expected
@@ -124,6 +125,15 @@ def test_labels_keep_their_zeros(transformed):
 def test_keys_pass_through(transformed):
     for old, new in transformed:
         assert (new[KEYS["user"]], new[KEYS["item"]].decode()) == (old["person"], old["clip"])
+
+
+def test_the_exported_graph_looks_every_vocabulary_up_once(toy_spec, toy_data):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    graph = saved_model_pb2.SavedModel.FromString((toy_data.graph / "transform_fn" / "saved_model.pb").read_bytes())
+    functions = graph.meta_graphs[0].graph_def.library.function
+    lookups = [node for each in functions for node in each.node_def if node.op == "LookupTableFindV2"]
+    assert len(lookups) == len(toy_spec.vocabularies)
 
 
 def test_the_exported_graph_answers_padding_and_unknown_values(toy_spec, toy_transform):

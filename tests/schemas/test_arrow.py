@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from mixrank.schemas.arrow import open_parquet, pa, pq, read_frame
+from mixrank.schemas.arrow import lines_of, open_parquet, pa, pq, read_frame
 
 REFUSED = "holds a column whose type is stored as a program"
 COLUMNS = ["person", "clip", "at", "page", "label_click", "label_buy", "score_click", "score_buy"]
@@ -40,6 +40,11 @@ def fresh(*arguments):
     """A process that has imported nothing yet, above all not Beam, which brings the same protection."""
     done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("text", [b"", b"a", b"a\n", b"\n", b"a\n\nbc\n", b"a\r\x0b\nb c", "ü\n漢\n".encode()])
+def test_lines_are_those_between_line_feeds(text):
+    assert lines_of(text).to_pylist() == text.removesuffix(b"\n").split(b"\n")[: None if text else 0]
 
 
 def test_without_protection_the_file_would_run(trap, tmp_path):

@@ -37,7 +37,7 @@ def test_every_column_of_the_spec_has_a_row(toy_spec):
 
 
 def test_encodings_are_told_apart(toy_spec):
-    assert one(toy_spec, "country")["encoding"] == "str, hash 7"
+    assert one(toy_spec, "country")["encoding"] == "str, hash 7, 2 functions"
     assert one(toy_spec, "person", "categorical")["encoding"] == "int, vocab count>=2, 3 OOV"
     assert one(toy_spec, "price")["encoding"] == "log1p_standardize"
     assert one(toy_spec, "age")["encoding"] == "4 quantiles"

@@ -38,6 +38,8 @@ def spec(*features, **changes):
         (lambda: s.Vocab(min_count=0), "greater than or equal to 1"),
         (lambda: s.Vocab(oov=0), "greater than or equal to 1"),
         (lambda: s.Hash(size=0), "greater than or equal to 1"),
+        (lambda: s.Hash(size=2**21, functions=3), r"must be below 2 \*\* 63, received 2097152 \*\* 3"),
+        (lambda: s.Hash(size=10**9, functions=10**9), r"must be below 2 \*\* 63"),
         (lambda: s.Categorical("clip", group="item", dim=0), "greater than or equal to 1"),
         (lambda: s.Categorical("clip", group="item", drift=1.5), "less than or equal to 1"),
         (lambda: s.MultiCategorical("tag", group="item", max_length=0), "greater than or equal to 1"),
@@ -131,7 +133,7 @@ def test_a_spec_survives_json(toy_spec):
     copy = s.FeatureSpec.from_json(toy_spec.to_json())
     assert copy == toy_spec
     assert [type(feature) for feature in copy.features] == [type(feature) for feature in toy_spec.features]
-    assert copy.get("country").vocab == s.Hash(size=7)
+    assert copy.get("country").vocab == s.Hash(size=7, functions=2)
     assert copy.scenario.values == ("home", "search", "cart")
 
 

@@ -11,7 +11,7 @@ from mixrank.components.training import Optimizer, TableOptimizer, build_strateg
 from mixrank.components.training.optimizers import build_optimizer, build_table_optimizer
 from mixrank.components.training.row_optimizer import summed_by_row
 from mixrank.components.training.training_step import TrainingStep
-from mixrank.layers.tokens import EmbeddingTables, SplitColumns
+from mixrank.layers.tokens import EmbeddingTables, SplitColumns, hash_rows
 
 SGD = Optimizer(name="sgd", learning_rate=0.1)
 ADAM = Optimizer(learning_rate=0.01, schedule="cosine", warmup=0.5)
@@ -32,7 +32,7 @@ def rows():
     return tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(BATCH, drop_remainder=True)
 
 
-def ranker():
+def ranker(functions=1):
     """A model with one table for two columns, and its layers behind that table."""
     keras.utils.set_random_seed(5)
     inputs = {
@@ -40,8 +40,9 @@ def ranker():
         "past": keras.Input((2,), dtype="int64", name="past"),
         "price": keras.Input((3,), name="price"),
     }
-    tables = EmbeddingTables(dim=4, sizes={"clip": 7}, columns={"clip": "clip", "past": "clip"}, name="tables_4")
-    split = SplitColumns(shapes={"clip": [], "past": [2]})
+    columns = {"clip": "clip", "past": "clip"}
+    tables = EmbeddingTables(dim=4, sizes={"clip": 7}, columns=columns, functions={"clip": functions}, name="tables_4")
+    split = SplitColumns(shapes={"clip": [], "past": [2]}, functions=dict.fromkeys(columns, functions))
     flat, joined = keras.layers.Flatten(), keras.layers.Concatenate()
     hidden = keras.layers.Dense(5, activation="tanh", name="hidden")
     heads = {task: keras.layers.Dense(1, name=task) for task in LOSSES}
@@ -52,7 +53,7 @@ def ranker():
         return {task: head(x) for task, head in heads.items()}
 
     model = keras.Model(inputs, behind(tables({name: inputs[name] for name in ("clip", "past")})))
-    vectors = keras.Input((3, 4))
+    vectors = keras.Input((3 * functions, 4))
     return model, keras.Model([inputs, [vectors]], behind(vectors))
 
 
@@ -60,11 +61,11 @@ def losses():
     return {task: keras.losses.BinaryCrossentropy(from_logits=True) for task in LOSSES}
 
 
-def trained(optimizer, tables=ROWWISE, *, parts=1, replicas=1, jit=False, steps=STEPS):
+def trained(optimizer, tables=ROWWISE, *, parts=1, replicas=1, jit=False, steps=STEPS, functions=1):
     strategy = build_strategy(replicas)
     with strategy.scope():
         step = TrainingStep(
-            *ranker(),
+            *ranker(functions),
             build_optimizer(optimizer, steps=STEPS),
             build_table_optimizer(tables, steps=STEPS),
             loss=losses(),
@@ -96,6 +97,17 @@ def test_parts_of_a_batch_move_the_weights_as_the_whole_batch_does(parts, replic
     split, loss_of_split = trained(SGD, parts=parts, replicas=replicas)
     same_weights(split, whole, atol=1e-6)
     assert loss_of_split == pytest.approx(loss_of_whole, abs=1e-6)
+
+
+def test_a_value_moves_the_rows_of_all_its_hash_functions():
+    step, _ = trained(SGD, steps=1, functions=2)
+    (inputs, _), *_ = rows()
+    ids = np.concatenate([np.ravel(inputs["clip"]), np.ravel(inputs["past"])])
+    read = {int(row) for power in (1, 6) for row in np.array(hash_rows(ids, power, 6))}
+    before, after = (np.array(model.get_layer("tables_4").embeddings) for model in (ranker(2)[0], step.model))
+    assert set(np.flatnonzero((after != before).any(axis=1))) == read
+    jitted, _ = trained(SGD, steps=1, functions=2, jit=True)
+    np.testing.assert_allclose(np.array(jitted.model.get_layer("tables_4").embeddings), after, atol=1e-6)
 
 
 @pytest.mark.parametrize("tables", [ROWWISE, TableOptimizer(name="lazy_adam", learning_rate=0.01)])

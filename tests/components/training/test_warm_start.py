@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from mixrank.components.training.warm_start import find_export, warm_start
 from mixrank.layers.ranking import tables_of
+from mixrank.layers.tokens import rows
 from mixrank.schemas import Vocab
 from mixrank.serving.base import METADATA
 
@@ -20,8 +21,8 @@ OOV = {"person": 3, "clip": 2, "tag": 1}
 HASHED = 7
 
 
-def write_export(folder, tables, vocabularies):
-    """The parts of an export that `warm_start` reads: variables, vocabularies and their places."""
+def write_export(folder, tables, vocabularies, functions=2):
+    """The parts of an export that `warm_start` reads: variables, vocabularies, hash functions and their places."""
 
     class Model(tf.Module):
         def __init__(self):
@@ -35,12 +36,18 @@ def write_export(folder, tables, vocabularies):
             "variable": f"weights/{number}/.ATTRIBUTES/VARIABLE_VALUE",
             "vocabulary": f"assets/{name}" if name in vocabularies else None,
             "shape": list(tables[name].shape),
+            **({"functions": functions} if name == "country" else {}),
         }
         for number, name in enumerate(tables)
     }
     (folder / METADATA).write_text(json.dumps({"embeddings": described}))
+    write_vocabularies(folder / "assets", vocabularies)
+
+
+def write_vocabularies(folder, vocabularies):
+    folder.mkdir(exist_ok=True)
     for name, tokens in vocabularies.items():
-        (folder / "assets" / name).write_bytes(b"".join(token + b"\n" for token in tokens))
+        (folder / name).write_bytes(b"".join(token + b"\n" for token in tokens))
 
 
 def old_tables(spec, **changes):
@@ -52,12 +59,15 @@ def old_tables(spec, **changes):
 
 
 @pytest.fixture
-def new(build_small):
+def new(build_small, tmp_path):
     """A fresh model and the vocabularies it was built for."""
     sizes = {name: 1 + len(tokens) + OOV[name] for name, tokens in NEW.items()} | {"country": 1 + HASHED}
     model = build_small(sizes, seed=1)
     fresh = {name: table_of(model, name) for name in sizes}
-    return SimpleNamespace(model=model, transform=SimpleNamespace(vocabulary_by_name=NEW.__getitem__), fresh=fresh)
+    files = tmp_path / "vocabularies"
+    write_vocabularies(files, NEW)
+    transform = SimpleNamespace(vocabulary_file_by_name=lambda name: str(files / name))
+    return SimpleNamespace(model=model, transform=transform, fresh=fresh)
 
 
 def table_of(model, name):
@@ -111,6 +121,31 @@ def test_hashed_rows_need_the_same_number_of_buckets(toy_spec, new, tmp_path):
     write_export(tmp_path / "model", old_tables(toy_spec, country=more), OLD)
     assert warm_start(new.model, toy_spec, new.transform, str(tmp_path / "model"))["country"] == 0
     np.testing.assert_array_equal(table_of(new.model, "country"), new.fresh["country"])
+
+
+def test_hashed_rows_need_the_same_hash_functions(toy_spec, new, tmp_path):
+    write_export(tmp_path / "model", old_tables(toy_spec), OLD, functions=1)
+    assert warm_start(new.model, toy_spec, new.transform, str(tmp_path / "model"))["country"] == 0
+    np.testing.assert_array_equal(table_of(new.model, "country"), new.fresh["country"])
+
+
+def test_rows_are_matched_as_by_a_dictionary_in_blocks_of_any_size(toy_spec, build_small, tmp_path, monkeypatch):
+    rng = np.random.default_rng(4)
+    tokens = np.array([b"%d" % number for number in rng.permutation(900)])
+    before, now = tokens[:600].tolist(), tokens[300:][rng.permutation(600)].tolist()
+    tables = {"person": rng.normal(size=(604, toy_spec.get("person").dim)).astype("float32")}
+    write_export(tmp_path / "model", tables, {"person": before})
+    write_vocabularies(tmp_path / "new", {"person": now})
+    model = build_small({"person": 604, "country": 8, "clip": 6, "tag": 4}, seed=1)
+    expected = table_of(model, "person")
+    row_of = {token: row for row, token in enumerate(before, start=1)}
+    pairs = [(row_of[token], row) for row, token in enumerate(now, start=1) if token in row_of]
+    expected[[b for _, b in pairs]] = tables["person"][[a for a, _ in pairs]]
+    monkeypatch.setattr(rows, "BLOCK", 100)
+    transform = SimpleNamespace(vocabulary_file_by_name=lambda name: str(tmp_path / "new" / name))
+    assert warm_start(model, toy_spec, transform, str(tmp_path / "model")) == {"person": len(pairs)}
+    assert len(pairs) == 300
+    np.testing.assert_array_equal(table_of(model, "person"), expected)
 
 
 def test_a_feature_that_changed_its_encoding_starts_afresh(toy_spec, new, tmp_path):
@@ -170,8 +205,8 @@ def test_a_real_export_is_taken_over_whole(toy_export, build_small, toy_spec, to
     new = build_small(sizes, seed=2)
     copied = warm_start(new, toy_spec, toy_transform, str(toy_export.folder))
     assert copied
-    for name, rows in copied.items():
+    for name, number in copied.items():
         vocab = toy_spec.get(name).vocab
-        assert rows == sizes[name] - 1 - (vocab.oov if isinstance(vocab, Vocab) else 0)
+        assert number == sizes[name] - 1 - (vocab.oov if isinstance(vocab, Vocab) else 0)
         old = table_of(toy_export.model, name)
-        np.testing.assert_array_equal(table_of(new, name)[1 : 1 + rows], old[1 : 1 + rows])
+        np.testing.assert_array_equal(table_of(new, name)[1 : 1 + number], old[1 : 1 + number])

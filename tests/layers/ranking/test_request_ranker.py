@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mixrank import testing
 from mixrank.layers import registry
-from mixrank.layers.ranking import build_ranker, load, model_inputs, request_ranker
-from mixrank.schemas import FeatureSpec
+from mixrank.layers.base import counts
+from mixrank.layers.ranking import build_ranker, dense_ranker, load, model_inputs, request_ranker
+from mixrank.schemas import FeatureSpec, Hash
 
 every_model = pytest.mark.parametrize("name", registry.names())
 # Options under which a model treats a request differently.
@@ -118,6 +120,28 @@ def test_the_ranker_is_still_saved_as_before(make, make_rows, tmp_path, spec):
     rows = make_rows(model, batch=3)
     np.testing.assert_array_equal(loaded(rows)["click"], model(rows)["click"])
     _assert_same(model, request_ranker(spec, loaded), rows, _items(spec))
+
+
+def test_values_with_two_hash_functions_are_scored_as_any_other(spec, sizes, make_rows, tmp_path):
+    twice = {name: Hash(size=sizes[name] - 1, functions=2) for name in ("person", "clip", "tag")}
+    features = [f.model_copy(update={"vocab": twice[f.name]}) if f.name in twice else f for f in spec.features]
+    spec = FeatureSpec(**{**dict(spec), "features": tuple(features)})
+    model = build_ranker(spec, sizes, preset="tiny", seed=1)
+    assert counts(model) == counts(build_ranker(testing.toy_spec(), sizes, preset="tiny"))
+    rows = make_rows(model, batch=5)
+    for name in twice:
+        for column in spec.columns_of(spec.get(name)):
+            rows[column] = np.where(rows[column] > 0, 7 * rows[column] % (sizes[name] - 1) ** 2 + 1, 0)
+    _assert_same(model, request_ranker(spec, model), rows, _items(spec))
+    tensors = {name: tf.constant(values) for name, values in rows.items()}
+    vectors = [layer({c: tensors[c] for c in layer.columns}) for layer in model.layers if hasattr(layer, "columns")]
+    np.testing.assert_allclose(dense_ranker(spec, model)([tensors, vectors])["like"], model(rows)["like"], atol=1e-6)
+    model.save(tmp_path / "ranker.keras")
+    np.testing.assert_array_equal(load(tmp_path / "ranker.keras")(rows)["click"], model(rows)["click"])
+    # Another bucket of the second function alone is another score.
+    buckets = sizes["person"] - 1
+    other = {**rows, "person": 1 + (rows["person"] - 1 + buckets) % buckets**2}
+    assert (np.array(model(other)["click"]) != np.array(model(rows)["click"])).any()
 
 
 def test_a_log_without_features_of_the_item_has_no_candidates(spec, sizes):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from mixrank.layers.tokens import EmbeddingTables, SplitColumns, rows
+from mixrank.layers.tokens import EmbeddingTables, SplitColumns, hash_rows, rows
 from mixrank.layers.tokens.rows import RowsNormal
 
 SIZES, COLUMNS = {"item": 5, "tag": 3}, {"item": "item", "tags": "tag", "past": "item"}
@@ -49,6 +49,34 @@ def test_several_values_per_event_keep_their_shape():
     assert {name: tuple(x.shape) for name, x in found.items()} == {"a": (5, 4), "b": (5, 2, 3, 4)}
 
 
+def test_a_value_with_two_hash_functions_is_the_sum_of_two_rows():
+    made = EmbeddingTables(dim=4, sizes={"tag": 3, "item": 5}, columns=COLUMNS, functions={"item": 2}, name="tables")
+    # 4 buckets: ids 1..16 are 1 + first + 4 * second; 0 is missing, 99 and -1 are beyond the ids.
+    ids = {"past": np.array([[7, 0], [99, 1]]), "item": np.array([16, 5]), "tags": np.array([[1, 2], [0, 2]])}
+    given = made(ids)
+    assert given.shape == made.compute_output_shape({name: each.shape for name, each in ids.items()}) == (2, 8, 4)
+    found = SplitColumns(shapes=SHAPES, functions={"item": 2, "past": 2})(given)
+    tag, item = (np.array(made.table(name).read()) for name in ("tag", "item"))
+    np.testing.assert_allclose(found["item"], [item[4] + item[4], item[1] + item[2]], rtol=1e-6)
+    past = [[item[3] + item[2], 2 * item[0]], [2 * item[4], 2 * item[1]]]
+    np.testing.assert_allclose(found["past"], past, rtol=1e-6)
+    np.testing.assert_array_equal(found["tags"], by_hand(tag, ids["tags"]))
+    assert made.parts()[0].parameters == 8 * 4
+
+
+def test_hash_functions_survive_a_config():
+    made = EmbeddingTables(dim=4, sizes=SIZES, columns=COLUMNS, functions={"item": 2})
+    assert EmbeddingTables.from_config(made.get_config()).functions_of("item") == 2
+    split = SplitColumns(shapes=SHAPES, functions={"item": 2})
+    assert SplitColumns.from_config(split.get_config()).functions == {"item": 2}
+
+
+def test_every_pair_of_buckets_is_one_id():
+    ids = np.arange(26)
+    pairs = {(int(a), int(b)) for a, b in zip(hash_rows(ids, 1, 5), hash_rows(ids, 5, 5), strict=True)}
+    assert pairs == {(0, 0)} | {(a, b) for a in range(1, 6) for b in range(1, 6)}
+
+
 def test_a_table_is_written_and_read_alone():
     tables = layer()
     before = tables.table("item").read()
@@ -56,8 +84,13 @@ def test_a_table_is_written_and_read_alone():
     tables.table("tag").write(new)
     np.testing.assert_array_equal(tables.table("tag").read(), new)
     np.testing.assert_array_equal(tables.table("item").read(), before)
-    with pytest.raises(ValueError, match=r"a table of 3 rows of 4 received an array \(2, 4\)"):
-        tables.table("tag").write(new[:2])
+    tables.table("tag").write(-new[:1], first=2)
+    np.testing.assert_array_equal(tables.table("tag").read(), np.concatenate([new[:2], -new[:1]]))
+    np.testing.assert_array_equal(tables.table("item").read(), before)
+    with pytest.raises(ValueError, match=r"a table of 3 rows of 4 received an array \(2, 4\) for row 2"):
+        tables.table("tag").write(new[:2], first=2)
+    with pytest.raises(ValueError, match=r"a table of 3 rows of 4 received an array \(3, 2\)"):
+        tables.table("tag").write(new[:, :2])
 
 
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
@@ -84,6 +117,7 @@ def test_rows_start_as_a_normal_draw_of_their_seed():
     [
         ({"sizes": {}}, "`sizes` must name at least one table"),
         ({"columns": {"item": "itme"}}, "`columns` names tables that `sizes` lacks: itme"),
+        ({"functions": {"itme": 2}}, "`functions` names tables that `sizes` lacks: itme"),
         ({"sizes": {"item": 0}}, "`sizes`"),
         ({"dim": 0}, "`dim`"),
     ],
