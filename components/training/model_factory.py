@@ -14,7 +14,7 @@ from mixrank.components.training.batches import TransformedRows, evaluation_batc
 from mixrank.components.training.optimizers import build_optimizer, build_table_optimizer
 from mixrank.components.training.predictions import EVALUATION_BATCH
 from mixrank.components.training.settings import ModelSettings, TrainSettings
-from mixrank.components.training.strategy import use_jit
+from mixrank.components.training.strategy import dense_device, use_jit
 from mixrank.components.training.training_step import TrainingStep
 from mixrank.layers import losses
 from mixrank.layers.backbone import backbone_of
@@ -132,6 +132,7 @@ def compile_for_training(
         parts=settings.accumulate_steps,
         jit=use_jit(settings.jit_compile, strategy),
         several_workers=several_workers,
+        device=dense_device(settings.tables),
     )
 
 

@@ -7,6 +7,7 @@ the size of the table.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -169,19 +170,20 @@ class RowOptimizer:
         for table in self.tables:
             widths = [1 if kind == ONE else table.shape[1] for kind in self.rule.slots]
             name = table.path.replace("/", "_")
-            self.slots.append(
-                [
-                    keras.Variable(
-                        lambda shape, dtype: tf.zeros(shape, dtype),
-                        shape=(table.shape[0], width),
-                        dtype="float32",
-                        trainable=False,
-                        autocast=False,
-                        name=f"{name}_slot_{number}",
-                    )
-                    for number, width in enumerate(widths)
-                ]
-            )
+            with _beside(table.value):
+                self.slots.append(
+                    [
+                        keras.Variable(
+                            lambda shape, dtype: tf.zeros(shape, dtype),
+                            shape=(table.shape[0], width),
+                            dtype="float32",
+                            trainable=False,
+                            autocast=False,
+                            name=f"{name}_slot_{number}",
+                        )
+                        for number, width in enumerate(widths)
+                    ]
+                )
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -200,7 +202,10 @@ class RowOptimizer:
             gradients: one per table, in the order of `build`.
             step: int scalar from 0, the number of updates before this one.
         """
-        summed = [summed_by_row(gradient) for gradient in gradients]
+        summed = []
+        for table, gradient in zip(self.tables, gradients, strict=True):
+            with _beside(table.value):
+                summed.append(summed_by_row(gradient))
         strategy = tf.distribute.get_strategy()
         if strategy.num_replicas_in_sync == 1:
             self._update([table.value for table in self.tables], [self._values(s) for s in self.slots], summed, step)
@@ -230,7 +235,8 @@ class RowOptimizer:
         self, tables: Sequence[tf.Variable], slots: Sequence[Any], gradients: Sequence[Gradient], step: tf.Tensor
     ) -> None:
         for table, own, gradient in zip(tables, slots, self._limited(gradients), strict=True):
-            self._row_update(table, own, gradient, step)
+            with _beside(table):
+                self._row_update(table, own, gradient, step)
 
     def _row_update(self, table: tf.Variable, slots: Sequence[tf.Variable], gradient: Gradient, step: Any) -> None:
         self.rule.update(Rows(table, gradient.rows), slots, gradient.values, self.rate(step), step)
@@ -269,6 +275,11 @@ def summed_by_row(gradient: Gradient) -> Gradient:
     """Each row once, with the sum of its gradients."""
     rows, places = tf.unique(gradient.rows)
     return Gradient(rows, tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows)))
+
+
+def _beside(table: tf.Variable) -> contextlib.AbstractContextManager[Any]:
+    """On the device of a table; a strategy chooses the devices of its replicas itself."""
+    return contextlib.nullcontext() if tf.distribute.has_strategy() else tf.device(table.device)
 
 
 def _positive(name: str, value: float) -> float:

@@ -204,6 +204,8 @@ class TrainSettings(Declaration):
         precision: "float32" or "mixed_bfloat16".
         jit_compile: "auto" (XLA on one replica, not on several: it cannot compile across CPU devices), "on" or "off".
         replicas: "auto" (all GPUs of all workers, else one CPU each) or a number of GPUs or logical CPU devices.
+        tables: where the embedding tables and their slots are: "device" beside the dense weights, or "host" in the
+            machine's memory, for tables that do not fit on a GPU; then there is one replica.
         shuffle_rows: int >= 1. Shuffle buffer.
         seed: int.
         warm_start: path of an earlier run, pushed model or export whose embedding rows are copied token by token;
@@ -227,6 +229,7 @@ class TrainSettings(Declaration):
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     jit_compile: Literal["auto", "on", "off"] = "auto"
     replicas: Literal["auto"] | int = "auto"
+    tables: Literal["device", "host"] = "device"
     shuffle_rows: int = Field(default=50_000, ge=1)
     seed: int = 0
     warm_start: str | None = None

@@ -39,7 +39,9 @@ def prepare_devices(replicas: Literal["auto"] | int) -> None:
             ) from None
 
 
-def build_strategy(replicas: Literal["auto"] | int, workers: Workers = ALONE) -> tf.distribute.Strategy:
+def build_strategy(
+    replicas: Literal["auto"] | int, workers: Workers = ALONE, tables: Literal["device", "host"] = "device"
+) -> tf.distribute.Strategy:
     """MirroredStrategy over all GPUs or `replicas` logical CPU devices; its multi-worker form for several workers.
 
     One CPU device needs no strategy: autotuning cannot be turned off (see `untuned`) in the strategy's own iterators,
@@ -48,10 +50,17 @@ def build_strategy(replicas: Literal["auto"] | int, workers: Workers = ALONE) ->
     Args:
         replicas: "auto" uses all GPUs, or one CPU device if there are none; a number uses that many.
         workers: the workers of this training. Several must be joined before anything else uses TensorFlow.
+        tables: as in `TrainSettings.tables`; on the host they are not mirrored, so there is one replica.
 
     Raises:
-        ValueError: if there are fewer devices than asked for, or it is too late to join the workers.
+        ValueError: if there are fewer devices than asked for, tables on the host and several replicas or workers, or
+            if it is too late to join the workers.
     """
+    if tables == "host":
+        if workers.several or replicas not in ("auto", 1):
+            asked = "several workers" if workers.several else f"`replicas`={replicas}"
+            raise ValueError(f"`tables: host` is for one replica, received {asked}: set `tables` to device")
+        return tf.distribute.get_strategy()
     if workers.several:
         return _join(replicas)
     gpus = tf.config.list_logical_devices("GPU")
@@ -84,6 +93,11 @@ def _join(replicas: Literal["auto"] | int) -> tf.distribute.Strategy:
             "TF_CONFIG names several workers, which TensorFlow must join before it does anything else, and it already "
             "runs in this process: start the Trainer's step in a process of its own"
         ) from None
+
+
+def dense_device(tables: Literal["device", "host"]) -> str | None:
+    """The first GPU, if tables on the host are to be kept off it; None leaves all devices to TensorFlow."""
+    return "GPU:0" if tables == "host" and tf.config.list_logical_devices("GPU") else None
 
 
 def use_jit(setting: Literal["auto", "on", "off"], strategy: tf.distribute.Strategy) -> bool:

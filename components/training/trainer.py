@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
+import pandas as pd
 import tensorflow as tf
 import tensorflow_transform as tft
 
@@ -36,6 +37,7 @@ from mixrank.components.training.workers import WorkerLostError, Workers
 from mixrank.layers import registry
 from mixrank.layers.backbone import backbone_of
 from mixrank.layers.ranking import take_weights
+from mixrank.layers.tokens import rows_on
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.files import abandoned, remove, withdraw, write_atomically, write_text_atomically
 from mixrank.serving.export import export
@@ -113,7 +115,7 @@ def train_model(
     """
     # Before anything else uses TensorFlow.
     workers = Workers.of_environment()
-    strategy = build_strategy(settings.replicas, workers)
+    strategy = build_strategy(settings.replicas, workers, settings.tables)
     settings = settings.on(strategy.num_replicas_in_sync)
     if workers.chief:
         if export_dir and export_dir.is_dir() and any(export_dir.iterdir()) and not (run_dir / TRAINING_LOG).is_file():
@@ -143,7 +145,7 @@ def train_model(
     if not workers.chief:
         return
     final, card = _export(job, model, model_settings, resolved, export_dir)
-    _score(job, final, card)
+    _score(job, model, final, card)
     if checkpoints.exists():
         # A kill in the middle must not leave half a state, from which nothing could resume.
         withdraw(checkpoints)
@@ -200,7 +202,8 @@ class Job:
 
 def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, TrainingStep]:
     """The model, and around it what `fit` trains; both inside the strategy."""
-    with job.workers.watched(job.checkpoints), job.strategy.scope():
+    on_host = "CPU:0" if job.settings.tables == "host" else None
+    with job.workers.watched(job.checkpoints), job.strategy.scope(), rows_on(on_host):
         model = build_model(job.spec, resolved, job.settings, job.transform_output)
         if job.settings.warm_start:
             taken = warm_start(model, job.spec, job.transform_output, job.settings.warm_start)
@@ -281,10 +284,8 @@ def _fit(job: Job, compiled: TrainingStep, rounds: Rounds) -> None:
 def _export(
     job: Job, model: keras.Model, given: ModelSettings, resolved: ModelSettings, folder: Path | None
 ) -> tuple[keras.Model, dict[str, Any]]:
-    """The same weights outside the strategy, exported, and the model's card."""
-    storage = job.settings.table_storage
-    final = build_model(job.spec, resolved, job.settings, job.transform_output, table_storage=storage)
-    take_weights(final, model)
+    """The weights as they are served, exported, and the model's card."""
+    final = _served(job, model, resolved)
     card = model_card(final, {**given.model_dump(mode="json"), "params": resolved.params})
     card["insights"] = insights(final, job.rows["eval"])
     backbone_of(final).freeze()
@@ -296,14 +297,39 @@ def _export(
     return final, card
 
 
-def _score(job: Job, final: keras.Model, card: dict[str, Any]) -> None:
+def _served(job: Job, model: keras.Model, resolved: ModelSettings) -> keras.Model:
+    """The trained model, or one with the same weights outside the strategy or in another storage."""
+    storage = job.settings.table_storage
+    if storage == "float32" and job.strategy is tf.distribute.get_strategy():
+        # A second copy of large tables might not fit into memory.
+        return model
+    final = build_model(job.spec, resolved, job.settings, job.transform_output, table_storage=storage)
+    take_weights(final, model)
+    return final
+
+
+def _score(job: Job, model: keras.Model, final: keras.Model, card: dict[str, Any]) -> None:
     """Writes the model's card, and what every row of the evaluation split gets."""
     known = known_values(job.spec, job.transform_output)
     unknown = UnknownIds({job.spec.scenario.name: len(job.spec.scenario.values), **known})
     predictions = predict(job.spec, inference(final), job.rows["eval"], unknown)
+    if job.settings.table_storage != "float32":
+        trained = predict(job.spec, inference(model), job.rows["eval"])
+        card["table_storage"] = _cost_of_storage(job, trained, predictions)
     write_text_atomically(job.run_dir / MODEL_CARD, json.dumps(card, indent=1))
     write_text_atomically(job.run_dir / UNKNOWN_IDS, json.dumps(unknown.as_dict(), indent=1))
     write_atomically(job.run_dir / PREDICTIONS, lambda path: predictions.to_parquet(path, index=False))
+
+
+def _cost_of_storage(job: Job, trained: pd.DataFrame, stored: pd.DataFrame) -> dict[str, Any]:
+    """Metrics of the evaluation split by the trained tables and by the stored ones, which are printed as well."""
+    storage = job.settings.table_storage
+    found = {"float32": validation_metrics(job.spec, trained), storage: validation_metrics(job.spec, stored)}
+    changes = "  ".join(
+        f"{name} {found['float32'][name]:.4f} -> {found[storage][name]:.4f}" for name in shown_metrics(job.spec)
+    )
+    print(f"  tables in {storage} in place of float32: {changes}", file=sys.stderr, flush=True)
+    return found
 
 
 def _existing(model: str | None) -> str | None:

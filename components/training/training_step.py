@@ -1,6 +1,6 @@
 """The training step of a ranker: tables outside, everything dense in one graph that XLA may compile.
 
-1. Every table is read at the rows that the batch names: one gather per width.
+1. Every table is read at the rows that the batch names: one gather per width, on the device of the table.
 2. The dense part (all layers behind the tables) computes the loss, and its gradients by the dense weights and by those
    rows. With XLA this part is compiled, and with one replica it also updates the dense weights. A lookup or a scatter
    inside would cost XLA the whole table.
@@ -38,6 +38,7 @@ class TrainingStep(keras.Model):
         parts: int >= 1. Micro-batches per step; must divide the rows of a replica.
         jit: bool. Whether XLA compiles the dense part.
         several_workers: whether the strategy spans several processes.
+        device: where the dense part runs, if the tables are elsewhere; None leaves it to TensorFlow.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class TrainingStep(keras.Model):
         parts: int = 1,
         jit: bool = False,
         several_workers: bool = False,
+        device: str | None = None,
     ) -> None:
         super().__init__(name="training_step")
+        self.device = device
         self.model = model
         self.tables = [layer for layer in model.layers if isinstance(layer, EmbeddingTables)]
         self.dense = dense
@@ -94,17 +97,19 @@ class TrainingStep(keras.Model):
                 inputs, labels = tf.nest.map_structure(lambda x, part=part: _part(x, part, self.parts), data)
             places = [layer.places({c: inputs[c] for c in layer.columns}) for layer in self.tables]
             vectors = [layer.vectors(rows) for layer, rows in zip(self.tables, places, strict=True)]
-            if self.parts == 1 and self._inside:
-                loss, outputs, found = self._step(inputs, vectors, labels)
-            else:
-                loss, outputs, (gradients, found) = self._part(inputs, vectors, labels)
-                dense = [_add(a, b) for a, b in zip(dense, gradients, strict=True)] if part else gradients
+            with tf.device(self.device):
+                if self.parts == 1 and self._inside:
+                    loss, outputs, found = self._step(inputs, vectors, labels)
+                else:
+                    loss, outputs, (gradients, found) = self._part(inputs, vectors, labels)
+                    dense = [_add(a, b) for a, b in zip(dense, gradients, strict=True)] if part else gradients
             tables.append([Gradient(_flat(rows), _flat(g)) for rows, g in zip(places, found, strict=True)])
             replicas = self.distribute_strategy.num_replicas_in_sync
             self._loss_tracker.update_state(loss * replicas, sample_weight=tf.shape(tf.nest.flatten(inputs)[0])[0])
             logs = self.compute_metrics(inputs, labels, outputs)
         if dense:
-            self.optimizer.apply([_over(g, self.parts) for g in dense], self.dense_weights)
+            with tf.device(self.device):
+                self.optimizer.apply([_over(g, self.parts) for g in dense], self.dense_weights)
         self.row_optimizer.apply([_joined(each, self.parts) for each in zip(*tables, strict=True)], step)
         # Keras averages the workers' results along an axis, but a scalar has none.
         return {name: value[None] if self.several_workers else value for name, value in logs.items()}

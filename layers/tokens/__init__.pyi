@@ -10,6 +10,7 @@ from .pooling import history_pooling as history_pooling
 from .pooling import masked_mean as masked_mean
 from .rows import blocks as blocks
 from .rows import put as put
+from .rows import rows_on as rows_on
 from .tables import EmbeddingTables as EmbeddingTables
 from .tables import SplitColumns as SplitColumns
 from .tables import Table as Table

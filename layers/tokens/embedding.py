@@ -10,7 +10,7 @@ from keras import ops
 from pydantic import PositiveInt
 
 from mixrank.layers.base import Layer, Part, Shape, Tensor
-from mixrank.layers.tokens.rows import RowsNormal, gather
+from mixrank.layers.tokens.rows import RowsNormal, gather, placed
 
 Storage = Literal["float32", "bfloat16", "int8"]
 
@@ -40,14 +40,15 @@ class StoredRows(Layer):
 
     def build(self, input_shape: Any) -> None:
         # Without autocast, or mixed precision would copy the whole table in every step.
-        self.embeddings = self.add_weight(
-            shape=(self.rows, self.dim),
-            initializer=RowsNormal() if self.storage == "float32" else "zeros",
-            dtype=self.storage,
-            trainable=self.storage == "float32",
-            name="embeddings",
-            autocast=False,
-        )
+        with placed():
+            self.embeddings = self.add_weight(
+                shape=(self.rows, self.dim),
+                initializer=RowsNormal() if self.storage == "float32" else "zeros",
+                dtype=self.storage,
+                trainable=self.storage == "float32",
+                name="embeddings",
+                autocast=False,
+            )
         if self.storage == "int8":
             self.scale = self.add_weight(
                 shape=(self.rows, 1), initializer="ones", trainable=False, name="scale", autocast=False

@@ -5,7 +5,9 @@ The one file of the layers that names TensorFlow: Keras has no operation that re
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -16,6 +18,35 @@ from mixrank.layers.base import Shape, Tensor
 
 # Bytes of rows that are copied at a time.
 BLOCK = 64 << 20
+
+_DEVICE: ContextVar[str | None] = ContextVar("device of stored rows", default=None)
+
+
+@contextlib.contextmanager
+def rows_on(device: str | None) -> Iterator[None]:
+    """Stored rows that are built inside get their variables on that device of TensorFlow; None: where all others are.
+
+    >>> with rows_on("CPU:0"):
+    ...     layer = IdEmbedding(size=7, dim=4)
+    ...     layer.build((None,))
+    """
+    token = _DEVICE.set(device)
+    try:
+        yield
+    finally:
+        _DEVICE.reset(token)
+
+
+def placed() -> contextlib.AbstractContextManager[Any]:
+    """Variables that are made inside are where `rows_on` wants them."""
+    device = _DEVICE.get()
+    if device is None:
+        return contextlib.nullcontext()
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(f"stored rows have a device of their own ({device}) with TensorFlow only")
+    import tensorflow as tf
+
+    return tf.device(device)
 
 
 @keras.saving.register_keras_serializable("mixrank")

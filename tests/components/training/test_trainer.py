@@ -35,7 +35,7 @@ def model(small_model):
 def train(toy_spec, toy_data, toy_transform, model):
     """A function `(folder, model=..., **settings)` that trains on the toy rows: the log, and the predictions."""
 
-    def run(folder, model=model, **changes):
+    def run(folder, model=model, export=False, **changes):
         train_model(
             spec=toy_spec,
             model_settings=model,
@@ -44,7 +44,7 @@ def train(toy_spec, toy_data, toy_transform, model):
             transform_output=toy_transform,
             checkpoints=folder / "checkpoints",
             run_dir=folder / "run",
-            export_dir=folder / "export",
+            export_dir=folder / "export" if export else None,
         )
         log = [json.loads(line) for line in (folder / "run" / "training.jsonl").read_text().splitlines()]
         return log, pd.read_parquet(folder / "run" / "predictions.parquet")
@@ -104,13 +104,18 @@ def test_embeddings_are_as_wide_as_the_settings_say(toy_spec, toy_transform, mod
 
 
 @pytest.mark.slow
-def test_the_model_card_names_the_budget_and_what_it_came_to(train, model, tmp_path):
-    train(tmp_path, model.model_copy(update={"match_params": 100_000}), epochs=1)
+def test_the_model_card_names_the_budget_and_the_cost_of_smaller_tables(train, model, tmp_path, capsys):
+    train(tmp_path, model.model_copy(update={"match_params": 100_000}), epochs=1, table_storage="int8")
     card = json.loads((tmp_path / "run" / "model.json").read_text())
     assert card["match_params"] == 100_000
     assert card["params"]["top_units"] != list(model.params["top_units"])
     dense = sum(part["parameters"] for part in card["parts"] if part["name"] != "embeddings")
     assert dense == pytest.approx(100_000, rel=0.1)
+    trained, stored = card["table_storage"]["float32"], card["table_storage"]["int8"]
+    assert stored["click.auc"] == pytest.approx(trained["click.auc"], abs=0.01)
+    assert 0 < abs(stored["loss"] - trained["loss"]) < 0.01
+    said = f"tables in int8 in place of float32: loss {trained['loss']:.4f} -> {stored['loss']:.4f}"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -146,14 +151,14 @@ def test_a_killed_training_resumes_exactly(trained, train, tmp_path, monkeypatch
 
     monkeypatch.setattr(resumable_training.Rounds, "_save", save_then_die)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path)
+        train(tmp_path, export=True)
     monkeypatch.setattr(resumable_training.Rounds, "_save", save)
     assert (tmp_path / "checkpoints" / "round-000002").is_dir()
     # It dies again, once its model is exported.
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(trainer, "_score", die)
-        train(tmp_path)
-    resumed, resumed_scores = train(tmp_path)
+        train(tmp_path, export=True)
+    resumed, resumed_scores = train(tmp_path, export=True)
     assert [bool(point["valid"]) for point in resumed[0]["curve"]].count(True) == 1
     assert [e["loss"] for e in resumed] == pytest.approx([e["loss"] for e in whole], abs=1e-6)
     np.testing.assert_allclose(resumed_scores["score_click"], scores["score_click"], atol=1e-5)
@@ -216,6 +221,9 @@ def test_validation_metrics_are_those_of_scikit_learn(toy_spec):
 def test_one_cpu_device_takes_no_strategy_and_two_take_mirrored():
     assert build_strategy("auto") is build_strategy(1) is tf.distribute.get_strategy()
     assert isinstance(build_strategy(2), tf.distribute.MirroredStrategy)
+    assert build_strategy("auto", tables="host") is tf.distribute.get_strategy()
+    with pytest.raises(ValueError, match="`tables: host` is for one replica, received `replicas`=2"):
+        build_strategy(2, tables="host")
 
 
 @pytest.mark.slow

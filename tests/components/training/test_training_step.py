@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.components.training import Optimizer, TableOptimizer, build_strategy
+from mixrank.components.training import Optimizer, TableOptimizer, build_strategy, row_optimizer
 from mixrank.components.training.optimizers import build_optimizer, build_table_optimizer
 from mixrank.components.training.row_optimizer import summed_by_row
 from mixrank.components.training.training_step import TrainingStep
-from mixrank.layers.tokens import EmbeddingTables, SplitColumns, hash_rows
+from mixrank.layers.tokens import EmbeddingTables, SplitColumns, hash_rows, rows_on
 
 SGD = Optimizer(name="sgd", learning_rate=0.1)
 ADAM = Optimizer(learning_rate=0.01, schedule="cosine", warmup=0.5)
@@ -147,6 +147,40 @@ def test_a_hundred_steps_end_alike_with_xla_and_on_two_replicas():
     plain = many()
     same_weights(many(jit=True), plain, atol=1e-5)
     same_weights(many(replicas=2), plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_tables_on_the_host_train_as_those_beside_the_dense_weights(parts, monkeypatch):
+    """A second CPU device stands for the accelerator."""
+    plain, _ = trained(SGD, parts=parts)
+    with tf.device("CPU:1"), rows_on("CPU:0"):
+        step = TrainingStep(
+            *ranker(),
+            build_optimizer(SGD),
+            build_table_optimizer(ROWWISE),
+            loss=losses(),
+            loss_weights=LOSSES,
+            parts=parts,
+            device="CPU:1",
+        )
+    computed, whole = [], step._gradients
+
+    def gradients(*arguments):
+        computed.append(tf.identity(0.0).device)
+        return whole(*arguments)
+
+    monkeypatch.setattr(step, "_part", gradients)
+    updated = []
+    monkeypatch.setattr(row_optimizer, "summed_by_row", lambda g: updated.append(tf.identity(0.0).device) or summed(g))
+    summed = summed_by_row
+    step.fit(rows(), epochs=1, steps_per_epoch=STEPS, shuffle=False, verbose=0)
+    same_weights(step, plain, atol=1e-6)
+    table, slot = step.tables[0].embeddings, step.row_optimizer.variables[0]
+    dense = [v.value.device[-5:] for v in step.dense_weights]
+    assert [v.value.device[-5:] for v in (table, slot)] == ["CPU:0"] * 2
+    assert dense == ["CPU:1"] * len(dense)
+    assert {device[-5:] for device in computed} == {"CPU:1"}
+    assert {device[-5:] for device in updated} == {"CPU:0"}
 
 
 def test_a_step_is_that_of_keras_where_every_row_is_read_once():
