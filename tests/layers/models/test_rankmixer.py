@@ -247,6 +247,8 @@ def _train(model, rows, tasks):
     labels = {task: (rows["clip"] % 2).astype("float32")[:, None] for task in tasks}
     loss = {task: keras.losses.BinaryCrossentropy(from_logits=True) for task in tasks}
     model.compile(keras.optimizers.Adam(0.02), loss=loss, jit_compile=False)
+    # A step that makes variables is traced a second time.
+    model.optimizer.build(model.trainable_variables)
     return model.fit(rows, labels, batch_size=32, verbose=0).history["loss"][0]
 
 
