@@ -6,9 +6,10 @@
 
 Every model runs in a process of its own, one after the other, on random rows of a log's widths. The peak is that of a
 plain matrix product, timed in the same process before and after. Forward counts the FLOPs of the model's own count,
-training three times as many. On TensorFlow a forward pass is timed as a plain graph, as it is served, and compiled by
-XLA; the faster of the two counts. `--backend` runs the layers on another Keras backend, on its accelerator if it has
-one.
+training three times as many. On TensorFlow both are timed as a plain graph, as a model is served, and compiled by XLA;
+the faster of the two counts. `xla` is the time of a compiled training step over that of a plain one, `first` what the
+first step takes in seconds, plain and with XLA: tracing and compilation. `--backend` runs the layers on another Keras
+backend, on its accelerator if it has one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,8 +79,15 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         latency[batch] = min(times)
     # That of the largest batch.
     fastest = list(passes)[times.index(min(times))]
-    train = training_step(model, options.batch, rows(options.batch), spec, rng)
-    step = median_seconds(train, options.seconds)
+    given = rows(options.batch)
+    steps, firsts = {}, {}
+    for kind in ("off", "on") if keras.backend.backend() == "tensorflow" else ("on",):
+        began = time.perf_counter()
+        train = training_step(model, options.batch, given, spec, rng, kind)
+        train()
+        firsts[kind] = time.perf_counter() - began
+        steps[kind] = median_seconds(train, options.seconds)
+    step = min(steps.values())
     peaks.append(matmul_peak(options))
     peak = options.peak_tflops * 1e12 if options.peak_tflops else max(peaks)
     largest = max(LATENCY_BATCHES)
@@ -90,6 +99,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "backend": keras.backend.backend(),
         "device": device(),
         "steps_per_second": 1 / step,
+        "xla": steps["on"] / steps.get("off", steps["on"]),
+        "first_step_seconds": [firsts.get("off", 0.0), firsts["on"]],
         "forward": fastest,
         "latency_ms": {batch: 1000 * seconds for batch, seconds in latency.items()},
         "peak_mb": peak_mb(),
@@ -102,7 +113,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def training_step(model: Any, batch: int, rows: dict[str, Any], spec: Any, rng: Any) -> Callable[[], object]:
+def training_step(
+    model: Any, batch: int, rows: dict[str, Any], spec: Any, rng: Any, jit: str = "auto"
+) -> Callable[[], object]:
     """One training step as the Trainer takes it; waits for its result."""
     import keras
 
@@ -120,7 +133,8 @@ def training_step(model: Any, batch: int, rows: dict[str, Any], spec: Any, rng: 
 
     from mixrank.components.training import TrainSettings, build_strategy, compile_for_training
 
-    trained = compile_for_training(model, spec, TrainSettings(batch_size=batch), build_strategy(1), steps=10**6)
+    settings = TrainSettings(batch_size=batch, jit_compile=jit)
+    trained = compile_for_training(model, spec, settings, build_strategy(1), steps=10**6)
     # One cached batch: nothing of the input pipeline is measured.
     batches = iter(tf.data.Dataset.from_tensors((rows, labels)).cache().repeat())
     trained.make_train_function()
@@ -242,7 +256,8 @@ def print_row(row: dict[str, Any]) -> None:
         f"{row['model']:12}{row['dense_parameters'] / 1e6:9.2f}{row['flops_per_row'] / 1e6:9.1f}"
         f"{row['steps_per_second']:9.1f}{latency}{row['peak_mb']:9.0f}"
         f"{row['forward_gflops']:10.1f}{row['forward_share']:7.2f}{row['training_gflops']:11.1f}"
-        f"{row['training_share']:7.2f}{row['peak_gflops']:10.0f}",
+        f"{row['training_share']:7.2f}{row['peak_gflops']:10.0f}{row['xla']:7.2f}"
+        f"{row['first_step_seconds'][0]:7.0f}{row['first_step_seconds'][1]:6.0f}",
         flush=True,
     )
 
@@ -275,8 +290,8 @@ def main() -> int:
     output.parent.mkdir(parents=True, exist_ok=True)
     print(f"{options.params / 1e6:g} M dense parameters, widths of {options.dataset}, training batch {options.batch}")
     titles = ("M par", "MFLOP/r", "steps/s", *(f"ms@{batch}" for batch in LATENCY_BATCHES), "MB")
-    speeds = ("fwd GF/s", "share", "train GF/s", "share", "peak GF/s")
-    widths = (10, 7, 11, 7, 10)
+    speeds = ("fwd GF/s", "share", "train GF/s", "share", "peak GF/s", "xla", "first", "xla")
+    widths = (10, 7, 11, 7, 10, 7, 7, 6)
     print(
         f"{'model':12}",
         *(f"{t:>9}" for t in titles),

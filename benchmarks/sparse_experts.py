@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=12)
     parser.add_argument("--dim", type=int, default=204)
     parser.add_argument("--hidden", type=int, default=62)
-    parser.add_argument("--block", type=int, default=32, help="rows per block of the grouped form")
+    parser.add_argument("--block", type=int, help="rows per block of the grouped form (default: the layer's choice)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jit", action="store_true", help="compile with XLA")
     parser.add_argument("--cases", default="2/1,5/1,5/2,8/2,10/2,15/2,30/2", help="C/K, separated by commas")
@@ -98,7 +98,7 @@ def main() -> None:
     devices = ", ".join(device.device_type for device in tf.config.list_logical_devices())
     print(
         f"{devices}; batch {options.batch}, tokens {options.tokens}, width {options.dim}, hidden {options.hidden}, "
-        f"block {options.block}, float32, XLA {'on' if options.jit else 'off'}"
+        f"block {options.block or 'chosen by the layer'}, float32, XLA {'on' if options.jit else 'off'}"
     )
     print(
         "  C   K  MFLOP per row: dense, grouped, ratio   forward ms: dense, grouped, ratio   forward + backward  auto"
