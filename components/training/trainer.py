@@ -324,7 +324,10 @@ def _score(job: Job, model: keras.Model, final: keras.Model, card: dict[str, Any
 def _cost_of_storage(job: Job, trained: pd.DataFrame, stored: pd.DataFrame) -> dict[str, Any]:
     """Metrics of the evaluation split by the trained tables and by the stored ones, which are printed as well."""
     storage = job.settings.table_storage
-    found = {"float32": validation_metrics(job.spec, trained), storage: validation_metrics(job.spec, stored)}
+    found: dict[str, Any] = {
+        "float32": validation_metrics(job.spec, trained),
+        storage: validation_metrics(job.spec, stored),
+    }
     changes = "  ".join(
         f"{name} {found['float32'][name]:.4f} -> {found[storage][name]:.4f}" for name in shown_metrics(job.spec)
     )
