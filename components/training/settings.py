@@ -14,7 +14,7 @@ from mixrank.schemas.naming import Declaration, nearest
 from mixrank.schemas.safe_text import shown
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "rmsprop", "sgd", "lamb", "lion")
-TABLE_OPTIMIZERS = ("lazy_adam", "rowwise_adagrad", "adagrad")
+TABLE_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "lazy_adam")
 # Options of Keras' optimizers that a training cannot honour.
 _REFUSED = {
     "gradient_accumulation_steps": "it does not work on replicas; set `train.accumulate_steps`",
@@ -126,15 +126,15 @@ class TableOptimizer(_Rate):
     """An optimizer of `mixrank.components.training.row_optimizer`, for the embedding tables.
 
     Args:
-        name: lazy_adam, rowwise_adagrad or adagrad.
+        name: rowwise_adagrad, adagrad or lazy_adam.
         learning_rate: float > 0. The peak rate.
         schedule, warmup: as in `Optimizer`.
         options: `clipvalue` and `global_clipnorm` of all three, `start` of the Adagrads, `beta_1`, `beta_2` and
             `epsilon` of lazy Adam.
     """
 
-    name: str = "lazy_adam"
-    learning_rate: float = Field(default=0.005, gt=0)
+    name: str = "rowwise_adagrad"
+    learning_rate: float = Field(default=0.05, gt=0)
     options: dict[str, Any] = {}
 
     @field_validator("name")

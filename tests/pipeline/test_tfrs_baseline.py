@@ -61,7 +61,7 @@ SETTINGS = TrainSettings(
     batch_size=50,
     epochs=2,
     optimizer=Optimizer(learning_rate=0.001, schedule="cosine"),
-    embedding_optimizer=TableOptimizer(learning_rate=0.01),
+    embedding_optimizer=TableOptimizer(name="lazy_adam", learning_rate=0.01),
     shuffle_rows=300,
 )
 
