@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from mixrank.components.training import (
     Optimizer,
-    TableOptimizer,
     TrainSettings,
     build_strategy,
     compile_for_training,
@@ -47,7 +46,6 @@ def main() -> None:
         batch_size=given.batch,
         jit_compile=given.jit,
         optimizer=Optimizer(learning_rate=task.RATE),
-        embedding_optimizer=TableOptimizer(learning_rate=task.RATE),
     )
     strategy = build_strategy(settings.replicas)
     with strategy.scope():
