@@ -14,6 +14,7 @@ once.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import keras
@@ -97,7 +98,7 @@ class TrainingStep(keras.Model):
                 inputs, labels = tf.nest.map_structure(lambda x, part=part: _part(x, part, self.parts), data)
             places = [layer.places({c: inputs[c] for c in layer.columns}) for layer in self.tables]
             vectors = [layer.vectors(rows) for layer, rows in zip(self.tables, places, strict=True)]
-            with tf.device(self.device):
+            with self._on_device():
                 if self.parts == 1 and self._inside:
                     loss, outputs, found = self._step(inputs, vectors, labels)
                 else:
@@ -108,11 +109,15 @@ class TrainingStep(keras.Model):
             self._loss_tracker.update_state(loss * replicas, sample_weight=tf.shape(tf.nest.flatten(inputs)[0])[0])
             logs = self.compute_metrics(inputs, labels, outputs)
         if dense:
-            with tf.device(self.device):
+            with self._on_device():
                 self.optimizer.apply([_over(g, self.parts) for g in dense], self.dense_weights)
         self.row_optimizer.apply([_joined(each, self.parts) for each in zip(*tables, strict=True)], step)
         # Keras averages the workers' results along an axis, but a scalar has none.
         return {name: value[None] if self.several_workers else value for name, value in logs.items()}
+
+    def _on_device(self) -> contextlib.AbstractContextManager[Any]:
+        # `tf.device(None)` would take an operation off its replica's device.
+        return contextlib.nullcontext() if self.device is None else tf.device(self.device)
 
     def _gradients(self, inputs: Any, vectors: list[tf.Tensor], labels: Any) -> tuple[Any, Any, tuple[Any, Any]]:
         with tf.GradientTape() as tape:
