@@ -6,10 +6,10 @@
     python benchmarks/peers/run.py --ids 1000 --only mixrank --jit off   # mixrank without XLA
 
 DCN-V2 with 40 fields, 16 wide, and 1.7 M dense weights (`task.py`): every field has 1,000 ids, or two of them have a
-million. Adam trains the dense weights; the embeddings are trained as each library does it: mixrank by its default row
-optimizer, the peers by Adam too. FuxiCTR's step also clips the norm of all gradients, which cannot be turned off.
-mixrank has its default settings, so XLA if `jit_compile: auto` says so. Adam's rates and the spread of the first
-embeddings are equal, the batches lie ready in memory, and every library may use all cores.
+million. Adam trains all weights, the tables of mixrank by its lazy Adam. FuxiCTR's step also clips the norm of all
+gradients, which cannot be turned off. mixrank has its default settings otherwise, so XLA if `jit_compile: auto` says
+so. Rates and the spread of the first embeddings are equal, the batches lie ready in memory, and every library may use
+all cores.
 
 Each peer has an environment of its own below `.peers`, which the first run builds with uv from the pinned packages of
 `deepctr.txt` and `fuxictr.txt` (8 GB); mixrank is the environment that runs this file. Each measurement is a process of
