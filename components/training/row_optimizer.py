@@ -208,7 +208,9 @@ class RowOptimizer:
                 summed.append(summed_by_row(gradient))
         strategy = tf.distribute.get_strategy()
         if strategy.num_replicas_in_sync == 1:
-            self._update([table.value for table in self.tables], [self._values(s) for s in self.slots], summed, step)
+            for table, slots, gradient in zip(self.tables, self.slots, self._limited(summed), strict=True):
+                with _beside(table.value):
+                    self._row_update(table.value, self._values(slots), gradient, step)
             return
         tf.distribute.get_replica_context().merge_call(
             self._merged, args=([g.rows for g in summed], [g.values for g in summed], step)
@@ -230,13 +232,6 @@ class RowOptimizer:
             strategy.extended.update(
                 table.value, update, args=(self._values(slots), gradient.rows, gradient.values, step), group=False
             )
-
-    def _update(
-        self, tables: Sequence[tf.Variable], slots: Sequence[Any], gradients: Sequence[Gradient], step: tf.Tensor
-    ) -> None:
-        for table, own, gradient in zip(tables, slots, self._limited(gradients), strict=True):
-            with _beside(table):
-                self._row_update(table, own, gradient, step)
 
     def _row_update(self, table: tf.Variable, slots: Sequence[tf.Variable], gradient: Gradient, step: Any) -> None:
         self.rule.update(Rows(table, gradient.rows), slots, gradient.values, self.rate(step), step)

@@ -171,8 +171,12 @@ def test_tables_on_the_host_train_as_those_beside_the_dense_weights(parts, monke
 
     monkeypatch.setattr(step, "_part", gradients)
     updated = []
-    monkeypatch.setattr(row_optimizer, "summed_by_row", lambda g: updated.append(tf.identity(0.0).device) or summed(g))
-    summed = summed_by_row
+
+    def summed(gradient):
+        updated.append(tf.identity(0.0).device)
+        return summed_by_row(gradient)
+
+    monkeypatch.setattr(row_optimizer, "summed_by_row", summed)
     step.fit(rows(), epochs=1, steps_per_epoch=STEPS, shuffle=False, verbose=0)
     same_weights(step, plain, atol=1e-6)
     table, slot = step.tables[0].embeddings, step.row_optimizer.variables[0]
