@@ -257,6 +257,10 @@ class TrainSettings(Declaration):
             if self.replicas < 1:
                 raise ValueError(f"`replicas` must be >= 1, received {self.replicas}")
             self.on(self.replicas)
+        if self.tables == "host" and self.replicas not in ("auto", 1):
+            raise ValueError(
+                f"`tables: host` is for one replica, received `replicas` {self.replicas}: set `tables` to device"
+            )
         return self
 
     def check(self, tasks: Iterable[str], splits: Collection[str]) -> None:

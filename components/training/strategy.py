@@ -53,13 +53,12 @@ def build_strategy(
         tables: as in `TrainSettings.tables`; on the host they are not mirrored, so there is one replica.
 
     Raises:
-        ValueError: if there are fewer devices than asked for, tables on the host and several replicas or workers, or
-            if it is too late to join the workers.
+        ValueError: if there are fewer devices than asked for, tables on the host and several workers, or if it is
+            too late to join the workers.
     """
     if tables == "host":
-        if workers.several or replicas not in ("auto", 1):
-            asked = "several workers" if workers.several else f"`replicas`={replicas}"
-            raise ValueError(f"`tables: host` is for one replica, received {asked}: set `tables` to device")
+        if workers.several:
+            raise ValueError("`tables: host` is for one replica, received several workers: set `tables` to device")
         return tf.distribute.get_strategy()
     if workers.several:
         return _join(replicas)

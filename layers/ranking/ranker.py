@@ -100,7 +100,8 @@ def request_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
         candidate, all others exactly one row.
 
     Raises:
-        ValueError: a spec without features of the item, in which all candidates of a request are the same.
+        ValueError: a spec without features of the item, in which all candidates of a request are the same; a ranker
+            saved before `EmbeddingTables` held its tables.
     """
     candidates = [feature.name for feature in spec.inputs if feature.group == "item"]
     if not candidates:
@@ -222,6 +223,11 @@ class _Layers:
         built = [layer for layer in self._known.values() if isinstance(layer, EmbeddingTables)]
         if built:
             return built
+        if not self._sizes:
+            raise ValueError(
+                "the ranker has no layer `EmbeddingTables`: it was saved before tables of equal width became one, and "
+                "can score rows but not be put together anew; train it again"
+            )
         by_width: dict[int, dict[str, str]] = {}
         several = {column.feature.name: column.functions for column in columns.values() if column.functions > 1}
         for name, column in columns.items():

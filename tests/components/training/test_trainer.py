@@ -222,8 +222,8 @@ def test_one_cpu_device_takes_no_strategy_and_two_take_mirrored():
     assert build_strategy("auto") is build_strategy(1) is tf.distribute.get_strategy()
     assert isinstance(build_strategy(2), tf.distribute.MirroredStrategy)
     assert build_strategy("auto", tables="host") is tf.distribute.get_strategy()
-    with pytest.raises(ValueError, match="`tables: host` is for one replica, received `replicas`=2"):
-        build_strategy(2, tables="host")
+    with pytest.raises(ValueError, match="`tables: host` is for one replica, received `replicas` 2"):
+        TrainSettings(replicas=2, tables="host")
 
 
 @pytest.mark.slow

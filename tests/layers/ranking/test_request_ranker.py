@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -120,6 +122,14 @@ def test_the_ranker_is_still_saved_as_before(make, make_rows, tmp_path, spec):
     rows = make_rows(model, batch=3)
     np.testing.assert_array_equal(loaded(rows)["click"], model(rows)["click"])
     _assert_same(model, request_ranker(spec, loaded), rows, _items(spec))
+
+
+def test_a_ranker_of_before_the_shared_tables_is_refused(make, spec):
+    model, _ = make("dcnv2")
+    before = SimpleNamespace(layers=[layer for layer in model.layers if not hasattr(layer, "columns")])
+    for put_together in (request_ranker, dense_ranker):
+        with pytest.raises(ValueError, match="no layer `EmbeddingTables`: .* train it again"):
+            put_together(spec, before)
 
 
 def test_values_with_two_hash_functions_are_scored_as_any_other(spec, sizes, make_rows, tmp_path):
