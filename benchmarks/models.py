@@ -3,13 +3,15 @@
     python benchmarks/models.py --params 1M                          # every model, a table and runs/models-1M.json
     python benchmarks/models.py --params 20M --models hemix,dcnv2
     python benchmarks/models.py --params 20M --backend torch --peak-tflops 67
+    python benchmarks/models.py --params 20M --batch 1024 --models hemix --profile   # where a step's time goes
 
 Every model runs in a process of its own, one after the other, on random rows of a log's widths. The peak is that of a
 plain matrix product, timed in the same process before and after. Forward counts the FLOPs of the model's own count,
 training three times as many. On TensorFlow both are timed as a plain graph, as a model is served, and compiled by XLA;
 the faster of the two counts. `xla` is the time of a compiled training step over that of a plain one, `first` what the
-first step takes in seconds, plain and with XLA: tracing and compilation. `--backend` runs the layers on another Keras
-backend, on its accelerator if it has one.
+first step takes in seconds, plain and with XLA: tracing and compilation. The two take turns, and the least time counts.
+`--profile` adds which operations of a plain training step take its time, as TensorFlow's profiler counts it over all
+threads. `--backend` runs the layers on another Keras backend, on its accelerator if it has one.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +36,18 @@ from mixrank.pipeline.comparing import median_seconds
 LATENCY_BATCHES = (1, 64, 1024)
 # Ids of a feature whose vocabulary is only known after Transform.
 VOCABULARY = 1000
+# Kinds of operations in a profile, by what their names contain; all others are arithmetic on single elements.
+KINDS = {
+    "products": ("MatMul", "Einsum"),
+    "moves": (
+        *("Transpose", "Concat", "Split", "Slice", "Pack", "Gather", "Scatter", "Segment", "Unique", "Tile", "Pad"),
+        *("BroadcastTo", "Where", "Cast", "OneHot"),
+    ),
+    "softmax and sums": ("Softmax", "Sum", "Mean", "Max", "Min", "Prod", "TopK", "Cumsum"),
+}
+PROFILED_STEPS = 3
+# Of the training step with XLA and that without.
+TURNS = 3
 # On CPU these passes of jaxlib 0.4.30 fuse products with what follows them into a kernel that crashes.
 JAX_FLAGS = "--xla_disable_hlo_passes=onednn-contraction-rewriter,onednn-matmul-rewriter"
 
@@ -80,13 +95,18 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     # That of the largest batch.
     fastest = list(passes)[times.index(min(times))]
     given = rows(options.batch)
-    steps, firsts = {}, {}
+    trains, steps, firsts, profile = {}, {}, {}, {}
     for kind in ("off", "on") if keras.backend.backend() == "tensorflow" else ("on",):
         began = time.perf_counter()
-        train = training_step(model, options.batch, given, spec, rng, kind)
-        train()
+        trains[kind] = training_step(model, options.batch, given, spec, rng, kind)
+        trains[kind]()
         firsts[kind] = time.perf_counter() - began
-        steps[kind] = median_seconds(train, options.seconds)
+    # In turn, because other programs may take the cores for some seconds.
+    for _ in range(TURNS):
+        for kind, train in trains.items():
+            steps[kind] = min(median_seconds(train, options.seconds / TURNS), steps.get(kind, float("inf")))
+    if options.profile:
+        profile = profiled(trains["off"])
     step = min(steps.values())
     peaks.append(matmul_peak(options))
     peak = options.peak_tflops * 1e12 if options.peak_tflops else max(peaks)
@@ -110,6 +130,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "training_gflops": 3 * flops * options.batch / step / 1e9,
         "forward_share": flops * largest / latency[largest] / peak,
         "training_share": 3 * flops * options.batch / step / peak,
+        "profile": profile,
     }
 
 
@@ -139,6 +160,36 @@ def training_step(
     batches = iter(tf.data.Dataset.from_tensors((rows, labels)).cache().repeat())
     trained.make_train_function()
     return lambda: float(tf.nest.flatten(trained.train_function(batches))[0])
+
+
+def profiled(step: Callable[[], object]) -> dict[str, float]:
+    """Kind of operation -> its share of the time of all operations; the three slowest single types come last."""
+    import glob
+
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder)
+        for _ in range(PROFILED_STEPS):
+            step()
+        tf.profiler.experimental.stop()
+        (path,) = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
+        space = xplane_pb2.XSpace.FromString(Path(path).read_bytes())
+    spent: dict[str, float] = {}
+    for plane in space.planes:
+        for event in (event for line in plane.lines for event in line.events):
+            # An operation is called `path/of/its/name:Type`; all other events contain operations.
+            place, _, operation = plane.event_metadata[event.metadata_id].name.partition(":")
+            if "/" in place and operation.isidentifier():
+                spent[operation] = spent.get(operation, 0) + event.duration_ps
+    total = sum(spent.values())
+    shares = dict.fromkeys([*KINDS, "element by element"], 0.0)
+    for operation, duration in spent.items():
+        kind = next((kind for kind, names in KINDS.items() if any(n in operation for n in names)), "element by element")
+        shares[kind] += duration / total
+    slowest = sorted((name for name in spent if "MatMul" not in name), key=spent.__getitem__)[-3:]
+    return shares | {name: spent[name] / total for name in reversed(slowest)}
 
 
 def forward_passes(model: Any) -> dict[str, Callable[[Any], object]]:
@@ -260,6 +311,8 @@ def print_row(row: dict[str, Any]) -> None:
         f"{row['first_step_seconds'][0]:7.0f}{row['first_step_seconds'][1]:6.0f}",
         flush=True,
     )
+    if row["profile"]:
+        print(" " * 12, ", ".join(f"{name} {share:.0%}" for name, share in row["profile"].items()), flush=True)
 
 
 def main() -> int:
@@ -276,6 +329,7 @@ def main() -> int:
     parser.add_argument("--square", type=int, default=2048, help="side of the plain matrix product")
     parser.add_argument("--backend", choices=("tensorflow", "jax", "torch"), default="tensorflow")
     parser.add_argument("--peak-tflops", type=float, help="the device's peak, in place of the measured one")
+    parser.add_argument("--profile", action="store_true", help="which operations take the time (TensorFlow)")
     parser.add_argument("--output", type=Path, help="JSON file; runs/models-PARAMS[-BACKEND].json if left out")
     parser.add_argument("--once", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -202,7 +202,7 @@ class TrainSettings(Declaration):
         embedding_optimizer: for the embedding tables.
         early_stopping: when to stop, or None to run all epochs and keep the last weights.
         precision: "float32" or "mixed_bfloat16".
-        jit_compile: "auto" (XLA on one replica, not on several: it cannot compile across CPU devices), "on" or "off".
+        jit_compile: "on", "off" or "auto": XLA on one GPU, and neither on a CPU nor on several replicas.
         replicas: "auto" (all GPUs of all workers, else one CPU each) or a number of GPUs or logical CPU devices.
         tables: where the embedding tables and their slots are: "device" beside the dense weights, or "host" in the
             machine's memory, for tables that do not fit on a GPU; then there is one replica.

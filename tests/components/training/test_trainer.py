@@ -14,6 +14,7 @@ import tensorflow as tf
 from mixrank.components.training import build_strategy, train_model, validation_metrics
 from mixrank.components.training.model_factory import build_model, resolve
 from mixrank.components.training.settings import EarlyStopping, ModelSettings, Optimizer, TableOptimizer, TrainSettings
+from mixrank.components.training.strategy import use_jit
 from mixrank.layers.ranking import tables_of
 
 BASE = {
@@ -224,6 +225,14 @@ def test_one_cpu_device_takes_no_strategy_and_two_take_mirrored():
     assert build_strategy("auto", tables="host") is tf.distribute.get_strategy()
     with pytest.raises(ValueError, match="`tables: host` is for one replica, received `replicas` 2"):
         TrainSettings(replicas=2, tables="host")
+
+
+def test_xla_compiles_by_itself_on_one_gpu_only(monkeypatch):
+    one, two = build_strategy(1), build_strategy(2)
+    assert not use_jit("auto", one)
+    assert use_jit("on", one) and use_jit("on", two) and not use_jit("off", one)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [f"{kind}:0"])
+    assert use_jit("auto", one) and not use_jit("auto", two) and not use_jit("off", one)
 
 
 @pytest.mark.slow
