@@ -2,19 +2,27 @@
 
 Training can stop after any step and resume exactly there: `training_stream(first_step=s)` yields what an uninterrupted
 stream would yield from step `s` on, because the order of a pass depends only on the seed and the number of the pass.
+
+A row is decompressed and decoded once per training where its rows fit into memory, else once per pass. The order is the
+same.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from mixrank.serving.base import untuned
+
+# Decoded rows that a training may hold in memory, in bytes.
+HELD_BYTES = 1 << 30
+# Records that are decoded at once.
+DECODED = 4096
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,33 @@ class TransformedRows:
         """A batch of serialized tf.Examples -> column -> tensor."""
         return tf.io.parse_example(serialized, self.columns)
 
+    @property
+    def bytes_per_row(self) -> int:
+        """Size of a decoded row, of what training reads of it."""
+        columns = [self.columns[name] for name in (*self.inputs, *self.labels)]
+        return sum(column.dtype.size * math.prod(column.shape) for column in columns)
+
+    def decoded(self) -> tuple[np.ndarray, dict[str, tf.Tensor]]:
+        """First and last row + 1 of every file (files, 2), and what training reads: column -> (rows, ...)."""
+        found: dict[str, list[np.ndarray]] = {name: [] for name in (*self.inputs, *self.labels)}
+        ends = [0]
+        for path in self.files:
+            records = tf.data.TFRecordDataset(path, compression_type="GZIP").batch(DECODED)
+            rows = 0
+            for batch in _in_order(records.map(self.parse_training, num_parallel_calls=2).prefetch(2)):
+                for name, values in batch.items():
+                    found[name].append(values.numpy())
+                rows += len(values)
+            ends.append(ends[-1] + rows)
+        spans = np.stack([ends[:-1], ends[1:]], axis=1)
+        # Column by column, so that the parts of one column at most are there twice.
+        return spans, {name: tf.constant(np.concatenate(found.pop(name))) for name in list(found)}
+
+    def parse_training(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        """As `parse`, but only the columns that training reads."""
+        columns = {name: self.columns[name] for name in (*self.inputs, *self.labels)}
+        return tf.io.parse_example(serialized, columns)
+
     def split(self, row: Mapping[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         """(model inputs, labels) of parsed columns; labels are `(batch, 1)`.
 
@@ -94,26 +129,59 @@ def training_stream(
     """
     if steps_per_pass < 1:
         raise ValueError(f"there are fewer training rows than one batch of {batch_size}; lower `train.batch_size`")
-    first_pass = first_step // steps_per_pass
-    batches = _one_pass(rows, batch_size, steps_per_pass, seed + first_pass, shuffle_rows).skip(
+    first_pass, passes = first_step // steps_per_pass, math.ceil(steps / steps_per_pass)
+    several = passes - first_pass > 1
+    fits = steps_per_pass * batch_size * rows.bytes_per_row <= HELD_BYTES
+    source = _held(rows) if several and fits else _files(rows)
+    batches = _one_pass(source, batch_size, steps_per_pass, seed + first_pass, shuffle_rows).skip(
         first_step % steps_per_pass
     )
-    for number in range(first_pass + 1, math.ceil(steps / steps_per_pass)):
-        batches = batches.concatenate(_one_pass(rows, batch_size, steps_per_pass, seed + number, shuffle_rows))
+    for number in range(first_pass + 1, passes):
+        batches = batches.concatenate(_one_pass(source, batch_size, steps_per_pass, seed + number, shuffle_rows))
     batches = batches.take(steps - first_step)
     if share is not None:
         batches = _share(batches, batch_size, share)
-    batches = batches.map(lambda b: rows.split(rows.parse(b)), num_parallel_calls=2, deterministic=True)
+    batches = batches.map(lambda b: rows.split(source.columns(b)), num_parallel_calls=2, deterministic=True)
     return _in_order(batches.prefetch(4))
 
 
-def _one_pass(rows: TransformedRows, batch_size: int, steps: int, seed: int, shuffle_rows: int) -> tf.data.Dataset:
-    order = np.random.default_rng(seed).permutation(len(rows.files))
-    records = tf.data.Dataset.from_tensor_slices([rows.files[i] for i in order]).interleave(
-        lambda path: tf.data.TFRecordDataset(path, compression_type="GZIP"),
-        cycle_length=min(8, len(rows.files)),
+class _Source(NamedTuple):
+    """Where the rows of a stream come from.
+
+    Args:
+        files: (files, ...), what names the rows of a file.
+        read: one of `files` -> its rows in order, each as a scalar.
+        columns: a batch of such scalars -> column -> tensor.
+    """
+
+    files: np.ndarray
+    read: Callable[[tf.Tensor], tf.data.Dataset]
+    columns: Callable[[tf.Tensor], dict[str, tf.Tensor]]
+
+
+def _files(rows: TransformedRows) -> _Source:
+    return _Source(
+        np.array(rows.files), lambda path: tf.data.TFRecordDataset(path, compression_type="GZIP"), rows.parse_training
+    )
+
+
+def _held(rows: TransformedRows) -> _Source:
+    spans, columns = rows.decoded()
+    return _Source(
+        spans,
+        lambda span: tf.data.Dataset.range(span[0], span[1]),
+        lambda places: {name: tf.gather(values, places) for name, values in columns.items()},
+    )
+
+
+def _one_pass(source: _Source, batch_size: int, steps: int, seed: int, shuffle_rows: int) -> tf.data.Dataset:
+    files = len(source.files)
+    order = np.random.default_rng(seed).permutation(files)
+    records = tf.data.Dataset.from_tensor_slices(source.files[order]).interleave(
+        source.read,
+        cycle_length=min(8, files),
         block_length=16,
-        num_parallel_calls=min(2, len(rows.files)),
+        num_parallel_calls=min(2, files),
         deterministic=True,
     )
     records = records.shuffle(shuffle_rows, seed=seed, reshuffle_each_iteration=False)

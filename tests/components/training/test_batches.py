@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mixrank.components.training.batches import TransformedRows, evaluation_batches, training_stream
 from mixrank.components.transform import KEYS
@@ -85,3 +86,29 @@ def test_too_few_rows_for_a_batch_says_what_to_lower(rows):
 def test_a_pattern_without_files_is_named():
     with pytest.raises(ValueError, match="no transformed examples match /nowhere"):
         TransformedRows.find(["/nowhere/*"], {}, (), ())
+
+
+def test_rows_are_decoded_once_where_they_fit_and_come_in_the_same_order(rows, monkeypatch):
+    decoded, decode = [], TransformedRows.decoded
+    monkeypatch.setattr(TransformedRows, "decoded", lambda self: decoded.append(self) or decode(self))
+    steps = rows.count() // BATCH
+    options = {"batch_size": BATCH, "steps_per_pass": steps, "seed": 5, "shuffle_rows": 200}
+
+    def stream(passes, first_step=0):
+        found = training_stream(rows, steps=passes * steps, first_step=first_step, **options)
+        return list(found.as_numpy_iterator())
+
+    held = stream(3)
+    assert len(decoded) == 1
+    # The last pass of a resumed training is a single one.
+    stream(1), stream(3, first_step=2 * steps)
+    assert len(decoded) == 1
+    monkeypatch.setattr("mixrank.components.training.batches.HELD_BYTES", steps * BATCH * rows.bytes_per_row - 1)
+    read = stream(3)
+    assert len(decoded) == 1
+    assert len(held) == len(read) == 3 * steps
+    for a, b in zip(held, read, strict=True):
+        tf.nest.map_structure(np.testing.assert_array_equal, a, b)
+        assert [{name: x.shape for name, x in each.items()} for each in a] == [
+            {name: x.shape for name, x in each.items()} for each in b
+        ]
