@@ -3,12 +3,11 @@
     python benchmarks/peers/run.py                                       # every case, three rounds: about 20 minutes
     python benchmarks/peers/run.py --check                               # the same; exits with 1 where a bar is missed
     python benchmarks/peers/run.py --ids 1000 --batch 1024 --rounds 1 --seconds 3 --only mixrank deepctr
-    python benchmarks/peers/run.py --ids 1000 --only mixrank --jit off   # mixrank without XLA
+    python benchmarks/peers/run.py --ids 1000 --only mixrank --jit on    # mixrank with XLA
 
 DCN-V2 with 40 fields, 16 wide, and 1.7 M dense weights (`task.py`): every field has 1,000 ids, or two of them have a
 million. Adam trains all weights, the tables of mixrank by its lazy Adam. FuxiCTR's step also clips the norm of all
-gradients, which cannot be turned off. mixrank has its default settings otherwise, so XLA if `jit_compile: auto` says
-so. Rates and the spread of the first embeddings are equal, the batches lie ready in memory, and every library may use
+gradients, which cannot be turned off. mixrank has its default settings otherwise, so no XLA on a CPU. Rates and the spread of the first embeddings are equal, the batches lie ready in memory, and every library may use
 all cores.
 
 Each peer has an environment of its own below `.peers`, which the first run builds with uv from the pinned packages of

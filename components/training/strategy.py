@@ -102,9 +102,9 @@ def dense_device(tables: Literal["device", "host"]) -> str | None:
 def use_jit(setting: Literal["auto", "on", "off"], strategy: tf.distribute.Strategy) -> bool:
     """Whether to compile the training step with XLA.
 
-    "auto" compiles for one GPU. On a CPU no model gains by it (`benchmarks/models.py`), and on several replicas the
-    dense weights are updated outside. A trial at the start could choose differently from run to run, and then equal
-    runs would not end in equal weights.
+    "auto" compiles for one GPU. On a CPU small models lose by it more than large ones gain (`benchmarks/models.py`),
+    and XLA cannot compile a step whose variables are on several devices. A trial at the start could choose differently
+    from run to run, and then equal runs would not end in equal weights.
     """
     if setting == "auto":
         return strategy.num_replicas_in_sync == 1 and bool(tf.config.list_logical_devices("GPU"))
