@@ -7,8 +7,8 @@
 
 DCN-V2 with 40 fields, 16 wide, and 1.7 M dense weights (`task.py`): every field has 1,000 ids, or two of them have a
 million. Adam trains all weights, the tables of mixrank by its lazy Adam. FuxiCTR's step also clips the norm of all
-gradients, which cannot be turned off. mixrank has its default settings otherwise, so no XLA on a CPU. Rates and the spread of the first embeddings are equal, the batches lie ready in memory, and every library may use
-all cores.
+gradients, which cannot be turned off. mixrank has its default settings otherwise, so no XLA on a CPU. Rates and the
+spread of the first embeddings are equal, the batches lie ready in memory, and every library may use all cores.
 
 Each peer has an environment of its own below `.peers`, which the first run builds with uv from the pinned packages of
 `deepctr.txt` and `fuxictr.txt` (8 GB); mixrank is the environment that runs this file. Each measurement is a process of
