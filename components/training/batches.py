@@ -68,14 +68,18 @@ class TransformedRows:
         return tf.io.parse_example(serialized, self.columns)
 
     @property
+    def trained_on(self) -> dict[str, Any]:
+        """Parsing specification of the columns that training reads."""
+        return {name: self.columns[name] for name in (*self.inputs, *self.labels)}
+
+    @property
     def bytes_per_row(self) -> int:
         """Size of a decoded row, of what training reads of it."""
-        columns = [self.columns[name] for name in (*self.inputs, *self.labels)]
-        return sum(column.dtype.size * math.prod(column.shape) for column in columns)
+        return sum(column.dtype.size * math.prod(column.shape) for column in self.trained_on.values())
 
     def decoded(self) -> tuple[np.ndarray, dict[str, tf.Tensor]]:
         """First and last row + 1 of every file (files, 2), and what training reads: column -> (rows, ...)."""
-        found: dict[str, list[np.ndarray]] = {name: [] for name in (*self.inputs, *self.labels)}
+        found: dict[str, list[np.ndarray]] = {name: [] for name in self.trained_on}
         ends = [0]
         for path in self.files:
             records = tf.data.TFRecordDataset(path, compression_type="GZIP").batch(DECODED)
@@ -91,8 +95,7 @@ class TransformedRows:
 
     def parse_training(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         """As `parse`, but only the columns that training reads."""
-        columns = {name: self.columns[name] for name in (*self.inputs, *self.labels)}
-        return tf.io.parse_example(serialized, columns)
+        return tf.io.parse_example(serialized, self.trained_on)
 
     def split(self, row: Mapping[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         """(model inputs, labels) of parsed columns; labels are `(batch, 1)`.

@@ -16,9 +16,9 @@ from mixrank.serving.base import fetch_version, newest
 
 pytestmark = pytest.mark.slow
 
-# Half a minute of imports per process: these three show that a command line stands on its own, the first with raw
-# files, the one that trains, and the one that writes outside of its artifacts. The others enter by the same function.
-PROCESSES = frozenset({"ExampleGen", "Trainer", "Pusher"})
+# Half a minute of imports per process: these two show that a command line stands on its own, the one that trains, and
+# the one that writes outside of its artifacts. The others enter by the same function.
+PROCESSES = frozenset({"Trainer", "Pusher"})
 
 
 @pytest.fixture(scope="session")
