@@ -9,7 +9,8 @@ Every model runs in a process of its own, one after the other, on random rows of
 plain matrix product, timed in the same process before and after. Forward counts the FLOPs of the model's own count,
 training three times as many. On TensorFlow both are timed as a plain graph, as a model is served, and compiled by XLA;
 the faster of the two counts. `xla` is the time of a compiled training step over that of a plain one, `first` what the
-first step takes in seconds, plain and with XLA: tracing and compilation. The two take turns, and the least time counts.
+first step takes in seconds, plain and with XLA: tracing and compilation. The two take turns, and the least time
+counts. `faults` are the page faults of a plain step; TF_CPU_ALLOCATOR_USE_BFC=false shows them without memory kept.
 `--profile` adds which operations of a plain training step take its time, as TensorFlow's profiler counts it over all
 threads. `--backend` runs the layers on another Keras backend, on its accelerator if it has one.
 """
@@ -131,6 +132,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "forward_share": flops * largest / latency[largest] / peak,
         "training_share": 3 * flops * options.batch / step / peak,
         "profile": profile,
+        "page_faults": page_faults(next(iter(trains.values()))),
     }
 
 
@@ -162,10 +164,15 @@ def training_step(
     return lambda: float(tf.nest.flatten(trained.train_function(batches))[0])
 
 
+def page_faults(step: Callable[[], object]) -> int:
+    """Pages that the kernel gives this process in one step, for memory that was not kept."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
 def profiled(step: Callable[[], object]) -> dict[str, float]:
     """Kind of operation -> its share of the time of all operations; the three slowest single types come last."""
-    import glob
-
     import tensorflow as tf
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
@@ -174,8 +181,8 @@ def profiled(step: Callable[[], object]) -> dict[str, float]:
         for _ in range(PROFILED_STEPS):
             step()
         tf.profiler.experimental.stop()
-        (path,) = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
-        space = xplane_pb2.XSpace.FromString(Path(path).read_bytes())
+        (path,) = Path(folder).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(path.read_bytes())
     spent: dict[str, float] = {}
     for plane in space.planes:
         for event in (event for line in plane.lines for event in line.events):
@@ -308,7 +315,7 @@ def print_row(row: dict[str, Any]) -> None:
         f"{row['steps_per_second']:9.1f}{latency}{row['peak_mb']:9.0f}"
         f"{row['forward_gflops']:10.1f}{row['forward_share']:7.2f}{row['training_gflops']:11.1f}"
         f"{row['training_share']:7.2f}{row['peak_gflops']:10.0f}{row['xla']:7.2f}"
-        f"{row['first_step_seconds'][0]:7.0f}{row['first_step_seconds'][1]:6.0f}",
+        f"{row['first_step_seconds'][0]:7.0f}{row['first_step_seconds'][1]:6.0f}{row['page_faults']:9,}",
         flush=True,
     )
     if row["profile"]:
@@ -333,6 +340,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="JSON file; runs/models-PARAMS[-BACKEND].json if left out")
     parser.add_argument("--once", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.profile and options.backend != "tensorflow":
+        parser.error(f"--profile is TensorFlow's: leave it out with --backend {options.backend}")
     if options.once:
         print(json.dumps(measure(options.once, options)))
         return 0
@@ -344,8 +353,8 @@ def main() -> int:
     output.parent.mkdir(parents=True, exist_ok=True)
     print(f"{options.params / 1e6:g} M dense parameters, widths of {options.dataset}, training batch {options.batch}")
     titles = ("M par", "MFLOP/r", "steps/s", *(f"ms@{batch}" for batch in LATENCY_BATCHES), "MB")
-    speeds = ("fwd GF/s", "share", "train GF/s", "share", "peak GF/s", "xla", "first", "xla")
-    widths = (10, 7, 11, 7, 10, 7, 7, 6)
+    speeds = ("fwd GF/s", "share", "train GF/s", "share", "peak GF/s", "xla", "first", "xla", "faults")
+    widths = (10, 7, 11, 7, 10, 7, 7, 6, 9)
     print(
         f"{'model':12}",
         *(f"{t:>9}" for t in titles),

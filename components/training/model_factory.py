@@ -33,7 +33,6 @@ BLOCK = 16 << 20
 
 def known_values(spec: FeatureSpec, transform_output: tft.TFTransformOutput) -> dict[str, int]:
     """Feature -> number of values in its vocabulary, for those that have one."""
-
     found = {}
     for name in spec.vocabularies:
         path = transform_output.vocabulary_file_by_name(name)
