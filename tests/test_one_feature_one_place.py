@@ -131,6 +131,7 @@ def test_requests_by_column_carry_it(before, after, case):
     assert set(row_columns(after)) - set(row_columns(before)) == case.columns
 
 
+@pytest.mark.slow
 def test_the_model_reads_what_transform_writes(before, after, case):
     import tensorflow as tf
     import tensorflow_transform as tft
@@ -165,6 +166,7 @@ def test_its_table_has_a_row_per_id(before, after, case):
     assert tables.get(NAME) == case.table
 
 
+@pytest.mark.slow
 def test_the_score_depends_on_it(after, case):
     import keras
     import numpy as np

@@ -143,6 +143,7 @@ def deployed(tmp_path_factory):
     return root / "deploy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_an_overlay_fits_the_api_of_kubernetes(overlays, name, version):

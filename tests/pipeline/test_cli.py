@@ -117,6 +117,7 @@ def test_a_model_is_scaled_to_a_budget(mixrank, budget, parameters):
     assert all(abs(dense(dim) - parameters) <= abs(dense(dim + step) - parameters) for step in (-8, 8))
 
 
+@pytest.mark.slow
 def test_all_models_are_scaled_side_by_side_and_what_cannot_be_says_why(mixrank, monkeypatch):
     known = registry.model
     monkeypatch.setattr(
@@ -246,6 +247,7 @@ ONE = SLOW | {"numpy", "yaml", "jinja2", "grpc"}
 ALL = ONE | {"pydantic", "rich"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "absent"),
     [

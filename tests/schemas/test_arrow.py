@@ -85,6 +85,7 @@ def test_a_missing_file_is_no_damaged_one(tmp_path):
         read_frame(tmp_path / "rows.parquet")
 
 
+@pytest.mark.slow
 def test_rollout_status_runs_no_program_of_a_run(trap, tmp_path, record_of, toy_spec):
     from mixrank.pipeline.run_record import Judgement
 

@@ -79,6 +79,7 @@ def test_varint_is_read_back_by_protobuf(number):
     assert list(parsed(example([entry("n", "int", [number, 7])]))["n"].int64_list.value) == [number, 7]
 
 
+@pytest.mark.slow
 @given(
     ints=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=40),
     floats=st.lists(st.floats(width=32, allow_nan=False), max_size=40),

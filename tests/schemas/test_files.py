@@ -315,6 +315,7 @@ def test_a_kill_at_any_step_leaves_the_old_file_or_the_new_one(tmp_path):
     assert path.read_text() == NEW
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_step_leaves_no_folder_or_the_whole_one(tmp_path):
     number, seen = 0, []
     while True:

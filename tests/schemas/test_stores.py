@@ -76,6 +76,7 @@ def test_a_file_is_created_once(store):
     assert stores.read(f"{store}/owner") == b"me"
 
 
+@pytest.mark.slow
 def test_of_many_who_create_a_file_at_once_one_does(bucket):
     with ThreadPoolExecutor(8) as pool:
         done = list(pool.map(lambda number: stores.create(f"{bucket}/owner", str(number)), range(8)))
@@ -120,6 +121,7 @@ def test_a_store_that_asks_for_a_key_says_where_it_is_looked_for(bucket, s3_serv
         stores.names(bucket)
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_reached_is_named(bucket):
     stores.configure([*stores.settings(), "--s3_endpoint_url=http://127.0.0.1:9"])
     with pytest.raises(ValueError, match=rf"{bucket}: the store cannot be reached \(.*127.0.0.1:9.*\): check the net"):

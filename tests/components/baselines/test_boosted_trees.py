@@ -161,6 +161,7 @@ def test_few_values_are_categories_and_many_have_statistics():
     assert ((scores["click"] > 0) & (scores["click"] < 1)).all()
 
 
+@pytest.mark.slow
 def test_every_task_has_its_own_trees_and_equal_rows_give_equal_scores():
     spec = plain_spec(labels=("click", "buy"))
     rows = plain_rows(1500)

@@ -74,6 +74,7 @@ def test_every_evaluation_row_is_scored_in_file_order(scored, rows):
         assert auc(np.array([row[task] for row in later]), scores) > 0.6
 
 
+@pytest.mark.slow
 def test_training_rows_are_counted_by_the_days_of_the_dataset(scored, run, toy_spec, rows):
     arrays = read_examples(toy_spec, list(run[1].values()))
     training, later = arrays.between(0, 2500), arrays.between(2500, 3000)
@@ -84,6 +85,7 @@ def test_training_rows_are_counted_by_the_days_of_the_dataset(scored, run, toy_s
         np.testing.assert_array_equal(scored[f"score_{task}"], scores)
 
 
+@pytest.mark.slow
 def test_labels_of_evaluation_rows_are_not_read(scored, run, tmp_path, toy_spec, rows):
     changed = {file: [row | {"click": 0, "buy": 1} for row in part] for file, part in rows["eval"].items()}
     folder = write_rows(tmp_path / "examples", toy_spec, {**rows, "eval": changed})

@@ -215,6 +215,7 @@ def test_a_row_is_joined_derived_and_given_its_history(tmp_path):
     assert dead_letters(f"{artifact.uri}/dead_letter.jsonl") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["csv", "tfrecord", "json"])
 def test_every_format_gives_the_same_files_as_parquet(tmp_path, form):
     found = {}
@@ -242,6 +243,7 @@ def test_number_of_shards_and_files_does_not_change_the_rows(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_runs_write_the_same_bytes_and_rows_are_shuffled(tmp_path):
     write_all(tmp_path)
     first, second = (execute(dataset(), tmp_path, tmp_path / name, num_shards=1) for name in ("a", "b"))
@@ -250,6 +252,7 @@ def test_two_runs_write_the_same_bytes_and_rows_are_shuffled(tmp_path):
     assert order != sorted(order)
 
 
+@pytest.mark.slow
 def test_duplicates_are_dropped_and_counted(tmp_path):
     write_all(tmp_path, log=[*LOG, LOG[3], LOG[3] | {"unread": -1}, LOG[8]])
     artifact = execute(dataset(), tmp_path, tmp_path / "out")
@@ -432,6 +435,7 @@ def kuairand_tables():
     return log, users, videos
 
 
+@pytest.mark.slow
 def test_kuairand_official_csv_files_give_the_rows_of_the_parquet_files(tmp_path):
     log, users, videos = kuairand_tables()
     layouts = {

@@ -286,12 +286,14 @@ TEXT_LAYOUTS = st.builds(
 BLOCKS, SIZES = st.sampled_from([1, 40, 1000, 2**23]), st.sampled_from([1, 2, 1000])
 
 
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(layout=TEXT_LAYOUTS, rows=TABLES, block=BLOCKS, size=SIZES)
 def test_an_odd_table_of_text_is_read_right_or_refused_row_by_row(layout, rows, block, size):
     write_and_read(layout, rows, block, size)
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(seed=st.integers(0, 99), rows=TABLES, size=SIZES)
 def test_an_odd_parquet_table_is_read_right_or_refused_row_by_row(seed, rows, size):

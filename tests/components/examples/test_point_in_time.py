@@ -195,6 +195,7 @@ WINDOWS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", WINDOWS, ids=["utc", "shanghai_from_4", "six_hours"])
 @settings(max_examples=60)
 @example(log=[SAME, dict(reversed(SAME.items()))], ages={}, prior={}, only=None, order="oldest_first")
@@ -210,6 +211,7 @@ def test_shard_equals_a_reference_that_compares_all_pairs_of_rows(window, log, a
     assert ordered(built(data, log, ages, prior)) == ordered(reference(data, log, ages, prior))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(log=st.lists(ROWS, min_size=1, max_size=20), window=st.sampled_from(WINDOWS))
 def test_no_history_holds_an_event_of_the_future_and_the_two_never_overlap(log, window):

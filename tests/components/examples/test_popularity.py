@@ -26,6 +26,7 @@ def log_of(part):
     return columns, hour * HOUR
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(rows, min_size=1, max_size=3))
 def test_popularity_counts_every_row_of_an_earlier_day_and_no_other(shards):

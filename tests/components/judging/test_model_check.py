@@ -135,6 +135,7 @@ def test_an_export_that_cannot_be_loaded_is_a_reason_not_a_crash(toy_export, exa
     assert len(reason.rsplit(": ", 1)[1]) > 5
 
 
+@pytest.mark.slow
 def test_a_model_that_passed_is_handed_on_with_golden_rows_and_warm_up_requests(
     toy_export, toy_spec, toy_data, toy_scores, tmp_path
 ):

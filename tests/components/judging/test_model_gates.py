@@ -73,6 +73,7 @@ def test_a_model_below_the_baseline_is_not_blessed_unless_that_is_allowed(judge,
     assert not blessed and not verdicts["below_baseline", "click"]
 
 
+@pytest.mark.slow
 def test_the_last_pushed_model_scores_the_same_rows(judge, rows, toy_export, toy_scores):
     own = dict(zip(rows["at"].sort_values(), toy_scores["click"].reshape(-1), strict=True))
     same = rows["at"].map(own).to_numpy()
@@ -82,6 +83,7 @@ def test_the_last_pushed_model_scores_the_same_rows(judge, rows, toy_export, toy
     assert set(verdicts) == {("worse_than_pushed", "click"), ("worse_than_pushed", "buy")}
 
 
+@pytest.mark.slow
 def test_scores_of_a_pushed_model_are_those_of_its_rows(toy_spec, toy_data, toy_export, toy_scores):
     from mixrank.components.judging.model_gates import score_rows
 

@@ -60,6 +60,7 @@ def test_a_step_that_is_tried_again_pushes_once(push):
     assert after.get_string_custom_property(name) == before.get_string_custom_property(name)
 
 
+@pytest.mark.slow
 def test_a_step_that_is_tried_again_pushes_to_a_store_once(push, bucket):
     first, _ = push("one", push_to=f"{bucket}/models/")
     again, _ = push("one", push_to=f"{bucket}/models")

@@ -47,6 +47,7 @@ def test_a_pass_holds_no_row_twice_and_passes_differ(rows):
     assert not np.array_equal(first, np.sort(first))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_step", [1, 24, 25, 60])
 def test_a_resumed_stream_goes_on_where_it_stopped(rows, first_step):
     whole, rest = order(rows, seed=3), order(rows, seed=3, first_step=first_step)
@@ -55,6 +56,7 @@ def test_a_resumed_stream_goes_on_where_it_stopped(rows, first_step):
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_order(rows):
     assert not np.array_equal(order(rows, seed=3)[0], order(rows, seed=4)[0])
 
@@ -88,6 +90,7 @@ def test_a_pattern_without_files_is_named():
         TransformedRows.find(["/nowhere/*"], {}, (), ())
 
 
+@pytest.mark.slow
 def test_rows_are_decoded_once_where_they_fit_and_come_in_the_same_order(rows, monkeypatch):
     decoded, decode = [], TransformedRows.decoded
     monkeypatch.setattr(TransformedRows, "decoded", lambda self: decoded.append(self) or decode(self))

@@ -59,6 +59,7 @@ def trained(train, tmp_path_factory):
     return folder, *train(folder)
 
 
+@pytest.mark.slow
 def test_loss_falls_and_labels_are_learned(trained):
     _, log, _ = trained
     assert [entry["round"] for entry in log] == [1, 2, 3]
@@ -67,6 +68,7 @@ def test_loss_falls_and_labels_are_learned(trained):
     assert max(entry["valid"]["click.auc"] for entry in log) > 0.55
 
 
+@pytest.mark.slow
 def test_predictions_hold_every_evaluation_row(trained, toy_data):
     _, _, predictions = trained
     raw = pd.DataFrame(toy_data.rows["eval"])
@@ -77,6 +79,7 @@ def test_predictions_hold_every_evaluation_row(trained, toy_data):
     assert predictions["score_buy"].between(0, 1).all()
 
 
+@pytest.mark.slow
 def test_the_model_card_counts_what_was_built(trained):
     folder, _, _ = trained
     card = json.loads((folder / "run" / "model.json").read_text())

@@ -90,6 +90,7 @@ def same_weights(a, b, atol):
         np.testing.assert_allclose(value, other, atol=atol, rtol=0, err_msg=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 3])
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_parts_of_a_batch_move_the_weights_as_the_whole_batch_does(parts, replicas):
@@ -99,6 +100,7 @@ def test_parts_of_a_batch_move_the_weights_as_the_whole_batch_does(parts, replic
     assert loss_of_split == pytest.approx(loss_of_whole, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_value_moves_the_rows_of_all_its_hash_functions():
     step, _ = trained(SGD, steps=1, functions=2)
     (inputs, _), *_ = rows()
@@ -110,6 +112,7 @@ def test_a_value_moves_the_rows_of_all_its_hash_functions():
     np.testing.assert_allclose(np.array(jitted.model.get_layer("tables_4").embeddings), after, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tables", [ROWWISE, TableOptimizer(name="lazy_adam", learning_rate=0.01)])
 def test_both_optimizers_count_updates_not_parts(tables):
     whole, _ = trained(ADAM, tables)
@@ -120,6 +123,7 @@ def test_both_optimizers_count_updates_not_parts(tables):
     assert float(split.optimizer.learning_rate.numpy()) == pytest.approx(0.0, abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_xla_gives_the_same_weights(parts):
     same_weights(trained(SGD, parts=parts, jit=True)[0], trained(SGD)[0], atol=1e-6)
@@ -149,6 +153,7 @@ def test_a_hundred_steps_end_alike_with_xla_and_on_two_replicas():
     same_weights(many(replicas=2), plain, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_tables_on_the_host_train_as_those_beside_the_dense_weights(parts, monkeypatch):
     """A second CPU device stands for the accelerator."""
@@ -187,6 +192,7 @@ def test_tables_on_the_host_train_as_those_beside_the_dense_weights(parts, monke
     assert {device[-5:] for device in updated} == {"CPU:0"}
 
 
+@pytest.mark.slow
 def test_a_step_is_that_of_keras_where_every_row_is_read_once():
     """Keras' own Adagrad on the whole table: with other ids in every batch, summing equal ids changes nothing."""
 
@@ -223,6 +229,7 @@ def test_a_step_is_that_of_keras_where_every_row_is_read_once():
         np.testing.assert_allclose(mine, theirs, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_gradient_has_as_many_rows_as_were_read():
     step, _ = trained(SGD, steps=1)
     seen = []

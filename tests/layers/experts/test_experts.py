@@ -38,6 +38,7 @@ def test_both_forms_give_the_same_outputs_and_gradients(batch, experts, active, 
         np.testing.assert_allclose(right, left, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_grouped_form_compiles_to_xla_and_takes_a_batch_of_unknown_size(randomize):
     layer = Experts(experts=6, hidden_dim=3, dispatch="grouped", block=4)
     inputs = [keras.Input((3,)), keras.Input((), dtype="int32")]
@@ -127,6 +128,7 @@ def _routed(layer, x, vector, scenario):
     return found[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"share_across_tokens": True}, {"scenario_in_gate": False, "shared": 0}])
 @pytest.mark.parametrize("dispatch", ["dense", "grouped"])
 def test_scenario_experts_pass_the_harness(options, dispatch, check_layer):

@@ -16,6 +16,8 @@ from mixrank.layers import registry
 from mixrank.layers.ranking import build_ranker
 
 every_model = pytest.mark.parametrize("name", registry.names())
+# The rules take a minute and a half for all models. The others are slow.
+QUICK = ("dcnv2", "hemix", "mixformer")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,9 @@ def cases():
 
 
 @pytest.mark.parametrize("rule", testing.CONTRACT, ids=lambda rule: rule.__name__)
-@every_model
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in registry.names()]
+)
 def test_a_model_keeps_the_contract(name, rule, cases):
     rule(cases(name))
 

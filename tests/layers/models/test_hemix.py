@@ -118,6 +118,7 @@ def test_each_ablation_has_the_tokens_it_is_designed_for(switch, tokens):
     assert HeMix(**{switch: False}).num_tokens == tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

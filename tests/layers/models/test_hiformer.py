@@ -154,6 +154,7 @@ def test_a_composite_projection_reads_every_token(randomize):
         assert np.all(np.abs(np.array(layer(moved)) - before).max(axis=(0, 2)) > 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -173,6 +173,7 @@ def test_one_request_and_several_give_the_same_as_a_request_per_candidate(reques
     np.testing.assert_allclose(found, layer(expanded, past, scenario[pick][rows]), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"num_layers": 1}, {"token_units": ()}, {"group_norm": False}, {"dynamic_mask": False}],

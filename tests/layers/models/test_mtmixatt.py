@@ -140,6 +140,7 @@ def test_the_representation_follows_the_equations(dispatch, batch, randomize, ar
     np.testing.assert_allclose(layer(*batch), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -205,6 +206,7 @@ def test_four_norms_differ_as_written(batch, randomize, arrays):
         np.testing.assert_allclose(output, expected.mean(axis=1), atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_manual_groups_may_be_named_and_freezing_survives_a_file(spec, sizes, make_rows, tmp_path):
     names = field_names(spec)
     assert names == ("person", "age", "clip", "tag", "seconds", "place", "country", "past", "today")

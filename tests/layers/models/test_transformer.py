@@ -62,6 +62,7 @@ def _numpy_transformer(w, fields, *, norm, readout, tokenizer):
     return np.stack(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("norm", "readout", "tokenizer"),
     [("post", "mean", "fields"), ("pre", "mean", "split"), ("post", "cls", "split"), ("pre", "cls", "fields")],

@@ -95,6 +95,7 @@ def test_linear_compression_mixes_tokens_and_no_channels(check_layer):
     np.testing.assert_allclose(layer(x), np.einsum("bnd,nm->bmd", x, np.array(layer.project.kernel)), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -68,6 +68,7 @@ def test_a_new_feature_reaches_the_model_by_its_line_alone(spec, sizes, make_row
     assert np.abs(np.array(model(other)["click"]) - np.array(model(rows)["click"])).max() > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "column", ["place", "age", "tag", "seconds", "past_clip", "past_tag", "past_gap", "today_action"]
 )
@@ -175,6 +176,7 @@ def test_training_with_xla_fits_a_rule_in_the_data(spec, sizes, make_rows):
     assert losses[-1] < 0.3 * losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"block": "transformer", "null_key": True, "dropout": 0.1}])
 def test_a_file_gives_back_the_same_logits(options, spec, sizes, make_rows, tmp_path):
     model = build_ranker(spec, sizes, params={**PARAMS, **options})
@@ -199,6 +201,7 @@ def test_mixed_precision_keeps_logits_in_float32(spec, sizes, make_rows, float32
         assert gradient.dtype == "float32" and np.all(np.isfinite(gradient))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"block": "transformer"}, {"mixed_queries": False}, {"null_key": True, "tokenizer_units": (9,)}],

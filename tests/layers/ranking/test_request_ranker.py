@@ -77,6 +77,7 @@ def _assert_same(model, ranker, rows, items, atol=1e-5):
             np.testing.assert_allclose(got[task], logits, atol=atol)
 
 
+@pytest.mark.slow
 @every_model
 @pytest.mark.parametrize("candidates", [1, 7])
 def test_candidates_are_scored_as_rows_of_their_own(name, candidates, make, spec, make_rows):
@@ -84,12 +85,14 @@ def test_candidates_are_scored_as_rows_of_their_own(name, candidates, make, spec
     _assert_same(model, ranker, make_rows(model, batch=candidates), _items(spec))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "params"), OPTIONS, ids=str)
 def test_every_way_to_share_a_request_gives_the_same(name, params, make, spec, make_rows):
     model, ranker = make(name, params)
     _assert_same(model, ranker, make_rows(model, batch=5), _items(spec))
 
 
+@pytest.mark.slow
 def test_every_scenario_of_a_request_has_its_own_heads(make, spec, make_rows):
     model, ranker = make("mtmixatt")
     rows = make_rows(model, batch=5)
@@ -115,6 +118,7 @@ def test_the_columns_of_the_request_have_one_row(make, spec):
     }
 
 
+@pytest.mark.slow
 def test_the_ranker_is_still_saved_as_before(make, make_rows, tmp_path, spec):
     model, _ = make("hemix")
     model.save(tmp_path / "ranker.keras")
@@ -132,6 +136,7 @@ def test_a_ranker_of_before_the_shared_tables_is_refused(make, spec):
             put_together(spec, before)
 
 
+@pytest.mark.slow
 def test_values_with_two_hash_functions_are_scored_as_any_other(spec, sizes, make_rows, tmp_path):
     twice = {name: Hash(size=sizes[name] - 1, functions=2) for name in ("person", "clip", "tag")}
     features = [f.model_copy(update={"vocab": twice[f.name]}) if f.name in twice else f for f in spec.features]
@@ -174,6 +179,7 @@ def _products(function, rows) -> int:
     return total
 
 
+@pytest.mark.slow
 def test_hemix_computes_keys_values_and_fixed_queries_once(make, spec, make_rows):
     model, ranker = make("hemix")
     rows = make_rows(model, batch=9)
@@ -194,6 +200,7 @@ def test_hemix_computes_keys_values_and_fixed_queries_once(make, spec, make_rows
     assert by_row - shared == 2 * (keys + fixed)
 
 
+@pytest.mark.slow
 def test_no_history_is_copied_for_its_candidates(make, spec, make_rows):
     """No tensor of a traced request holds a history per candidate."""
     for name in ("hemix", "mtgr", "mixformer", "dcnv2"):

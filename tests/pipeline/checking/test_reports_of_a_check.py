@@ -37,6 +37,7 @@ def test_the_text_fits_into_100_columns_and_ends_with_what_is_wrong(strange):
     assert "\x1b" not in written.getvalue()
 
 
+@pytest.mark.slow
 def test_the_page_shows_figures_and_plots_and_escapes_what_comes_from_data(strange, tmp_path):
     page = tmp_path / "new" / "check.html"
     write_check_page(strange.check(), strange.dataset().spec, page)

@@ -124,6 +124,7 @@ def test_a_missing_file_and_column_give_1(config, tmp_path):
     assert "no file matches 'log.csv'" in result.output
 
 
+@pytest.mark.slow
 def test_neither_tensorflow_nor_keras_nor_beam_is_imported(config):
     code = (
         "import sys\n"

@@ -91,6 +91,7 @@ def test_a_training_that_fails_is_named_and_the_command_fails(mixrank, after_a_r
     assert said.endswith("next: mend it and give the same command again; what is done stays done")
 
 
+@pytest.mark.slow
 def test_a_report_of_a_part(mixrank, after_a_run, tmp_path, monkeypatch):
     config = load_config(str(tmp_path / "mine.yaml"))
     planned = trials(config, after_a_run, config.compare.table("two"))

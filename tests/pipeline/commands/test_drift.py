@@ -105,6 +105,7 @@ def test_a_runs_own_evaluation_split_is_compared_but_for_its_scores(toy_run):
     assert "note: 150 rows are fewer than 1,000" in said.output
 
 
+@pytest.mark.slow
 def test_batch_scores_are_compared_without_features(toy_run, tmp_path):
     def score(factor):
         frame = toy_run.predictions

@@ -60,6 +60,7 @@ def test_an_answer_is_a_column_and_an_empty_one_is_the_guess(monkeypatch, capsys
     assert ask(question) == "clicked"
 
 
+@pytest.mark.slow
 def test_neither_tensorflow_nor_tfx_nor_beam_is_imported(shop):
     heavy = ("tensorflow", "keras", "tfx", "apache_beam", "tensorflow_data_validation")
     code = (

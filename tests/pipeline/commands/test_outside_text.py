@@ -47,6 +47,7 @@ def check(result):
     assert len(result.output) < 20_000
 
 
+@pytest.mark.slow
 def test_a_field_of_a_config_with_odd_text_ends_in_a_short_clean_error(tmp_path):
     file = tmp_path / "mine.yaml"
     options = ["--set", f"output={tmp_path}/runs", "--set", "data=/none"]

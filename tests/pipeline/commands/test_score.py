@@ -35,6 +35,7 @@ def examples(toy_spec, toy_data, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_scores_are_counted_printed_and_written_once(mixrank_score, toy_export, examples, tmp_path):
     arguments = (toy_export.base, examples, tmp_path / "out", "--keep", "price", "--beam=--runner=FnApiRunner")
     result = mixrank_score(*arguments)
@@ -54,6 +55,7 @@ def test_scores_are_counted_printed_and_written_once(mixrank_score, toy_export, 
     assert "already complete" in again.output
 
 
+@pytest.mark.slow
 def test_too_many_bad_rows_exit_with_1(mixrank_score, toy_export, examples, tmp_path):
     result = mixrank_score(toy_export.base, examples, tmp_path / "out", "--max-bad", "0.001")
     assert result.exit_code == 1

@@ -64,6 +64,7 @@ def starts(job: Job) -> int:
     return len((job.folder / "starts").read_text())
 
 
+@pytest.mark.slow
 def test_jobs_run_side_by_side_and_once(job, tmp_path):
     one = job("one", "wait for", path=str(tmp_path / "two" / "starts"))
     two = job("two", "wait for", path=str(tmp_path / "one" / "starts"))
@@ -84,6 +85,7 @@ def test_jobs_run_side_by_side_and_once(job, tmp_path):
     assert starts(one) == 1
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_or_dies_is_named_the_others_go_on_and_it_is_tried_again(job):
     bad, dead, good = job("bad", "fail"), job("dead", "die"), job("good")
     said: list[str] = []
@@ -97,6 +99,7 @@ def test_a_job_that_fails_or_dies_is_named_the_others_go_on_and_it_is_tried_agai
     assert (starts(bad), starts(good)) == (2, 1)
 
 
+@pytest.mark.slow
 def test_the_jobs_end_with_the_one_that_started_them(job):
     sleeper = job("sleeper", "sleep")
     root = str(Path(__file__).parents[3])

@@ -46,6 +46,7 @@ def test_a_test_without_spread_has_no_p_value():
     assert math.isnan(t_test([1.0, 1.0], [2.0, 2.0]))
 
 
+@pytest.mark.slow
 def test_equal_models_are_told_apart_as_often_as_promised():
     rng = np.random.default_rng(0)
     p = [t_test(*rng.normal(size=(2, 4))) for _ in range(2000)]

@@ -24,6 +24,7 @@ def earlier(record_of):
     return record_of(datasets.load("kuairand").spec)
 
 
+@pytest.mark.slow
 def test_the_shipped_tables_plan_trainings_that_differ_in_their_variant_only(earlier):
     tables = {name: table.filled() for name, table in shipped_tables().items()}
     assert {variant.name for variant in tables["models"].variants} == set(registry.names())

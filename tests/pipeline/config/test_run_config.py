@@ -81,6 +81,7 @@ def test_addresses_of_stores_stay_as_they_are(tmp_path, monkeypatch):
     assert (config.push_place, config.run_dir) == ("s3://bucket/models", tmp_path / "runs" / "movielens")
 
 
+@pytest.mark.slow
 def test_a_place_that_is_not_there_is_refused_before_the_run(bucket, s3_options):
     given = ["--runner=FnApiRunner", *s3_options]
     places = {"data": f"{bucket}/log", "output": f"{bucket}/runs", "push_to": f"{bucket}/models"}

@@ -59,6 +59,7 @@ def test_a_resample_with_one_class_has_no_auc():
     np.testing.assert_array_equal(got["gauc"], [np.nan, np.nan])
 
 
+@pytest.mark.slow
 def test_interval_covers_the_truth_about_as_often_as_it_says():
     # Mean of 60 users' log losses against its expectation, over 150 made-up logs.
     rng = np.random.default_rng(0)

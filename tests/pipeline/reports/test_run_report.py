@@ -210,6 +210,7 @@ def test_data_time_and_parameters_are_listed(written):
     assert "task click: AUC is 0.6, below 0.7" in written[1]
 
 
+@pytest.mark.slow
 def test_names_from_data_are_escaped(tmp_path):
     labels = {"0": "<b>home</b> & more", "1": 'a"b', "2": "c", "3": "d"}
     folder = fake_run(tmp_path / "run", name="<script>alert(1)</script>", rows=300, baseline=False, labels=labels)
@@ -223,6 +224,7 @@ def test_names_from_data_are_escaped(tmp_path):
     assert "<b>home</b> & more" in console.export_text()
 
 
+@pytest.mark.slow
 def test_runs_stand_side_by_side(folder, tmp_path):
     second = fake_run(tmp_path / "other", name="second run", seed=4, rows=700, baseline=False)
     result = write_report([folder, second], tmp_path / "both.html")
@@ -256,6 +258,7 @@ def test_the_terminal_table_names_what_is_not_judged(folder):
     assert "nan" not in text.replace("\n", " ").split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shift", "message"), [(0.0, "agree with those above"), (0.002, "1 numbers differ")])
 def test_a_number_on_which_tfma_disagrees_is_flagged(folder, tmp_path, monkeypatch, shift, message):
     frame = pd.read_parquet(folder / "model/predictions.parquet")
@@ -290,6 +293,7 @@ def test_an_incomplete_run_is_named(tmp_path, folder):
         metrics_table([broken])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
@@ -309,6 +313,7 @@ def test_a_changed_file_of_a_run_is_named(tmp_path, file, text, message):
     assert not (tmp_path / "r.html").exists()
 
 
+@pytest.mark.slow
 def test_control_characters_and_secrets_from_data_reach_no_page_and_no_plot(tmp_path):
     labels = {"0": "bell\x07 \x1b[31m", "1": "nul\x00", "2": "http://me:hunter22@host", "3": "x"}
     folder = fake_run(tmp_path / "run", name="esc\x1b]0;title", rows=300, labels=labels)

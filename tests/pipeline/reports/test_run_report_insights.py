@@ -6,6 +6,8 @@ import json
 import runpy
 from pathlib import Path
 
+import pytest
+
 from mixrank.pipeline.reports import write_report
 
 # Test modules cannot import each other.
@@ -25,6 +27,7 @@ ROUTING = {
 }
 
 
+@pytest.mark.slow
 def test_grouping_and_routing_are_shown_with_a_warning(tmp_path):
     folder = fake_run(tmp_path / "run")
     card = json.loads((folder / "model/model.json").read_text())
@@ -42,6 +45,7 @@ def test_grouping_and_routing_are_shown_with_a_warning(tmp_path):
     assert ["other", "40", "-", "search 80 %"] in rows
 
 
+@pytest.mark.slow
 def test_a_model_without_insights_has_neither(tmp_path):
     folder = fake_run(tmp_path / "run")
     write_report([folder], tmp_path / "report.html")

@@ -128,6 +128,7 @@ publish_to_store(Path(sys.argv[2]), sys.argv[3])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["upload", "move"])
 def test_what_a_killed_push_leaves_is_no_version_and_is_swept(bucket, save, step):
     one = publish_to_store(save("one"), bucket)
@@ -166,6 +167,7 @@ def test_a_version_that_was_whole_stays_when_its_push_is_swept(bucket):
     assert list(stores.files(bucket)) == ["17/saved_model.pb"]
 
 
+@pytest.mark.slow
 def test_pushes_at_once_get_versions_of_their_own(bucket, save):
     models = [save(f"graph {number}") for number in range(4)]
     with ThreadPoolExecutor(4) as pool:

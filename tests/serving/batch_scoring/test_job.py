@@ -93,6 +93,7 @@ def assert_scores(frame, toy_scores, positions=slice(None)):
         np.testing.assert_allclose(frame[f"score_{task}"], scores[positions, 0], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_format_gives_the_models_scores(toy_spec, toy_export, toy_rows, toy_scores, tmp_path, name):
     shuffled = [toy_rows[i] for i in np.random.default_rng(4).permutation(len(toy_rows))]
@@ -106,6 +107,7 @@ def test_every_format_gives_the_models_scores(toy_spec, toy_export, toy_rows, to
     assert letters(tmp_path / "out") == []
 
 
+@pytest.mark.slow
 def test_the_pipelines_own_examples_are_read_as_they_are(toy_export, toy_data, toy_scores, tmp_path):
     score(
         toy_export, toy_data.examples / "Split-eval", tmp_path / "out", format="tfrecord", keep=["global_tag", "click"]

@@ -161,6 +161,7 @@ def test_candidates_get_the_scores_of_their_rows(call, toy_server, toy_export, c
         assert np.ptp([score[task] for score in ranked]) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_folder_without_a_server_says_the_same(toy_export, toy_data, toy_scores, candidates):
     from mixrank.serving.export import LocalModel
 
@@ -595,6 +596,7 @@ def test_the_spec_is_read_from_a_version_or_the_newest_of_a_folder(tmp_path, toy
         load_spec(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_client_imports_none_of_the_large_packages():
     program = """
 import sys

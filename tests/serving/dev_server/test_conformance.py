@@ -225,6 +225,7 @@ def test_a_wrong_type_or_ragged_row_is_refused(rest, instances, column, value, m
     assert message in answer["error"] and f"key: {column}" in answer["error"]
 
 
+@pytest.mark.slow
 def test_serialized_examples_come_in_base64(rest, examples, expected):
     status, answer = predict(rest, "toy", instances=[{"examples": {"b64": each}} for each in examples])
     assert status == 200
@@ -440,6 +441,7 @@ def test_grpc_refuses_with_a_status_and_names(rpc, arguments, code, parts):
     assert all(part in error.details() for part in parts)
 
 
+@pytest.mark.slow
 def test_grpc_gives_the_outputs_asked_for(rpc, examples):
     answer = rpc.predictions.Predict(
         request("toy", examples=[base64.b64decode(each) for each in examples], outputs=["buy"])
@@ -461,6 +463,7 @@ def test_a_gzipped_body_is_read(rest):
     assert answer.json() == {"predictions": [2.0, 6.0]}
 
 
+@pytest.mark.slow
 def test_a_new_version_replaces_the_old_one_and_its_removal_brings_it_back(save_tiny, tmp_path):
     save_tiny(tmp_path, 1, factor=2.0)
     with serving({"linear": tmp_path}) as server, httpx.Client(base_url=server.rest_url) as rest:

@@ -60,6 +60,7 @@ def asking(*asks):
             client.result()
 
 
+@pytest.mark.slow
 def test_swapping_versions_under_load_loses_no_request(save_tiny, tmp_path):
     save_tiny(tmp_path, 1, factor=2.0)
     with serve(tmp_path) as server, Client(f"grpc://{server.grpc_target}", "tiny", deadline=60, retries=0) as client:
@@ -80,6 +81,7 @@ def test_swapping_versions_under_load_loses_no_request(save_tiny, tmp_path):
     assert set(answers) == {2.0, 3.0, 4.0}
 
 
+@pytest.mark.slow
 def test_a_roll_out_moves_labels_under_load_without_a_failed_request(save_tiny, tmp_path):
     from mixrank.serving.export import write_golden
     from mixrank.serving.rollout import RestServer

@@ -57,6 +57,7 @@ def check_good(rest):
     assert answer == {"predictions": [{"click": [0.1], "buy": [0.9]}, {"click": [0.2], "buy": [0.8]}]}
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=list(HealthCheck), database=None)
 @given(requests.map(lambda request: json.dumps(request).encode()) | damaged() | st.binary(max_size=50))
 def test_a_malformed_request_is_refused_and_changes_nothing(rest, body):

@@ -122,6 +122,7 @@ def milliseconds(row, draw):
     row["global_gap"] = [gap * 1000 for gap in row["global_gap"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

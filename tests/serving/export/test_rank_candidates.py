@@ -158,6 +158,7 @@ def broken(toy_spec, toy_transform, tmp_path):
     return tf.saved_model.load(str(tmp_path / "model")).signatures
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_finite_fails_the_request_and_names_the_task(broken, toy_spec):
     row = REQUEST | ITEMS[0]
     feeds = {

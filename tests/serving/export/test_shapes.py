@@ -72,6 +72,7 @@ def shapes_that_do_not_fit(array, request):
         yield np.delete(array, -1, axis)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signature", ["serving_default", "score_rows", "rank_candidates"])
 def test_what_fits_gets_the_scores_of_the_tf_2_loader(api, toy_export, given, signature):
     feed = {name: tf.constant(value) for name, value in given[signature].items()}

@@ -49,6 +49,7 @@ def test_both_signatures_answer_like_the_model_in_memory(toy_export, toy_scores,
     assert_same(columns, toy_scores)
 
 
+@pytest.mark.slow
 def test_every_loader_answers_like_the_model_in_memory(toy_export, toy_scores, toy_spec, toy_data):
     scores = score_everywhere(toy_export.folder, [encode(toy_spec, row) for row in toy_data.rows["eval"]])
     loaders, signatures = ("tf2", "session"), ("serving_default", "score_rows", "rank_candidates")
@@ -189,6 +190,7 @@ def test_an_export_does_not_overwrite(toy_export, toy_spec, toy_transform):
     assert sorted(path.name for path in toy_export.folder.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_an_export_that_fails_leaves_nothing(toy_export, toy_spec, toy_transform, tmp_path, monkeypatch):
     def save_half(module, folder, signatures):
         tf.io.gfile.makedirs(folder)

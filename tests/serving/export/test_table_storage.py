@@ -18,6 +18,9 @@ from mixrank.serving.export import export, to_columns
 
 TASKS = ("click", "buy")
 
+# Each storage has an export of its own.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["bfloat16", "int8"])
 def compressed(request, toy_export, build_small, toy_spec, toy_transform, tmp_path_factory):

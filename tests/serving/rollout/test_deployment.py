@@ -260,6 +260,7 @@ def test_a_comma_in_a_path_is_refused_because_docker_would_cut_there(save, tmp_p
         write_deployment(tmp_path / "out", [Served("shop", base)], Options())
 
 
+@pytest.mark.slow
 def test_neither_command_imports_tensorflow(save, tmp_path):
     base = save("shop/3").parent
     program = (
