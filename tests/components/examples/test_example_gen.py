@@ -375,6 +375,7 @@ def test_one_user_shard_is_held_at_a_time(tmp_path, monkeypatch):
     assert all(joined == users for users, joined in seen)
 
 
+@pytest.mark.slow
 def test_popularity_is_over_all_users_and_stands_in_the_artifact(tmp_path):
     # One day per step: the rows of earlier steps are those of earlier days. More shards than users.
     log = [{**row, "when": row["when"] + 86_400 * ((row["when"] - 1000) // 100)} for row in LOG]

@@ -188,6 +188,7 @@ def test_a_file_gives_back_the_same_logits(options, spec, sizes, make_rows, tmp_
     assert counts(loaded) == counts(model)
 
 
+@pytest.mark.slow
 def test_mixed_precision_keeps_logits_in_float32(spec, sizes, make_rows, float32_afterwards, gradients):
     exact = build_ranker(spec, sizes, params=PARAMS)
     keras.config.set_dtype_policy("mixed_bfloat16")

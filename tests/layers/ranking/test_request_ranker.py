@@ -104,6 +104,7 @@ def test_every_scenario_of_a_request_has_its_own_heads(make, spec, make_rows):
     assert len({each.tobytes() for each in found}) == 4
 
 
+@pytest.mark.slow
 @every_model
 def test_weights_and_tables_are_those_of_the_ranker(name, make):
     model, ranker = make(name)

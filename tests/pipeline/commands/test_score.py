@@ -95,6 +95,7 @@ def test_a_histogram_is_one_line():
     assert score_command.sparkline([0, 0]) == "  "
 
 
+@pytest.mark.slow
 def test_a_raw_log_is_joined_before_it_is_scored(mixrank_score, monkeypatch, toy_data, toy_export, tmp_path):
     """The days, the data folder and the Beam options reach ExampleGen, and its examples are what is scored."""
 

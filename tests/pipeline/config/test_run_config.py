@@ -91,6 +91,7 @@ def test_a_place_that_is_not_there_is_refused_before_the_run(bucket, s3_options)
         config.model_copy(update={"push_to": f"{bucket}-no/models"}).open_stores()
 
 
+@pytest.mark.slow
 def test_a_warm_start_from_a_store_takes_the_newest_version(bucket, tmp_path):
     places = {"push_to": f"{bucket}/models", "output": str(tmp_path)}
     config = load_config("movielens", ["train.warm_start=pushed"]).model_copy(update=places)

@@ -35,6 +35,7 @@ def numbers(base):
     return sorted({name.split("/")[0] for name in stores.files(base)})
 
 
+@pytest.mark.slow
 def test_a_version_is_pushed_and_fetched_whole(bucket, save, tmp_path):
     base = f"{bucket}/models [v2]/films #1"
     assert newest(base) == ("", None)

@@ -260,6 +260,7 @@ def test_rows_are_bad_exactly_where_a_request_would_be_refused(toy_spec, toy_row
     assert 50 < refused < 550
 
 
+@pytest.mark.slow
 def test_bad_examples_go_to_the_dead_letters(toy_spec, toy_export, toy_rows, toy_scores, tmp_path):
     import tensorflow as tf
 
