@@ -6,6 +6,7 @@ that a served request and a training row go through the same code.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, assert_never
 
@@ -20,6 +21,7 @@ from mixrank.schemas import (
     FeatureSpec,
     Hash,
     History,
+    Match,
     MultiCategorical,
     Numeric,
     RowFeature,
@@ -51,9 +53,12 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
     for history in spec.histories:
         for column, field in spec.history_fields(history):
             outputs[column] = history_values(history, field, inputs[column])
+    # Before values become ids, of which all rare ones have the same.
+    matches = {match.name: matched(spec, match, outputs, inputs) for match in spec.matches}
     for feature in spec.categorical:
         categories = {column: outputs[column] for column in spec.columns_of(feature)}
         outputs |= category_ids(feature, categories, inputs[feature.name])
+    outputs |= matches
     for label in spec.labels:
         outputs[label.name] = tf.cast(first(inputs[label.name], 0), tf.float32)
     for role, key in (("user", spec.user), ("item", spec.item), ("time", spec.time)):
@@ -155,6 +160,56 @@ def numeric(feature: Numeric, values: tf.RaggedTensor) -> tf.Tensor:
     if feature.transform.endswith("standardize"):
         value = tft.scale_to_z_score(value)
     return value
+
+
+def matched(
+    spec: FeatureSpec, match: Match, values: Mapping[str, tf.Tensor], raw: Mapping[str, tf.RaggedTensor]
+) -> tf.Tensor:
+    """The numbers of a `Match`, float32 `[batch, width]`.
+
+    The row's own value and the events may have different batches, one of which is 1: a request has one history for all
+    of its candidates.
+
+    Args:
+        spec, match: the declaration.
+        values: column -> raw categories, as of `row_values` and `history_values`.
+        raw: column -> ragged values.
+    """
+    own = values[match.of]
+    padding = tf.constant(PADDING["str" if own.dtype == tf.string else "int"], own.dtype)
+    # [batch, 1, 1, values of the row]
+    own = tf.reshape(own, [tf.shape(own)[0], 1, 1, own.shape[1] if own.shape.rank == 2 else 1])
+    counts: list[Any] = []
+    newest: list[Any] = []
+    outcomes: dict[str, list[Any]] = {flag: [] for flag in match.flags}
+    for history in spec.searched(match):
+        events = values[history.column(match.of)]
+        # [batch, events, values of an event, 1]
+        events = tf.reshape(events, [tf.shape(events)[0], history.length, events.shape[1] // history.length, 1])
+        equal = tf.logical_and(tf.equal(events, own), tf.not_equal(events, padding))
+        # [batch, events]
+        same = tf.reduce_any(equal, axis=[2, 3])
+        counts.append(_count(same))
+        if match.recency and (gap := spec.gap_of(history)) is not None:
+            seconds = padded(raw[gap], history.length, PADDING["int"])
+            known = tf.logical_and(same, seconds >= 0)
+            newest.append(tf.reduce_min(tf.where(known, tf.cast(seconds, tf.float32), math.inf), axis=1))
+        for flag, found in outcomes.items():
+            column, bit = spec.flags_of(history)[flag]
+            masks = tf.maximum(padded(raw[column], history.length, PADDING["int"]), 0)
+            found.append(_count(tf.logical_and(same, tf.bitwise.bitwise_and(masks, 1 << bit) > 0)))
+    count = tf.add_n(counts)
+    numbers = [tf.math.log1p(count)]
+    if match.recency:
+        # Infinitely long ago is 0.
+        hours = tf.reduce_min(tf.stack(newest), axis=0) / 3600
+        numbers.append(1 / (1 + tf.math.log1p(hours)))
+    numbers += [tf.add_n(found) / (count + 1) for found in outcomes.values()]
+    return tf.stack(numbers, axis=1)
+
+
+def _count(true: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.cast(true, tf.float32), axis=1)
 
 
 def history_values(history: History, field: EventField, values: tf.RaggedTensor) -> tf.Tensor:

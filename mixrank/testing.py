@@ -29,6 +29,7 @@ from mixrank.schemas import (
     History,
     Key,
     Label,
+    Match,
     MultiCategorical,
     Numeric,
     Scenario,
@@ -115,6 +116,7 @@ def toy_spec() -> FeatureSpec:
             TimeGap("gap", buckets=8, dim=3),
             History("past", of=fields, length=5, window="before"),
             History("today", of=fields, length=3, window="within"),
+            Match("had", of="tag", flags=("like",)),
         ),
     )
 

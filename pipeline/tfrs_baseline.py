@@ -137,18 +137,20 @@ class Columns:
     """
 
     def __init__(self, spec: FeatureSpec) -> None:
-        looked_up = [spec.scenario, *(feature for feature in spec.inputs if not feature.is_number)]
+        looked_up = [spec.scenario, *(feature for feature in spec.model_features if not feature.is_number)]
         fields = [pair for history in spec.histories for pair in spec.history_fields(history)]
         several = {feature.name: feature.functions for feature in spec.categorical}
         self.tables = {f.name: f.name for f in looked_up} | {column: field.name for column, field in fields}
         self.functions = {table: several.get(table, 1) for table in self.tables.values()}
-        self.numbers = [feature.name for feature in spec.inputs if feature.is_number]
+        self.numbers = {feature.name: feature.width for feature in spec.model_features if feature.is_number}
 
     def arrange(self, row: Mapping[str, tf.Tensor]) -> dict[str, Any]:
         """Transformed columns as `Ranking` takes them; a log without numbers gets a constant one."""
         sparse = {column: row[column] for column in self.tables}
-        numbers = [row[name] for name in self.numbers] or [tf.ones_like(next(iter(row.values())), tf.float32)]
-        return {"dense_features": tf.stack(numbers, axis=1), "sparse_features": sparse}
+        numbers = [tf.reshape(row[name], (-1, width)) for name, width in self.numbers.items()]
+        if not numbers:
+            numbers = [tf.ones_like(next(iter(row.values())), tf.float32)[:, None]]
+        return {"dense_features": tf.concat(numbers, axis=1), "sparse_features": sparse}
 
     def infer(self, models: Mapping[str, tf_keras.Model]) -> Any:
         """A function {column: tensor} -> {task: logits (batch,)}."""

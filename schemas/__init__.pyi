@@ -11,6 +11,8 @@ from .features import Hash as Hash
 from .features import History as History
 from .features import Key as Key
 from .features import Label as Label
+from .features import Match as Match
+from .features import ModelFeature as ModelFeature
 from .features import MultiCategorical as MultiCategorical
 from .features import Numeric as Numeric
 from .features import RowFeature as RowFeature

@@ -13,6 +13,7 @@ from mixrank.schemas.features import (
     FeatureSpec,
     Hash,
     History,
+    Match,
     MultiCategorical,
     Numeric,
     TimeGap,
@@ -46,6 +47,10 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             if feature.is_number:
                 return "numeric", feature.group, feature.transform, "1", ""
             return "numeric", feature.group, f"{feature.buckets} quantiles", str(feature.dim), ""
+        case Match():
+            where = ", ".join(history.name for history in spec.searched(feature))
+            counted = ", ".join(("count", *(["recency"] if feature.recency else []), *feature.flags))
+            return "match", feature.group, f"{feature.of} in {where}: {counted}", str(feature.width), ""
         case Action():
             return "action", "event", " + ".join(feature.flags), str(feature.dim), ", ".join(spec.columns_of(feature))
         case TimeGap():

@@ -19,6 +19,7 @@ from mixrank.schemas.features import (
     FeatureSpec,
     History,
     Kind,
+    Match,
     MultiCategorical,
     Numeric,
     TimeGap,
@@ -86,6 +87,8 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
                     yield Column(name, field.kind, length, width, history=feature.name)
             case Action() | TimeGap():
                 pass  # Read from the histories alone.
+            case Match():
+                pass  # Computed by Transform.
             case _:
                 assert_never(feature)
 

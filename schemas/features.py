@@ -256,7 +256,7 @@ class Valued(Named):
 
     @property
     def is_number(self) -> bool:
-        """Whether it enters the model as a number, without an embedding."""
+        """Whether its values enter the model as numbers, `width` of them, without an embedding."""
         return False
 
     @property
@@ -419,23 +419,78 @@ class History(Named):
         return f"{self.name}_{field}"
 
 
-# Looked up in a vocabulary or by a hash; one value per row; one value per event of a history; all there are. A fold
-# takes one of these unions apart and ends with `assert_never`, so that a new type is an error wherever it is forgotten.
+class Match(Valued):
+    """How often the row's own value occurs in the user's histories, how recently, and with which outcomes.
+
+    Computed by Transform from the row's value and its histories, in training and in the exported graph alike: neither a
+    log nor a request has a column of it. Values are compared as they are, not by their ids, so that rare ones match as
+    well; a row and an event with several values match if they share one. Of the n events that match, n_f have flag f,
+    and the newest known time is s seconds ago:
+
+        log(1 + n),   1 / (1 + log(1 + s / 3600)),   n_f / (n + 1) for each flag
+
+    All are 0 without a match.
+
+    Args:
+        of: name of a categorical item feature that histories list.
+        histories: names of the histories that are searched; all that list `of` if empty.
+        recency: bool. Whether the time of the newest match is one of the numbers; its histories then list a `TimeGap`.
+        flags: outcomes to count; each a flag of an `Action` in its histories.
+    """
+
+    type: Literal["match"] = "match"
+    of: str
+    histories: tuple[str, ...] = ()
+    recency: bool = True
+    flags: tuple[str, ...] = ()
+
+    @property
+    def group(self) -> Group:
+        """That of what it depends on and differs between the candidates of a request."""
+        return "item"
+
+    @property
+    def kind(self) -> Kind:
+        return "float"
+
+    @property
+    def max_values(self) -> int:
+        return 1 + self.recency + len(self.flags)
+
+    @property
+    def dim(self) -> int:
+        """Width of its vector, the numbers themselves."""
+        return self.width
+
+    @property
+    def is_number(self) -> bool:
+        return True
+
+
+# Looked up in a vocabulary or by a hash; a raw column of the row; what a model reads of a row besides histories; one
+# value per event of a history; all there are. A fold takes one of these unions apart and ends with `assert_never`, so
+# that a new type is an error wherever it is forgotten.
 AnyCategorical = Categorical | MultiCategorical
 RowFeature = AnyCategorical | Numeric
+ModelFeature = RowFeature | Match
 EventField = AnyCategorical | Action | TimeGap
-Feature = RowFeature | Action | TimeGap | History
+Feature = ModelFeature | Action | TimeGap | History
 
 
 def is_of_row(feature: Feature) -> TypeGuard[RowFeature]:
-    """Whether a feature is a column of the row, and not only a field of its histories."""
+    """Whether a feature is a raw column of the row."""
     match feature:
         case Categorical() | MultiCategorical() | Numeric():
             return True
-        case Action() | TimeGap() | History():
+        case Match() | Action() | TimeGap() | History():
             return False
         case _:
             assert_never(feature)
+
+
+def is_read(feature: Feature) -> TypeGuard[ModelFeature]:
+    """Whether a model reads the feature as a vector of the row."""
+    return is_of_row(feature) or isinstance(feature, Match)
 
 
 def is_of_event(feature: Feature) -> TypeGuard[EventField]:
@@ -445,7 +500,7 @@ def is_of_event(feature: Feature) -> TypeGuard[EventField]:
             return feature.group == "item"
         case Action() | TimeGap():
             return True
-        case Numeric() | History():
+        case Numeric() | Match() | History():
             return False
         case _:
             assert_never(feature)
@@ -506,6 +561,7 @@ class FeatureSpec(Declaration):
         if self.user.per_row and self.user.name in owners:
             raise ValueError(f"key `{self.user.name}` with per_row=True has no column for {owners[self.user.name]}")
         self._check_histories()
+        self._check_matches()
         return self
 
     def _check_histories(self) -> None:
@@ -535,6 +591,35 @@ class FeatureSpec(Declaration):
             if is_of_event(feature) and not is_of_row(feature) and feature.name not in used:
                 raise ValueError(f"`{feature.name}` is a history-only field but no history lists it in `of`")
 
+    def _check_matches(self) -> None:
+        for match in self.matches:
+            what = f"match `{match.name}`"
+            fields = [feature.name for feature in self.inputs if any(feature.name in h.of for h in self.histories)]
+            if match.of not in fields:
+                raise ValueError(
+                    f"{what} is of `{match.of}`, which must be a categorical item feature that a history lists"
+                    f"{nearest(match.of, fields)}"
+                )
+            listed = [history.name for history in self.histories if match.of in history.of]
+            for name in match.histories:
+                if name not in listed:
+                    raise ValueError(
+                        f"{what} names history `{name}`, which must be one that lists `{match.of}`"
+                        f"{nearest(name, listed)}"
+                    )
+            for history in self.searched(match):
+                if match.recency and self.gap_of(history) is None:
+                    raise ValueError(
+                        f"{what} tells how long ago an event was, and history `{history.name}` lists no TimeGap: list "
+                        "one, or set recency=False"
+                    )
+                for flag in match.flags:
+                    if flag not in (known := self.flags_of(history)):
+                        raise ValueError(
+                            f"{what} counts {flag!r}, which is no flag of an Action in history `{history.name}`"
+                            f"{nearest(flag, known)}"
+                        )
+
     def get(self, name: str) -> Feature | None:
         """The feature of this name, or None."""
         return next((feature for feature in self.features if feature.name == name), None)
@@ -545,8 +630,37 @@ class FeatureSpec(Declaration):
 
     @property
     def inputs(self) -> tuple[RowFeature, ...]:
-        """The non-sequential features in declaration order."""
+        """The raw columns of a row, in declaration order."""
         return tuple(feature for feature in self.features if is_of_row(feature))
+
+    @property
+    def model_features(self) -> tuple[ModelFeature, ...]:
+        """What a model reads as one vector each: `inputs` and what is computed from them, in declaration order."""
+        return tuple(feature for feature in self.features if is_read(feature))
+
+    @property
+    def matches(self) -> tuple[Match, ...]:
+        return tuple(feature for feature in self.features if isinstance(feature, Match))
+
+    def gap_of(self, history: History) -> str | None:
+        """Column of a history that says how long ago each event was, or None."""
+        fields = self.history_fields(history)
+        return next((column for column, field in fields if isinstance(field, TimeGap)), None)
+
+    def flags_of(self, history: History) -> dict[str, tuple[str, int]]:
+        """Flag -> column of the history whose bit masks hold it, and its bit."""
+        return {
+            flag: (column, bit)
+            for column, field in self.history_fields(history)
+            if isinstance(field, Action)
+            for bit, flag in enumerate(field.flags)
+        }
+
+    def searched(self, match: Match) -> tuple[History, ...]:
+        """The histories in which a match looks for the row's value."""
+        return tuple(
+            h for h in self.histories if match.of in h.of and (not match.histories or h.name in match.histories)
+        )
 
     @property
     def categorical(self) -> tuple[AnyCategorical, ...]:
@@ -587,7 +701,7 @@ class FeatureSpec(Declaration):
         def wider(declared: Scenario | RowFeature | EventField) -> Any:
             return declared.model_copy(update={"dim": max(1, round(factor * declared.dim))})
 
-        features = tuple(f if isinstance(f, History) else wider(f) for f in self.features)
+        features = tuple(f if isinstance(f, History | Match) else wider(f) for f in self.features)
         return self.model_copy(update={"scenario": wider(self.scenario), "features": features})
 
     def columns_of(self, feature: RowFeature | EventField) -> tuple[str, ...]:
@@ -606,4 +720,4 @@ class FeatureSpec(Declaration):
 def _columns(feature: Feature) -> list[tuple[str, str]]:
     if isinstance(feature, History):
         return [(feature.column(field), f"history `{feature.name}`") for field in feature.of]
-    return [(feature.name, f"feature `{feature.name}`")] if is_of_row(feature) else []
+    return [(feature.name, f"feature `{feature.name}`")] if is_read(feature) else []

@@ -10,7 +10,16 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, assert_never
 
-from mixrank.schemas.features import Action, Categorical, FeatureSpec, History, MultiCategorical, Numeric, TimeGap
+from mixrank.schemas.features import (
+    Action,
+    Categorical,
+    FeatureSpec,
+    History,
+    Match,
+    MultiCategorical,
+    Numeric,
+    TimeGap,
+)
 from mixrank.schemas.task_kinds import label_kind
 
 POOL = 50
@@ -53,6 +62,8 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
                     row.update(_history(spec, feature, draw))
                 case Action() | TimeGap():
                     pass  # Drawn for every event of the histories.
+                case Match():
+                    pass  # Computed by Transform.
                 case _:
                     assert_never(feature)
         for label in spec.labels:

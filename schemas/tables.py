@@ -234,24 +234,40 @@ class CalendarDay(Declaration):
 
 
 class Popularity(Declaration):
-    """Label rate, or number of rows, of each value of an item attribute on earlier days, over all users.
+    """Label rate, or number of rows, of the value of a column, or of a combination, on earlier days, over all users.
 
     With s positives among n rows of the value on all days before the impression's, and the rate r of all rows of those
     days: `logit((s + m r) / (n + m)) - logit(r)`, which is 0 for a value that was not seen. Without a label: n.
 
     Args:
-        of: a categorical item feature.
+        of: what is counted: a categorical feature, the scenario or a key, or several of them whose combinations are. Of
+            a `MultiCategorical` each value is counted, and a row's own values are added up; one of them at most.
         label: a label or flag, or None to count rows.
         smoothing: float > 0. Pseudo-count m, in rows.
+        half_life: float > 0 or None. Days in which a count loses half of its weight: rows of the day before weigh 1,
+            those of k days before it `2^(-k / half_life)`, in s, n and r alike.
         timezone: IANA name of the zone whose calendar counts.
         starts_at: int in [0, 23]. Local hour at which a day begins.
     """
 
-    of: str
+    of: str | tuple[str, ...]
     label: str | None = None
     smoothing: float = Field(default=20.0, gt=0)
+    half_life: float | None = Field(default=None, gt=0)
     timezone: Zone = "UTC"
     starts_at: int = Field(default=0, ge=0, le=23)
+
+    @field_validator("of")
+    @classmethod
+    def _check_of(cls, of: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not of or (len(set(of)) != len(of) and not isinstance(of, str)):
+            raise ValueError(f"`of` must be a column, or several distinct ones, received {shown(of)}")
+        return of
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The columns whose values are counted together."""
+        return (self.of,) if isinstance(self.of, str) else self.of
 
 
 class Sliding(Declaration):
@@ -402,18 +418,31 @@ class Dataset(Declaration):
         return self
 
     def _check_popularity(self) -> None:
-        items = {f.name: f for f in self.spec.inputs if f.group == "item"}
-        numbers = [name for name, feature in items.items() if feature.kind == "float"]
-        attributes = [f.name for f in self.spec.categorical if f.group == "item" and f.max_values is None]
+        spec = self.spec
+        numbers = {f.name: f for f in spec.inputs if f.kind == "float"}
+        counted = {feature.name: feature for feature in spec.categorical}
+        keys = [key.name for key in (spec.user, spec.item) if not key.per_row]
+        of_item = {spec.item.name, *(name for name, feature in counted.items() if feature.group == "item")}
         for column, rule in self.source.popularity.items():
             if column not in numbers:
+                raise ValueError(f"`popularity` fills {column!r}, which must be a Numeric{nearest(column, numbers)}")
+            for name in rule.parts:
+                if name not in (known := [*counted, spec.scenario.name, *keys]):
+                    raise ValueError(
+                        f"`popularity` of {column!r} is of {name!r}, which must be a categorical feature, the scenario "
+                        f"or a key{nearest(name, known)}"
+                    )
+            several = [name for name in rule.parts if name in counted and counted[name].max_values is not None]
+            if len(several) > 1:
                 raise ValueError(
-                    f"`popularity` fills {column!r}, which must be a Numeric of group item{nearest(column, numbers)}"
+                    f"`popularity` of {column!r} is of `{several[0]}` and `{several[1]}`: only one may have several "
+                    "values in a row"
                 )
-            if rule.of not in attributes:
+            if (numbers[column].group == "item") is not bool(of_item.intersection(rule.parts)):
+                group = "item" if of_item.intersection(rule.parts) else "user or context"
                 raise ValueError(
-                    f"`popularity` of {column!r} is of {rule.of!r}, which must be a Categorical of group item"
-                    f"{nearest(rule.of, attributes)}"
+                    f"`popularity` of {column!r} is of {shown(rule.of)}: its Numeric must be of group {group}, not "
+                    f"{numbers[column].group}"
                 )
             if rule.label is not None and rule.label not in self.spec.flags:
                 raise ValueError(

@@ -9,7 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
-from mixrank.schemas.features import Action, Categorical, FeatureSpec, History, MultiCategorical, Numeric, TimeGap
+from mixrank.schemas.features import (
+    Action,
+    Categorical,
+    FeatureSpec,
+    History,
+    Match,
+    MultiCategorical,
+    Numeric,
+    TimeGap,
+)
 from mixrank.schemas.task_kinds import label_kind
 
 if TYPE_CHECKING:
@@ -83,6 +92,8 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
                 _add_history(add, spec, feature)
             case Action() | TimeGap():
                 pass  # Columns of the histories.
+            case Match():
+                pass  # Computed by Transform.
             case _:
                 assert_never(feature)
     return proto

@@ -144,6 +144,7 @@ def toy_spec() -> s.FeatureSpec:
             s.TimeGap("gap", dim=2),
             s.History("global", of=fields, length=6, window="before"),
             s.History("realtime", of=fields, length=4, window="within"),
+            s.Match("had", of="clip", flags=("click",)),
         ),
     )
 

@@ -11,7 +11,18 @@ from dataclasses import dataclass
 import pytest
 
 from mixrank.layers.ranking import model_inputs, table_sizes
-from mixrank.schemas import Action, Categorical, FeatureSpec, Hash, History, MultiCategorical, Numeric, TimeGap, Vocab
+from mixrank.schemas import (
+    Action,
+    Categorical,
+    FeatureSpec,
+    Hash,
+    History,
+    Match,
+    MultiCategorical,
+    Numeric,
+    TimeGap,
+    Vocab,
+)
 from mixrank.schemas.describe import describe
 from mixrank.schemas.encode import columns, decode, encode, to_instance
 from mixrank.schemas.synthetic import toy_rows
@@ -28,6 +39,7 @@ class Case:
     Args:
         feature: what is added.
         columns: raw columns that appear with it, and model inputs of the same names.
+        inputs: model inputs that Transform computes from other columns.
         table: rows of its embedding table where the vocabulary has 10 ids, or None.
         listed: whether the two histories list it, so that it is read from there.
     """
@@ -36,6 +48,12 @@ class Case:
     columns: set[str]
     table: int | None
     listed: bool = False
+    inputs: frozenset[str] = frozenset()
+
+    @property
+    def read(self) -> set[str]:
+        """Model inputs that appear with it."""
+        return self.columns | self.inputs
 
 
 CASES = {
@@ -59,10 +77,11 @@ CASES = {
     "action": Case(Action(NAME, flags=("buy", "share", "click")), {f"global_{NAME}", f"realtime_{NAME}"}, 9, True),
     "time gap": Case(TimeGap(NAME, buckets=9), {f"global_{NAME}", f"realtime_{NAME}"}, 10, True),
     "history": Case(
-        History(NAME, of=("clip", "gap"), length=5, window="within", only="buy"),
-        {f"{NAME}_clip", f"{NAME}_gap"},
+        History(NAME, of=("clip", "action", "gap"), length=5, window="within", only="buy"),
+        {f"{NAME}_clip", f"{NAME}_action", f"{NAME}_gap"},
         None,
     ),
+    "match": Case(Match(NAME, of="tag", flags=("click",)), set(), None, inputs=frozenset({NAME})),
 }
 
 
@@ -154,8 +173,8 @@ def test_the_model_reads_what_transform_writes(before, after, case):
         read = tft.get_transform_input_columns(preprocessing_fn, raw, force_tf_compat_v1=True)
     assert case.columns <= set(read)
     inputs = model_inputs(after)
-    assert set(inputs) - set(model_inputs(before)) == case.columns
-    for name in case.columns:
+    assert set(inputs) - set(model_inputs(before)) == case.read
+    for name in case.read:
         assert tuple(written[name].shape) == inputs[name].shape
         assert written[name].dtype.name == inputs[name].dtype
 
@@ -179,6 +198,6 @@ def test_the_score_depends_on_it(after, case):
     shapes = {name: table.read().shape for name, table in tables_of(model).items()}
     assert shapes.get(NAME) == ((case.table, case.feature.dim) if case.table else None)
     rows = {name: np.ones((2, *tensor.shape[1:]), tensor.dtype) for name, tensor in model.input.items()}
-    changed = {name: values + (name in case.columns) for name, values in rows.items()}
+    changed = {name: values + (name in case.read) for name, values in rows.items()}
     one, other = (keras.ops.convert_to_numpy(model(r, training=False)["click"]) for r in (rows, changed))
-    assert not np.array_equal(one, other), f"the score does not depend on {case.columns}"
+    assert not np.array_equal(one, other), f"the score does not depend on {case.read}"

@@ -21,7 +21,7 @@ from apache_beam.io.filesystems import FileSystems
 from mixrank.components.examples.columns import examples
 from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.joined_log import Columns, joined_log
-from mixrank.components.examples.popularity import count, daily_counts
+from mixrank.components.examples.popularity import count, daily_counts, over_users
 from mixrank.components.examples.raw_tables import LOG, RawTable, checked_rows, read_batches, stored_fields
 from mixrank.components.examples.splits import stable_hash
 from mixrank.components.examples.user_shard import Shard, build
@@ -139,7 +139,8 @@ class CountShard(beam.DoFn):
         summary: dict[str, Any] = {}
         try:
             log, _, _ = joined_log(dataset, self._shards.load(number))
-            counts = count(dataset.source.popularity, log, log[dataset.spec.time.name].numbers())
+            rules = dataset.source.popularity
+            counts = over_users(dataset.spec, rules, count(rules, log, log[dataset.spec.time.name].numbers()))
             write_parquet(FileSystems.join(self._scratch, f"count-{number:06d}.parquet"), counts)
         except ValueError as error:
             summary["error"] = str(error)
@@ -172,7 +173,8 @@ class WriteShard(beam.DoFn):
         self._num_shards, self._scratch, self._folders = num_shards, scratch, folders
 
     def setup(self) -> None:
-        self._counts = daily_counts(read_parquet(self._popularity)) if self._popularity else {}
+        rules = Dataset.model_validate_json(self._dataset).source.popularity
+        self._counts = daily_counts(rules, read_parquet(self._popularity)) if self._popularity else {}
 
     def process(self, number: int) -> Iterator[None]:
         summary: dict[str, Any] = {"bad": []}

@@ -57,7 +57,8 @@ def build_whole(dataset: Dataset, tables: dict[str, Columns]) -> Shard:
     if not rules:
         return build(dataset, tables)
     log, *_ = joined_log(dataset, tables)
-    return build(dataset, tables, daily_counts(merge([count(rules, log, log[dataset.spec.time.name].numbers())])))
+    counts = merge([count(rules, log, log[dataset.spec.time.name].numbers())])
+    return build(dataset, tables, daily_counts(rules, counts))
 
 
 def build(
@@ -69,7 +70,8 @@ def build(
         dataset: the declaration.
         tables: table name -> its columns: the shard's rows of the log and user tables, all rows of item tables.
             The log also has `FILE` and `ROW`, in the order of the files.
-        popularity: column -> counts of all shards, for every column in `source.popularity`.
+        popularity: column -> counts of all shards, for every column in `source.popularity`; of values that hold the
+            user, no more than the total.
 
     Returns:
         The shard.
@@ -79,8 +81,13 @@ def build(
     """
     spec, source = dataset.spec, dataset.source
     log, joined, bad = joined_log(dataset, tables)
-    for column, rule in source.popularity.items():
-        log[column] = popularity_of(rule, popularity[column], log[rule.of], log[spec.time.name].numbers())
+    own = {column: rule for column, rule in source.popularity.items() if spec.user.name in rule.parts}
+    at = log[spec.time.name].numbers()
+    counts = {**popularity, **(daily_counts(own, count(own, log, at)) if own else {})}
+    log |= {
+        column: popularity_of(rule, counts[column], popularity[column], log, at)
+        for column, rule in source.popularity.items()
+    }
 
     users, user = np.unique(log[spec.user.name].codes, return_inverse=True)
     time = log[spec.time.name].numbers()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, assert_never
 
-from mixrank.schemas import GROUPS, Action, Categorical, FeatureSpec, History, MultiCategorical, Numeric, TimeGap
+from mixrank.schemas import GROUPS, Action, Categorical, FeatureSpec, History, Match, MultiCategorical, Numeric, TimeGap
 from mixrank.schemas.naming import nearest
 
 if TYPE_CHECKING:
@@ -24,19 +24,19 @@ def model_inputs(spec: FeatureSpec, one_request: bool = False) -> dict[str, kera
 
     Returns:
         name -> int64 (batch,) for a scenario, categorical or bucketized feature; int64 (batch, max_length) for a
-        multi-valued one; float32 (batch,) for a number; int64 (batch, length) for a history field, or
-        (batch, length * max_length) if that field is multi-valued.
+        multi-valued one; float32 (batch,) for a number, (batch, width) for a match; int64 (batch, length) for a history
+        field, or (batch, length * max_length) if that field is multi-valued.
     """
     import keras
 
     shapes: dict[str, tuple[int, ...]] = {spec.scenario.name: ()}
-    for feature in spec.inputs:
+    for feature in spec.model_features:
         shapes[feature.name] = () if feature.max_values is None else (feature.max_values,)
     for history in spec.histories:
         for column, field in spec.history_fields(history):
             shapes[column] = (history.length * field.width,)
-    numbers = {feature.name for feature in spec.inputs if feature.is_number}
-    items = {feature.name for feature in spec.inputs if feature.group == "item"}
+    numbers = {feature.name for feature in spec.model_features if feature.is_number}
+    items = {feature.name for feature in spec.model_features if feature.group == "item"}
     return {
         name: keras.Input(
             batch_shape=(1 if one_request and name not in items else None, *shape),
@@ -83,6 +83,8 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
                     result[feature.name] = feature.buckets + 1
             case History():
                 pass  # Its fields have tables.
+            case Match():
+                pass  # Numbers.
             case _:
                 assert_never(feature)
     return result
@@ -98,8 +100,8 @@ def widths(spec: FeatureSpec) -> Widths:
 
     vectors: dict[str, list[int]] = {group: [] for group in GROUPS}
     vectors["context"].append(spec.scenario.dim)
-    for feature in spec.inputs:
-        vectors[feature.group].append(1 if feature.is_number else feature.dim)
+    for feature in spec.model_features:
+        vectors[feature.group].append(feature.width if feature.is_number else feature.dim)
     histories: dict[str, tuple[int, int]] = {
         history.window: (history.length, sum(field.dim for _, field in spec.history_fields(history)))
         for history in spec.histories
@@ -119,7 +121,7 @@ def field_names(spec: FeatureSpec) -> tuple[str, ...]:
     """
     names: dict[str, list[str]] = {group: [] for group in GROUPS}
     names["context"].append(spec.scenario.name)
-    for feature in spec.inputs:
+    for feature in spec.model_features:
         names[feature.group].append(feature.name)
     order = {"before": 0, "within": 1}
     histories = sorted(spec.histories, key=lambda history: order[history.window])

@@ -264,7 +264,7 @@ class _Column(NamedTuple):
 
 def _columns(spec: FeatureSpec, inputs: Mapping[str, Any], windows: tuple[str, ...]) -> dict[str, _Column]:
     found = {spec.scenario.name: _Column(spec.scenario, inputs[spec.scenario.name], ())}
-    for feature in spec.inputs:
+    for feature in spec.model_features:
         if not feature.is_number:
             values = () if feature.max_values is None else (feature.max_values,)
             found[feature.name] = _Column(feature, inputs[feature.name], values, feature.functions)
@@ -287,7 +287,7 @@ def _vectors(
     vectors = layers.looked_up(_columns(spec, inputs, windows), rows)
     features: dict[str, list] = {group: [] for group in GROUPS}
     features["context"].append(vectors[spec.scenario.name])
-    for feature in spec.inputs:
+    for feature in spec.model_features:
         features[feature.group].append(_vector(feature, inputs[feature.name], vectors, layers))
     histories = {
         history.window: _items(spec, history, inputs, vectors, layers)
@@ -300,7 +300,7 @@ def _vectors(
 def _vector(feature, column, vectors: Mapping[str, Any], layers: _Layers):
     if feature.is_number:
         # (batch,) -> (batch, 1)
-        return layers.get(keras.layers.Reshape, f"number_{feature.name}", target_shape=(1,))(column)
+        return layers.get(keras.layers.Reshape, f"number_{feature.name}", target_shape=(feature.width,))(column)
     if feature.max_values is not None:
         return layers.get(MaskedMean, f"mean_{feature.name}")(vectors[feature.name], column)
     return vectors[feature.name]

@@ -188,8 +188,16 @@ def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
         )
         for h in spec.histories
     }
-    left = tuple(shorter.get(f.name, f) for f in spec.features if f.name not in without)
-    return FeatureSpec.model_validate(spec.model_copy(update={"features": left}).model_dump())
+    left = [shorter.get(f.name, f) for f in spec.features if f.name not in without]
+    # A match goes with its value and with its histories.
+    searched = {h.name for h in shorter.values() if h.name not in without}
+    for match in spec.matches:
+        histories = [h.name for h in spec.searched(match) if h.name in searched and match.of in shorter[h.name].of]
+        if match in left and (match.of in without or not histories):
+            left.remove(match)
+        elif match in left and match.histories:
+            left[left.index(match)] = match.model_copy(update={"histories": tuple(histories)})
+    return FeatureSpec.model_validate(spec.model_copy(update={"features": tuple(left)}).model_dump())
 
 
 def size(budget: int | None) -> str:

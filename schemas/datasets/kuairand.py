@@ -14,6 +14,7 @@ from mixrank.schemas import (
     Key,
     Label,
     LogSource,
+    Match,
     MultiCategorical,
     Numeric,
     Popularity,
@@ -27,11 +28,24 @@ from mixrank.schemas import (
 
 # In the logs a day is a day in China.
 ZONE = "Asia/Shanghai"
-RATES = {
-    f"{item}_{label}": Popularity(of=f"{item}_id", label=label, timezone=ZONE)
-    for item in ("video", "author")
-    for label in ("is_click", "long_view")
+OUTCOMES = ("is_click", "long_view")
+COUNTED: dict[str, tuple[str, ...]] = {
+    "video": ("video_id",),
+    "author": ("author_id",),
+    "tag": ("tag",),
+    "video_tab": ("video_id", "tab"),
+    "user_author": ("user_id", "author_id"),
+    "user_tag": ("user_id", "tag"),
+    "user": ("user_id",),
+    "user_tab": ("user_id", "tab"),
 }
+RATES = {
+    f"{name}_{label}": Popularity(of=of, label=label, timezone=ZONE)
+    for name, of in COUNTED.items()
+    for label in OUTCOMES
+}
+# Those that say nothing of the video are of the user, and so the same for all candidates of a request.
+OF_USER = {f"{name}_{label}" for name in ("user", "user_tab") for label in OUTCOMES}
 FIELDS = ("video_id", "author_id", "tag", "action", "gap")
 
 SPEC = FeatureSpec(
@@ -62,13 +76,14 @@ SPEC = FeatureSpec(
         Categorical("music_type", group="item", dim=4),
         MultiCategorical("tag", group="item", separator=",", max_length=3, dim=8, vocab=Vocab(min_count=2)),
         Numeric("video_duration", group="item", transform="bucketize", buckets=32, dim=8),
-        *(Numeric(name, group="item") for name in RATES),
+        *(Numeric(name, group="user" if name in OF_USER else "item") for name in RATES),
         Numeric("video_rows", group="item", transform="log1p_standardize"),
         Categorical("hourmin", group="context", dim=8),
         Action("action", flags=("is_click", "long_view", "is_like", "is_follow", "is_comment", "is_forward")),
         TimeGap("gap"),
         History("global", of=FIELDS, length=50, window="before"),
         History("realtime", of=FIELDS, length=10, window="within"),
+        *(Match(f"same_{name}", of=name, flags=OUTCOMES) for name in ("video_id", "author_id", "tag")),
     ),
 )
 

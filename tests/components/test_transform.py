@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.components.transform import KEYS, history_values
-from mixrank.schemas import History, TimeGap
+from mixrank.components.transform import KEYS, history_values, matched
+from mixrank.schemas import FeatureSpec, History, Match, TimeGap
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,43 @@ def test_time_gaps_next_to_a_power_of_two_are_exact(buckets):
     assert ids[0].tolist() == expected
     assert ids[1].tolist() == [0] * len(expected)
     assert ids[2].tolist() == [min(5, buckets)] + [0] * (len(expected) - 1)
+
+
+def matches(row, of, flags):
+    """Numbers of a match, event by event."""
+    own = row[of] if isinstance(row[of], list) else [row[of]]
+    found = []
+    for history in ("global", "realtime"):
+        values, gaps, masks = (row[f"{history}_{name}"] for name in (of, "gap", "action"))
+        width = len(values) // len(gaps) if gaps else 1
+        for place, (gap, mask) in enumerate(zip(gaps, masks, strict=True)):
+            if set(own) & set(values[place * width : (place + 1) * width]):
+                found.append((gap, mask))
+    seconds = min((gap for gap, _ in found if gap >= 0), default=math.inf)
+    shares = [sum(mask >> bit & 1 for _, mask in found) / (len(found) + 1) for bit in flags]
+    return [math.log1p(len(found)), 1 / (1 + math.log1p(seconds / 3600)), *shares]
+
+
+def test_a_match_counts_the_events_with_the_value_of_the_row(transformed):
+    expected = [matches(old, "clip", flags=[0]) for old, _ in transformed]
+    assert sum(row[0] > 0 for row in expected) > 100 and sum(row[0] == 0 for row in expected) > 100
+    np.testing.assert_allclose([new["had"] for _, new in transformed], expected, rtol=1e-5)
+
+
+def test_values_that_are_missing_match_nothing(toy_spec):
+    match = Match("same", of="tag", histories=("realtime",), flags=("buy", "click"))
+    spec = FeatureSpec(**{**dict(toy_spec), "features": (*toy_spec.features, match)})
+    tags = tf.constant([["a", "", ""], ["", "", ""], ["b", "a", ""]])
+    events = tf.constant([["a", "b", "", "", "", "", "b", "", "", "", "", ""]])
+    raw = {
+        "realtime_gap": tf.ragged.constant([[-1, 10, 7200]], dtype=tf.int64),
+        "realtime_action": tf.ragged.constant([[1, 0, 3]], dtype=tf.int64),
+    }
+    found = matched(spec, match, {"tag": tags, "realtime_tag": events}, raw)
+    # One history for three candidates. The first event has both tags and no known time.
+    hours = 1 / (1 + math.log1p(2))
+    expected = [[math.log(2), 0, 0, 0.5], [0, 0, 0, 0], [math.log(3), hours, 1 / 3, 2 / 3]]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_numbers_are_standardized_after_the_logarithm(transformed, toy_spec):

@@ -45,9 +45,9 @@ def model_inputs(world: World, events: Events) -> dict[str, np.ndarray]:
         "item_id": Coded(events.item + 1, [None, *range(world.simulation.items)]),
         "click": Coded(events.click + 1, [None, 0, 1]),
     }
-    counts = daily_counts(count(rules, columns, events.time_ms))
+    counts = daily_counts(rules, count(rules, columns, events.time_ms))
     for name, rule in rules.items():
-        known = popularity_of(rule, counts[name], columns[rule.of], events.time_ms).numbers(np.float64)
+        known = popularity_of(rule, counts[name], counts[name], columns, events.time_ms).numbers(np.float64)
         inputs[name] = ((known - known.mean()) / known.std()).astype(np.float32)
 
     # The log is drawn user by user, in the order of time.

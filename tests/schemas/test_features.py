@@ -121,6 +121,19 @@ def test_a_wrong_declaration_is_refused(declare, message):
             r"history `past`: `only` names 'clik', .*; did you mean `click`\?",
         ),
         (lambda: spec(CLIP, s.TimeGap("gap")), "`gap` is a history-only field but no history lists it"),
+        (
+            lambda: spec(CLIP, PAST, s.Match("had", of="clp")),
+            r"match `had` is of `clp`, which must be .* that a history lists; did you mean `clip`\?",
+        ),
+        (
+            lambda: spec(CLIP, PAST, s.Match("had", of="clip", histories=("passt",))),
+            r"match `had` names history `passt`, which must be one that lists `clip`; did you mean `past`\?",
+        ),
+        (lambda: spec(CLIP, PAST, s.Match("had", of="clip")), "match `had` .* history `past` lists no TimeGap"),
+        (
+            lambda: spec(CLIP, PAST, s.Match("had", of="clip", recency=False, flags=("click",))),
+            "match `had` counts 'click', which is no flag of an Action in history `past`",
+        ),
         (lambda: spec({"type": "categoricl", "name": "clip"}), "'categoricl' .* 'categorical', 'multi_categorical'"),
     ],
 )
