@@ -40,7 +40,8 @@ def preprocessing_fn(inputs: Mapping[str, tf.RaggedTensor], custom_config: Mappi
         custom_config: must hold `spec`, the JSON of a `FeatureSpec`.
 
     Returns:
-        Model input -> dense tensor; every label as float32; the keys of the row under the names in `KEYS`.
+        Model input -> dense tensor; every label as float32, NaN where the row lacks the label that it is given; the
+        keys of the row under the names in `KEYS`.
     """
     return transform(FeatureSpec.from_json(custom_config["spec"]), inputs)
 
@@ -59,8 +60,11 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
         categories = {column: outputs[column] for column in spec.columns_of(feature)}
         outputs |= category_ids(feature, categories, inputs[feature.name])
     outputs |= matches
+    labels = {label.name: tf.cast(first(inputs[label.name], 0), tf.float32) for label in spec.labels}
     for label in spec.labels:
-        outputs[label.name] = tf.cast(first(inputs[label.name], 0), tf.float32)
+        value = labels[label.name]
+        # NaN in the rows that do not count.
+        outputs[label.name] = value if label.given is None else tf.where(labels[label.given] > 0, value, math.nan)
     for role, key in (("user", spec.user), ("item", spec.item), ("time", spec.time)):
         outputs[KEYS[role]] = first(inputs[key.name], PADDING[getattr(key, "dtype", "int")])
     return outputs

@@ -81,6 +81,24 @@ def load(reference: str) -> keras.losses.Loss:
     return _checked(reference, found)
 
 
+def of_known(loss: keras.losses.Loss) -> keras.losses.Loss:
+    """The loss, and 0 for every row whose label is NaN: `mean_i [y_i is known] l(y_i, z_i)` over all rows i of a batch.
+
+    Args:
+        loss: of labels `(batch, 1)` and logits of as many elements, without a condition of its own.
+    """
+    import keras
+    from keras import ops
+
+    class OfKnown(keras.losses.Loss):
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            known = ops.isfinite(y_true)
+            values = loss.call(ops.where(known, y_true, 0.0), ops.reshape(y_pred, ops.shape(y_true)))
+            return values * ops.cast(known[:, 0], values.dtype)
+
+    return OfKnown(name=loss.name, reduction=loss.reduction)
+
+
 def origin(reference: str) -> str:
     """What to fingerprint for a loss: its module, or the path of its file."""
     if reference in OWN:

@@ -32,7 +32,8 @@ def describe(spec: FeatureSpec) -> Iterator[tuple[str, str, str, str, str, str]]
     scenario = spec.scenario
     yield scenario.name, "scenario", "context", f"{len(scenario.values)} values", str(scenario.dim), ""
     for label in spec.labels:
-        yield label.name, "label", "", f"weight {label.weight:g}", "", ""
+        given = f", given {label.given}" if label.given else ""
+        yield label.name, "label", "", f"weight {label.weight:g}{given}", "", ""
     for feature in spec.features:
         yield (feature.name, *_feature(spec, feature))
 

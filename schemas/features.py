@@ -220,10 +220,13 @@ class Label(Named):
     Args:
         weight: float > 0. Weight of the task in the loss.
         kind: what its values are, and so how it is learned and judged; a name in `LABEL_KINDS`, such as "binary".
+        given: another label of the spec. The task is one of the rows with that label alone, such as a purchase given a
+            click: all others count neither in the loss nor in metrics, baselines and plots, and may lack this label.
     """
 
     weight: float = Field(default=1.0, gt=0)
     kind: str = "binary"
+    given: str | None = None
 
     @field_validator("kind")
     @classmethod
@@ -560,6 +563,13 @@ class FeatureSpec(Declaration):
             raise ValueError(f"item `{self.item.name}` cannot have per_row=True; only a user may have no column")
         if self.user.per_row and self.user.name in owners:
             raise ValueError(f"key `{self.user.name}` with per_row=True has no column for {owners[self.user.name]}")
+        for label in self.labels:
+            others = [name for name in self.tasks if name != label.name]
+            if label.given is not None and label.given not in others:
+                raise ValueError(
+                    f"label `{label.name}` is given {label.given!r}, which must be another label"
+                    f"{nearest(label.given, others)}"
+                )
         self._check_histories()
         self._check_matches()
         return self

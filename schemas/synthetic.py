@@ -69,6 +69,9 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
         for label in spec.labels:
             item, scenario = (_hidden(row[column], label.name) for column in (spec.item.name, spec.scenario.name))
             row[label.name] = label_kind(label.kind).toy(draw.random(), 0.7 * item + 0.3 * scenario)
+        for label in spec.labels:
+            if label.given is not None and not row[label.given]:
+                row[label.name] = 0
         yield row
 
 

@@ -107,12 +107,14 @@ class BoostedTrees:
         table = self.features(rows, days)
         settings = {**self.settings, "categorical_features": list(self.categories)}
         self.models, self.constants = {}, {}
-        for label, column in zip(self.spec.labels, labels.T, strict=True):
+        for label in self.spec.labels:
             kind = TASK_BASELINES[label.kind]
+            counted = slice(None) if label.given is None else rows.columns[label.given] > 0
+            column = rows.columns[label.name][counted]
             if (constant := kind.constant(column)) is not None:
                 self.constants[label.name] = constant
             else:
-                self.models[label.name] = kind.trees(**settings).fit(table, column)
+                self.models[label.name] = kind.trees(**settings).fit(table[counted], column)
         return self
 
     def predict(self, rows: ExampleArrays) -> dict[str, NDArray[np.float64]]:

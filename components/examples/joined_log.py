@@ -48,11 +48,18 @@ def joined_log(dataset: Dataset, tables: dict[str, Columns]) -> tuple[Columns, F
     for column, rule in source.derive.items():
         log[column] = log[rule.column].map(partial(derived, rule))
     figures = Figures(duplicates=duplicates, joins=joins, events=events)
-    bad = _bad_rows(dataset, log)
-    if not bad.any():
-        return log, figures, []
-    report = _report_bad(dataset, log, bad)
-    return take_all(log, np.flatnonzero(~bad)), figures, report
+    missing = _missing(dataset, log)
+    bad = np.logical_or.reduce(list(missing.values()))
+    report = _report_bad(dataset, log, missing, np.flatnonzero(bad))
+    if report:
+        log = take_all(log, np.flatnonzero(~bad))
+    for task in spec.labels:
+        if task.given is not None:
+            # What a row without the other label may lack counts nowhere.
+            own = log[task.name]
+            codes = np.where(own.missing(), len(own.values), own.codes)
+            log[task.name] = Coded(codes, [*own.values, 0])
+    return log, figures, report
 
 
 def _outcome(dataset: Dataset, label: str, log: Columns, events: Columns) -> Outcome:
@@ -112,24 +119,26 @@ def take_all(table: Columns, rows: np.ndarray) -> Columns:
     return {name: column.take(rows) for name, column in table.items()}
 
 
-def _required(dataset: Dataset) -> list[str]:
-    derived_flags = [flag for flag in dataset.spec.flags if flag in dataset.source.derive]
-    return [dataset.spec.scenario.name, *derived_flags]
+def _missing(dataset: Dataset, log: Columns) -> dict[str, np.ndarray]:
+    """Column that a row must have -> where it is missing."""
+    spec = dataset.spec
+    given = {label.name: label.given for label in spec.labels if label.given is not None}
+    derived_flags = [flag for flag in spec.flags if flag in dataset.source.derive and flag not in given]
+    found = {name: log[name].missing() for name in (spec.scenario.name, *derived_flags)}
+    return found | {name: log[name].missing() & (log[other].numbers() > 0) for name, other in given.items()}
 
 
-def _bad_rows(dataset: Dataset, log: Columns) -> np.ndarray:
-    bad = np.zeros(len(log[ROW]), dtype=bool)
-    for name in _required(dataset):
-        bad |= log[name].missing()
-    return bad
-
-
-def _report_bad(dataset: Dataset, log: Columns, bad: np.ndarray) -> list[tuple[int, int, str, Any, str]]:
+def _report_bad(
+    dataset: Dataset, log: Columns, missing: dict[str, np.ndarray], rows: np.ndarray
+) -> list[tuple[int, int, str, Any, str]]:
     report = []
-    for row in np.flatnonzero(bad):
-        name = next(name for name in _required(dataset) if log[name].codes[row] == 0)
+    given = {label.name: label.given for label in dataset.spec.labels if label.given is not None}
+    for row in rows:
+        name = next(name for name, where in missing.items() if where[row])
         rule = dataset.source.derive.get(name)
         reason = "is missing" if rule is None else f"is missing: it is derived from `{rule.column}`, which is missing"
+        if name in given:
+            reason += f", in a row with `{given[name]}`"
         origin = take_all({FILE: log[FILE], ROW: log[ROW]}, np.array([row]))
         report.append((origin[FILE].tolist()[0], origin[ROW].tolist()[0], name, None, reason))
     return report

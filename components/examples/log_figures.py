@@ -74,7 +74,17 @@ def shard_figures(
     return Figures(
         rows={name: int(rows[place]) for name, place in places.items()},
         rows_in_no_split=int((split < 0).sum()),
-        labels={name: _label(spec, log, truth, split, places) for name, truth in labels.items()},
+        labels={
+            label.name: _label(
+                spec,
+                log,
+                labels[label.name],
+                # Rows that do not count are in no split.
+                split if label.given is None else np.where(labels[label.given] > 0, split, -1),
+                places,
+            )
+            for label in spec.labels
+        },
         histories={
             name: {each: _history(cut.counts[split == place]) for each, place in places.items()}
             for name, cut in histories.items()

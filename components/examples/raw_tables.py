@@ -225,9 +225,11 @@ def _needed(dataset: Dataset, declared: dict[str, Table], tables: dict[str, RawT
     keys = (item,) if spec.user.per_row else (user, item)
     needed[LOG] = {c.name: c for c in (*keys, _time(spec.time))}
     chosen = source.explode.chosen if source.explode is not None else {}
+    conditional = {label.name for label in spec.labels if label.given is not None}
     for flag in spec.flags:
         if flag not in {*source.derive, *source.labels, *chosen}:
-            needed[LOG][flag] = RawColumn(flag, "flag", required=True)
+            # Whether a row may lack a label that is given another is known when both are.
+            needed[LOG][flag] = RawColumn(flag, "flag", required=flag not in conditional)
     _check_columns(first[LOG], list(needed[LOG]), found[LOG])
     for number, join in enumerate(source.joins):
         key = user if join.on == "user" else item

@@ -67,7 +67,7 @@ def judge_model(
     [1 / `gates.calibration`, `gates.calibration`]. A task with one class is judged by none of them.
 
     Args:
-        labels: task -> `(rows,)`.
+        labels: task -> `(rows,)`, NaN in rows that do not count for the task.
         scores: task -> probabilities, `(rows,)`.
         users: of each row, `(rows,)`.
         gates: bounds; `gates.allow` is left to the caller.
@@ -77,13 +77,15 @@ def judge_model(
     _, user = np.unique(np.asarray(users), return_inverse=True)
     results = []
     for task, score in scores.items():
-        y, finite = labels[task], np.isfinite(score)
+        y, finite, known = labels[task], np.isfinite(score), ~np.isnan(labels[task])
         where = f"task `{task}`: "
         if not finite.all():
             said = f"{where}{int((~finite).sum())} of {len(score)} predictions are not finite numbers"
             results.append(GateResult(kind="not_finite", subject=task, passed=False, by_chance=False, said=said))
-        elif y.any() and not y.all():
-            results += _judge_task(task, y, score, user, gates, baseline.get(task), pushed.get(task))
+        elif y[known].any() and not y[known].all():
+            others = (each[task][known] if task in each else None for each in (baseline, pushed))
+            _, own = np.unique(user[known], return_inverse=True)
+            results += _judge_task(task, y[known], score[known], own, gates, *others)
     return results
 
 

@@ -76,16 +76,15 @@ def eval_config(spec: FeatureSpec, thresholds: Thresholds, source: str = "") -> 
     import tensorflow_model_analysis as tfma
 
     check_thresholds(thresholds, spec)
-    ranking = tfma.MetricConfig(
-        class_name="Ranking",
-        module="mixrank.components.judging.tfma_metrics",
-        config=json.dumps({"group_key": spec.user.name, "names": list(metrics()), "source": source}),
-    )
     overall = tfma.SlicingSpec()
     metrics_specs = []
-    for task in spec.tasks:
-        measured = tfma.MetricsSpec(output_names=[task], metrics=[ranking])
-        for name, found in _tfma_thresholds(thresholds, task).items():
+    for label in spec.labels:
+        config = {"group_key": spec.user.name, "names": list(metrics()), "given": label.given, "source": source}
+        ranking = tfma.MetricConfig(
+            class_name="Ranking", module="mixrank.components.judging.tfma_metrics", config=json.dumps(config)
+        )
+        measured = tfma.MetricsSpec(output_names=[label.name], metrics=[ranking])
+        for name, found in _tfma_thresholds(thresholds, label.name).items():
             measured.per_slice_thresholds[name].thresholds.extend(
                 tfma.PerSliceMetricThreshold(slicing_specs=[overall], threshold=threshold) for threshold in found
             )

@@ -30,7 +30,8 @@ def extractors(eval_shared_model: Any, eval_config: tfma.EvalConfig, tensor_adap
         eval_config: its metrics must all accept elements of many examples, as `Ranking` does.
     """
     slicing = sorted({key for spec in eval_config.slicing_specs for key in spec.feature_keys})
-    groups = {json.loads(m.config)["group_key"] for spec in eval_config.metrics_specs for m in spec.metrics}
+    measured = [json.loads(metric.config) for spec in eval_config.metrics_specs for metric in spec.metrics]
+    groups = {metric["group_key"] for metric in measured}
     labels = {label for model in eval_config.model_specs for label in model.label_keys.values()}
     columns = {constants.ARROW_INPUT_COLUMN, *slicing, *groups, *labels}
     default = tfma.default_extractors(

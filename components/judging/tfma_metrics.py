@@ -26,21 +26,27 @@ class Ranking(tfma.metrics.Metric):
     Args:
         group_key: str. Feature with the group of each row, usually the user; integer or text.
         names: metrics to compute.
+        given: feature that is above 0 in the rows that count; None counts all.
         source: str. Fingerprint of the code, so that a cached evaluation notices an edit.
 
     Raises:
         ValueError: if an example has no single value of `group_key`.
     """
 
-    def __init__(self, group_key: str, names: Sequence[str], source: str = "") -> None:
+    def __init__(self, group_key: str, names: Sequence[str], given: str | None = None, source: str = "") -> None:
         super().__init__(
-            metric_util.merge_per_key_computations(_computations), group_key=group_key, names=list(names), source=source
+            metric_util.merge_per_key_computations(_computations),
+            group_key=group_key,
+            names=list(names),
+            given=given,
+            source=source,
         )
 
 
 def _computations(
     group_key: str,
     names: Sequence[str],
+    given: str | None = None,
     source: str = "",
     eval_config: tfma.EvalConfig | None = None,
     model_name: str = "",
@@ -52,8 +58,9 @@ def _computations(
         tfma.metrics.MetricKey(name=name, model_name=model_name, output_name=output_name, example_weighted=None)
         for name in names
     ]
-    preprocessor = tfma.metrics.FeaturePreprocessor(feature_keys=[group_key])
-    return [tfma.metrics.MetricComputation(keys, [preprocessor], _Collect(keys, group_key, eval_config))]
+    read = [group_key] if given is None else [group_key, given]
+    preprocessor = tfma.metrics.FeaturePreprocessor(feature_keys=read)
+    return [tfma.metrics.MetricComputation(keys, [preprocessor], _Collect(keys, group_key, given, eval_config))]
 
 
 class _Columns(NamedTuple):
@@ -65,16 +72,24 @@ class _Columns(NamedTuple):
 class _Collect(beam.CombineFn):
     """Gathers group, score and label of a slice's examples and computes the metrics at the end."""
 
-    def __init__(self, keys: list[tfma.metrics.MetricKey], group_key: str, eval_config: tfma.EvalConfig | None) -> None:
+    def __init__(
+        self,
+        keys: list[tfma.metrics.MetricKey],
+        group_key: str,
+        given: str | None,
+        eval_config: tfma.EvalConfig | None,
+    ) -> None:
         self._keys = keys
         self._group_key = group_key
+        self._given = given
         self._eval_config = eval_config
 
     def create_accumulator(self) -> _Columns:
         return _Columns(array("q"), array("d"), array("f"))
 
     def add_input(self, accumulator: _Columns, element: Any) -> _Columns:
-        groups = np.ravel(element.get_by_key("features")[self._group_key])
+        features = element.get_by_key("features")
+        groups = np.ravel(features[self._group_key])
         model, output = self._keys[0].model_name, self._keys[0].output_name
         ((labels, scores, _),) = metric_util.to_label_prediction_example_weight(
             _named_predictions(element, model, output),
@@ -88,9 +103,10 @@ class _Collect(beam.CombineFn):
                 f"an example needs one `{self._group_key}`, one label and one score, "
                 f"received {groups.size}, {labels.size} and {scores.size} for {self._keys[0].output_name!r}"
             )
-        accumulator.groups.frombytes(_integers(groups).tobytes())
-        accumulator.scores.frombytes(np.ravel(scores).astype(np.float64).tobytes())
-        accumulator.labels.frombytes(np.ravel(labels).astype(np.float32).tobytes())
+        rows = slice(None) if self._given is None else np.ravel(features[self._given]) > 0
+        accumulator.groups.frombytes(_integers(groups[rows]).tobytes())
+        accumulator.scores.frombytes(np.ravel(scores)[rows].astype(np.float64).tobytes())
+        accumulator.labels.frombytes(np.ravel(labels)[rows].astype(np.float32).tobytes())
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[_Columns]) -> _Columns:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mixrank.components.metrics.ranking_metrics import GroupAuc, auc_by_group
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Elements of the largest work array, 32 MB.
 BLOCK = 4_000_000
@@ -30,6 +33,12 @@ class Rows:
     labels: NDArray[Any]
     scores: NDArray[Any]
     groups: NDArray[Any]
+
+    @classmethod
+    def of(cls, predictions: pd.DataFrame, task: str, groups: str) -> Rows:
+        """The rows of a table of predictions that count for a task: those whose `label_<task>` is known."""
+        known = predictions[predictions[f"label_{task}"].notna()]
+        return cls(*(known[name].to_numpy() for name in (f"label_{task}", f"score_{task}", groups)))
 
     @cached_property
     def by_group(self) -> GroupAuc:

@@ -147,7 +147,8 @@ def compile_for_training(
 def task_loss(label: Label, settings: TrainSettings) -> keras.losses.Loss:
     """The loss of labels and logits that a label is trained by."""
     reference = settings.loss.get(label.name)
-    return TASK_KINDS[label.kind].loss() if reference is None else losses.load(reference)
+    loss = TASK_KINDS[label.kind].loss() if reference is None else losses.load(reference)
+    return loss if label.given is None else losses.of_known(loss)
 
 
 def model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows, unknown: Unkno
         unknown: counts their unknown values, or None.
 
     Returns:
-        One row per example: keys, time, scenario (its id as declared, "other" if unknown), `label_<task>` and
-        `score_<task>` (predictions, by the task's link).
+        One row per example: keys, time, scenario (its id as declared, "other" if unknown), `label_<task>` (NaN in
+        rows that do not count for the task) and `score_<task>` (predictions, by the task's link).
     """
     parts: dict[str, list[np.ndarray]] = {}
     keep = {spec.user.name: KEYS["user"], spec.item.name: KEYS["item"], spec.time.name: KEYS["time"]}
@@ -66,7 +66,7 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows, unknown: Unkno
         parts.setdefault("__scenario", []).append(batch[spec.scenario.name].numpy())
         for label in spec.labels:
             truth, score = batch[label.name].numpy(), TASK_KINDS[label.kind].link(logits[label.name]).numpy()
-            whole = label_kind(label.kind).whole
+            whole = label_kind(label.kind).whole and label.given is None
             parts.setdefault(f"label_{label.name}", []).append(truth.astype(np.int64) if whole else truth)
             parts.setdefault(f"score_{label.name}", []).append(score.reshape(-1))
     columns = {name: np.concatenate(values) for name, values in parts.items()}
@@ -84,10 +84,12 @@ def validation_metrics(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str
     """`loss` (weighted sum of the tasks' losses), and `<task>.<metric>` for every metric that has a direction."""
     found: dict[str, float] = {"loss": 0.0}
     for label in spec.labels:
-        columns = (f"label_{label.name}", f"score_{label.name}", spec.user.name)
-        values = measure(Rows(*(predictions[name].to_numpy() for name in columns)), directed())
+        rows = Rows.of(predictions, label.name, spec.user.name)
+        values = measure(rows, directed())
         found |= {f"{label.name}.{metric}": value for metric, value in values.items()}
-        found["loss"] += label.weight * values[TASK_KINDS[label.kind].loss_metric]
+        # As in training, a row that does not count has a loss of 0.
+        share = len(rows.labels) / max(1, len(predictions))
+        found["loss"] += label.weight * share * values[TASK_KINDS[label.kind].loss_metric]
     return found
 
 

@@ -285,8 +285,5 @@ def _metrics(version: Path) -> str:
         # The run folder was moved or cleaned; the version can still be served.
         return ""
     metric, user = primary(), record.spec.user.name
-    rows = {
-        task: Rows(*(frame[name].to_numpy() for name in (f"label_{task}", f"score_{task}", user)))
-        for task in record.spec.tasks
-    }
+    rows = {task: Rows.of(frame, task, user) for task in record.spec.tasks}
     return ", ".join(f"{task} {metric.title} {metric.of_rows(found):.4f}" for task, found in rows.items())

@@ -94,9 +94,10 @@ def judge(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, dict[str, d
     for task in spec.labels:
         labels = predictions[f"label_{task.name}"].to_numpy()
         scores = predictions[f"score_{task.name}"].to_numpy(np.float64)
+        counted = {name: rows[~np.isnan(labels[rows])] for name, rows in slices}
         found[task.name] = {
             name: exact_metrics(labels[rows], scores[rows], users[rows])
-            for name, rows in slices
+            for name, rows in counted.items()
             if not TASK_REPORTS[task.kind].unjudged(labels[rows])
         }
     return found

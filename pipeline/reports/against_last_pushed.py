@@ -82,11 +82,15 @@ def compare(run: RunFolder, *, resamples: int = RESAMPLES, seed: int = 0) -> lis
         columns = [frame[f"score_{task.name}"].to_numpy(np.float64)]
         others = [each for each in (run.baseline, run.trees) if each is not None]
         columns += [each[f"score_{task.name}"].to_numpy(np.float64) for each in others]
-        found.append(_judge(task, OVERALL, "all rows", labels, columns, users, drawn))
-        for value in sorted(names, key=lambda value: (-sizes.get(value, 0), value)):
-            rows = np.flatnonzero(scenario == value)
+        slices = [(OVERALL, "all rows" if task.given is None else f"all rows with {task.given}", scenario != "")]
+        slices += [
+            (value, names[value], scenario == value)
+            for value in sorted(names, key=lambda value: (-sizes.get(value, 0), value))
+        ]
+        for value, title, inside in slices:
+            rows = np.flatnonzero(inside & ~np.isnan(labels))
             own = [column[rows] for column in columns]
-            found.append(_judge(task, value, names[value], labels[rows], own, users[rows], drawn))
+            found.append(_judge(task, value, title, labels[rows], own, users[rows], drawn))
     return found
 
 

@@ -165,7 +165,11 @@ def _columns(
             frames.append((BASELINE, run.baseline))
         for task in (task for task in run.tasks if task in tasks):
             labels = run.predictions[f"label_{task}"].to_numpy()
-            found += [(name, task, labels, frame[f"score_{task}"].to_numpy(np.float64)) for name, frame in frames]
+            known = ~np.isnan(labels)
+            found += [
+                (name, task, labels[known], frame[f"score_{task}"].to_numpy(np.float64)[known])
+                for name, frame in frames
+            ]
     return found
 
 

@@ -144,6 +144,10 @@ def _judged(arrays: Mapping[str, pa.Array], spec: FeatureSpec) -> pd.DataFrame:
             frame[f"score_{task}"] = arrays[f"score_{task}"].to_numpy(zero_copy_only=False)
         if task in arrays and len(arrays[task].flatten()):
             frame[f"label_{task}"] = [np.nan if value is None else value for value in _firsts(arrays[task])]
+    known = frame.copy()
+    for label in spec.labels:
+        if {f"label_{label.name}", f"label_{label.given}"} <= set(frame):
+            frame[f"label_{label.name}"] = known[f"label_{label.name}"].where(known[f"label_{label.given}"] > 0)
     return frame
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mixrank.layers import losses
 from mixrank.layers.references import announced
@@ -73,6 +75,17 @@ def test_focal_loss_weighs_a_row_by_the_square_of_its_error():
     of_class = 1 / (1 + np.exp(-np.array([0.3, 1.2])))
     expected = np.mean(-((1 - of_class) ** 2) * np.log(of_class))
     assert float(losses.load("focal")(labels, logits)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_rows_with_an_unknown_label_count_as_zero_and_move_nothing():
+    loss = losses.of_known(keras.losses.BinaryCrossentropy(from_logits=True))
+    labels, logits = np.array([[1], [np.nan], [0]], np.float32), keras.Variable([0.3, 5.0, -1.2])
+    with tf.GradientTape() as tape:
+        value = loss(labels, logits.value)
+    expected = (np.log1p(np.exp(-0.3)) + np.log1p(np.exp(-1.2))) / 3
+    assert float(value) == pytest.approx(expected, rel=1e-6)
+    slopes = [(1 / (1 + np.exp(-0.3)) - 1) / 3, 0, 1 / (1 + np.exp(1.2)) / 3]
+    np.testing.assert_allclose(tape.gradient(value, logits.value), slopes, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def test_every_column_of_the_spec_has_a_row(toy_spec):
         ("gap", "time gap"),
         ("global", "history, long-term"),
         ("realtime", "history, real-time"),
+        ("had", "match"),
     ]
 
 
@@ -43,7 +44,8 @@ def test_encodings_are_told_apart(toy_spec):
     assert one(toy_spec, "age")["encoding"] == "4 quantiles"
     assert one(toy_spec, "action")["encoding"] == "click + buy"
     assert one(toy_spec, "page")["encoding"] == "3 values"
-    assert one(toy_spec, "buy")["encoding"] == "weight 0.5"
+    assert one(toy_spec, "buy")["encoding"] == "weight 0.5, given click"
+    assert one(toy_spec, "had")["encoding"] == "clip in global, realtime: count, recency, click"
 
 
 def test_widths_are_those_of_the_model(toy_spec):

@@ -299,6 +299,26 @@ def test_bad_rows_go_to_the_dead_letter_file_with_their_reason(tmp_path):
     assert sum(report["rows"].values()) == 24
 
 
+def test_a_label_that_is_given_another_may_be_missing_without_it(tmp_path):
+    spec = SPEC.model_copy(update={"labels": (Label("click"), Label("shared", given="click"))})
+    given = Dataset(spec=spec, source=dataset(max_bad_rows=0.5).source)
+    # With and without the click: one may lack the label, the other is bad.
+    clicked, passed = (next(n for n, row in enumerate(LOG) if (row["stars"] >= 3) is liked) for liked in (True, False))
+    log = [{**row, "shared": None} if number in (clicked, passed) else row for number, row in enumerate(LOG)]
+    write_all(tmp_path, log=log)
+    artifact = execute(given, tmp_path, tmp_path / "out")
+    (letter,) = dead_letters(f"{artifact.uri}/dead_letter.jsonl")
+    assert letter["row"] == clicked + 1 and letter["column"] == "shared"
+    assert letter["reason"] == "is missing, in a row with `click`"
+    rows = [row for split in rows_of(artifact, spec).values() for row in split]
+    key = LOG[passed]["user"], LOG[passed]["when"] * 1000
+    (lacking,) = [row for row in rows if (row["user"], row["when"]) == key]
+    assert lacking["shared"] == 0 and len(rows) == len(LOG) - 1
+    figures = [each for split in report_of(artifact)["labels"]["shared"].values() for each in split.values()]
+    assert sum(each["rows"] for each in figures) == sum(row["click"] for row in rows)
+    assert sum(each["positives"] for each in figures) == sum(row["click"] and row["shared"] for row in rows)
+
+
 def test_too_many_bad_rows_stop_the_run_and_survive_it(tmp_path):
     write_all(tmp_path, log=[*LOG, *(row | {"shared": 7} for row in LOG[:4])])
     with pytest.raises(
