@@ -60,7 +60,7 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
         categories = {column: outputs[column] for column in spec.columns_of(feature)}
         outputs |= category_ids(feature, categories, inputs[feature.name])
     outputs |= matches
-    labels = {label.name: tf.cast(first(inputs[label.name], 0), tf.float32) for label in spec.labels}
+    labels = {label.name: tf.cast(first(inputs[label.name], 0), tf.float32) / label.scale for label in spec.labels}
     for label in spec.labels:
         value = labels[label.name]
         # NaN in the rows that do not count.

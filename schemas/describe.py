@@ -33,7 +33,8 @@ def describe(spec: FeatureSpec) -> Iterator[tuple[str, str, str, str, str, str]]
     yield scenario.name, "scenario", "context", f"{len(scenario.values)} values", str(scenario.dim), ""
     for label in spec.labels:
         given = f", given {label.given}" if label.given else ""
-        yield label.name, "label", "", f"weight {label.weight:g}{given}", "", ""
+        kind = "" if label.is_flag else f"{label.kind}, in units of {label.scale:g}, "
+        yield label.name, "label", "", f"{kind}weight {label.weight:g}{given}", "", ""
     for feature in spec.features:
         yield (feature.name, *_feature(spec, feature))
 

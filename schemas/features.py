@@ -220,18 +220,32 @@ class Label(Named):
     Args:
         weight: float > 0. Weight of the task in the loss.
         kind: what its values are, and so how it is learned and judged; a name in `LABEL_KINDS`, such as "binary".
+        scale: float > 0. Unit in which a label that is a number is learned: the loss sees label / scale, predictions
+            are in the label's own unit. Take about the size of a typical label, such as 1000 for milliseconds.
         given: another label of the spec. The task is one of the rows with that label alone, such as a purchase given a
             click: all others count neither in the loss nor in metrics, baselines and plots, and may lack this label.
     """
 
     weight: float = Field(default=1.0, gt=0)
     kind: str = "binary"
+    scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     given: str | None = None
 
     @field_validator("kind")
     @classmethod
     def _check_kind(cls, kind: str) -> str:
         return label_kind(kind).name
+
+    @model_validator(mode="after")
+    def _check_scale(self) -> Label:
+        if self.scale != 1 and self.is_flag:
+            raise ValueError(f"label `{self.name}`: `scale` is for labels that are numbers, not for kind={self.kind!r}")
+        return self
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether it says that something happened or not."""
+        return label_kind(self.kind).is_flag
 
 
 class Valued(Named):
@@ -564,10 +578,10 @@ class FeatureSpec(Declaration):
         if self.user.per_row and self.user.name in owners:
             raise ValueError(f"key `{self.user.name}` with per_row=True has no column for {owners[self.user.name]}")
         for label in self.labels:
-            others = [name for name in self.tasks if name != label.name]
+            others = [other.name for other in self.labels if other.name != label.name and other.is_flag]
             if label.given is not None and label.given not in others:
                 raise ValueError(
-                    f"label `{label.name}` is given {label.given!r}, which must be another label"
+                    f"label `{label.name}` is given {label.given!r}, which must be another binary label"
                     f"{nearest(label.given, others)}"
                 )
         self._check_histories()
@@ -684,8 +698,8 @@ class FeatureSpec(Declaration):
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Outcome columns a history may read: the labels, then the flags of every Action, without repetition."""
-        names = [label.name for label in self.labels]
+        """Outcome columns a history may read: labels that are flags, then those of every Action, without repetition."""
+        names = [label.name for label in self.labels if label.is_flag]
         names += [flag for feature in self.features if isinstance(feature, Action) for flag in feature.flags]
         return tuple(dict.fromkeys(names))
 

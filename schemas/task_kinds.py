@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
@@ -15,17 +16,19 @@ class LabelKind(NamedTuple):
     Attributes:
         name: as in `Label.kind`.
         expected: the values in words, for errors.
-        low, high: the smallest and the largest value.
+        low, high: the smallest and the largest value; infinite if there is none.
         whole: whether only whole numbers are values.
         toy: number in [0, 1) that was drawn, number in [0, 1] that the row makes likely -> label of a toy row.
+        is_flag: whether a value says that something happened or not, so that histories may read it and rates count it.
     """
 
     name: str
     expected: str
-    low: int
-    high: int
+    low: float
+    high: float
     whole: bool
     toy: Callable[[float, float], float]
+    is_flag: bool = False
 
     @property
     def column(self) -> Literal["int", "float"]:
@@ -38,7 +41,11 @@ class LabelKind(NamedTuple):
         >>> BINARY.wrong([0, 1, 2, 0.5])
         [2, 0.5]
         """
-        return [v for v in values if not (self.low <= v <= self.high and (not self.whole or v == int(v)))]
+        return [
+            v
+            for v in values
+            if not (math.isfinite(v) and self.low <= v <= self.high and (not self.whole or v == int(v)))
+        ]
 
     def check(self, name: str, values: Iterable[float]) -> None:
         """Refuses values that are not labels of the kind.
@@ -54,8 +61,30 @@ class LabelKind(NamedTuple):
             raise ValueError(f"{name} must be {self.expected}, received {shown(wrong[0])}")
 
 
-BINARY = LabelKind("binary", "0 or 1", 0, 1, whole=True, toy=lambda drawn, chance: int(drawn < chance))
-LABEL_KINDS = {kind.name: kind for kind in (BINARY,)}
+BINARY = LabelKind("binary", "0 or 1", 0, 1, True, lambda drawn, chance: int(drawn < chance), is_flag=True)
+REGRESSION = LabelKind(
+    "regression", "a finite number", -math.inf, math.inf, False, lambda drawn, chance: round(4 * chance + drawn - 2, 3)
+)
+LOG_REGRESSION = LabelKind(
+    "log_regression",
+    "a number >= 0",
+    0,
+    math.inf,
+    False,
+    lambda drawn, chance: round(math.expm1(3 * chance + drawn), 3),
+)
+COUNT = LabelKind("count", "a whole number >= 0", 0, math.inf, True, lambda drawn, chance: int(5 * chance + 2 * drawn))
+WATCH_TIME = LabelKind(
+    "watch_time",
+    "a number >= 0",
+    0,
+    math.inf,
+    False,
+    lambda drawn, chance: round(5 * chance * drawn, 3) if drawn > 0.3 else 0.0,
+)
+LABEL_KINDS = {kind.name: kind for kind in (BINARY, REGRESSION, LOG_REGRESSION, COUNT, WATCH_TIME)}
+# Kinds whose labels are numbers, told apart by how far a prediction is off.
+NUMBERS = tuple(name for name, kind in LABEL_KINDS.items() if not kind.is_flag)
 
 
 def label_kind(name: str) -> LabelKind:

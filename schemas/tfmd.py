@@ -6,6 +6,7 @@ copy in `schemas/generated/` is there to be reviewed, and a test compares it.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -71,7 +72,10 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
         kind = label_kind(label.kind)
         column = add(label.name, kind.column, always=True, serving=False)
         domain = column.int_domain if kind.whole else column.float_domain
-        domain.min, domain.max = kind.low, kind.high
+        if math.isfinite(kind.low):
+            domain.min = kind.low
+        if math.isfinite(kind.high):
+            domain.max = kind.high
 
     for feature in spec.features:
         match feature:

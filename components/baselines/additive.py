@@ -2,14 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
-class AdditiveLogOdds:
+class _Additive:
+    """An overall prediction and an offset for every value of each key, added up."""
+
+    def __init__(self, *, smoothing: float = 5.0) -> None:
+        if not smoothing > 0:
+            raise ValueError(f"`smoothing` must be > 0, received {smoothing}")
+        self.smoothing = smoothing
+        self.prior = float("nan")
+        self.offsets: dict[str, tuple[NDArray[Any], NDArray[np.float64]]] = {}
+
+    def _fit(
+        self,
+        keys: Mapping[str, ArrayLike],
+        labels: ArrayLike,
+        constant: Callable[[NDArray[Any]], float | None],
+        scale: Callable[[Any], Any],
+    ) -> None:
+        y = np.asarray(labels, np.float64)
+        if not len(y):
+            raise ValueError("`labels` must have at least one row")
+        mean, same = float(y.mean()), constant(y)
+        self.prior = float(scale(mean if same is None else same))
+        self.offsets = {}
+        for name, column in keys.items():
+            column = np.asarray(column)
+            if column.shape != y.shape:
+                raise ValueError(f"key `{name}` must have one value per label {y.shape}, received {column.shape}")
+            values, code = np.unique(column, return_inverse=True)
+            if same is not None:
+                self.offsets[name] = (values, np.zeros(len(values)))
+                continue
+            count, total = np.bincount(code), np.bincount(code, weights=y)
+            smoothed = (total + self.smoothing * mean) / (count + self.smoothing)
+            self.offsets[name] = (values, scale(smoothed) - self.prior)
+
+    def _sum(self, keys: Mapping[str, ArrayLike]) -> Any:
+        if not self.offsets:
+            raise ValueError("`fit` must be called before `predict`")
+        if missing := sorted(set(self.offsets) - set(keys)):
+            raise ValueError(f"`keys` lacks {missing}, received {sorted(keys)}")
+        score: Any = self.prior
+        for name, (values, offset) in self.offsets.items():
+            column = np.asarray(keys[name])
+            at = np.minimum(np.searchsorted(values, column), len(values) - 1)
+            score = score + np.where(values[at] == column, offset[at], 0.0)
+        return score
+
+
+class AdditiveLogOdds(_Additive):
     """Click rates of each key's value, smoothed towards the overall rate and added on the logit scale.
 
     `logit p = logit r + sum_k (logit r_k(v_k) - logit r)` with the overall rate r and
@@ -26,13 +75,6 @@ class AdditiveLogOdds:
     array([0.9167, 0.5833, 0.75  ])
     """
 
-    def __init__(self, *, smoothing: float = 5.0) -> None:
-        if not smoothing > 0:
-            raise ValueError(f"`smoothing` must be > 0, received {smoothing}")
-        self.smoothing = smoothing
-        self.prior = float("nan")
-        self.offsets: dict[str, tuple[NDArray[Any], NDArray[np.float64]]] = {}
-
     def fit(self, keys: Mapping[str, ArrayLike], labels: ArrayLike) -> AdditiveLogOdds:
         """Counts the training rows.
 
@@ -44,23 +86,7 @@ class AdditiveLogOdds:
         Raises:
             ValueError: without rows, or if lengths differ.
         """
-        y = np.asarray(labels, np.float64)
-        if not len(y):
-            raise ValueError("`labels` must have at least one row")
-        rate, constant = float(y.mean()), constant_rate(y)
-        self.prior = _logit(rate if constant is None else constant)
-        self.offsets = {}
-        for name, column in keys.items():
-            column = np.asarray(column)
-            if column.shape != y.shape:
-                raise ValueError(f"key `{name}` must have one value per label {y.shape}, received {column.shape}")
-            values, code = np.unique(column, return_inverse=True)
-            if constant is not None:
-                self.offsets[name] = (values, np.zeros(len(values)))
-                continue
-            count, positives = np.bincount(code), np.bincount(code, weights=y)
-            smoothed = (positives + self.smoothing * rate) / (count + self.smoothing)
-            self.offsets[name] = (values, _logit(smoothed) - self.prior)
+        self._fit(keys, labels, constant_rate, _logit)
         return self
 
     def predict(self, keys: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
@@ -72,16 +98,41 @@ class AdditiveLogOdds:
         Raises:
             ValueError: before `fit`, or if a key is missing.
         """
-        if not self.offsets:
-            raise ValueError("`fit` must be called before `predict`")
-        if missing := sorted(set(self.offsets) - set(keys)):
-            raise ValueError(f"`keys` lacks {missing}, received {sorted(keys)}")
-        score: Any = self.prior
-        for name, (values, offset) in self.offsets.items():
-            column = np.asarray(keys[name])
-            at = np.minimum(np.searchsorted(values, column), len(values) - 1)
-            score = score + np.where(values[at] == column, offset[at], 0.0)
-        return 1 / (1 + np.exp(-score))
+        return np.asarray(1 / (1 + np.exp(-self._sum(keys))))
+
+
+class AdditiveMean(_Additive):
+    """The same of numbers: `p = m + sum_k (m_k(v_k) - m)` with the mean m of all labels and the smoothed means `m_k`.
+
+    Args:
+        smoothing: as in `AdditiveLogOdds`.
+        least: float. No prediction is lower.
+
+    >>> AdditiveMean(smoothing=1.0).fit({"page": [0, 0, 1]}, [3.0, 6.0, 0.0]).predict({"page": [0, 1, 2]})
+    array([4. , 1.5, 3. ])
+    """
+
+    def __init__(self, *, smoothing: float = 5.0, least: float = -math.inf) -> None:
+        super().__init__(smoothing=smoothing)
+        self.least = least
+
+    def fit(self, keys: Mapping[str, ArrayLike], labels: ArrayLike) -> AdditiveMean:
+        """Averages the training rows; arguments and errors as in `AdditiveLogOdds.fit`."""
+        self._fit(keys, labels, constant_mean, lambda mean: mean)
+        return self
+
+    def predict(self, keys: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+        """Prediction of every row, `(rows,)`; arguments and errors as in `AdditiveLogOdds.predict`."""
+        return np.maximum(self._sum(keys), self.least)
+
+
+def constant_mean(labels: NDArray[Any]) -> float | None:
+    """The label that all rows have, or None if they differ.
+
+    >>> constant_mean(np.array([2.5, 2.5])), constant_mean(np.array([0, 1]))
+    (2.5, None)
+    """
+    return float(labels[0]) if len(np.unique(labels)) == 1 else None
 
 
 def constant_rate(labels: NDArray[Any]) -> float | None:

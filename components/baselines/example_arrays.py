@@ -24,8 +24,9 @@ class ExampleArrays:
         columns: column -> array. Keys, scenario and categorical columns: int32 codes, 0 for a missing value; the
             columns of one feature, its own and those in histories, share their codes. `Numeric`: float32, NaN if
             missing. `Action`: int16 bit masks, -1 after the last event. `TimeGap`: float32 seconds, NaN where the
-            time is not known and after the last event. Time and labels: int64. Shape `(rows,)`, of
-            `MultiCategorical` `(rows, values)`, in a history `(rows, events)` and `(rows, events, values)`.
+            time is not known and after the last event. Time: int64. Labels: int64, or float32 if they are no whole
+            numbers. Shape `(rows,)`, of `MultiCategorical` `(rows, values)`, in a history `(rows, events)` and
+            `(rows, events, values)`.
         events: history -> int64 `(rows,)`, the number of its events.
         ends: number of rows up to the end of each split.
     """
@@ -158,7 +159,7 @@ class _Collected:
         dtype: Any = np.int32
         match field:
             case None if self.has_one:
-                dtype = np.int64
+                dtype = np.int64 if column.kind == "int" else np.float32
             case None if column.kind == "float":
                 self.fill, dtype = np.nan, np.float32
             case None:

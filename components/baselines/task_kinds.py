@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-from mixrank.components.baselines.additive import AdditiveLogOdds, constant_rate
+from mixrank.components.baselines.additive import AdditiveLogOdds, AdditiveMean, constant_mean, constant_rate
+from mixrank.schemas.task_kinds import COUNT, LABEL_KINDS, NUMBERS
 
 
 class TaskBaselines(NamedTuple):
@@ -24,10 +26,22 @@ class TaskBaselines(NamedTuple):
         constant: labels `(rows,)` -> the one prediction if nothing else can be learned from them, or None.
     """
 
-    additive: Callable[[], AdditiveLogOdds]
+    additive: Callable[[], AdditiveLogOdds | AdditiveMean]
     trees: Callable[..., BaseEstimator]
     predict: Callable[[Any, pd.DataFrame], NDArray[np.float64]]
     constant: Callable[[NDArray[Any]], float | None]
+
+
+def _of_numbers(kind: str) -> TaskBaselines:
+    """Of labels that are numbers: means, and trees of squared error; of counts, of Poisson's."""
+    least = LABEL_KINDS[kind].low
+    loss = "poisson" if kind == COUNT.name else "squared_error"
+    return TaskBaselines(
+        additive=partial(AdditiveMean, least=least),
+        trees=partial(HistGradientBoostingRegressor, loss=loss),
+        predict=lambda trees, table: np.maximum(trees.predict(table), least),
+        constant=constant_mean,
+    )
 
 
 TASK_BASELINES = {
@@ -37,4 +51,5 @@ TASK_BASELINES = {
         predict=lambda trees, table: trees.predict_proba(table)[:, 1],
         constant=constant_rate,
     ),
+    **{kind: _of_numbers(kind) for kind in NUMBERS},
 }

@@ -25,6 +25,7 @@ from mixrank.schemas import (
 from mixrank.schemas.arrow import pa
 from mixrank.schemas.naming import nearest
 from mixrank.schemas.raw import Batch, Found, Piece, RawColumn, RawFile, convert, dead_letter, find_files
+from mixrank.schemas.task_kinds import label_kind
 
 LOG, PRIOR = "log", "prior"
 # Where a row of the log came from; not a column of the spec.
@@ -230,6 +231,10 @@ def _needed(dataset: Dataset, declared: dict[str, Table], tables: dict[str, RawT
         if flag not in {*source.derive, *source.labels, *chosen}:
             # Whether a row may lack a label that is given another is known when both are.
             needed[LOG][flag] = RawColumn(flag, "flag", required=flag not in conditional)
+    for label in spec.labels:
+        if not label.is_flag:
+            kind, required = label_kind(label.kind).column, label.given is None
+            needed[LOG][label.name] = RawColumn(label.name, kind, required=required, label=label.kind)
     _check_columns(first[LOG], list(needed[LOG]), found[LOG])
     for number, join in enumerate(source.joins):
         key = user if join.on == "user" else item

@@ -133,7 +133,12 @@ def _one_class_labels(figures: Figures, dataset: Dataset) -> list[Finding]:
         # A label that evaluation rows do not tell apart is never judged, however few they are.
         splits = (split for split in dataset.split_names if split == "eval" or _tells(figures, split))
         where = {split: figures.in_split(label.name, split) for split in splits}
-        wrong = {split: found for split, found in where.items() if found.rows and found.positives in (0, found.rows)}
+        # Labels that are numbers may all differ from 0.
+        wrong = {
+            split: found
+            for split, found in where.items()
+            if found.rows and (not found.positives or (label.is_flag and found.positives == found.rows))
+        }
         if wrong:
             said = " and ".join(
                 f"{int(f.positives > 0)} in all {f.rows} rows of `{split}`" for split, f in wrong.items()

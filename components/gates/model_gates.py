@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mixrank.components.gates.findings import Finding
 from mixrank.components.gates.gate_settings import GateSettings
-from mixrank.components.metrics import log_losses
+from mixrank.components.metrics import Metric, Rows
 from mixrank.schemas.naming import Declaration
 
 # With fewer users an interval is too narrow to be believed.
@@ -51,26 +51,29 @@ class Interval(NamedTuple):
 
 
 def judge_model(
-    labels: Mapping[str, NDArray[np.int64]],
+    labels: Mapping[str, NDArray[Any]],
     scores: Mapping[str, NDArray[np.float64]],
     users: ArrayLike,
     gates: GateSettings,
     *,
+    losses: Mapping[str, Metric],
     baseline: Mapping[str, NDArray[np.float64]],
     pushed: Mapping[str, NDArray[np.float64]],
 ) -> list[GateResult]:
     """Verdicts on the scores of the evaluation rows, task by task.
 
-    A model must beat the additive baseline: its log loss less the baseline's is below `gates.above_baseline`. It must
-    not surely be worse than the last pushed model: the lower end of the interval of the same difference is at most
+    A model must beat the additive baseline: its loss less the baseline's is below `gates.above_baseline`. It must not
+    surely be worse than the last pushed model: the lower end of the interval of the same difference is at most
     `gates.above_pushed`. Its calibration must not surely be off: the interval of sum p / sum y reaches into
-    [1 / `gates.calibration`, `gates.calibration`]. A task with one class is judged by none of them.
+    [1 / `gates.calibration`, `gates.calibration`]; with labels below 0 there is no such ratio. A task whose labels are
+    all equal is judged by none of them.
 
     Args:
         labels: task -> `(rows,)`, NaN in rows that do not count for the task.
-        scores: task -> probabilities, `(rows,)`.
+        scores: task -> predictions, `(rows,)`.
         users: of each row, `(rows,)`.
         gates: bounds; `gates.allow` is left to the caller.
+        losses: task -> the metric that is the mean of its loss.
         baseline: task -> scores of the additive baseline.
         pushed: task -> scores of the last pushed model; without the tasks that it does not have.
     """
@@ -82,23 +85,28 @@ def judge_model(
         if not finite.all():
             said = f"{where}{int((~finite).sum())} of {len(score)} predictions are not finite numbers"
             results.append(GateResult(kind="not_finite", subject=task, passed=False, by_chance=False, said=said))
-        elif y[known].any() and not y[known].all():
+        elif len(np.unique(y[known])) > 1:
             others = (each[task][known] if task in each else None for each in (baseline, pushed))
             _, own = np.unique(user[known], return_inverse=True)
-            results += _judge_task(task, y[known], score[known], own, gates, *others)
+            results += _judge_task(task, losses[task], y[known], score[known], own, gates, *others)
     return results
 
 
 def _judge_task(
     task: str,
-    labels: NDArray[np.int64],
+    metric: Metric,
+    labels: NDArray[Any],
     scores: NDArray[np.float64],
     user: NDArray[np.int64],
     gates: GateSettings,
     baseline: NDArray[np.float64] | None,
     pushed: NDArray[np.float64] | None,
 ) -> list[GateResult]:
-    own, one = log_losses(labels, scores), np.ones(len(labels))
+    def loss(of: NDArray[np.float64]) -> NDArray[np.float64]:
+        assert metric.of_each is not None, f"{metric.name} is no mean over rows"
+        return metric.of_each(Rows(labels, of, user))
+
+    own, one = loss(scores), np.ones(len(labels))
     results = []
 
     def add(kind: str, passed: bool, by_chance: bool, found: Interval, said: str) -> None:
@@ -112,15 +120,15 @@ def _judge_task(
         results.append(GateResult(kind=kind, subject=task, passed=passed, by_chance=by_chance, said=said))
 
     if baseline is not None and (bound := gates.above_baseline) is not None:
-        found = ratio_interval(own - log_losses(labels, baseline), one, user, gates.confidence)
-        said = f"log loss {own.mean():.4f} is {_difference(found.value)} the additive baseline's{_allowed(bound)}"
+        found = ratio_interval(own - loss(baseline), one, user, gates.confidence)
+        said = f"{metric.title} {own.mean():.4f} is {_difference(found.value)} the additive baseline's{_allowed(bound)}"
         add("below_baseline", found.value < bound, found.low < bound <= found.high, found, said)
     if pushed is not None and (bound := gates.above_pushed) is not None:
-        found = ratio_interval(own - log_losses(labels, pushed), one, user, gates.confidence)
-        said = f"log loss {own.mean():.4f} is {_difference(found.value)} the last pushed model's{_allowed(bound)}"
+        found = ratio_interval(own - loss(pushed), one, user, gates.confidence)
+        said = f"{metric.title} {own.mean():.4f} is {_difference(found.value)} the last pushed model's{_allowed(bound)}"
         most = bound + SAME
         add("worse_than_pushed", found.low <= most, found.low <= most < found.high, found, said)
-    if (widest := gates.calibration) is not None:
+    if (widest := gates.calibration) is not None and labels.min() >= 0:
         found = ratio_interval(scores, labels, user, gates.confidence)
         least = 1 / widest
         inside = found.low <= widest and found.high >= least

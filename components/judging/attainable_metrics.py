@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mixrank.components.metrics import Rows, headlines, measure
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.simulation import Events, Observer, make_world, read_blocks, read_settings
+from mixrank.schemas.task_kinds import BINARY
 
 # Days at the end of a log that are evaluated, as declared in `mixrank.schemas.datasets.simulated`.
 EVALUATED_DAYS = 2
@@ -63,7 +64,7 @@ def attainable(folder: Path, spec: FeatureSpec) -> dict[str, dict[str, float]]:
     click, user = np.concatenate(clicks), np.concatenate(users)
     found = {name: np.concatenate(parts) for name, parts in scores.items()}
     found["constant"] = np.full(len(click), click.mean())
-    return {name: measure(Rows(click, score, user), headlines()) for name, score in found.items()}
+    return {name: measure(Rows(click, score, user), headlines(BINARY.name)) for name, score in found.items()}
 
 
 def evaluated(events: Events, days: int) -> NDArray[np.int64]:

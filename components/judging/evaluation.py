@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ConfigDict, RootModel, field_validator
 
-from mixrank.components.metrics import bounds, find_metric, metrics
+from mixrank.components.metrics import bounds, find_metric, of_kinds
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.naming import nearest
 from mixrank.schemas.plain_names import plain
@@ -79,7 +79,8 @@ def eval_config(spec: FeatureSpec, thresholds: Thresholds, source: str = "") -> 
     overall = tfma.SlicingSpec()
     metrics_specs = []
     for label in spec.labels:
-        config = {"group_key": spec.user.name, "names": list(metrics()), "given": label.given, "source": source}
+        names = [metric.name for metric in of_kinds(label.kind)]
+        config = {"group_key": spec.user.name, "names": names, "given": label.given, "source": source}
         ranking = tfma.MetricConfig(
             class_name="Ranking", module="mixrank.components.judging.tfma_metrics", config=json.dumps(config)
         )
@@ -208,10 +209,16 @@ def check_thresholds(thresholds: Thresholds, spec: FeatureSpec) -> None:
     Raises:
         ValueError: naming the bound, the task and the nearest valid task.
     """
+    kinds = {label.name: label.kind for label in spec.labels}
     for bound, by_task in thresholds.root.items():
         for task, value in by_task.items():
-            if task not in spec.tasks:
+            if task not in kinds:
                 raise ValueError(f"`{bound}` names task `{task}`{nearest(task, spec.tasks)}")
+            if (metric := find_metric(bounds()[bound].metric)) not in (known := of_kinds(kinds[task])):
+                raise ValueError(
+                    f"`{bound}` names task `{task}` of kind {kinds[task]}, which {metric.title} does not measure; its "
+                    f"metrics are {', '.join(each.name for each in known)}"
+                )
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"`{bound}` of task `{task}` must be a finite number >= 0, received {value}")
 

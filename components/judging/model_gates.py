@@ -15,7 +15,9 @@ from mixrank.components.baselines import ADDITIVE, read_columns
 from mixrank.components.gates import GateSettings, judge_model
 from mixrank.components.judging.last_pushed import saved_model
 from mixrank.components.judging.row_scores import scores_beside
+from mixrank.components.metrics import find_metric
 from mixrank.components.training import PREDICTIONS
+from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.arrow import read_frame
 from mixrank.schemas.files import write_text_atomically
@@ -45,6 +47,7 @@ class Executor(base_executor.BaseExecutor):
             _by_task(predictions, spec),
             predictions[spec.user.name].to_numpy(),
             gates,
+            losses={label.name: find_metric(TASK_KINDS[label.kind].loss_metric) for label in spec.labels},
             baseline=_by_task(baseline, spec),
             pushed=_by_task(pushed, spec),
         )

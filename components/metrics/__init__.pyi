@@ -13,5 +13,6 @@ from .table import find_metric as find_metric
 from .table import headlines as headlines
 from .table import measure as measure
 from .table import metrics as metrics
+from .table import of_kinds as of_kinds
 from .table import primary as primary
 from .table import reported as reported

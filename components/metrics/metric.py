@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mixrank.components.metrics.number_metrics import GroupXauc, xauc_by_group
 from mixrank.components.metrics.ranking_metrics import GroupAuc, auc_by_group
+from mixrank.schemas.task_kinds import BINARY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +47,11 @@ class Rows:
         """AUC, size and position of every group."""
         return auc_by_group(self.labels, self.scores, self.groups)
 
+    @cached_property
+    def pairs_by_group(self) -> GroupXauc:
+        """XAUC, size and position of every group."""
+        return xauc_by_group(self.labels, self.scores, self.groups)
+
 
 class Bound(NamedTuple):
     """A bound that a metric may be held to.
@@ -74,6 +81,8 @@ class Metric:
             show all that have a direction.
         relative: value, value of a baseline -> relative improvement, or None.
         unit: of the value, or "".
+        kinds: kinds of tasks that it measures, as in `Label.kind`.
+        of_each: rows -> value of each row, `(rows,)`, if the metric is their mean; else None.
         short: title where columns are narrow; the title by default.
 
     >>> wrong = lambda rows: float(np.mean((rows.scores > 0.5) != rows.labels))
@@ -90,6 +99,8 @@ class Metric:
     relative: Callable[[float, float], float] | None = None
     unit: str = ""
     short: str = ""
+    kinds: tuple[str, ...] = (BINARY.name,)
+    of_each: Callable[[Rows], NDArray[np.float64]] | None = None
 
     @property
     def heading(self) -> str:

@@ -6,19 +6,21 @@ here: all of them fold over the table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import entry_points
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixrank.components.metrics.metric import Bound, Metric, Rows, ratio_of_sums, resampled_auc
 from mixrank.components.metrics.ndcg import ndcg_at
+from mixrank.components.metrics.number_metrics import poisson_losses, squared_log_errors, watch_losses, xauc
 from mixrank.components.metrics.ranking_metrics import (
     auc,
     calibration,
     entropy,
-    log_loss,
     log_losses,
     normalized_entropy,
     rela_impr_auc,
@@ -27,6 +29,7 @@ from mixrank.components.metrics.ranking_metrics import (
 )
 from mixrank.schemas.naming import nearest
 from mixrank.schemas.safe_text import shown
+from mixrank.schemas.task_kinds import LABEL_KINDS, NUMBERS
 
 GROUP = "mixrank.metrics"
 
@@ -52,6 +55,19 @@ def _normalized_entropy_of_resamples(rows: Rows, drawn: np.ndarray) -> np.ndarra
     return loss / entropy(ratio_of_sums(rows, rows.labels, 1, drawn))
 
 
+def _mean_of(name: str, title: str, of_each: Callable[[Rows], NDArray[np.float64]], **options: Any) -> Metric:
+    """A metric that is the mean of a value per row; less is better."""
+    return Metric(
+        name,
+        title,
+        lambda rows: float(np.mean(of_each(rows))) if len(rows.labels) else float("nan"),
+        lambda rows, drawn: ratio_of_sums(rows, of_each(rows), 1, drawn),
+        higher_is_better=False,
+        of_each=of_each,
+        **options,
+    )
+
+
 OWN = (
     Metric(
         "auc",
@@ -70,12 +86,10 @@ OWN = (
         higher_is_better=True,
         headline=True,
     ),
-    Metric(
+    _mean_of(
         "log_loss",
         "log loss",
-        lambda rows: log_loss(rows.labels, rows.scores),
-        lambda rows, drawn: ratio_of_sums(rows, log_losses(rows.labels, rows.scores), 1, drawn),
-        higher_is_better=False,
+        lambda rows: log_losses(rows.labels, rows.scores),
         headline=True,
         relative=rela_impr_log_loss,
         unit="nats",
@@ -106,7 +120,81 @@ OWN = (
     ),
     Metric("gauc_groups_used", "groups with both classes", lambda rows: summarise(rows.by_group).used),
     Metric("gauc_groups_skipped", "groups with one class", lambda rows: summarise(rows.by_group).skipped),
-    Metric("example_count", "number of examples", lambda rows: len(rows.labels)),
+    Metric("example_count", "number of examples", lambda rows: len(rows.labels), kinds=tuple(LABEL_KINDS)),
+)
+
+
+def _gxauc(rows: Rows) -> float:
+    found = rows.pairs_by_group
+    known = ~np.isnan(found.xauc)
+    return float(np.average(found.xauc[known], weights=found.rows[known])) if known.any() else float("nan")
+
+
+def _gxauc_of_resamples(rows: Rows, drawn: np.ndarray) -> np.ndarray:
+    each = rows.pairs_by_group.xauc[rows.pairs_by_group.group]
+    return ratio_of_sums(rows, np.nan_to_num(each), ~np.isnan(each), drawn)
+
+
+def _errors(rows: Rows) -> np.ndarray:
+    return np.asarray(rows.scores, np.float64) - np.asarray(rows.labels, np.float64)
+
+
+def _root_of_resamples(rows: Rows, drawn: np.ndarray) -> np.ndarray:
+    return np.sqrt(ratio_of_sums(rows, np.square(_errors(rows)), 1, drawn))
+
+
+OF_NUMBERS = (
+    Metric(
+        "xauc",
+        "XAUC",
+        lambda rows: xauc(rows.labels, rows.scores),
+        higher_is_better=True,
+        headline=True,
+        relative=rela_impr_auc,
+        kinds=NUMBERS,
+    ),
+    Metric("gxauc", "GXAUC", _gxauc, _gxauc_of_resamples, higher_is_better=True, headline=True, kinds=NUMBERS),
+    _mean_of(
+        "mae", "mean absolute error", lambda rows: np.abs(_errors(rows)), headline=True, short="MAE", kinds=NUMBERS
+    ),
+    Metric(
+        "rmse",
+        "root mean squared error",
+        lambda rows: float(np.sqrt(np.mean(np.square(_errors(rows))))) if len(rows.labels) else float("nan"),
+        _root_of_resamples,
+        higher_is_better=False,
+        short="RMSE",
+        kinds=NUMBERS,
+    ),
+    Metric(
+        "ratio",
+        "mean prediction / mean label",
+        lambda rows: float(np.sum(rows.scores) / np.sum(rows.labels)) if np.sum(rows.labels) else float("nan"),
+        lambda rows, drawn: ratio_of_sums(rows, rows.scores, rows.labels, drawn),
+        headline=True,
+        short="Ratio",
+        kinds=tuple(kind for kind in NUMBERS if LABEL_KINDS[kind].low >= 0),
+    ),
+    Metric(
+        "bias",
+        "mean error",
+        lambda rows: float(np.mean(_errors(rows))) if len(rows.labels) else float("nan"),
+        lambda rows, drawn: ratio_of_sums(rows, _errors(rows), 1, drawn),
+        headline=True,
+        short="Bias",
+        kinds=("regression",),
+    ),
+    _mean_of("mse", "mean squared error", lambda rows: np.square(_errors(rows)), kinds=("regression",)),
+    _mean_of(
+        "msle",
+        "mean squared log error",
+        lambda rows: squared_log_errors(rows.labels, rows.scores),
+        kinds=("log_regression",),
+    ),
+    _mean_of("poisson_loss", "Poisson loss", lambda rows: poisson_losses(rows.labels, rows.scores), kinds=("count",)),
+    _mean_of(
+        "watch_loss", "watch-time loss", lambda rows: watch_losses(rows.labels, rows.scores), kinds=("watch_time",)
+    ),
 )
 
 
@@ -117,7 +205,7 @@ def metrics() -> dict[str, Metric]:
     Raises:
         ValueError: if an entry point cannot be loaded, is not a `Metric`, or has a name that is taken.
     """
-    found = {metric.name: metric for metric in OWN}
+    found = {metric.name: metric for metric in (*OWN, *OF_NUMBERS)}
     for point in sorted(entry_points(group=GROUP)):
         where = f"entry point `{point.name}` of `{GROUP}`, from `{point.dist.name if point.dist else point.value}`,"
         try:
@@ -143,24 +231,29 @@ def find_metric(name: str) -> Metric:
     return metrics()[name]
 
 
-def directed() -> list[Metric]:
-    """Metrics with a direction, for early stopping and validation."""
-    return [metric for metric in metrics().values() if metric.higher_is_better is not None]
+def of_kinds(*kinds: str) -> list[Metric]:
+    """Metrics of tasks of any of the kinds."""
+    return [metric for metric in metrics().values() if set(kinds) & set(metric.kinds)]
 
 
-def reported() -> list[Metric]:
-    """Metrics of a run's page: the headlines, and all that have a direction."""
-    return [metric for metric in metrics().values() if metric.headline or metric.higher_is_better is not None]
+def directed(*kinds: str) -> list[Metric]:
+    """Those with a direction, for early stopping and validation."""
+    return [metric for metric in of_kinds(*kinds) if metric.higher_is_better is not None]
 
 
-def headlines() -> list[Metric]:
+def reported(*kinds: str) -> list[Metric]:
+    """Those of a run's page: the headlines, and all that have a direction."""
+    return [metric for metric in of_kinds(*kinds) if metric.headline or metric.higher_is_better is not None]
+
+
+def headlines(*kinds: str) -> list[Metric]:
     """Headline metrics that have a direction: tables of models side by side show these."""
-    return [metric for metric in directed() if metric.headline]
+    return [metric for metric in directed(*kinds) if metric.headline]
 
 
-def primary() -> Metric:
-    """The first headline metric, which significance tests, the RelaImp of a comparison and plots use."""
-    return headlines()[0]
+def primary(kind: str) -> Metric:
+    """The first headline metric of a kind, which significance tests, the RelaImp of a comparison and plots use."""
+    return headlines(kind)[0]
 
 
 def bounds() -> dict[str, Bound]:

@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from mixrank.components.metrics import Rows, directed, headlines, measure
+from mixrank.components.metrics import Rows, directed, find_metric, headlines, measure
 from mixrank.components.training.batches import TransformedRows, evaluation_batches
 from mixrank.components.transform import KEYS
 from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.schemas import FeatureSpec
-from mixrank.schemas.task_kinds import label_kind
 
 EVALUATION_BATCH = 1024
 
@@ -65,10 +64,12 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows, unknown: Unkno
             parts.setdefault(column, []).append(batch[source].numpy())
         parts.setdefault("__scenario", []).append(batch[spec.scenario.name].numpy())
         for label in spec.labels:
-            truth, score = batch[label.name].numpy(), TASK_KINDS[label.kind].link(logits[label.name]).numpy()
-            whole = label_kind(label.kind).whole and label.given is None
-            parts.setdefault(f"label_{label.name}", []).append(truth.astype(np.int64) if whole else truth)
-            parts.setdefault(f"score_{label.name}", []).append(score.reshape(-1))
+            score = TASK_KINDS[label.kind].link(logits[label.name]).numpy().reshape(-1)
+            truth = batch[label.name].numpy()
+            if label.is_flag and label.given is None:
+                truth = truth.astype(np.int64)
+            parts.setdefault(f"label_{label.name}", []).append(truth if label.scale == 1 else truth * label.scale)
+            parts.setdefault(f"score_{label.name}", []).append(score if label.scale == 1 else score * label.scale)
     columns = {name: np.concatenate(values) for name, values in parts.items()}
     names = np.array([None, *map(str, spec.scenario.values), "other"], dtype=object)
     scenario = names[columns.pop("__scenario")]
@@ -85,11 +86,12 @@ def validation_metrics(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str
     found: dict[str, float] = {"loss": 0.0}
     for label in spec.labels:
         rows = Rows.of(predictions, label.name, spec.user.name)
-        values = measure(rows, directed())
+        values = measure(rows, directed(label.kind))
         found |= {f"{label.name}.{metric}": value for metric, value in values.items()}
-        # As in training, a row that does not count has a loss of 0.
+        # As in training: in the unit of the loss, and 0 for a row that does not count.
+        learned = Rows(rows.labels / label.scale, rows.scores / label.scale, rows.groups)
         share = len(rows.labels) / max(1, len(predictions))
-        found["loss"] += label.weight * share * values[TASK_KINDS[label.kind].loss_metric]
+        found["loss"] += label.weight * share * find_metric(TASK_KINDS[label.kind].loss_metric).of_rows(learned)
     return found
 
 
@@ -100,7 +102,7 @@ def shown_metrics(spec: FeatureSpec) -> list[str]:
         *(
             f"{label.name}.{metric.name}"
             for label in spec.labels
-            for metric in headlines()
+            for metric in headlines(label.kind)
             if metric.name != TASK_KINDS[label.kind].loss_metric
         ),
     ]

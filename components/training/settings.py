@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mixrank.components.metrics import directed, find_metric
 from mixrank.layers import losses
+from mixrank.schemas import Label
 from mixrank.schemas.naming import Declaration, nearest
 from mixrank.schemas.safe_text import shown
 
@@ -166,16 +167,16 @@ class EarlyStopping(Declaration):
     def higher_is_better(self) -> bool:
         return self.metric != "loss" and bool(find_metric(self.metric.rpartition(".")[2]).higher_is_better)
 
-    def check(self, tasks: Iterable[str]) -> None:
+    def check(self, labels: Iterable[Label]) -> None:
         """Refuses a metric that validation does not compute.
 
         Args:
-            tasks: names of the tasks.
+            labels: of the tasks.
 
         Raises:
             ValueError: naming the metric and the nearest valid one.
         """
-        known = ["loss", *(f"{task}.{metric.name}" for task in tasks for metric in directed())]
+        known = ["loss", *(f"{label.name}.{metric.name}" for label in labels for metric in directed(label.kind))]
         if self.metric not in known:
             raise ValueError(f"`early_stopping.metric` is {self.metric!r}{nearest(self.metric, known)}")
 
@@ -263,17 +264,17 @@ class TrainSettings(Declaration):
             )
         return self
 
-    def check(self, tasks: Iterable[str], splits: Collection[str]) -> None:
+    def check(self, labels: Sequence[Label], splits: Collection[str]) -> None:
         """Refuses tasks and splits that the log does not have, and a metric that validation does not compute.
 
         Args:
-            tasks: names of the tasks.
+            labels: of the tasks.
             splits: those that the log is split into.
 
         Raises:
             ValueError: naming the field and the nearest valid name.
         """
-        known = list(tasks)
+        known = [label.name for label in labels]
         for task in self.loss:
             if task not in known:
                 raise ValueError(
@@ -287,7 +288,7 @@ class TrainSettings(Declaration):
                 raise ValueError(
                     "`early_stopping` needs a `valid` split, and this dataset has none: give its `split` one"
                 )
-            self.early_stopping.check(known)
+            self.early_stopping.check(labels)
 
     def on(self, replicas: int) -> TrainSettings:
         """The same training in numbers: `batch_size` per step, and the scaled rates.

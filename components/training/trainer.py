@@ -216,7 +216,7 @@ def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, TrainingStep
 
 def _rounds(job: Job, model: keras.Model) -> Rounds:
     """The rounds' callback; only the chief validates, and only on rows that are not trained on."""
-    job.settings.check(job.spec.tasks, job.rows)
+    job.settings.check(job.spec.labels, job.rows)
     validate, within = None, 0
     if "valid" in job.rows and "valid" not in job.settings.splits and job.workers.chief:
         held_out = job.rows["valid"]

@@ -284,6 +284,8 @@ def _metrics(version: Path) -> str:
     except ValueError:
         # The run folder was moved or cleaned; the version can still be served.
         return ""
-    metric, user = primary(), record.spec.user.name
-    rows = {task: Rows.of(frame, task, user) for task in record.spec.tasks}
-    return ", ".join(f"{task} {metric.title} {metric.of_rows(found):.4f}" for task, found in rows.items())
+    said = []
+    for label in record.spec.labels:
+        metric, rows = primary(label.kind), Rows.of(frame, label.name, record.spec.user.name)
+        said.append(f"{label.name} {metric.title} {metric.of_rows(rows):.4f}")
+    return ", ".join(said)

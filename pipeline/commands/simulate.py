@@ -40,6 +40,7 @@ def simulate(
     from mixrank.components.metrics import headlines
     from mixrank.schemas.datasets import load
     from mixrank.schemas.simulation import read_blocks, write_log
+    from mixrank.schemas.task_kinds import BINARY
 
     given = {"users": users, "items": items, "days": days, "impressions": impressions, "seed": seed}
     settings = _settings({key: value for key, value in given.items() if value is not None}, overrides or [])
@@ -53,7 +54,7 @@ def simulate(
         f"{rows:,} impressions of {settings.items:,} items by {settings.users:,} users on {settings.days} days, "
         f"{clicks / max(rows, 1):.1%} clicked"
     )
-    shown = headlines()
+    shown = headlines(BINARY.name)
     table = Table("click, as predicted by a reader", *(metric.title for metric in shown), title="what can be attained")
     for name, found in attainable(folder, load("simulated").spec).items():
         table.add_row(name, *(f"{found[metric.name]:.4f}" for metric in shown))

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mixrank.components.metrics import Metric, find_metric, headlines, primary
-from mixrank.pipeline.comparing.results import Results, Row, Spread
+from mixrank.components.metrics import Metric, find_metric, headlines
+from mixrank.pipeline.comparing.results import Results, Row, Spread, judged_by
 from mixrank.pipeline.comparing.trial_plan import size
 from mixrank.pipeline.config import Budget
 from mixrank.pipeline.reports import OVERALL, RUN_COLOURS, altair, count, fill, number, percent, svg
 from mixrank.schemas.files import write_text_atomically
+from mixrank.schemas.task_kinds import LABEL_KINDS
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -117,7 +118,7 @@ def plots(results: Results) -> list[Any]:
     """AUC of every training, or lines over the size where the table scales."""
     points = [
         {"model": row.name, "budget": size(row.budget), "size": row.result["dense_parameters"], "task": task}
-        | {metric.name: row.metrics[task, OVERALL, metric.name].values[index] for metric in _shown(results)}
+        | {metric.name: row.metrics[task, OVERALL, metric.name].values[index] for metric in _shown(results, task)}
         for rows in results.parts.values()
         for row in rows
         for task in results.tasks
@@ -127,12 +128,18 @@ def plots(results: Results) -> list[Any]:
         return []
     frame = pd.DataFrame(points)
     if not results.table.scaling:
-        return [_dots(frame)]
-    return [_lines(frame, metric) for metric in _shown(results) if metric.relative]
+        rows = [row for part in results.parts.values() for row in part]
+        metrics = {task: judged_by(rows, task) for task in results.tasks}
+        return [
+            _dots(frame[frame["task"].isin([task for task in metrics if metrics[task] is metric])], metric)
+            for metric in dict.fromkeys(metrics.values())
+        ]
+    every = dict.fromkeys(metric for task in results.tasks for metric in _shown(results, task) if metric.relative)
+    return [_lines(frame.dropna(subset=[metric.name]), metric) for metric in every]
 
 
-def _dots(frame: pd.DataFrame) -> Any:
-    alt, metric = altair(), primary()
+def _dots(frame: pd.DataFrame, metric: Metric) -> Any:
+    alt, frame = altair(), frame.copy()
     names = list(frame.groupby("model")[metric.name].mean().sort_values(ascending=not metric.higher_is_better).index)
     x = {"scale": alt.Scale(zero=False, nice=True), "axis": alt.Axis(tickCount=5, labelOverlap=True)}
     y = alt.Y("model:N", sort=names, title=None)
@@ -167,7 +174,7 @@ def _lines(frame: pd.DataFrame, metric: Metric) -> Any:
 
 def _quality(results: Results, rows: Sequence[Row], task: str, at: str, baselines: Baselines) -> Grid:
     reference = results.table.reference
-    shown = _shown(results)
+    shown, judged = _shown(results, task), judged_by(rows, task).title
     headers = ["model", *(metric.heading for metric in shown), "RelaImp", "p", "p (Holm)", "p (paired)"]
     if reference is None:
         headers.remove("RelaImp")
@@ -193,20 +200,18 @@ def _quality(results: Results, rows: Sequence[Row], task: str, at: str, baseline
     standard = reference if results.table.tested == "reference" else "the best other model"
     notes = [
         "Mean and standard deviation over the seeds."
-        + (f" RelaImp: AUC above 0.5 relative to that of {reference}." if reference else "")
-        + f" p: Welch's two-tailed t-test of AUC against {standard}"
+        + (f" RelaImp: {judged} above 0.5 relative to that of {reference}." if reference else "")
+        + f" p: Welch's two-tailed t-test of {judged} against {standard}"
         f" ({tests} tests at this size; Holm: adjusted for their number; paired: seed by seed, not adjusted)."
     ]
     return Grid(f"{task}{at}", tuple(headers), tuple(cells), frozenset(best), tuple(notes))
 
 
-def _shown(results: Results) -> list[Metric]:
-    """Headline metrics that every training of a table has."""
+def _shown(results: Results, task: str) -> list[Metric]:
+    """Headline metrics of a task that every training of a table has."""
     rows = [row for part in results.parts.values() for row in part]
-    wanted = [(row, task) for row in rows for task in results.tasks]
-    return [
-        metric for metric in headlines() if all((task, OVERALL, metric.name) in row.metrics for row, task in wanted)
-    ]
+    known = headlines(*LABEL_KINDS)
+    return [metric for metric in known if all((task, OVERALL, metric.name) in row.metrics for row in rows)]
 
 
 def _best(means: Sequence[float], metric: Metric) -> list[int]:
@@ -217,12 +222,13 @@ def _best(means: Sequence[float], metric: Metric) -> list[int]:
 
 def _scenarios(results: Results, rows: Sequence[Row], at: str) -> list[Grid]:
     """A grid for every metric; none for a log without scenarios."""
-    columns = list(dict.fromkeys((t, part) for row in rows for t, part, _ in row.metrics if part != OVERALL))
-    if not columns:
-        return []
-    headers = ("model", *(f"{task}, scenario {part}" for task, part in columns))
+    parts = list(dict.fromkeys((t, part) for row in rows for t, part, _ in row.metrics if part != OVERALL))
     found = []
-    for metric in _shown(results):
+    for metric in dict.fromkeys(metric for task in results.tasks for metric in _shown(results, task)):
+        columns = [(task, part) for task, part in parts if metric in _shown(results, task)]
+        if not columns:
+            continue
+        headers = ("model", *(f"{task}, scenario {part}" for task, part in columns))
         cells = [(row.name, *(spread_text(row.metrics[t, part, metric.name]) for t, part in columns)) for row in rows]
         best = {
             (index, column)

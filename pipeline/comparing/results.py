@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from mixrank.components.metrics import find_metric, primary
+from mixrank.components.metrics import Metric, find_metric, headlines
 from mixrank.pipeline.comparing.significance import Slope, holm, paired_t_test, slope, t_test
 from mixrank.pipeline.comparing.trial_plan import Trial
 from mixrank.pipeline.config import Budget, Table
 from mixrank.pipeline.reports import OVERALL
+from mixrank.schemas.task_kinds import LABEL_KINDS
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,10 @@ def _judge(rows: list[Row], table: Table) -> None:
     tasks = list(dict.fromkeys(task for row in rows for task, _, _ in row.metrics))
     tests: list[tuple[Row, str]] = []
     for task in tasks:
-        key = (task, OVERALL, primary().name)
+        metric = judged_by(rows, task)
+        key = (task, OVERALL, metric.name)
         for row in rows:
-            if base is not None and (relative := primary().relative):
+            if base is not None and (relative := metric.relative):
                 row.relative[task] = relative(row.metrics[key].mean, base.metrics[key].mean)
             # A variant with one training cannot be tested, however good it is.
             if others := [other for other in standards if other is not row and other.seeds[0] > 1]:
@@ -160,6 +162,12 @@ def _judge(rows: list[Row], table: Table) -> None:
                 tests.append((row, task))
     for (row, task), adjusted in zip(tests, holm([row.p_value[task] for row, task in tests]), strict=True):
         row.adjusted[task] = adjusted
+
+
+def judged_by(rows: Sequence[Row], task: str) -> Metric:
+    """The metric by which a task is compared: the first headline metric of its kind."""
+    known = {metric for row in rows for name, part, metric in row.metrics if name == task and part == OVERALL}
+    return next(metric for metric in headlines(*LABEL_KINDS) if metric.name in known)
 
 
 def _slopes(parts: dict[Budget, list[Row]]) -> dict[tuple[str, str, str], Slope]:

@@ -96,7 +96,7 @@ def judge(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, dict[str, d
         scores = predictions[f"score_{task.name}"].to_numpy(np.float64)
         counted = {name: rows[~np.isnan(labels[rows])] for name, rows in slices}
         found[task.name] = {
-            name: exact_metrics(labels[rows], scores[rows], users[rows])
+            name: exact_metrics(task.kind, labels[rows], scores[rows], users[rows])
             for name, rows in counted.items()
             if not TASK_REPORTS[task.kind].unjudged(labels[rows])
         }

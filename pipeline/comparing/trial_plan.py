@@ -14,7 +14,7 @@ from mixrank.layers import registry
 from mixrank.layers.ranking import field_names
 from mixrank.pipeline.config import Budget, RunConfig, Table, Tuned, Variant, merged
 from mixrank.pipeline.run_record import RunRecord
-from mixrank.schemas import FeatureSpec
+from mixrank.schemas import FeatureSpec, Match
 from mixrank.schemas.files import write_text_atomically
 from mixrank.schemas.naming import Declaration, nearest, readable
 
@@ -188,16 +188,28 @@ def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
         )
         for h in spec.histories
     }
-    left = [shorter.get(f.name, f) for f in spec.features if f.name not in without]
-    # A match goes with its value and with its histories.
-    searched = {h.name for h in shorter.values() if h.name not in without}
-    for match in spec.matches:
-        histories = [h.name for h in spec.searched(match) if h.name in searched and match.of in shorter[h.name].of]
-        if match in left and (match.of in without or not histories):
-            left.remove(match)
-        elif match in left and match.histories:
-            left[left.index(match)] = match.model_copy(update={"histories": tuple(histories)})
-    return FeatureSpec.model_validate(spec.model_copy(update={"features": tuple(left)}).model_dump())
+    left = FeatureSpec.model_construct(
+        **{**dict(spec), "features": tuple(shorter.get(f.name, f) for f in spec.features if f.name not in without)}
+    )
+    matches = {match.name: _still_possible(left, match) for match in left.matches}
+    features = (matches.get(feature.name, feature) for feature in left.features)
+    return FeatureSpec.model_validate(
+        spec.model_copy(update={"features": tuple(f for f in features if f)}).model_dump()
+    )
+
+
+def _still_possible(spec: FeatureSpec, match: Match) -> Match | None:
+    """What a spec that lacks some features can still compute of a match."""
+    histories = spec.searched(match) if spec.get(match.of) is not None else ()
+    if not histories:
+        return None
+    return match.model_copy(
+        update={
+            "histories": tuple(history.name for history in histories) if match.histories else (),
+            "recency": match.recency and all(spec.gap_of(history) for history in histories),
+            "flags": tuple(flag for flag in match.flags if all(flag in spec.flags_of(h) for h in histories)),
+        }
+    )
 
 
 def size(budget: int | None) -> str:

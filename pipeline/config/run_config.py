@@ -155,7 +155,7 @@ class RunConfig(Declaration):
         spec = dataset.spec
         check_thresholds(self.thresholds, spec)
         check_allowed(self.gates, dataset)
-        self.train.check(spec.tasks, dataset.split_names)
+        self.train.check(spec.labels, dataset.split_names)
         registry.check_spec(self.model.name, spec, field_names(spec), self.model.params, self.model.preset)
         if self.train.warm_start not in (None, PUSHED):
             find_export(self.train.warm_start)

@@ -123,14 +123,14 @@ def _judge(
         return SliceScores(*counts, why=f"only {rows} rows" if rows else "no rows")
     if unjudged := TASK_REPORTS[task.kind].unjudged(labels):
         return SliceScores(*counts, why=unjudged)
-    exact = [exact_metrics(labels, column, users) for column in columns]
-    samples = [resampled_metrics(labels, column, users, drawn) for column in columns]
+    exact = [exact_metrics(task.kind, labels, column, users) for column in columns]
+    samples = [resampled_metrics(task.kind, labels, column, users, drawn) for column in columns]
     none = np.full(len(drawn), np.nan)
     estimates = [
         {metric: Estimate(value, *percentile_interval(sample.get(metric, none))) for metric, value in values.items()}
         for values, sample in zip(exact, samples, strict=True)
     ]
-    why = "" if not math.isnan(exact[0]["gauc"]) else "no GAUC: no user has both outcomes"
+    why = "no GAUC: no user has both outcomes" if math.isnan(exact[0].get("gauc", 0.0)) else ""
     if len(columns) == 1:
         return SliceScores(*counts, model=estimates[0], why=why)
     difference = {
@@ -142,13 +142,15 @@ def _judge(
     }
     relative = {
         metric.name: metric.relative(exact[0][metric.name], exact[1][metric.name])
-        for metric in reported()
+        for metric in reported(task.kind)
         if metric.relative
     }
     trees = estimates[2] if len(estimates) > 2 else {}
     return SliceScores(*counts, estimates[0], estimates[1], difference, relative, why, trees)
 
 
-def exact_metrics(labels: NDArray[Any], scores: NDArray[np.float64], users: NDArray[np.int64]) -> dict[str, float]:
-    """Metric -> value of the metrics of a page; `users` are the groups of the rows."""
-    return measure(Rows(labels, scores, users), reported())
+def exact_metrics(
+    kind: str, labels: NDArray[Any], scores: NDArray[np.float64], users: NDArray[np.int64]
+) -> dict[str, float]:
+    """Metric -> value of a page's metrics of a kind of task; `users` are the groups of the rows."""
+    return measure(Rows(labels, scores, users), reported(kind))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixrank.pipeline.reports.drift_sources import Known, Side
 from mixrank.pipeline.reports.pages import fill
+from mixrank.schemas import Label
 from mixrank.schemas.files import write_atomically, write_text_atomically
 from mixrank.serving.drift import (
     MISSING_COLUMN,
@@ -105,7 +106,7 @@ def compare(baseline: Side, new: Side, known: Known, limits: Limits, min_rows: i
         found += judged
         for kind, tasks in spec.tasks_by_kind.items():
             found += TASK_DRIFT[kind].quality(baseline.judged, new.judged, tasks, limits, min_rows)
-    rates = _label_means(baseline, spec.tasks)
+    rates = _label_means(baseline, spec.labels)
     for kind, tasks in spec.tasks_by_kind.items():
         found += TASK_DRIFT[kind].labels(rates, new.judged, tasks, limits, min_rows)
     if not found:
@@ -195,8 +196,9 @@ def same_scores(baseline: Side, new: Side) -> bool:
     return new.scores_from is not None and new.scores_from == baseline.scores_from
 
 
-def _label_means(side: Side, tasks: Sequence[str]) -> dict[str, float]:
-    """Task -> mean label, of the features' statistics if they hold the label, else of the judged rows."""
+def _label_means(side: Side, labels: Sequence[Label]) -> dict[str, float]:
+    """Task -> mean label, of the features' statistics if they hold the label of all its rows, else of judged rows."""
+    tasks = [label.name for label in labels]
     features: dict[str, Any] = {} if side.statistics is None else by_name(side.statistics)
     means = {
         task: float(side.judged[f"label_{task}"].mean()) if f"label_{task}" in side.judged else math.nan
@@ -204,7 +206,7 @@ def _label_means(side: Side, tasks: Sequence[str]) -> dict[str, float]:
     }
     means |= {
         task: features[task].num_stats.mean
-        for task in tasks
+        for task in (label.name for label in labels if label.given is None)
         if task in features and features[task].num_stats.common_stats.tot_num_values
     }
     return {task: mean for task, mean in means.items() if not math.isnan(mean)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +24,11 @@ def draw_users(num_users: int, *, resamples: int = 200, seed: int = 0) -> NDArra
 
 
 def resampled_metrics(
-    labels: NDArray[np.int64], probabilities: NDArray[np.float64], users: NDArray[np.int64], drawn: NDArray[np.int32]
+    kind: str,
+    labels: NDArray[Any],
+    predictions: NDArray[np.float64],
+    users: NDArray[np.int64],
+    drawn: NDArray[np.int32],
 ) -> dict[str, NDArray[np.float64]]:
     """Every metric of every resample; NaN where it has no value, such as the AUC of one class.
 
@@ -30,16 +36,16 @@ def resampled_metrics(
     models gives paired resamples.
 
     Args:
-        labels: `(rows,)`.
-        probabilities: `(rows,)`.
+        kind: of the task, as in `Label.kind`.
+        labels, predictions: `(rows,)`.
         users: column of each row's user in `drawn`, `(rows,)`.
         drawn: `(resamples, users)`, from `draw_users`.
 
     Returns:
         metric -> `(resamples,)`.
     """
-    rows, weights = Rows(labels, probabilities, users), drawn.astype(np.float64)
-    return {metric.name: metric.of_resamples(rows, weights) for metric in reported() if metric.of_resamples}
+    rows, weights = Rows(labels, predictions, users), drawn.astype(np.float64)
+    return {metric.name: metric.of_resamples(rows, weights) for metric in reported(kind) if metric.of_resamples}
 
 
 def percentile_interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:

@@ -23,13 +23,17 @@ BINS = 15
 
 def primary_by_scenario(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> Markup:
     """The primary metric with intervals of every judged scenario, one panel per task."""
-    points, metric = [], primary()
+    points, kinds = [], {label.name: label.kind for run in runs for label in run.record.spec.labels}
+    titles = {task: primary(kind).title for task, kind in kinds.items()}
+    one = len(set(titles.values())) == 1
+    title = next(iter(titles.values())) if one else "metric"
     for run, rows in zip(runs, scores, strict=True):
         for row in rows:
             for name, estimates in ((run.name, row.model), (BASELINE, row.baseline if run is runs[0] else {})):
                 if estimates:
-                    points.append({"task": row.task, "slice": row.title, "rows": row.rows, "model": name}
-                                  | estimates[metric.name].__dict__)  # fmt: skip
+                    panel = row.task if one else f"{titles[row.task]} of {row.task}"
+                    points.append({"task": panel, "slice": row.title, "rows": row.rows, "model": name}
+                                  | estimates[primary(kinds[row.task]).name].__dict__)  # fmt: skip
     frame = pd.DataFrame(points)
     order = list(dict.fromkeys(frame.sort_values("rows", ascending=False)["slice"]))
     names = _names(runs, BASELINE in set(frame["model"]))
@@ -41,27 +45,53 @@ def primary_by_scenario(runs: Sequence[RunFolder], scores: Sequence[list[SliceSc
     )
     scale = alt.Scale(zero=False, nice=True)
     ranges = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("low:Q", scale=scale, title=f"{metric.title}, 95 % interval", axis=alt.Axis(tickCount=7)), x2="high:Q"
+        x=alt.X("low:Q", scale=scale, title=f"{title}, 95 % interval", axis=alt.Axis(tickCount=7)), x2="high:Q"
     )
     dots = base.mark_point(filled=True, size=55, opacity=1).encode(x=alt.X("value:Q", scale=scale))
     return svg(
         (ranges + dots)
         .properties(width=480, height=alt.Step(max(11, 24 // len(names))))
-        .facet(alt.Facet("task:N", title=None)),
-        f"{metric.title} by scenario",
+        .facet(alt.Facet("task:N", title=None))
+        .resolve_scale(x="shared" if one else "independent"),
+        f"{title} by scenario",
     )
 
 
 def calibration_curve(runs: Sequence[RunFolder], tasks: Collection[str]) -> Markup:
     """Mean prediction against observed rate in bins of equal size; the diagonal is right."""
-    points = []
-    for run, task, labels, probabilities in _columns(runs, tasks):
-        order = np.argsort(probabilities, kind="stable")
-        for part in np.array_split(order, min(BINS, len(order))):
-            points.append({"model": run, "task": task, "predicted": probabilities[part].mean(),
-                           "observed": labels[part].mean()})  # fmt: skip
-    return _square(pd.DataFrame(points), "predicted", "observed", "mean prediction", "observed rate",
+    return _square(_means(runs, tasks), "predicted", "observed", "mean prediction", "observed rate",
                    "Calibration curve", points=True)  # fmt: skip
+
+
+def mean_by_prediction(runs: Sequence[RunFolder], tasks: Collection[str]) -> Markup:
+    """Mean prediction against mean label in bins of equal size; the diagonal is right."""
+    frame, alt = _means(runs, tasks), altair()
+    names = sorted(dict.fromkeys(frame["model"]), key=lambda name: name == BASELINE)
+    panels = []
+    # Every task has a unit of its own.
+    for task, own in frame.groupby("task", sort=False):
+        values = own[["predicted", "observed"]].to_numpy()
+        ends = [min(0.0, float(values.min())), 1.05 * float(values.max())]
+        scale = alt.Scale(domain=ends, nice=False)
+        lines = alt.Chart(own, title=str(task)).mark_line(strokeWidth=2, point={"size": 28})
+        lines = lines.encode(
+            x=alt.X("predicted:Q", scale=scale, title="mean prediction", axis=alt.Axis(tickCount=5)),
+            y=alt.Y("observed:Q", scale=scale, title="mean label", axis=alt.Axis(tickCount=5)),
+            color=_colours(names),
+        )
+        diagonal = alt.Chart(pd.DataFrame({"x": ends, "y": ends})).mark_line(color=MUTED, strokeDash=[4, 4])
+        panels.append((diagonal.encode(x="x:Q", y="y:Q") + lines).properties(width=250, height=250))
+    return svg(alt.hconcat(*panels), "Predicted and actual")
+
+
+def _means(runs: Sequence[RunFolder], tasks: Collection[str]) -> pd.DataFrame:
+    points = []
+    for run, task, labels, predictions in _columns(runs, tasks):
+        order = np.argsort(predictions, kind="stable")
+        for part in np.array_split(order, min(BINS, len(order))):
+            points.append({"model": run, "task": task, "predicted": predictions[part].mean(),
+                           "observed": labels[part].mean()})  # fmt: skip
+    return pd.DataFrame(points)
 
 
 def roc(runs: Sequence[RunFolder], tasks: Collection[str]) -> Markup:
@@ -105,7 +135,8 @@ def training_curves(runs: Sequence[RunFolder]) -> Markup | None:
     """Training loss and validation metrics by samples trained on; None if no run logged its training."""
     points = []
     # The loss is already beside the training loss.
-    shown = {"loss", *(metric.name for metric in headlines() if metric.name != "log_loss")}
+    kinds = {label.kind for run in runs for label in run.record.spec.labels}
+    shown = {"loss", *(metric.name for metric in headlines(*kinds) if metric.name != "log_loss")}
     for run in runs:
         for point in (point for entry in run.training for point in entry["curve"]):
             valid = {k: v for k, v in point["valid"].items() if k.rpartition(".")[2] in shown}

@@ -95,7 +95,9 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
     for name in ("task", runs[0].scenario, *(("run",) if several else ())):
         table.add_column(name, no_wrap=True)
     # Short enough for 80 columns.
-    shown, main = [metric for metric in reported() if metric.headline], primary().name
+    kinds = _kinds(runs)
+    shown = [metric for metric in reported(*kinds.values()) if metric.headline]
+    main = {task: primary(kind) for task, kind in kinds.items()}
     titles = [metric.narrow_heading for metric in shown]
     for name in ("rows", *titles, *(("Base", "RelaImp") if based else ()), *(("Trees",) if barred else ())):
         table.add_column(name, justify="right", no_wrap=True)
@@ -108,19 +110,21 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
                 skipped.setdefault(f"{row.title}: {row.why}", set()).add(row.task)
                 continue
             cells = [row.task, row.title, *([numbers[run.name]] if several else []), f"{row.rows:,}"]
-            cells += [number(row.model[metric.name].value) for metric in shown]
+            cells += [number(row.model[m.name].value) if m.name in row.model else "" for m in shown]
+            first = main[row.task].name
             if based:
                 cells += (
-                    [number(row.baseline[main].value), percent(row.relative.get(main, math.nan))]
+                    [number(row.baseline[first].value), percent(row.relative.get(first, math.nan))]
                     if row.baseline
                     else ["-"] * 2
                 )
             if barred:
-                cells.append(number(row.trees[main].value) if row.trees else "-")
+                cells.append(number(row.trees[first].value) if row.trees else "-")
             table.add_row(*cells, style="bold" if row.slice == OVERALL else None)
     notes = [f"run {position}: {name}" for name, position in numbers.items()] if several else []
-    notes += [f"Base: {primary().title} of the additive log-odds baseline"] if based else []
-    notes += [f"Trees: {primary().title} of boosted trees"] if barred else []
+    judged_by = " or ".join(dict.fromkeys(metric.title for metric in main.values()))
+    notes += [f"Base: {judged_by} of the additive baseline"] if based else []
+    notes += [f"Trees: {judged_by} of boosted trees"] if barred else []
     if skipped:
         every = {task for run in runs for task in run.tasks}
         named = (why if tasks == every else f"{why} ({', '.join(sorted(tasks))})" for why, tasks in skipped.items())
@@ -134,14 +138,14 @@ def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> st
     from mixrank.pipeline.reports import plots
 
     judged = any(row.model for rows in scores for row in rows)
+    kinds = _kinds(runs)
     values = {
         "runs": runs,
-        "tasks": list(dict.fromkeys(task for run in runs for task in run.tasks)),
+        "tasks": list(kinds),
         "groups": side_by_side(scores),
-        "metrics": reported(),
-        "primary": primary(),
-        "titles": {metric.name: metric.heading for metric in reported()},
-        "compared": [metric for metric in reported() if metric.relative],
+        "metrics_of": {task: reported(kind) for task, kind in kinds.items()},
+        "primary_of": {task: primary(kind) for task, kind in kinds.items()},
+        "titles": {metric.name: metric.heading for metric in reported(*kinds.values())},
         "overall": OVERALL,
         "resamples": RESAMPLES,
         "min_rows": MIN_ROWS,
@@ -160,6 +164,11 @@ def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> st
     }
     filters = {each.__name__: each for each in (number, signed, percent, count, seconds)}
     return fill("report.html", values, filters)
+
+
+def _kinds(runs: Sequence[RunFolder]) -> dict[str, str]:
+    """Task -> its kind, of all runs."""
+    return {label.name: label.kind for run in runs for label in run.record.spec.labels}
 
 
 def side_by_side(scores: Sequence[list[SliceScores]]) -> list[list[SliceScores | None]]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mixrank.pipeline.reports import plots
 from mixrank.pipeline.reports.run_folder import RunFolder
+from mixrank.schemas.task_kinds import NUMBERS
 
 # With fewer rows of a class an interval is wider than any difference between models.
 MIN_OF_CLASS = 10
@@ -52,6 +53,21 @@ def _too_few_of_a_class(labels: NDArray[Any]) -> str:
     return f"only {count} rows with label {rare}" if count < MIN_OF_CLASS else ""
 
 
+def _all_equal(labels: NDArray[Any]) -> str:
+    return f"every label is {labels[0]:g}" if (labels == labels[0]).all() else ""
+
+
+_OF_NUMBERS = TaskReport(
+    unjudged=_all_equal,
+    plots=(
+        Plot(
+            "Predicted and actual",
+            plots.mean_by_prediction,
+            "Bins of equal size; above the dashed line the predictions are too low, below it too high.",
+        ),
+    ),
+)
+
 TASK_REPORTS = {
     "binary": TaskReport(
         unjudged=_too_few_of_a_class,
@@ -65,4 +81,5 @@ TASK_REPORTS = {
             Plot("Scores", plots.score_distribution, wide=True),
         ),
     ),
+    **dict.fromkeys(NUMBERS, _OF_NUMBERS),
 }

@@ -19,7 +19,7 @@ import numpy as np
 
 from mixrank.schemas.arrow import pa, pc
 from mixrank.schemas.encode import FLOAT32_END, PADDING, fits_float32
-from mixrank.schemas.task_kinds import BINARY
+from mixrank.schemas.task_kinds import BINARY, label_kind
 
 Kind = Literal["int", "str", "float", "flag", "time"]
 # Missing values as text files and careless exports write them; a `Table` may add its own.
@@ -50,6 +50,7 @@ class RawColumn:
         single: bool. Whether a value that is no list counts as a list of one.
         format, unit, timezone: of a time, as in `EventTime`.
         decimal, thousands, missing: of text, as in `Table`.
+        label: kind of the label that its numbers are, or "".
     """
 
     name: str
@@ -65,6 +66,7 @@ class RawColumn:
     decimal: Literal[".", ","] = "."
     thousands: str | None = None
     missing: tuple[str, ...] = ()
+    label: str = ""
 
     @property
     def value_type(self) -> pa.DataType:
@@ -97,6 +99,12 @@ def convert(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[int, str
         return _lists(array, column)
     array, several = _unlisted(array)
     typed, bad = _typed(array, column)
+    if column.label:
+        kind = label_kind(column.label)
+        wrong = pc.is_in(typed, pa.array(kind.wrong(pc.unique(typed.drop_null()).to_pylist()), typed.type))
+        wrong = wrong.to_numpy(zero_copy_only=False)
+        bad |= {int(position): f"is not {kind.expected}" for position in np.flatnonzero(wrong)}
+        typed = pc.if_else(pa.array(wrong), pa.scalar(None, typed.type), typed)
     if column.required:
         for position in np.flatnonzero(typed.is_null().to_numpy(zero_copy_only=False)):
             bad.setdefault(int(position), "is missing")

@@ -19,15 +19,15 @@ class Counters:
 
     def __init__(self, tasks: Iterable[str]) -> None:
         self.rows = self.bad = 0
-        self._scores: dict[str, dict[str, Any]] = {
-            task: {"null": 0, "sum": 0.0, "min": None, "max": None, "histogram": [0] * BINS} for task in tasks
-        }
+        empty = {"null": 0, "known": 0, "sum": 0.0, "min": None, "max": None}
+        self._scores: dict[str, dict[str, Any]] = {task: {**empty, "histogram": [0] * BINS} for task in tasks}
 
     def add(self, scores: Mapping[str, np.ndarray], bad: int = 0) -> None:
         """Counts a batch.
 
         Args:
-            scores: task -> probability of every good row; not finite where the model gave none.
+            scores: task -> prediction of every good row; not finite where the model gave none. The histogram is of
+                [0, 1], where probabilities are; predicted numbers outside are not in it.
             bad: rows of the batch that were not scored.
         """
         self.rows += bad + len(next(iter(scores.values())))
@@ -37,6 +37,7 @@ class Counters:
             histogram, _ = np.histogram(finite, BINS, (0.0, 1.0))
             own = {
                 "null": len(values) - len(finite),
+                "known": len(finite),
                 "sum": float(finite.sum()),
                 "min": float(finite.min()) if len(finite) else None,
                 "max": float(finite.max()) if len(finite) else None,
@@ -56,7 +57,7 @@ def total(counts: Iterable[Mapping[str, Any]], tasks: Iterable[str]) -> dict[str
         whole["bad"] += one["bad"]
         whole["scores"] = {task: _sum(whole["scores"][task], one["scores"][task]) for task in whole["scores"]}
     for scores in whole["scores"].values():
-        known = sum(scores["histogram"])
+        known = scores.pop("known")
         scores["mean"] = scores.pop("sum") / known if known else None
     return whole
 
@@ -66,6 +67,7 @@ def _sum(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     most = [value for value in (one["max"], other["max"]) if value is not None]
     return {
         "null": one["null"] + other["null"],
+        "known": one["known"] + other["known"],
         "sum": one["sum"] + other["sum"],
         "min": min(least, default=None),
         "max": max(most, default=None),

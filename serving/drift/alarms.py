@@ -12,6 +12,7 @@ SCHEMA, LENGTH, LABEL_RATE = "schema", "length", "label rate"
 L_INFINITY, JENSEN_SHANNON = "L-infinity", "Jensen-Shannon"
 PSI, SCORE_JS, KS = "PSI", "score Jensen-Shannon", "Kolmogorov-Smirnov"
 CALIBRATION, AUC = "calibration", "AUC"
+LABEL_MEAN, BIAS, ERROR = "label mean", "bias", "mean absolute error"
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Limits:
         missing: float > 0. Rise of the share of rows without a value.
         unseen: float > 0. Rise of the share of values outside the vocabulary.
         length: float > 0. Kolmogorov-Smirnov distance of the lengths of lists and histories.
-        label: float > 0. Relative change of the share of positive labels.
+        label: float > 0. Relative change of the share of positive labels, or of the mean of labels that are numbers.
         psi: float > 0. Population stability index of a task's scores.
         js: float > 0. Jensen-Shannon divergence of a task's scores, in bits.
         ks: float > 0. Kolmogorov-Smirnov distance of a task's scores.
         calibration: float > 0. Relative change of mean score over mean label.
         auc: float > 0. Fall of the area under the ROC curve.
+        bias: float > 0. Change of the mean error of predicted numbers, in standard deviations of the labels.
+        error: float > 0. Relative rise of the mean absolute error of predicted numbers.
     """
 
     category: float = 0.1
@@ -43,6 +46,8 @@ class Limits:
     ks: float = 0.18
     calibration: float = 0.25
     auc: float = 0.02
+    bias: float = 0.1
+    error: float = 0.25
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -124,5 +129,5 @@ def worst_first(findings: list[Finding]) -> list[Finding]:
 
 
 def _depth(finding: Finding) -> int:
-    tasks = (PSI, SCORE_JS, KS, CALIBRATION, AUC, LABEL_RATE)
+    tasks = (PSI, SCORE_JS, KS, CALIBRATION, AUC, LABEL_RATE, LABEL_MEAN, BIAS, ERROR)
     return {MISSING_COLUMN: 0, SCHEMA: 1}.get(finding.measure, 2 + (finding.measure in tasks) + bool(finding.scenario))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from mixrank.schemas.task_kinds import NUMBERS
 from mixrank.serving.drift.alarms import Finding
+from mixrank.serving.drift.number_drift import error_findings, mean_findings
 from mixrank.serving.drift.score_drift import label_findings, quality_findings
 
 
@@ -21,4 +23,7 @@ class TaskDrift(NamedTuple):
     quality: Callable[..., list[Finding]]
 
 
-TASK_DRIFT = {"binary": TaskDrift(label_findings, quality_findings)}
+TASK_DRIFT = {
+    "binary": TaskDrift(label_findings, quality_findings),
+    **dict.fromkeys(NUMBERS, TaskDrift(mean_findings, error_findings)),
+}

@@ -219,7 +219,7 @@ def _require(spec: FeatureSpec, raw: Mapping[str, tf.RaggedTensor]) -> list[tf.O
 
 def _prediction(label: Label, logits: tf.Tensor) -> tf.Tensor:
     finite = tf.debugging.check_numerics(logits, f"the model has no finite score for task `{label.name}`")
-    return TASK_KINDS[label.kind].link(tf.reshape(finite, [-1, 1]))
+    return label.scale * TASK_KINDS[label.kind].link(tf.reshape(finite, [-1, 1]))
 
 
 def _embeddings(spec: FeatureSpec, model: keras.Model) -> dict[str, dict[str, Any]]:

@@ -123,11 +123,11 @@ def test_a_wrong_declaration_is_refused(declare, message):
         (lambda: spec(CLIP, s.TimeGap("gap")), "`gap` is a history-only field but no history lists it"),
         (
             lambda: spec(labels=(s.Label("click"), s.Label("buy", given="clik"))),
-            "label `buy` is given 'clik', which must be another label; did you mean `click`",
+            "label `buy` is given 'clik', which must be another binary label; did you mean `click`",
         ),
         (
             lambda: spec(labels=(s.Label("click", given="click"),)),
-            "`click` is given 'click', which must be another",
+            "`click` is given 'click', which must be another binary",
         ),
         (
             lambda: spec(CLIP, PAST, s.Match("had", of="clp")),

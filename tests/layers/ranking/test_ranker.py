@@ -94,7 +94,7 @@ def test_without_action_and_gap_any_field_makes_an_event(spec, sizes):
     plain = _with_features(
         spec,
         lambda old: (
-            *(f for f in old if f.type not in ("action", "time_gap", "history")),
+            *(f for f in old if f.type not in ("action", "time_gap", "history", "match")),
             History("past", of=("clip", "tag"), length=5, window="before"),
             History("today", of=("clip",), length=3, window="within"),
         ),

@@ -115,7 +115,7 @@ def test_the_columns_of_the_request_have_one_row(make, spec):
     _, ranker = make("hemix")
     shapes = {name: x.shape for name, x in model_inputs(spec).items()}
     assert {name: x.shape for name, x in ranker.input.items()} == {
-        name: (None if name in ("clip", "tag", "seconds") else 1, *shape[1:]) for name, shape in shapes.items()
+        name: (None if name in ("clip", "tag", "seconds", "had") else 1, *shape[1:]) for name, shape in shapes.items()
     }
 
 

@@ -113,9 +113,12 @@ def test_a_model_without_a_feature_does_not_see_it_in_histories_either():
     spec = datasets.load("kuairand").spec
     less = seen(spec, ("realtime", "author_id"))
     assert [history.name for history in less.histories] == ["global"]
-    assert "author_id" not in {feature.name for feature in less.features}
+    assert not {"author_id", "same_author_id"} & {feature.name for feature in less.features}
+    assert less.get("same_video_id") == spec.get("same_video_id")
     (history,) = (feature for feature in less.features if isinstance(feature, History))
     assert history.of == ("video_id", "tag", "action", "gap")
+    without = seen(spec, ("realtime.action", "gap"))
+    assert without.get("same_tag").flags == () and not without.get("same_tag").recency
     blind = {history.name: history.of for history in seen(spec, ("realtime.action",)).histories}
     assert blind["realtime"] == ("video_id", "author_id", "tag", "gap")
     assert blind["global"] == ("video_id", "author_id", "tag", "action", "gap")
