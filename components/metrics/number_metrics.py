@@ -31,7 +31,7 @@ class GroupXauc(NamedTuple):
 def xauc(labels: ArrayLike, predictions: ArrayLike) -> float:
     """Share of the pairs of rows with different labels that predictions order alike; ties of predictions count half.
 
-    `XAUC = 1/2 + (concordant - discordant) / (2 pairs)`, for 0/1 labels the AUC (Zhan et al., "Deconfounding Duration
+    `XAUC = 1/2 + (concordant - discordant) / (2 pairs)`, for two classes the AUC (Zhan et al., "Deconfounding Duration
     Bias in Watch-time Prediction for Video Recommendation", KDD 2022). By Kendall's tau-b in O(n log n).
 
     Returns:

@@ -29,23 +29,11 @@ from mixrank.schemas import (
 # In the logs a day is a day in China.
 ZONE = "Asia/Shanghai"
 OUTCOMES = ("is_click", "long_view")
-COUNTED: dict[str, tuple[str, ...]] = {
-    "video": ("video_id",),
-    "author": ("author_id",),
-    "tag": ("tag",),
-    "video_tab": ("video_id", "tab"),
-    "user_author": ("user_id", "author_id"),
-    "user_tag": ("user_id", "tag"),
-    "user": ("user_id",),
-    "user_tab": ("user_id", "tab"),
-}
 RATES = {
-    f"{name}_{label}": Popularity(of=of, label=label, timezone=ZONE)
-    for name, of in COUNTED.items()
+    f"{item}_{label}": Popularity(of=f"{item}_id", label=label, timezone=ZONE)
+    for item in ("video", "author")
     for label in OUTCOMES
 }
-# Those that say nothing of the video are of the user, and so the same for all candidates of a request.
-OF_USER = {f"{name}_{label}" for name in ("user", "user_tab") for label in OUTCOMES}
 FIELDS = ("video_id", "author_id", "tag", "action", "gap")
 
 SPEC = FeatureSpec(
@@ -76,7 +64,7 @@ SPEC = FeatureSpec(
         Categorical("music_type", group="item", dim=4),
         MultiCategorical("tag", group="item", separator=",", max_length=3, dim=8, vocab=Vocab(min_count=2)),
         Numeric("video_duration", group="item", transform="bucketize", buckets=32, dim=8),
-        *(Numeric(name, group="user" if name in OF_USER else "item") for name in RATES),
+        *(Numeric(name, group="item") for name in RATES),
         Numeric("video_rows", group="item", transform="log1p_standardize"),
         Categorical("hourmin", group="context", dim=8),
         Action("action", flags=("is_click", "long_view", "is_like", "is_follow", "is_comment", "is_forward")),

@@ -153,10 +153,11 @@ def test_quantile_buckets_are_equally_full_and_missing_is_zero(transformed):
     np.testing.assert_allclose(shares, 0.25, atol=0.06)
 
 
-def test_labels_keep_their_zeros(transformed):
-    for task in ("click", "buy"):
-        assert [new[task] for _, new in transformed] == [old[task] for old, _ in transformed]
-        assert 0 < sum(old[task] for old, _ in transformed) < len(transformed)
+def test_labels_keep_their_zeros_and_are_unknown_without_what_they_are_given(transformed):
+    assert [new["click"] for _, new in transformed] == [old["click"] for old, _ in transformed]
+    expected = [old["buy"] if old["click"] else np.nan for old, _ in transformed]
+    np.testing.assert_array_equal([new["buy"] for _, new in transformed], expected)
+    assert len(set(expected)) > 2 and 0 < sum(old["click"] for old, _ in transformed) < len(transformed)
 
 
 def test_keys_pass_through(transformed):

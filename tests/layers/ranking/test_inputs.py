@@ -27,6 +27,7 @@ def test_every_transformed_column_is_an_input(spec):
         "today_tag": ("int64", (6,)),
         "today_action": ("int64", (3,)),
         "today_gap": ("int64", (3,)),
+        "had": ("float32", (3,)),
     }
     assert all(tensor.name == name for name, tensor in inputs.items())
 
