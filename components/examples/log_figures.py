@@ -69,6 +69,11 @@ def shard_figures(
     places = {name: SPLITS.index(name) for name in dataset.split_names}
     rows = np.bincount(split[split >= 0], minlength=len(SPLITS))
     labels = {label.name: log[label.name].numbers(np.float64) for label in spec.labels}
+    # A number is told by whether it is above its median.
+    high = {
+        label.name: labels[label.name] > (0 if label.is_flag else np.median(labels[label.name]) if len(time) else 0)
+        for label in spec.labels
+    }
     inputs = {spec.scenario.name: False} | {feature.name: feature.kind == "float" for feature in spec.inputs}
     years, counts = np.unique(time.astype("datetime64[ms]").astype("datetime64[Y]"), return_counts=True)
     return Figures(
@@ -90,7 +95,7 @@ def shard_figures(
             for name, cut in histories.items()
         },
         features={feature.name: _feature(feature, log[feature.name], split, places) for feature in spec.inputs},
-        alone={name: _alone(is_number, log[name], labels, split) for name, is_number in inputs.items()},
+        alone={name: _alone(is_number, log[name], labels, high, split) for name, is_number in inputs.items()},
         first_ms=int(time.min()) if len(time) else None,
         last_ms=int(time.max()) if len(time) else None,
         years={str(year): int(count) for year, count in zip(years, counts, strict=True)},
@@ -136,7 +141,11 @@ def _feature(feature: RowFeature, column: Coded, split: NDArray[np.int64], place
 
 
 def _alone(
-    is_number: bool, column: Coded, labels: dict[str, NDArray[np.float64]], split: NDArray[np.int64]
+    is_number: bool,
+    column: Coded,
+    labels: dict[str, NDArray[np.float64]],
+    high: dict[str, NDArray[np.bool_]],
+    split: NDArray[np.int64],
 ) -> dict[str, Separation]:
     """Label -> how well the column alone tells the evaluation rows, counted on the training rows."""
     training, evaluated = split == SPLITS.index("train"), split == SPLITS.index("eval")
@@ -152,12 +161,12 @@ def _alone(
     found = {}
     for name, truth in labels.items():
         rows = np.bincount(seen, minlength=len(values)).astype(np.float64)
-        positives = np.bincount(seen, truth[training] != 0, minlength=len(values))
+        positives = np.bincount(seen, high[name][training], minlength=len(values))
         prior = positives.sum() / max(1, rows.sum())
         # Of the tokens, then the mean over those of each value.
         rate = (np.bincount(token, positives[owner]) + prior) / (np.bincount(token, rows[owner]) + 1)
         score = np.bincount(owner, rate[token], len(values)) / np.bincount(owner, minlength=len(values))
-        ahead = np.bincount(judged, truth[evaluated] != 0, minlength=len(values))
+        ahead = np.bincount(judged, high[name][evaluated], minlength=len(values))
         behind = np.bincount(judged, minlength=len(values)) - ahead
         pairs, ordered = ordered_pairs(score, ahead, behind)
         unequal = numbers[codes] != truth
@@ -167,7 +176,7 @@ def _alone(
             rows=int(compared.sum()),
             unequal=int(unequal[compared].sum()),
             present=int(present.sum()),
-            present_positives=int((truth[present] != 0).sum()),
+            present_positives=int(high[name][present].sum()),
         )
     return found
 

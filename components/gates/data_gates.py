@@ -180,12 +180,13 @@ def _empty_features(figures: Figures, dataset: Dataset) -> list[Finding]:
 
 def _leakage(figures: Figures, dataset: Dataset, gates: GateSettings) -> list[Finding]:
     findings = []
+    flags = {label.name for label in dataset.spec.labels if label.is_flag}
     for feature, labels in figures.alone.items() if gates.max_auc_alone is not None else ():
         for label, found in labels.items():
             pair, auc = f"feature `{feature}`", found.auc
-            if found.rows and not found.unequal and not _one_class(figures, label):
+            if found.rows and not found.unequal and not (label in flags and _one_class(figures, label)):
                 problem = f"{pair} equals label `{label}` in all {found.rows} rows; remove it"
-            elif _after(figures, label, found):
+            elif label in flags and _after(figures, label, found):
                 problem = (
                     f"{pair} has a value in {found.present} rows, and label `{label}` is 1 in all of them; remove it "
                     "if it is known only after the label"

@@ -76,12 +76,12 @@ class Separation(Declaration):
     """How well one feature alone tells a label, on rows it was not counted on.
 
     Args:
-        pairs: pairs of a positive and a negative row.
+        pairs: pairs of a positive and a negative row; of a label that is a number, of one above its median and another.
         ordered: those with the higher rate at the positive row; ties count half.
         rows: rows of all splits in which feature and label were compared.
         unequal: those in which the feature is not the label itself.
         present: those in which the feature has a value.
-        present_positives: those of them with a label that is not 0.
+        present_positives: those of them with a label that is not 0, or above its median if it is a number.
     """
 
     pairs: int = 0
