@@ -18,7 +18,7 @@ import tensorflow as tf
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.arrow import open_parquet
 from mixrank.schemas.encode import decode
-from mixrank.serving.base import is_version, load_spec
+from mixrank.serving.base import differences, is_version, load_spec
 from mixrank.serving.batch_scoring import score as score_on_beam
 from mixrank.serving.client import Client
 from mixrank.serving.dev_server import running
@@ -37,7 +37,7 @@ class Difference:
         way: the way of scoring.
         task: the task.
         rows: number of rows compared, at least one.
-        largest: largest absolute difference of two probabilities; NaN if a score is not a number.
+        largest: largest difference of two predictions, as of `differences`; NaN if a score is not a number.
         row: position of the row with this difference.
     """
 
@@ -150,7 +150,7 @@ def _served(spec: FeatureSpec, row: Mapping[str, Any]) -> dict[str, Any]:
 def _difference(way: str, task: str, expected: np.ndarray, got: np.ndarray) -> Difference:
     if not 0 < len(got) <= len(expected):
         raise ValueError(f"{way} answered {len(got)} scores of {task} for {len(expected)} rows")
-    off = np.abs(np.asarray(got, np.float64) - np.asarray(expected[: len(got)], np.float64))
+    off = differences(got, expected[: len(got)])
     # argmax treats NaN as the largest value.
     row = int(np.argmax(off))
     return Difference(way, task, len(got), float(off[row]), row)

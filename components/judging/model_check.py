@@ -29,7 +29,7 @@ from mixrank.schemas import FeatureSpec
 from mixrank.schemas.arrow import read_frame
 from mixrank.schemas.encode import decode
 from mixrank.schemas.files import write_text_atomically
-from mixrank.serving.base import write_sums
+from mixrank.serving.base import differences, write_sums
 from mixrank.serving.export import GOLDEN_FILE, request_and_item, write_golden, write_warmup
 
 TIMEOUT_S = 600
@@ -94,7 +94,7 @@ class ModelCheck(base_component.BaseComponent):
         model, model_run: outputs of the Trainer.
         spec: columns of a row.
         rows: int >= 1. Number of evaluation rows sent.
-        tolerance: float > 0. Largest difference of two probabilities that counts as equal.
+        tolerance: float > 0. Largest difference of two predictions, as of `differences`, that counts as equal.
         source: fingerprint of the code, so that an edit is noticed by the cache.
     """
 
@@ -224,7 +224,7 @@ def compare(
         if not np.isfinite(got).all():
             reasons.append(f"{name} answers NaN or infinity for {int((~np.isfinite(got)).sum())} rows")
             continue
-        difference = float(np.max(np.abs(got - checked[f"score_{task}"].to_numpy())))
+        difference = float(np.max(differences(got, checked[f"score_{task}"])))
         if difference > tolerance:
             reasons.append(f"{name} differs from the trained model by {difference:.2g}, allowed is {tolerance:.2g}")
     return reasons

@@ -27,7 +27,9 @@ def parity(
         str | None, typer.Option(help="Pattern of TFRecord files with joined rows (default: those of the run).")
     ] = None,
     rows: Annotated[int, typer.Option(help="Number of rows to compare, from the first.", min=1)] = 512,
-    tolerance: Annotated[float, typer.Option(help="Maximum difference between two probabilities.", min=0)] = 1e-5,
+    tolerance: Annotated[
+        float, typer.Option(help="Maximum difference between two predictions; above 1, relative to their size.", min=0)
+    ] = 1e-5,
     target: Annotated[
         list[str] | None,
         typer.Option(help="Server to ask, http://host:8501 or grpc://host:8500; repeatable (default: start one here)."),

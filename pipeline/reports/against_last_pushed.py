@@ -14,6 +14,7 @@ from mixrank.pipeline.reports.intervals import draw_users, percentile_interval, 
 from mixrank.pipeline.reports.run_folder import RunFolder
 from mixrank.pipeline.reports.task_kinds import TASK_REPORTS
 from mixrank.schemas import Label
+from mixrank.serving.base import differences
 
 OVERALL = "overall"
 # With fewer rows an interval is wider than any difference between models.
@@ -103,7 +104,7 @@ def disagreements(run: RunFolder, scores: list[SliceScores]) -> list[tuple[Slice
     for row in scores:
         for metric, estimate in row.model.items():
             theirs = run.tfma.get((row.task, row.slice, metric), estimate.value)
-            if not math.isnan(estimate.value) and not abs(theirs - estimate.value) <= TFMA_TOLERANCE:
+            if not math.isnan(estimate.value) and not differences(theirs, estimate.value) <= TFMA_TOLERANCE:
                 found.append((row, metric, estimate.value, theirs))
     return found
 
@@ -117,7 +118,7 @@ def _judge(
     users: NDArray[np.int64],
     drawn: NDArray[np.int32],
 ) -> SliceScores:
-    rows, positives = len(labels), int(labels.sum())
+    rows, positives = len(labels), int((labels > 0).sum())
     counts = (task.name, value, title, rows, positives, len(np.unique(users)))
     if rows < MIN_ROWS:
         return SliceScores(*counts, why=f"only {rows} rows" if rows else "no rows")

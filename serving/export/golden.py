@@ -16,7 +16,7 @@ from typing import Any
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.encode import to_instance
 from mixrank.schemas.files import write_text_atomically
-from mixrank.serving.base import METADATA, load_spec
+from mixrank.serving.base import METADATA, differences, load_spec
 
 GOLDEN_FILE = "assets.extra/golden.jsonl"
 
@@ -88,7 +88,7 @@ def check_golden(rows: Sequence[GoldenRow], scorer: Scorer, *, version: int, fol
         scorer: asks the version.
         version: number of the version.
         folder: its SavedModel; the feature spec inside pads the rows. Without a spec, rows are sent as they are.
-        tolerance: maximum difference of a score.
+        tolerance: maximum difference of a score, as of `differences`.
 
     Returns:
         The largest difference.
@@ -106,7 +106,7 @@ def check_golden(rows: Sequence[GoldenRow], scorer: Scorer, *, version: int, fol
         for task, expected in row.scores.items():
             if task not in answer:
                 raise ValueError(f"version {version} answers no `{task}`, only {sorted(answer)}")
-            off = abs(answer[task] - expected)
+            off = float(differences(answer[task], expected))
             if math.isnan(off) or off > worst:
                 worst, where = off, f"golden row {number}, {task}: {answer[task]:.6g} instead of {expected:.6g}"
             if math.isnan(off):
