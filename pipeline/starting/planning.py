@@ -49,6 +49,7 @@ from mixrank.schemas import (
     Key,
     Label,
     LabelFrom,
+    Match,
     Numeric,
     Popularity,
     Scenario,
@@ -554,6 +555,15 @@ class _Planner:
                 share, length = cut
                 history = History(name, of=fields, length=length, window=window)  # type: ignore[arg-type]
                 found.append(Noted(history, f"{share:.0%} of the rows have one"))
+        labels = tuple(outcome.name for outcome in self.log.labels if outcome.name in flags[:MOST_FLAGS])
+        taken = {*self.log.columns, *(each.feature.name for each in self.described)}
+        for field in fields:
+            if field not in ("action", "gap"):
+                name = f"same_{field}"
+                while name in taken:
+                    name += "_"
+                why = f"how often the user met this `{field}` before, how lately and with which outcome"
+                found.append(Noted(Match(name, of=field, flags=labels), why))
         return found
 
     def _popularity(self) -> dict[str, Noted]:

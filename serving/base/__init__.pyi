@@ -1,6 +1,6 @@
 from .checksums import check_sums as check_sums
 from .checksums import write_sums as write_sums
-from .differences import differences as differences
+from .closeness import differences as differences
 from .model_versions import METADATA as METADATA
 from .model_versions import check_saved_model as check_saved_model
 from .model_versions import describe as describe

@@ -16,7 +16,7 @@ def log():
 def test_a_resample_equals_scikit_learn_on_the_repeated_rows(log):
     labels, scores, users = log
     drawn = draw_users(9, resamples=5, seed=7)
-    got = resampled_metrics(labels, scores, users, drawn)
+    got = resampled_metrics("binary", labels, scores, users, drawn)
     for resample, times in enumerate(drawn):
         rows = np.repeat(np.arange(70), times[users])
         y, p = labels[rows], scores[rows]
@@ -47,14 +47,14 @@ def test_users_missing_from_a_slice_do_not_count(log):
     drawn = draw_users(9, resamples=3, seed=1)
     without = np.delete(drawn, 4, axis=1)
     renamed = np.where(users > 4, users - 1, users)
-    for metric, values in resampled_metrics(labels[kept], scores[kept], users[kept], drawn).items():
-        expected = resampled_metrics(labels[kept], scores[kept], renamed[kept], without)[metric]
+    for metric, values in resampled_metrics("binary", labels[kept], scores[kept], users[kept], drawn).items():
+        expected = resampled_metrics("binary", labels[kept], scores[kept], renamed[kept], without)[metric]
         np.testing.assert_allclose(values, expected, rtol=1e-12)
 
 
 def test_a_resample_with_one_class_has_no_auc():
     drawn = np.array([[2, 0], [1, 1]], np.int32)
-    got = resampled_metrics(np.array([1, 1, 0]), np.array([0.2, 0.7, 0.4]), np.array([0, 0, 1]), drawn)
+    got = resampled_metrics("binary", np.array([1, 1, 0]), np.array([0.2, 0.7, 0.4]), np.array([0, 0, 1]), drawn)
     np.testing.assert_array_equal(got["auc"], [np.nan, 0.5])
     np.testing.assert_array_equal(got["gauc"], [np.nan, np.nan])
 
