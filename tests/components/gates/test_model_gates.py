@@ -7,7 +7,7 @@ import pytest
 
 from mixrank.components.gates import GateSettings, judge_model
 from mixrank.components.gates.model_gates import LEAST_USERS, ratio_interval
-from mixrank.components.metrics import auc
+from mixrank.components.metrics import auc, find_metric
 
 USERS, ROWS = 200, 2000
 
@@ -30,6 +30,7 @@ def verdicts(world, score, *, base=None, pushed=None, rows=slice(None), **gates)
         {"click": truth if score is None else score[rows]},
         users,
         GateSettings(**gates),
+        losses={"click": find_metric("log_loss")},
         baseline={"click": base},
         pushed={} if pushed is None else {"click": pushed[rows]},
     )
@@ -98,6 +99,37 @@ def test_a_prediction_that_is_no_number_is_refused(world):
 def test_a_task_of_one_class_is_not_judged(world):
     none = (np.zeros(ROWS, np.int64), *world[1:])
     assert verdicts(none, None, base=np.full(ROWS, 0.01)) == {}
+
+
+def test_rows_that_do_not_count_for_a_task_are_not_judged(world):
+    labels, truth, users = world
+    counted = np.arange(ROWS) % 3 > 0
+    unknown = np.where(counted, labels.astype(float), np.nan)
+    base, wild = np.full(ROWS, 0.4), np.where(counted, truth, 0.999)
+    found = judge_model(
+        {"click": unknown}, {"click": wild}, users, GateSettings(), losses={"click": find_metric("log_loss")},
+        baseline={"click": base}, pushed={"click": truth},
+    )  # fmt: skip
+    rest = (array[counted] for array in (labels, truth, users))
+    alone = verdicts(tuple(rest), None, base=base[counted], pushed=truth[counted])
+    assert {result.kind: result for result in found} == alone
+
+
+def test_a_task_of_numbers_is_judged_by_its_own_loss():
+    rng = np.random.default_rng(3)
+    mean = rng.gamma(2.0, 1.0, ROWS)
+    labels, users = rng.poisson(mean), rng.integers(0, USERS, ROWS)
+    base = np.full(ROWS, labels.mean())
+
+    def judged(scores, baseline):
+        given = {"losses": {"seen": find_metric("poisson_loss")}, "pushed": {}, "baseline": {"seen": baseline}}
+        results = judge_model({"seen": labels}, {"seen": scores}, users, GateSettings(), **given)
+        return {result.kind: result for result in results}
+
+    good, bad = judged(mean, base), judged(base, mean)
+    assert good["below_baseline"].passed and not good["below_baseline"].by_chance and good["miscalibrated"].passed
+    assert not bad["below_baseline"].passed and "Poisson loss" in bad["below_baseline"].said
+    assert not judged(2 * mean, base)["miscalibrated"].passed
 
 
 def test_the_interval_is_that_of_resampled_users(world):

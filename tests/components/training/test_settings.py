@@ -118,4 +118,4 @@ def test_a_loss_that_is_not_there_or_of_another_task_is_refused():
     with pytest.raises(ValueError, match="there is no loss `focl`; did you mean `focal`"):
         TrainSettings(loss={"click": "focl"})
     with pytest.raises(ValueError, match="`train.loss` names the task `clik`, .* did you mean `click`"):
-        TrainSettings(loss={"clik": "focal"}).check(["click", "buy"], ["train"])
+        TrainSettings(loss={"clik": "focal"}).check([Label("click"), Label("buy")], ["train"])

@@ -195,7 +195,6 @@ def test_judging_takes_the_main_scenarios_with_both_outcomes():
     assert list(found["is_click"]) == ["overall", "1", "2"]
     assert list(found["long_view"]) == ["overall", "1", "2", "3"]
     part = frame[frame["tab"] == "2"]
-    by_hand = exact_metrics(
-        part["label_is_click"].to_numpy(), part["score_is_click"].to_numpy(), part["user_id"].to_numpy()
-    )
+    columns = (part[name].to_numpy() for name in ("label_is_click", "score_is_click", "user_id"))
+    by_hand = exact_metrics("binary", *columns)
     assert found["is_click"]["2"] == by_hand

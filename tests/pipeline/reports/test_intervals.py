@@ -71,7 +71,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
         entropy = {p: -p * np.log(p) - (1 - p) * np.log(1 - p) for p in (0.3, 0.6)}
         truth = (entropy[0.3] + entropy[0.6]) / 2
         drawn = draw_users(60, resamples=200, seed=seed)
-        low, high = percentile_interval(resampled_metrics(labels, scores, np.arange(60), drawn)["log_loss"])
+        low, high = percentile_interval(resampled_metrics("binary", labels, scores, np.arange(60), drawn)["log_loss"])
         inside += low <= truth <= high
     assert 0.88 <= inside / 150 <= 0.99
 
