@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mixrank.layers.references import announced, import_file, source_file
 from mixrank.schemas.naming import nearest
+from mixrank.schemas.task_kinds import BINARY, REGRESSION
 
 if TYPE_CHECKING:
     import keras
@@ -27,14 +29,57 @@ ENTRY_POINTS = "mixrank.losses"
 OF_FILE = "LOSS"
 
 
-def focal() -> keras.losses.Loss:
-    """`-(1 - p_t)^2 log p_t`, p_t the probability of the label's class (Lin et al. 2017, Eq. 4), from logits."""
+def focal(gamma: float = 2.0, alpha: float | None = None) -> keras.losses.Loss:
+    """`-(1 - p_t)^gamma log p_t`, p_t the probability of the label's class (Lin et al. 2017, Eq. 4), from logits.
+
+    Args:
+        gamma: float >= 0. How much less a row counts the better it is predicted; 0 is the cross entropy.
+        alpha: float between 0 and 1, or None. Weight of the positives, `1 - alpha` that of the negatives (Eq. 5).
+    """
     import keras
 
-    return keras.losses.BinaryFocalCrossentropy(from_logits=True)
+    if not gamma >= 0:
+        raise ValueError(f"`gamma` of the focal loss must be >= 0, received {gamma}")
+    if alpha is not None and not 0 < alpha < 1:
+        raise ValueError(f"`alpha` of the focal loss must be above 0 and below 1, received {alpha}")
+    balanced = {} if alpha is None else {"apply_class_balancing": True, "alpha": alpha}
+    return keras.losses.BinaryFocalCrossentropy(gamma=gamma, from_logits=True, **balanced)
 
 
-OWN: dict[str, Callable[[], keras.losses.Loss]] = {"focal": focal}
+def label_smoothing(epsilon: float = 0.1) -> keras.losses.Loss:
+    """`mixrank.layers.task_kinds.smoothed_cross_entropy`."""
+    from mixrank.layers.task_kinds import smoothed_cross_entropy
+
+    return smoothed_cross_entropy(epsilon)
+
+
+def huber(delta: float = 1.0) -> keras.losses.Loss:
+    """`mixrank.layers.task_kinds.HuberLoss`."""
+    from mixrank.layers.task_kinds import HuberLoss
+
+    return HuberLoss(delta)
+
+
+def quantile(q: float = 0.5) -> keras.losses.Loss:
+    """`mixrank.layers.task_kinds.QuantileLoss`."""
+    from mixrank.layers.task_kinds import QuantileLoss
+
+    return QuantileLoss(q)
+
+
+class Own(NamedTuple):
+    """A loss of mixrank: the function that makes it, whose arguments are its options, and the kinds that it fits."""
+
+    make: Callable[..., keras.losses.Loss]
+    kinds: tuple[str, ...]
+
+
+OWN = {
+    "focal": Own(focal, (BINARY.name,)),
+    "label_smoothing": Own(label_smoothing, (BINARY.name,)),
+    "huber": Own(huber, (REGRESSION.name,)),
+    "quantile": Own(quantile, (REGRESSION.name,)),
+}
 
 
 def names() -> list[str]:
@@ -42,11 +87,13 @@ def names() -> list[str]:
     return sorted({*OWN, *announced(ENTRY_POINTS)})
 
 
-def check(reference: str) -> None:
-    """Refuses a loss that does not exist.
+def check(reference: str, options: Mapping[str, Any] | None = None, kind: str | None = None) -> None:
+    """Refuses a loss that does not exist, options that it does not have, and a kind of task that it does not fit.
 
     Args:
         reference: a name of `names()`, a dotted path, or the path of a .py file.
+        options: of a loss of mixrank, such as `{"gamma": 1.5}`.
+        kind: as in `Label.kind`, if it is known.
 
     Raises:
         ValueError: with the nearest name, or what the file or module lacks.
@@ -55,27 +102,38 @@ def check(reference: str) -> None:
     Traceback (most recent call last):
     ValueError: there is no loss `fokal`; did you mean `focal`?
     """
-    if reference not in OWN:
-        path, _, name = _place(reference)
-        if not {name, "*", "__getattr__"} & _defined(path):
-            raise ValueError(f"{path} must define `{name}`, a keras.losses.Loss, for the loss `{reference}`")
+    if reference in OWN:
+        known = inspect.signature(OWN[reference].make).parameters
+        for name in options or {}:
+            if name not in known:
+                raise ValueError(f"the loss `{reference}` has no option `{name}`{nearest(name, known)}")
+        if kind is not None and kind not in OWN[reference].kinds:
+            raise ValueError(
+                f"the loss `{reference}` is for labels of kind {' or '.join(OWN[reference].kinds)}, not {kind}"
+            )
+        return
+    path, _, name = _place(reference)
+    if options:
+        raise ValueError(f"the loss `{reference}` takes no options: make it with them where `{name}` is defined")
+    if not {name, "*", "__getattr__"} & _defined(path):
+        raise ValueError(f"{path} must define `{name}`, a keras.losses.Loss, for the loss `{reference}`")
 
 
-def load(reference: str) -> keras.losses.Loss:
+def load(reference: str, options: Mapping[str, Any] | None = None) -> keras.losses.Loss:
     """The loss of a reference.
 
     Args:
-        reference: as in `check`.
+        reference, options: as in `check`.
 
     Returns:
         Keras loss of labels `(batch, 1)` and logits of as many elements.
 
     Raises:
-        ValueError: as `check`, or if it is no Keras loss, or one that takes probabilities.
+        ValueError: as `check`, or if it is no Keras loss, one that takes probabilities, or has an option out of bounds.
     """
-    check(reference)
+    check(reference, options)
     if reference in OWN:
-        return OWN[reference]()
+        return OWN[reference].make(**(options or {}))
     path, module, name = _place(reference)
     found = getattr(import_file(path) if module is None else importlib.import_module(module), name, None)
     return _checked(reference, found)

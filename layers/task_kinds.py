@@ -23,6 +23,17 @@ class TaskKind(NamedTuple):
     loss_metric: str
 
 
+def smoothed_cross_entropy(epsilon: float = 0.1) -> keras.losses.Loss:
+    """Cross entropy of `y (1 - epsilon) + epsilon / 2` (Szegedy et al. 2016, section 7), from logits.
+
+    Args:
+        epsilon: float between 0 and 1.
+    """
+    if not 0 < epsilon < 1:
+        raise ValueError(f"`epsilon` of label smoothing must be above 0 and below 1, received {epsilon}")
+    return keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=epsilon)
+
+
 # Of a logit whose exponential is a prediction: e^30 is 1e13, of whatever unit.
 LARGEST = 30.0
 
@@ -75,6 +86,50 @@ class WeightedLogistic(_OfNumbers):
 
     def of_rows(self, y: Any, z: Any) -> Any:
         return y * ops.softplus(-z) + ops.softplus(z)
+
+
+@keras.saving.register_keras_serializable("mixrank")
+class HuberLoss(_OfNumbers):
+    """`e^2 / 2` for errors e = |y - z| up to delta, `delta (e - delta / 2)` beyond: outliers count less than squared.
+
+    Args:
+        delta: float > 0. In units of the label's `scale`.
+    """
+
+    def __init__(self, delta: float = 1.0, **options: Any) -> None:
+        if not delta > 0:
+            raise ValueError(f"`delta` of the Huber loss must be > 0, received {delta}")
+        super().__init__(**options)
+        self.delta = delta
+
+    def of_rows(self, y: Any, z: Any) -> Any:
+        error = ops.abs(y - z)
+        near = ops.minimum(error, self.delta)
+        return near * (error - 0.5 * near)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "delta": self.delta}
+
+
+@keras.saving.register_keras_serializable("mixrank")
+class QuantileLoss(_OfNumbers):
+    """`max(q (y - z), (q - 1) (y - z))`: z is the q-quantile of y (Koenker, Bassett 1978).
+
+    Args:
+        q: float above 0 and below 1; 0.5 is the median.
+    """
+
+    def __init__(self, q: float = 0.5, **options: Any) -> None:
+        if not 0 < q < 1:
+            raise ValueError(f"`q` of the quantile loss must be above 0 and below 1, received {q}")
+        super().__init__(**options)
+        self.q = q
+
+    def of_rows(self, y: Any, z: Any) -> Any:
+        return ops.maximum(self.q * (y - z), (self.q - 1) * (y - z))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "q": self.q}
 
 
 def _exp(z: Any) -> Any:

@@ -154,7 +154,7 @@ def create_pipeline(config: RunConfig, dataset: Dataset, target: Target) -> tfx.
             "mixrank.components.training.component",
             "mixrank.layers.models",
             registry.origin(config.model.name),
-            *map(losses.origin, config.train.loss.values()),
+            *map(losses.origin, config.train.losses.values()),
         ),
     }
     trainer = Trainer(

@@ -14,7 +14,7 @@ import tensorflow_transform as tft
 from mixrank.components.training.batches import TransformedRows, evaluation_batches
 from mixrank.components.training.optimizers import build_optimizer, build_table_optimizer
 from mixrank.components.training.predictions import EVALUATION_BATCH
-from mixrank.components.training.settings import ModelSettings, TrainSettings
+from mixrank.components.training.settings import ModelSettings, TrainSettings, named_loss
 from mixrank.components.training.strategy import dense_device, use_jit
 from mixrank.components.training.training_step import TrainingStep
 from mixrank.layers import losses
@@ -146,8 +146,8 @@ def compile_for_training(
 
 def task_loss(label: Label, settings: TrainSettings) -> keras.losses.Loss:
     """The loss of labels and logits that a label is trained by."""
-    reference = settings.loss.get(label.name)
-    loss = TASK_KINDS[label.kind].loss() if reference is None else losses.load(reference)
+    given = settings.loss.get(label.name)
+    loss = TASK_KINDS[label.kind].loss() if given is None else losses.load(*named_loss(given))
     return loss if label.given is None else losses.of_known(loss)
 
 

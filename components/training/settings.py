@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -67,6 +67,24 @@ class ModelSettings(Declaration):
     params: dict[str, Any] = {}
     match_params: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(parse_count)] = None
     embedding_width: float = Field(default=1.0, gt=0)
+
+
+def named_loss(given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Reference and options of a loss as a config has it.
+
+    Raises:
+        ValueError: if a mapping has no `name`.
+
+    >>> named_loss({"name": "focal", "gamma": 1.5})
+    ('focal', {'gamma': 1.5})
+    """
+    if isinstance(given, str):
+        return given, {}
+    options = dict(given)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ValueError(f"a loss with options needs its `name`, received {shown(given)}")
+    return name, options
 
 
 class _Rate(Declaration):
@@ -197,8 +215,9 @@ class TrainSettings(Declaration):
         base_batch_size: int >= 1 or None. Rows per step that the rates were tuned for.
         epochs: int >= 1. Passes over the training rows.
         steps_per_round: int >= 1 or None for one pass. The number of rounds is the nearest to `epochs` passes.
-        loss: task -> loss that it is trained by in place of its kind's: "focal", the name of an entry point
-            `mixrank.losses`, a dotted path, or the path of a .py file that defines `LOSS`.
+        loss: task -> loss that it is trained by in place of its kind's: "focal", "label_smoothing", "huber" or
+            "quantile", the name of an entry point `mixrank.losses`, a dotted path, or the path of a .py file that
+            defines `LOSS`; with options, a mapping such as `{name: focal, gamma: 1.5}`.
         optimizer: for the dense weights.
         embedding_optimizer: for the embedding tables.
         early_stopping: when to stop, or None to run all epochs and keep the last weights.
@@ -223,7 +242,7 @@ class TrainSettings(Declaration):
     base_batch_size: int | None = Field(default=None, ge=1)
     epochs: int = Field(default=1, ge=1)
     steps_per_round: int | None = Field(default=None, ge=1)
-    loss: dict[str, str] = {}
+    loss: dict[str, str | dict[str, Any]] = {}
     optimizer: Optimizer = Optimizer()
     embedding_optimizer: TableOptimizer = TableOptimizer()
     early_stopping: EarlyStopping | None = None
@@ -238,9 +257,9 @@ class TrainSettings(Declaration):
 
     @field_validator("loss")
     @classmethod
-    def _check_loss(cls, loss: dict[str, str]) -> dict[str, str]:
-        for reference in loss.values():
-            losses.check(reference)
+    def _check_loss(cls, loss: dict[str, str | dict[str, Any]]) -> dict[str, str | dict[str, Any]]:
+        for given in loss.values():
+            losses.check(*named_loss(given))
         return loss
 
     @model_validator(mode="after")
@@ -275,11 +294,13 @@ class TrainSettings(Declaration):
             ValueError: naming the field and the nearest valid name.
         """
         known = [label.name for label in labels]
-        for task in self.loss:
+        kinds = {label.name: label.kind for label in labels}
+        for task, given in self.loss.items():
             if task not in known:
                 raise ValueError(
                     f"`train.loss` names the task `{task}`, which the log does not have{nearest(task, known)}"
                 )
+            losses.check(*named_loss(given), kinds[task])
         for split in self.splits:
             if split not in splits:
                 raise ValueError(f"`train.splits` names `{split}`, which the log does not have{nearest(split, splits)}")
@@ -289,6 +310,11 @@ class TrainSettings(Declaration):
                     "`early_stopping` needs a `valid` split, and this dataset has none: give its `split` one"
                 )
             self.early_stopping.check(labels)
+
+    @property
+    def losses(self) -> dict[str, str]:
+        """Task -> reference of the loss that it is trained by in place of its kind's."""
+        return {task: named_loss(given)[0] for task, given in self.loss.items()}
 
     def on(self, replicas: int) -> TrainSettings:
         """The same training in numbers: `batch_size` per step, and the scaled rates.

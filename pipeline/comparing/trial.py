@@ -70,7 +70,7 @@ def work(folder: Path) -> dict[str, Any]:
             "mixrank.components.training.trainer",
             "mixrank.layers.models",
             registry.origin(given.model.name),
-            *map(losses.origin, given.train.loss.values()),
+            *map(losses.origin, given.train.losses.values()),
         ),
     }
 

@@ -53,7 +53,7 @@ def compiled(config: RunConfig) -> str:
     The same config and image give the same text on every machine.
     """
     settings = config.kubeflow
-    outside = {"model.name": config.model.name, **{f"train.loss.{t}": name for t, name in config.train.loss.items()}}
+    outside = {"model.name": config.model.name, **{f"train.loss.{t}": name for t, name in config.train.losses.items()}}
     for key, reference in outside.items():
         if reference.endswith(".py"):
             raise ValueError(

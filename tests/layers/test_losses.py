@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -75,6 +76,51 @@ def test_focal_loss_weighs_a_row_by_the_square_of_its_error():
     of_class = 1 / (1 + np.exp(-np.array([0.3, 1.2])))
     expected = np.mean(-((1 - of_class) ** 2) * np.log(of_class))
     assert float(losses.load("focal")(labels, logits)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_losses_of_mixrank_are_their_formulas():
+    labels, logits = np.array([[1], [0], [1]], np.float32), np.array([0.3, -1.2, 2.0], np.float32)
+    p = 1 / (1 + np.exp(-logits))
+    smooth = labels[:, 0] * 0.8 + 0.1
+    expected = {
+        ("focal", ("gamma", 1.5), ("alpha", 0.3)): np.where(
+            labels[:, 0] > 0, -0.3 * (1 - p) ** 1.5 * np.log(p), -0.7 * p**1.5 * np.log(1 - p)
+        ),
+        ("label_smoothing", ("epsilon", 0.2)): -smooth * np.log(p) - (1 - smooth) * np.log(1 - p),
+    }
+    y, z = np.array([[0.5], [-3.0], [2.2]], np.float32), np.array([0.3, 1.0, 2.0], np.float32)
+    error = np.abs(y[:, 0] - z)
+    expected_of_numbers = {
+        ("huber", ("delta", 0.4)): np.where(error <= 0.4, error**2 / 2, 0.4 * (error - 0.2)),
+        ("quantile", ("q", 0.8)): np.where(y[:, 0] > z, 0.8 * error, 0.2 * error),
+    }
+    for (name, *options), values in expected.items():
+        assert float(losses.load(name, dict(options))(labels, logits)) == pytest.approx(values.mean(), rel=1e-5)
+    for (name, *options), values in expected_of_numbers.items():
+        assert float(losses.load(name, dict(options))(y, z)) == pytest.approx(values.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("focal", {"gama": 1}), "the loss `focal` has no option `gama`; did you mean `gamma`"),
+        (("huber", {}, "binary"), "the loss `huber` is for labels of kind regression, not binary"),
+        (("squared", {"q": 1}), "the loss `squared` takes no options: make it with them where `LOSS` is defined"),
+    ],
+)
+def test_options_and_kinds_that_a_loss_does_not_have_are_refused(outside, given, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        losses.check(*given)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("focal", {"gamma": -1}), ("focal", {"alpha": 1}), ("label_smoothing", {"epsilon": 0}), ("huber", {"delta": 0}),
+     ("quantile", {"q": 1})],
+)  # fmt: skip
+def test_an_option_out_of_bounds_is_refused(name, options):
+    with pytest.raises(ValueError, match=f"`{next(iter(options))}` of .* must be .*, received"):
+        losses.load(name, options)
 
 
 def test_rows_with_an_unknown_label_count_as_zero_and_move_nothing():

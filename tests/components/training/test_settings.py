@@ -119,3 +119,7 @@ def test_a_loss_that_is_not_there_or_of_another_task_is_refused():
         TrainSettings(loss={"click": "focl"})
     with pytest.raises(ValueError, match="`train.loss` names the task `clik`, .* did you mean `click`"):
         TrainSettings(loss={"clik": "focal"}).check([Label("click"), Label("buy")], ["train"])
+    with pytest.raises(ValueError, match="the loss `huber` is for labels of kind regression, not binary"):
+        TrainSettings(loss={"click": {"name": "huber", "delta": 2}}).check([Label("click")], ["train"])
+    with pytest.raises(ValueError, match="a loss with options needs its `name`, received"):
+        TrainSettings(loss={"click": {"gamma": 2}})
