@@ -106,7 +106,8 @@ class AdditiveMean(_Additive):
 
     Args:
         smoothing: as in `AdditiveLogOdds`.
-        least: float. No prediction is lower.
+        least: float. No label is lower. If it is 0, no prediction is lower than a hundredth of m: to losses that take
+            its logarithm a prediction of 0 is infinitely wrong.
 
     >>> AdditiveMean(smoothing=1.0).fit({"page": [0, 0, 1]}, [3.0, 6.0, 0.0]).predict({"page": [0, 1, 2]})
     array([4. , 1.5, 3. ])
@@ -123,7 +124,7 @@ class AdditiveMean(_Additive):
 
     def predict(self, keys: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
         """Prediction of every row, `(rows,)`; arguments and errors as in `AdditiveLogOdds.predict`."""
-        return np.maximum(self._sum(keys), self.least)
+        return np.maximum(self._sum(keys), self.least if self.least < 0 else max(self.least, self.prior / 100))
 
 
 def constant_mean(labels: NDArray[Any]) -> float | None:

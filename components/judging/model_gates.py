@@ -43,7 +43,7 @@ class Executor(base_executor.BaseExecutor):
             scored = score_rows(folder, spec, artifact_utils.get_split_uri([examples], "eval") + "/*")
             pushed = scores_beside(predictions, scored, spec, f"the last pushed model, {folder},")
         results = judge_model(
-            {task: predictions[f"label_{task}"].to_numpy() for task in spec.tasks},
+            _by_task(predictions, spec, "label"),
             _by_task(predictions, spec),
             predictions[spec.user.name].to_numpy(),
             gates,
@@ -145,5 +145,12 @@ def score_rows(model: Path, spec: FeatureSpec, pattern: str) -> pd.DataFrame:
     return pd.DataFrame(keys | {f"score_{task}": np.concatenate([part[task] for part in parts]) for task in tasks})
 
 
-def _by_task(frame: pd.DataFrame, spec: FeatureSpec) -> dict[str, Any]:
-    return {task: frame[f"score_{task}"].to_numpy() for task in spec.tasks if f"score_{task}" in frame}
+def _by_task(frame: pd.DataFrame, spec: FeatureSpec, what: str = "score") -> dict[str, Any]:
+    """Task -> its column, in the unit in which its loss is measured; without the tasks that have none."""
+    columns = {label.name: (f"{what}_{label.name}", label.scale) for label in spec.labels}
+    # Labels of 0 and 1 stay whole numbers.
+    return {
+        task: frame[name].to_numpy() if scale == 1 else frame[name].to_numpy() / scale
+        for task, (name, scale) in columns.items()
+        if name in frame
+    }

@@ -4,6 +4,7 @@ from .metric import Rows as Rows
 from .metric import ratio_of_sums as ratio_of_sums
 from .metric import sums as sums
 from .ndcg import ndcg_at as ndcg_at
+from .number_metrics import xauc as xauc
 from .ranking_metrics import auc as auc
 from .ranking_metrics import log_losses as log_losses
 from .ranking_metrics import rela_impr_auc as rela_impr_auc

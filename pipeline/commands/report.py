@@ -28,10 +28,11 @@ def report(
 
 def show_report(runs: list[Path], page: Path) -> Path:
     """Writes the page of some runs and prints their metrics."""
-    from mixrank.pipeline.reports import RunFolder, metrics_table, summarise_log, write_report
+    from mixrank.pipeline.reports import RunFolder, metrics_tables, summarise_log, write_report
 
     write_report(runs, page)
-    console.print(metrics_table(runs))
+    for table in metrics_tables(runs):
+        console.print(table)
     for run in map(RunFolder.load, runs):
         for heading, text in summarise_log(run):
             console.print(f"{run.name + ' ' if len(runs) > 1 else ''}{heading}: {text}", soft_wrap=True)

@@ -15,7 +15,7 @@ from .pages import fill as fill
 from .pages import svg as svg
 from .run_folder import RunFolder as RunFolder
 from .run_report import count as count
-from .run_report import metrics_table as metrics_table
+from .run_report import metrics_tables as metrics_tables
 from .run_report import number as number
 from .run_report import percent as percent
 from .run_report import write_report as write_report

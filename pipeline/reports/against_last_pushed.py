@@ -83,7 +83,7 @@ def compare(run: RunFolder, *, resamples: int = RESAMPLES, seed: int = 0) -> lis
         columns = [frame[f"score_{task.name}"].to_numpy(np.float64)]
         others = [each for each in (run.baseline, run.trees) if each is not None]
         columns += [each[f"score_{task.name}"].to_numpy(np.float64) for each in others]
-        slices = [(OVERALL, "all rows" if task.given is None else f"all rows with {task.given}", scenario != "")]
+        slices = [(OVERALL, "all rows" if task.given is None else f"given {task.given}", scenario != "")]
         slices += [
             (value, names[value], scenario == value)
             for value in sorted(names, key=lambda value: (-sizes.get(value, 0), value))

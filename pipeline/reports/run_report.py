@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixrank.components.metrics import primary, reported
+from mixrank.components.metrics import Metric, primary, reported
 from mixrank.pipeline.reports.against_last_pushed import (
     MIN_ROWS,
     OVERALL,
@@ -69,20 +69,30 @@ def write_report(run_dirs: Sequence[Path], output: Path) -> dict[str, Any]:
     }
 
 
-def metrics_table(run_dirs: Sequence[Path]) -> Table:
-    """The same metrics, without intervals, as a table for the terminal.
+def metrics_tables(run_dirs: Sequence[Path]) -> list[Table]:
+    """The same metrics, without intervals, for the terminal: a table for the tasks that have the same ones.
 
     Raises:
         ValueError: as in `write_report`.
     """
+    runs = _load(run_dirs)
+    scores = [compare(run, resamples=0) for run in runs]
+    by_metrics: dict[tuple[Metric, ...], list[str]] = {}
+    for task, kind in _kinds(runs).items():
+        shown = tuple(metric for metric in reported(kind) if metric.headline)
+        by_metrics.setdefault(shown, []).append(task)
+    return [_metrics_table(runs, scores, tasks, shown) for shown, tasks in by_metrics.items()]
+
+
+def _metrics_table(
+    runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]], tasks: Sequence[str], shown: Sequence[Metric]
+) -> Table:
     from rich import box
     from rich.table import Table
 
-    runs = _load(run_dirs)
-    several = len(runs) > 1
+    several, first = len(runs) > 1, next(metric for metric in shown if metric.higher_is_better is not None)
     # Names of runs are long; numbers keep the table within 80 columns.
     numbers = {run.name: str(position) for position, run in enumerate(runs, start=1)}
-    scores = [compare(run, resamples=0) for run in runs]
     based = any(row.baseline for rows in scores for row in rows)
     barred = any(row.trees for rows in scores for row in rows)
     table = Table(
@@ -95,39 +105,33 @@ def metrics_table(run_dirs: Sequence[Path]) -> Table:
     for name in ("task", runs[0].scenario, *(("run",) if several else ())):
         table.add_column(name, no_wrap=True)
     # Short enough for 80 columns.
-    kinds = _kinds(runs)
-    shown = [metric for metric in reported(*kinds.values()) if metric.headline]
-    main = {task: primary(kind) for task, kind in kinds.items()}
     titles = [metric.narrow_heading for metric in shown]
     for name in ("rows", *titles, *(("Base", "RelaImp") if based else ()), *(("Trees",) if barred else ())):
         table.add_column(name, justify="right", no_wrap=True)
     skipped: dict[str, set[str]] = {}
     for group in side_by_side(scores):
         for run, row in zip(runs, group, strict=True):
-            if row is None:
+            if row is None or row.task not in tasks:
                 continue
             if not row.model:
                 skipped.setdefault(f"{row.title}: {row.why}", set()).add(row.task)
                 continue
             cells = [row.task, row.title, *([numbers[run.name]] if several else []), f"{row.rows:,}"]
-            cells += [number(row.model[m.name].value) if m.name in row.model else "" for m in shown]
-            first = main[row.task].name
+            cells += [number(row.model[metric.name].value) for metric in shown]
             if based:
                 cells += (
-                    [number(row.baseline[first].value), percent(row.relative.get(first, math.nan))]
+                    [number(row.baseline[first.name].value), percent(row.relative.get(first.name, math.nan))]
                     if row.baseline
                     else ["-"] * 2
                 )
             if barred:
-                cells.append(number(row.trees[first].value) if row.trees else "-")
+                cells.append(number(row.trees[first.name].value) if row.trees else "-")
             table.add_row(*cells, style="bold" if row.slice == OVERALL else None)
     notes = [f"run {position}: {name}" for name, position in numbers.items()] if several else []
-    judged_by = " or ".join(dict.fromkeys(metric.title for metric in main.values()))
-    notes += [f"Base: {judged_by} of the additive baseline"] if based else []
-    notes += [f"Trees: {judged_by} of boosted trees"] if barred else []
+    notes += [f"Base: {first.title} of the additive baseline"] if based else []
+    notes += [f"Trees: {first.title} of boosted trees"] if barred else []
     if skipped:
-        every = {task for run in runs for task in run.tasks}
-        named = (why if tasks == every else f"{why} ({', '.join(sorted(tasks))})" for why, tasks in skipped.items())
+        named = (why if len(of) == len(tasks) else f"{why} ({', '.join(sorted(of))})" for why, of in skipped.items())
         notes.append("not judged: " + "; ".join(named))
     table.caption = "\n".join(notes)
     return table
@@ -145,6 +149,7 @@ def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> st
         "groups": side_by_side(scores),
         "metrics_of": {task: reported(kind) for task, kind in kinds.items()},
         "primary_of": {task: primary(kind) for task, kind in kinds.items()},
+        "numbers": any(not label.is_flag for run in runs for label in run.record.spec.labels),
         "titles": {metric.name: metric.heading for metric in reported(*kinds.values())},
         "overall": OVERALL,
         "resamples": RESAMPLES,
@@ -178,8 +183,11 @@ def side_by_side(scores: Sequence[list[SliceScores]]) -> list[list[SliceScores |
 
 
 def number(value: float) -> str:
-    """Four digits, "-" for NaN."""
-    return "-" if math.isnan(value) else f"{value:.4f}"
+    """Four digits after the point, fewer of large numbers; "-" for NaN."""
+    if math.isnan(value):
+        return "-"
+    digits = 4 if abs(value) < 10 else 2 if abs(value) < 1000 else 0
+    return f"{value:,.{digits}f}"
 
 
 def signed(value: float) -> str:

@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from mixrank.components.judging.evaluation import MetricValue
 from mixrank.pipeline.commands.terminal import SafeConsole
-from mixrank.pipeline.reports import metrics_table, write_report
+from mixrank.pipeline.reports import metrics_tables, write_report
 from mixrank.pipeline.run_record import Judgement, Rows, RunRecord
 from mixrank.schemas import Categorical, EventTime, FeatureSpec, Key, Label, Scenario
 
@@ -220,7 +220,7 @@ def test_names_from_data_are_escaped(tmp_path):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "&lt;b&gt;home&lt;/b&gt; &amp; more" in page
     console = SafeConsole(width=200, record=True)
-    console.print(metrics_table([folder]))
+    console.print(*metrics_tables([folder]))
     assert "<b>home</b> & more" in console.export_text()
 
 
@@ -240,7 +240,7 @@ def test_runs_of_long_names_stand_side_by_side_in_80_columns(folder, tmp_path):
     name = "films/20260131-120000-tfrs-dlrm"
     second = fake_run(tmp_path / "other", name=name, seed=4, rows=700)
     console = SafeConsole(width=80, record=True)
-    console.print(metrics_table([folder, second]))
+    console.print(*metrics_tables([folder, second]))
     text = console.export_text()
     assert "…" not in text
     rows = [line.split() for line in text.splitlines() if " all rows " in line]
@@ -250,7 +250,7 @@ def test_runs_of_long_names_stand_side_by_side_in_80_columns(folder, tmp_path):
 
 def test_the_terminal_table_names_what_is_not_judged(folder):
     console = SafeConsole(width=160, record=True)
-    console.print(metrics_table([folder]))
+    console.print(*metrics_tables([folder]))
     text = console.export_text()
     frame = pd.read_parquet(folder / "model/predictions.parquet")
     assert f"{roc_auc_score(frame['label_buy'], frame['score_buy']):.4f}" in text
@@ -284,13 +284,13 @@ def test_an_incomplete_run_is_named(tmp_path, folder):
     with pytest.raises(ValueError, match=r"is not a run folder: it holds no run\.json"):
         write_report([tmp_path], tmp_path / "r.html")
     with pytest.raises(ValueError, match="at least one run folder"):
-        metrics_table([])
+        metrics_tables([])
     with pytest.raises(ValueError, match=r"distinct run names, received \['first run', 'first run'\]"):
-        metrics_table([folder, folder])
+        metrics_tables([folder, folder])
     broken = fake_run(tmp_path / "broken", rows=300)
     pd.read_parquet(broken / "additive.parquet").iloc[5:].to_parquet(broken / "additive.parquet")
     with pytest.raises(ValueError, match=r"additive.parquet has no score for 5 of the 300 rows"):
-        metrics_table([broken])
+        metrics_tables([broken])
 
 
 @pytest.mark.slow
