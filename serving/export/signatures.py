@@ -36,7 +36,7 @@ _TYPES = {"int": tf.int64, "str": tf.string, "float": tf.float32}
 
 
 class Scorer(tf.Module):
-    """Raw columns -> probabilities: `answer(ranker, raw, checks)`; the operations `checks` must run first.
+    """Raw columns -> predictions: `answer(ranker, raw, checks)`; the operations `checks` must run first.
 
     Session-style loaders find a variable only if the exported object itself tracks it. So this module tracks the raw
     variables and the Transform graph, while the Keras model lives in a closure.
@@ -58,7 +58,8 @@ class Scorer(tf.Module):
         def answer(
             ranker: keras.Model, raw: Mapping[str, tf.RaggedTensor], checks: Sequence[tf.Operation]
         ) -> dict[str, tf.Tensor]:
-            # Columns are transformed independently, so request columns may have one row while item columns have many.
+            # A column is transformed by itself, and a match takes one history for many items: so columns of the request
+            # may have one row while those of the items have many.
             transformed = transform.apply_transform_model(dict(raw))
             with tf.control_dependencies(checks):
                 # Make each input depend on the checks; otherwise a shape mismatch could raise before our clearer error.
