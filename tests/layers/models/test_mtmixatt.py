@@ -209,12 +209,12 @@ def test_four_norms_differ_as_written(batch, randomize, arrays):
 @pytest.mark.slow
 def test_manual_groups_may_be_named_and_freezing_survives_a_file(spec, sizes, make_rows, tmp_path):
     names = field_names(spec)
-    assert names == ("person", "age", "clip", "tag", "seconds", "place", "country", "past", "today")
+    assert names == ("person", "age", "clip", "tag", "seconds", "had", "place", "country", "past", "today")
     params = {"num_tokens": 2, "features_per_token": 3, "dim": 6, "mixing_heads": 2}
-    params |= {"expert_dim": 4, "grouping": "manual", "groups": (("clip", "today"), (5, "age", "past"))}
+    params |= {"expert_dim": 4, "grouping": "manual", "groups": (("clip", "today"), (6, "age", "past"))}
     model = build_ranker(spec, sizes, model="mtmixatt", params=params)
     backbone = model.get_layer("mtmixatt")
-    assert backbone.auto_token.groups == ((2, 8), (5, 1, 7))
+    assert backbone.auto_token.groups == ((2, 9), (6, 1, 8))
     rows = make_rows(model)
     before = model(rows)
     backbone.freeze()
@@ -227,8 +227,8 @@ def test_manual_groups_may_be_named_and_freezing_survives_a_file(spec, sizes, ma
     told = backbone.insights(model, [rows])
     found = told["grouping"]
     assert told["routing"]["experts"] == ["3", "7"] and sum(told["routing"]["rows"]) == 4
-    assert found["never_selected"] == ["person", "tag", "seconds", "country"]
-    assert np.shape(found["weights"]) == (2, 9) and found["fields"] == list(names)
+    assert found["never_selected"] == ["person", "tag", "seconds", "had", "country"]
+    assert np.shape(found["weights"]) == (2, 10) and found["fields"] == list(names)
     np.testing.assert_allclose(np.sum(found["weights"], axis=1), 1, atol=1e-5)
     wrong = {**params, "groups": (("clp", "today"), ("age",))}
     with pytest.raises(ValueError, match="'clp', which is not a field of the log; did you mean `clip`"):

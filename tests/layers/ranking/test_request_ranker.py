@@ -55,7 +55,7 @@ def make(spec, sizes, built):
 
 
 def _items(spec: FeatureSpec) -> set[str]:
-    return {feature.name for feature in spec.inputs if feature.group == "item"}
+    return {feature.name for feature in spec.model_features if feature.group == "item"}
 
 
 def _request(rows, items, row: int):
