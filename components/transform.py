@@ -182,7 +182,7 @@ def matched(
     own = values[match.of]
     padding = tf.constant(PADDING["str" if own.dtype == tf.string else "int"], own.dtype)
     # [batch, 1, 1, values of the row]
-    own = tf.reshape(own, [tf.shape(own)[0], 1, 1, own.shape[1] if own.shape.rank == 2 else 1])
+    own = _comparable(tf.reshape(own, [tf.shape(own)[0], 1, 1, own.shape[1] if own.shape.rank == 2 else 1]))
     counts: list[Any] = []
     newest: list[Any] = []
     outcomes: dict[str, list[Any]] = {flag: [] for flag in match.flags}
@@ -190,7 +190,7 @@ def matched(
         events = values[history.column(match.of)]
         # [batch, events, values of an event, 1]
         events = tf.reshape(events, [tf.shape(events)[0], history.length, events.shape[1] // history.length, 1])
-        equal = tf.logical_and(tf.equal(events, own), tf.not_equal(events, padding))
+        equal = tf.logical_and(tf.equal(_comparable(events), own), tf.not_equal(events, padding))
         # [batch, events]
         same = tf.reduce_any(equal, axis=[2, 3])
         counts.append(_count(same))
@@ -210,6 +210,11 @@ def matched(
         numbers.append(1 / (1 + tf.math.log1p(hours)))
     numbers += [tf.add_n(found) / (count + 1) for found in outcomes.values()]
     return tf.stack(numbers, axis=1)
+
+
+def _comparable(values: tf.Tensor) -> tf.Tensor:
+    """Text as 63-bit hashes, so that each candidate and each event are read once and not once per pair."""
+    return tf.strings.to_hash_bucket_fast(values, 2**63 - 1) if values.dtype == tf.string else values
 
 
 def _count(true: tf.Tensor) -> tf.Tensor:
