@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeGuard, assert_never
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -241,6 +241,10 @@ class Label(Named):
         if self.scale != 1 and self.is_flag:
             raise ValueError(f"label `{self.name}`: `scale` is for labels that are numbers, not for kind={self.kind!r}")
         return self
+
+    def counted(self, columns: Mapping[str, Any]) -> Any:
+        """Index of the rows that count for the task, for arrays beside those of `columns`: all, or a mask."""
+        return slice(None) if self.given is None else columns[self.given] > 0
 
     @property
     def is_flag(self) -> bool:

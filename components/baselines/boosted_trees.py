@@ -109,7 +109,7 @@ class BoostedTrees:
         self.models, self.constants = {}, {}
         for label in self.spec.labels:
             kind = TASK_BASELINES[label.kind]
-            counted = slice(None) if label.given is None else rows.columns[label.given] > 0
+            counted = label.counted(rows.columns)
             column = rows.columns[label.name][counted]
             if (constant := kind.constant(column)) is not None:
                 self.constants[label.name] = constant

@@ -38,7 +38,7 @@ def fit_additive(spec: FeatureSpec, patterns: Mapping[str, str], splits: Sequenc
     scores = {}
     for label in spec.labels:
         model = TASK_BASELINES[label.kind].additive()
-        rows = slice(None) if label.given is None else training[label.given] > 0
+        rows = label.counted(training)
         model.fit({key: training[key][rows] for key in keys}, training[label.name][rows])
         scores[label.name] = model.predict({key: evaluated[key] for key in keys})
     return _write(spec, evaluated, scores, target)

@@ -48,9 +48,9 @@ def values_of(rule: Popularity, columns: Mapping[str, Coded]) -> Values:
     parts = {name: _texts(columns[name]) for name in rule.parts}
     # The one with several values in a row, if there is one, comes first.
     names = sorted(parts, key=lambda name: bool((np.diff(parts[name].rows) == 0).any()), reverse=True)
-    rows, codes, texts = parts[names[0]]
     if len(names) == 1:
         return parts[names[0]]
+    rows, codes, _ = parts[names[0]]
     for name in names[1:]:
         one = np.full(len(columns[name]), -1)
         one[parts[name].rows] = parts[name].codes

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from mixrank.components.metrics import headlines, primary
 from mixrank.pipeline.reports.pages import BASELINE_COLOUR, GRID, MUTED, RUN_COLOURS, altair, svg
-from mixrank.pipeline.reports.run_folder import RunFolder
+from mixrank.pipeline.reports.run_folder import RunFolder, kinds_of
 
 if TYPE_CHECKING:
     from mixrank.pipeline.reports.against_last_pushed import SliceScores
@@ -23,7 +23,7 @@ BINS = 15
 
 def primary_by_scenario(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> Markup:
     """The primary metric with intervals of every judged scenario, one panel per task."""
-    points, kinds = [], {label.name: label.kind for run in runs for label in run.record.spec.labels}
+    points, kinds = [], kinds_of(runs)
     titles = {task: primary(kind).title for task, kind in kinds.items()}
     one = len(set(titles.values())) == 1
     title = next(iter(titles.values())) if one else "metric"
@@ -135,8 +135,7 @@ def training_curves(runs: Sequence[RunFolder]) -> Markup | None:
     """Training loss and validation metrics by samples trained on; None if no run logged its training."""
     points = []
     # The loss is already beside the training loss.
-    kinds = {label.kind for run in runs for label in run.record.spec.labels}
-    shown = {"loss", *(metric.name for metric in headlines(*kinds) if metric.name != "log_loss")}
+    shown = {"loss", *(metric.name for metric in headlines(*kinds_of(runs).values()) if metric.name != "log_loss")}
     for run in runs:
         for point in (point for entry in run.training for point in entry["curve"]):
             valid = {k: v for k, v in point["valid"].items() if k.rpartition(".")[2] in shown}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,6 +148,11 @@ class RunFolder:
         from mixrank.components.judging import load_metrics
 
         return {(row.task, row.slice, row.metric): row.value for row in load_metrics(str(judgement.evaluation))}
+
+
+def kinds_of(runs: Iterable[RunFolder]) -> dict[str, str]:
+    """Task -> its kind, of all runs."""
+    return {label.name: label.kind for run in runs for label in run.record.spec.labels}
 
 
 # What the pages read of the files; there may be more in them.

@@ -19,7 +19,7 @@ from mixrank.pipeline.reports.against_last_pushed import (
 )
 from mixrank.pipeline.reports.log_summary import summarise_log
 from mixrank.pipeline.reports.pages import fill
-from mixrank.pipeline.reports.run_folder import RunFolder
+from mixrank.pipeline.reports.run_folder import RunFolder, kinds_of
 from mixrank.pipeline.reports.task_kinds import MIN_OF_CLASS, TASK_REPORTS, Plot
 from mixrank.schemas.files import write_text_atomically
 
@@ -78,7 +78,7 @@ def metrics_tables(run_dirs: Sequence[Path]) -> list[Table]:
     runs = _load(run_dirs)
     scores = [compare(run, resamples=0) for run in runs]
     by_metrics: dict[tuple[Metric, ...], list[str]] = {}
-    for task, kind in _kinds(runs).items():
+    for task, kind in kinds_of(runs).items():
         shown = tuple(metric for metric in reported(kind) if metric.headline)
         by_metrics.setdefault(shown, []).append(task)
     return [_metrics_table(runs, scores, tasks, shown) for shown, tasks in by_metrics.items()]
@@ -142,7 +142,7 @@ def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> st
     from mixrank.pipeline.reports import plots
 
     judged = any(row.model for rows in scores for row in rows)
-    kinds = _kinds(runs)
+    kinds = kinds_of(runs)
     values = {
         "runs": runs,
         "tasks": list(kinds),
@@ -169,11 +169,6 @@ def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> st
     }
     filters = {each.__name__: each for each in (number, signed, percent, count, seconds)}
     return fill("report.html", values, filters)
-
-
-def _kinds(runs: Sequence[RunFolder]) -> dict[str, str]:
-    """Task -> its kind, of all runs."""
-    return {label.name: label.kind for run in runs for label in run.record.spec.labels}
 
 
 def side_by_side(scores: Sequence[list[SliceScores]]) -> list[list[SliceScores | None]]:
