@@ -100,14 +100,18 @@ def _imports(path: Path, package: str, followed: set[str]) -> Iterator[str]:
 
 
 def _behind(module: str, name: str) -> Iterator[str]:
-    """The module, if any, that an imported name stands in or is, by the face of the room that it was imported from."""
+    """The modules that an imported name stands in or is, by the face of the room that it was imported from."""
     spec = _spec(module)
     if spec is None or spec.origin is None or not spec.submodule_search_locations:
         return
     if _spec(f"{module}.{name}") is not None:
         yield f"{module}.{name}"
     else:
-        yield from (f"{module}.{file}" for file, names in _face(Path(spec.origin)).items() if name in names)
+        for file, names in _face(Path(spec.origin)).items():
+            if name in names:
+                yield f"{module}.{file}"
+                # It may be a room with a face of its own.
+                yield from _behind(f"{module}.{file}", name)
 
 
 @functools.cache

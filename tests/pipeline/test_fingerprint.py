@@ -97,7 +97,7 @@ def test_what_the_components_pass_on_covers_the_layers_and_the_schemas(monkeypat
     assert {
         "mixrank.layers.models.hemix.hemix",
         "mixrank.layers.mixing.token_mixing",
-        "mixrank.schemas.features",
+        "mixrank.schemas.features.spec",
         "mixrank.serving.export.signatures",
     } <= seen
     assert not any(name.startswith("pipeline") for name in seen)

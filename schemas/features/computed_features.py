@@ -1,0 +1,55 @@
+"""Features that Transform computes from other columns: neither a log nor a request has a column of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mixrank.schemas.features.named import Group, Kind, Valued
+
+
+class Match(Valued):
+    """How often the row's own value occurs in the user's histories, how recently, and with which outcomes.
+
+    Computed by Transform from the row's value and its histories, in training and in the exported graph alike: neither a
+    log nor a request has a column of it. Values are compared as they are, not by their ids, so that rare ones match as
+    well; a row and an event with several values match if they share one. Of the n events that match, n_f have flag f,
+    and the newest known time is s seconds ago:
+
+        log(1 + n),   1 / (1 + log(1 + s / 3600)),   n_f / (n + 1) for each flag
+
+    All are 0 without a match.
+
+    Args:
+        of: name of a categorical item feature that histories list.
+        histories: names of the histories that are searched; all that list `of` if empty.
+        recency: bool. Whether the time of the newest match is one of the numbers; its histories then list a `TimeGap`.
+        flags: outcomes to count; each a flag of an `Action` in its histories.
+    """
+
+    type: Literal["match"] = "match"
+    of: str
+    histories: tuple[str, ...] = ()
+    recency: bool = True
+    flags: tuple[str, ...] = ()
+
+    @property
+    def group(self) -> Group:
+        """That of what it depends on and differs between the candidates of a request."""
+        return "item"
+
+    @property
+    def kind(self) -> Kind:
+        return "float"
+
+    @property
+    def max_values(self) -> int:
+        return 1 + self.recency + len(self.flags)
+
+    @property
+    def dim(self) -> int:
+        """Width of its vector, the numbers themselves."""
+        return self.width
+
+    @property
+    def is_number(self) -> bool:
+        return True

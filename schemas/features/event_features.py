@@ -1,0 +1,71 @@
+"""Histories of a row, and the fields that only their events have."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mixrank.schemas.features.named import Kind, Named, Valued
+
+
+class Action(Valued):
+    """History-only field: what the user did with a past item, as the bit mask of `flags`.
+
+    Bit i is set if column `flags[i]` of the past row is non-zero. These columns are outcomes: they enter the history
+    of later impressions, never the current row.
+    """
+
+    type: Literal["action"] = "action"
+    flags: tuple[str, ...] = Field(min_length=1, max_length=8)
+    dim: int = Field(default=8, ge=1)
+
+    @property
+    def kind(self) -> Kind:
+        return "int"
+
+    @property
+    def never_missing(self) -> bool:
+        return True
+
+
+class TimeGap(Valued):
+    """History-only field: seconds from the past event to the impression, as id `2 + floor(log2(1 + seconds))`.
+
+    Id 1 stands for an unknown time (a raw value of -1).
+    """
+
+    type: Literal["time_gap"] = "time_gap"
+    buckets: int = Field(default=32, ge=2, le=64)
+    dim: int = Field(default=8, ge=1)
+
+    @property
+    def kind(self) -> Kind:
+        return "int"
+
+    @property
+    def never_missing(self) -> bool:
+        return True
+
+
+class History(Named):
+    """The user's earlier events, newest first, strictly before the impression.
+
+    Args:
+        of: names of item features, `Action` or `TimeGap` fields. A field that names an item feature shares its
+            vocabulary and embedding table.
+        length: int >= 1. Number of events kept.
+        window: "before" (the long-term history, which ends where the window named in the table spec begins) or
+            "within" (the real-time history, from there to the impression).
+        only: str or None. Keep only past events whose flag of this name is non-zero.
+    """
+
+    type: Literal["history"] = "history"
+    of: tuple[str, ...] = Field(min_length=1)
+    length: int = Field(ge=1)
+    window: Literal["before", "within"]
+    only: str | None = None
+
+    def column(self, field: str) -> str:
+        """Column of a field: `global_video_id`."""
+        return f"{self.name}_{field}"

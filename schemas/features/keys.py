@@ -1,0 +1,144 @@
+"""Columns of a row besides its features: keys, time, scenario and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from mixrank.schemas.features.named import Dtype, Named
+from mixrank.schemas.safe_text import shown
+from mixrank.schemas.task_kinds import label_kind
+
+# Columns of a transformed row that identify it; the model does not read them.
+KEYS = {"user": "key_user", "item": "key_item", "time": "key_time"}
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ValueError(f"`timezone` must be an IANA name such as 'Asia/Shanghai', received {shown(name)}") from error
+    return name
+
+
+Zone = Annotated[str, AfterValidator(_zone)]
+
+
+class Key(Named):
+    """Column that identifies the user or the item of a row; passed through, not read by the model.
+
+    A feature of the same name reads the same column.
+
+    Args:
+        dtype: "int" or "str". As "str", keys are compared by their text: `007` and `7` are two keys. As "int" they
+            are one, and a key that is no whole number makes its row bad.
+        per_row: bool. Whether no column has it and every row gets a key of its own: the user of a log without users.
+    """
+
+    dtype: Dtype = "int"
+    per_row: bool = False
+
+    @model_validator(mode="after")
+    def _check_dtype(self) -> Key:
+        if self.per_row and self.dtype != "int":
+            raise ValueError(f"key `{self.name}` with per_row=True has dtype='int': rows are numbered")
+        return self
+
+
+class EventTime(Named):
+    """Column with the time of the impression; milliseconds since 1970-01-01 UTC are used inside.
+
+    Timestamps and dates of Parquet files are read in either format.
+
+    Args:
+        format: "epoch" (a number of units since 1970-01-01 UTC) or "iso" (text in ISO 8601, such as
+            `2024-01-05T18:30:00.25+01:00`, `2024-01-05 18:30` or `2024-01-05`; a date may also be the number 20240105).
+        unit: "s", "ms", "us" or "ns". Unit of an epoch.
+        timezone: IANA name of the zone of texts, timestamps and dates that name none. A time in the hour that a clock
+            change repeats is the first one, a time in the hour that it skips moves on by an hour.
+    """
+
+    format: Literal["epoch", "iso"] = "epoch"
+    unit: Literal["s", "ms", "us", "ns"] = "ms"
+    timezone: Zone = "UTC"
+
+    @model_validator(mode="after")
+    def _check_unit(self) -> EventTime:
+        if self.format == "iso" and self.unit != "ms":
+            raise ValueError(f"time `{self.name}`: `unit` belongs to format='epoch'; ISO 8601 text has none")
+        return self
+
+
+class Scenario(Named):
+    """Column with the scenario (surface, tab, page) of an impression; also a context feature of the model.
+
+    Ids are 1-based positions in `values`; a value outside it gets id `len(values) + 1`.
+
+    Args:
+        values: the known scenarios, all int or all str.
+        labels: display names, one per value; the values themselves if empty.
+        dim: int >= 1. Embedding width.
+    """
+
+    values: tuple[int, ...] | tuple[str, ...] = Field(min_length=1)
+    labels: tuple[str, ...] = ()
+    dim: int = Field(default=8, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Scenario:
+        if len(set(self.values)) != len(self.values):
+            raise ValueError(f"`values` of scenario {self.name!r} must be distinct, received {self.values}")
+        if self.labels and len(self.labels) != len(self.values):
+            raise ValueError(f"`labels` needs one entry per value ({len(self.values)}), received {len(self.labels)}")
+        return self
+
+    @property
+    def dtype(self) -> Dtype:
+        return "int" if isinstance(self.values[0], int) else "str"
+
+    def label_of(self, value: int | str) -> str:
+        """Display name of a raw scenario value."""
+        if self.labels and value in self.values:
+            return self.labels[self.values.index(value)]
+        return str(value)
+
+
+class Label(Named):
+    """Label of a task.
+
+    Args:
+        weight: float > 0. Weight of the task in the loss.
+        kind: what its values are, and so how it is learned and judged; a name in `LABEL_KINDS`, such as "binary".
+        scale: float > 0. Unit in which a label that is a number is learned: the loss sees label / scale, predictions
+            are in the label's own unit. Take about the size of a typical label, such as 1000 for milliseconds.
+        given: another label of the spec. The task is one of the rows with that label alone, such as a purchase given a
+            click: all others count neither in the loss nor in metrics, baselines and plots, and may lack this label.
+    """
+
+    weight: float = Field(default=1.0, gt=0)
+    kind: str = "binary"
+    scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    given: str | None = None
+
+    @field_validator("kind")
+    @classmethod
+    def _check_kind(cls, kind: str) -> str:
+        return label_kind(kind).name
+
+    @model_validator(mode="after")
+    def _check_scale(self) -> Label:
+        if self.scale != 1 and self.is_flag:
+            raise ValueError(f"label `{self.name}`: `scale` is for labels that are numbers, not for kind={self.kind!r}")
+        return self
+
+    def counted(self, columns: Mapping[str, Any]) -> Any:
+        """Index of the rows that count for the task, for arrays beside those of `columns`: all, or a mask."""
+        return slice(None) if self.given is None else columns[self.given] > 0
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether it says that something happened or not."""
+        return label_kind(self.kind).is_flag

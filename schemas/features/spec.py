@@ -1,0 +1,249 @@
+"""All columns of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from mixrank.schemas.features.computed_features import Match
+from mixrank.schemas.features.encodings import Vocab
+from mixrank.schemas.features.event_features import Action, History, TimeGap
+from mixrank.schemas.features.keys import KEYS, EventTime, Key, Label, Scenario
+from mixrank.schemas.features.row_features import Categorical, Numeric
+from mixrank.schemas.features.unions import (
+    AnyCategorical,
+    EventField,
+    Feature,
+    ModelFeature,
+    RowFeature,
+    is_of_event,
+    is_of_row,
+    is_read,
+)
+from mixrank.schemas.naming import Declaration, nearest
+
+
+class FeatureSpec(Declaration):
+    """All columns of a row: keys, time, scenario, labels and features.
+
+    Args:
+        name: name of the log.
+        user, item: key columns; `user=Key("row", per_row=True)` for a log without users.
+        time: event time column.
+        scenario: scenario column.
+        labels: one per task, in the order of the model's heads.
+        features: everything the model reads besides the scenario.
+
+    Raises:
+        ValueError: names that collide, or a history of a field that does not exist; the nearest name is in the text.
+    """
+
+    name: str
+    user: Key
+    item: Key
+    time: EventTime
+    scenario: Scenario
+    labels: tuple[Label, ...] = Field(min_length=1)
+    features: tuple[Annotated[Feature, Field(discriminator="type")], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> FeatureSpec:
+        if self.user.name == self.item.name:
+            raise ValueError(f"`user` and `item` must be two columns, both are `{self.user.name}`")
+        owners = dict.fromkeys(KEYS.values(), "the name of a key after Transform")
+        outputs = [column for feature in self.features for column in _columns(feature)]
+        for column, owner in (
+            [(self.time.name, "time"), (self.scenario.name, "scenario")]
+            + [(label.name, "label") for label in self.labels]
+            + outputs
+        ):
+            if column in owners:
+                raise ValueError(f"column `{column}` is declared twice: as {owners[column]} and as {owner}")
+            owners[column] = owner
+        named = {self.scenario.name}
+        for feature in self.features:
+            if feature.name in named:
+                raise ValueError(f"two features are called `{feature.name}`; tables and histories need distinct names")
+            named.add(feature.name)
+        for key in (self.user, self.item):
+            shared = self.get(key.name)
+            if key.name in owners and not isinstance(shared, Categorical):
+                raise ValueError(
+                    f"key `{key.name}` may share its column with a Categorical only, not {owners[key.name]}"
+                )
+            if isinstance(shared, Categorical) and shared.dtype != key.dtype:
+                raise ValueError(f"key and feature `{key.name}` differ in dtype: {key.dtype} and {shared.dtype}")
+        if self.item.per_row:
+            raise ValueError(f"item `{self.item.name}` cannot have per_row=True; only a user may have no column")
+        if self.user.per_row and self.user.name in owners:
+            raise ValueError(f"key `{self.user.name}` with per_row=True has no column for {owners[self.user.name]}")
+        for label in self.labels:
+            others = [other.name for other in self.labels if other.name != label.name and other.is_flag]
+            if label.given is not None and label.given not in others:
+                raise ValueError(
+                    f"label `{label.name}` is given {label.given!r}, which must be another binary label"
+                    f"{nearest(label.given, others)}"
+                )
+        self._check_histories()
+        self._check_matches()
+        return self
+
+    def _check_histories(self) -> None:
+        fields = [feature.name for feature in self.features if is_of_event(feature)]
+        windows: dict[str, str] = {}
+        for history in self.histories:
+            if self.user.per_row:
+                raise ValueError(f"history `{history.name}` needs a user, but key `{self.user.name}` is per_row")
+            for field in history.of:
+                if field not in fields:
+                    raise ValueError(
+                        f"history `{history.name}` has no field `{field}`: a field is a categorical item feature, "
+                        f"an Action or a TimeGap{nearest(field, fields)}"
+                    )
+            if history.window in windows:
+                raise ValueError(
+                    f"histories `{windows[history.window]}` and `{history.name}` both have window={history.window!r}"
+                )
+            windows[history.window] = history.name
+            if history.only is not None and history.only not in self.flags:
+                raise ValueError(
+                    f"history `{history.name}`: `only` names {history.only!r}, which is neither a flag of an Action "
+                    f"nor a label{nearest(history.only, self.flags)}"
+                )
+        used = {field for history in self.histories for field in history.of}
+        for feature in self.features:
+            if is_of_event(feature) and not is_of_row(feature) and feature.name not in used:
+                raise ValueError(f"`{feature.name}` is a history-only field but no history lists it in `of`")
+
+    def _check_matches(self) -> None:
+        for match in self.matches:
+            what = f"match `{match.name}`"
+            fields = [feature.name for feature in self.inputs if any(feature.name in h.of for h in self.histories)]
+            if match.of not in fields:
+                raise ValueError(
+                    f"{what} is of `{match.of}`, which must be a categorical item feature that a history lists"
+                    f"{nearest(match.of, fields)}"
+                )
+            listed = [history.name for history in self.histories if match.of in history.of]
+            for name in match.histories:
+                if name not in listed:
+                    raise ValueError(
+                        f"{what} names history `{name}`, which must be one that lists `{match.of}`"
+                        f"{nearest(name, listed)}"
+                    )
+            for history in self.searched(match):
+                if match.recency and self.gap_of(history) is None:
+                    raise ValueError(
+                        f"{what} tells how long ago an event was, and history `{history.name}` lists no TimeGap: list "
+                        "one, or set recency=False"
+                    )
+                for flag in match.flags:
+                    if flag not in (known := self.flags_of(history)):
+                        raise ValueError(
+                            f"{what} counts {flag!r}, which is no flag of an Action in history `{history.name}`"
+                            f"{nearest(flag, known)}"
+                        )
+
+    def get(self, name: str) -> Feature | None:
+        """The feature of this name, or None."""
+        return next((feature for feature in self.features if feature.name == name), None)
+
+    @property
+    def histories(self) -> tuple[History, ...]:
+        return tuple(feature for feature in self.features if isinstance(feature, History))
+
+    @property
+    def inputs(self) -> tuple[RowFeature, ...]:
+        """The raw columns of a row, in declaration order."""
+        return tuple(feature for feature in self.features if is_of_row(feature))
+
+    @property
+    def model_features(self) -> tuple[ModelFeature, ...]:
+        """What a model reads as one vector each: `inputs` and what is computed from them, in declaration order."""
+        return tuple(feature for feature in self.features if is_read(feature))
+
+    @property
+    def matches(self) -> tuple[Match, ...]:
+        return tuple(feature for feature in self.features if isinstance(feature, Match))
+
+    def gap_of(self, history: History) -> str | None:
+        """Column of a history that says how long ago each event was, or None."""
+        fields = self.history_fields(history)
+        return next((column for column, field in fields if isinstance(field, TimeGap)), None)
+
+    def flags_of(self, history: History) -> dict[str, tuple[str, int]]:
+        """Flag -> column of the history whose bit masks hold it, and its bit."""
+        return {
+            flag: (column, bit)
+            for column, field in self.history_fields(history)
+            if isinstance(field, Action)
+            for bit, flag in enumerate(field.flags)
+        }
+
+    def searched(self, match: Match) -> tuple[History, ...]:
+        """The histories in which a match looks for the row's value."""
+        return tuple(
+            h for h in self.histories if match.of in h.of and (not match.histories or h.name in match.histories)
+        )
+
+    @property
+    def categorical(self) -> tuple[AnyCategorical, ...]:
+        """The features whose raw values are categories, in declaration order."""
+        return tuple(feature for feature in self.inputs if not isinstance(feature, Numeric))
+
+    @property
+    def vocabularies(self) -> dict[str, Vocab]:
+        """Feature -> how its vocabulary is counted, for those that have one."""
+        return {feature.name: feature.vocab for feature in self.categorical if isinstance(feature.vocab, Vocab)}
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Outcome columns a history may read: labels that are flags, then those of every Action, without repetition."""
+        names = [label.name for label in self.labels if label.is_flag]
+        names += [flag for feature in self.features if isinstance(feature, Action) for flag in feature.flags]
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(label.name for label in self.labels)
+
+    @property
+    def tasks_by_kind(self) -> dict[str, tuple[str, ...]]:
+        """Kind -> the tasks of that kind."""
+        kinds = dict.fromkeys(label.kind for label in self.labels)
+        return {kind: tuple(label.name for label in self.labels if label.kind == kind) for kind in kinds}
+
+    def history_fields(self, history: History) -> Iterator[tuple[str, EventField]]:
+        """(column, feature) of each field of a history, for instance ("global_video_id", Categorical("video_id"))."""
+        fields = {feature.name: feature for feature in self.features if is_of_event(feature)}
+        for field in history.of:
+            yield history.column(field), fields[field]
+
+    def widened(self, factor: float) -> FeatureSpec:
+        """The same columns with every embedding `factor` times as wide, rounded, at least 1."""
+
+        def wider(declared: Scenario | RowFeature | EventField) -> Any:
+            return declared.model_copy(update={"dim": max(1, round(factor * declared.dim))})
+
+        features = tuple(f if isinstance(f, History | Match) else wider(f) for f in self.features)
+        return self.model_copy(update={"scenario": wider(self.scenario), "features": features})
+
+    def columns_of(self, feature: RowFeature | EventField) -> tuple[str, ...]:
+        """Every column that holds values of a feature: its own, if it is of the row, then one per history with it."""
+        own = (feature.name,) if is_of_row(feature) else ()
+        return (*own, *(history.column(feature.name) for history in self.histories if feature.name in history.of))
+
+    @classmethod
+    def from_json(cls, text: str) -> FeatureSpec:
+        return cls.model_validate_json(text)
+
+    def to_json(self) -> str:
+        return self.model_dump_json()
+
+
+def _columns(feature: Feature) -> list[tuple[str, str]]:
+    if isinstance(feature, History):
+        return [(feature.column(field), f"history `{feature.name}`") for field in feature.of]
+    return [(feature.name, f"feature `{feature.name}`")] if is_read(feature) else []

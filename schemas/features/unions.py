@@ -1,0 +1,47 @@
+"""All types of features, and what a fold asks of them."""
+
+from __future__ import annotations
+
+from typing import TypeGuard, assert_never
+
+from mixrank.schemas.features.computed_features import Match
+from mixrank.schemas.features.event_features import Action, History, TimeGap
+from mixrank.schemas.features.row_features import Categorical, MultiCategorical, Numeric
+
+# Looked up in a vocabulary or by a hash; a raw column of the row; what a model reads of a row besides histories; one
+# value per event of a history; all there are. A fold takes one of these unions apart and ends with `assert_never`, so
+# that a new type is an error wherever it is forgotten.
+AnyCategorical = Categorical | MultiCategorical
+RowFeature = AnyCategorical | Numeric
+ModelFeature = RowFeature | Match
+EventField = AnyCategorical | Action | TimeGap
+Feature = ModelFeature | Action | TimeGap | History
+
+
+def is_of_row(feature: Feature) -> TypeGuard[RowFeature]:
+    """Whether a feature is a raw column of the row."""
+    match feature:
+        case Categorical() | MultiCategorical() | Numeric():
+            return True
+        case Match() | Action() | TimeGap() | History():
+            return False
+        case _:
+            assert_never(feature)
+
+
+def is_read(feature: Feature) -> TypeGuard[ModelFeature]:
+    """Whether a model reads the feature as a vector of the row."""
+    return is_of_row(feature) or isinstance(feature, Match)
+
+
+def is_of_event(feature: Feature) -> TypeGuard[EventField]:
+    """Whether a history may list the feature."""
+    match feature:
+        case Categorical() | MultiCategorical():
+            return feature.group == "item"
+        case Action() | TimeGap():
+            return True
+        case Numeric() | Match() | History():
+            return False
+        case _:
+            assert_never(feature)
