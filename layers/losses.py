@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -155,6 +156,25 @@ def of_known(loss: keras.losses.Loss) -> keras.losses.Loss:
             return values * ops.cast(known[:, 0], values.dtype)
 
     return OfKnown(name=loss.name, reduction=loss.reduction)
+
+
+def of_kept(loss: keras.losses.Loss, keep: float) -> keras.losses.Loss:
+    """The loss of `z - log(keep)`, the logit among rows of which only a share of the negatives was kept.
+
+    With odds `e^z` in the whole log, those among the kept rows are `e^z / keep` (He et al. 2014, section 6.3), so that
+    z, which is exported, stays the logit of the whole log.
+
+    Args:
+        loss: of labels `(batch, 1)` and logits of as many elements.
+        keep: float above 0, at most 1.
+    """
+    import keras
+
+    class OfKept(keras.losses.Loss):
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            return loss.call(y_true, y_pred - math.log(keep))
+
+    return OfKept(name=loss.name, reduction=loss.reduction)
 
 
 def origin(reference: str) -> str:

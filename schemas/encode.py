@@ -63,7 +63,7 @@ class Column:
 
 
 def columns(spec: FeatureSpec) -> tuple[Column, ...]:
-    """Every column of a row: keys, time, scenario, labels, then features in declaration order."""
+    """Every column of a row: keys, time, scenario, labels, row weights, then features in declaration order."""
     return tuple(_columns(spec))
 
 
@@ -75,6 +75,8 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
     yield Column(spec.scenario.name, spec.scenario.dtype, required=True)
     for label in spec.labels:
         yield Column(label.name, label_kind(label.kind).column, serving=False)
+    for name in spec.row_weights:
+        yield Column(name, "float", serving=False)
     for feature in spec.features:
         match feature:
             case Categorical() | MultiCategorical() | Numeric():
@@ -132,6 +134,8 @@ def _check_values(spec: FeatureSpec, known: Iterable[Column], row: Mapping[str, 
                 )
         if values and (label := labels_of.get(column.name)):
             label_kind(label.kind).check(f"label `{column.name}`", values)
+        if values and column.name in spec.row_weights and not values[0] >= 0:
+            raise ValueError(f"row weight `{column.name}` must be >= 0, received {shown(values[0])}")
 
 
 def _values(column: Column, value: Any) -> list[Any]:

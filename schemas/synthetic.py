@@ -72,6 +72,9 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
         for label in spec.labels:
             if label.given is not None and not row[label.given]:
                 row[label.name] = 0
+        for name in spec.row_weights:
+            # A quarter of the rows counts nothing.
+            row[name] = max(0.0, round(4 * draw.random() - 1, 3))
         yield row
 
 

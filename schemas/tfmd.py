@@ -77,6 +77,9 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
         if math.isfinite(kind.high):
             domain.max = kind.high
 
+    for name in spec.row_weights:
+        add(name, "float", always=True, serving=False).float_domain.min = 0
+
     for feature in spec.features:
         match feature:
             case Categorical() | MultiCategorical():

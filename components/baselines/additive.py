@@ -24,13 +24,22 @@ class _Additive:
         self,
         keys: Mapping[str, ArrayLike],
         labels: ArrayLike,
+        weights: ArrayLike | None,
         constant: Callable[[NDArray[Any]], float | None],
         scale: Callable[[Any], Any],
     ) -> None:
         y = np.asarray(labels, np.float64)
         if not len(y):
             raise ValueError("`labels` must have at least one row")
-        mean, same = float(y.mean()), constant(y)
+        w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
+        if w.shape != y.shape or not w.min() >= 0 or not w.sum() > 0:
+            raise ValueError(
+                f"`weights` must be >= 0, above 0 in some row, and one per label {y.shape}; received shape {w.shape} "
+                f"and a sum of {w.sum():g}"
+            )
+        # Smoothing is in rows of mean weight.
+        w = w / w.mean()
+        mean, same = float((w * y).mean()), constant(y[w > 0])
         self.prior = float(scale(mean if same is None else same))
         self.offsets = {}
         for name, column in keys.items():
@@ -41,7 +50,7 @@ class _Additive:
             if same is not None:
                 self.offsets[name] = (values, np.zeros(len(values)))
                 continue
-            count, total = np.bincount(code), np.bincount(code, weights=y)
+            count, total = np.bincount(code, w), np.bincount(code, w * y)
             smoothed = (total + self.smoothing * mean) / (count + self.smoothing)
             self.offsets[name] = (values, scale(smoothed) - self.prior)
 
@@ -75,18 +84,21 @@ class AdditiveLogOdds(_Additive):
     array([0.9167, 0.5833, 0.75  ])
     """
 
-    def fit(self, keys: Mapping[str, ArrayLike], labels: ArrayLike) -> AdditiveLogOdds:
+    def fit(
+        self, keys: Mapping[str, ArrayLike], labels: ArrayLike, weights: ArrayLike | None = None
+    ) -> AdditiveLogOdds:
         """Counts the training rows.
 
         Args:
             keys: name -> integer or text values, `(rows,)`.
             labels: of a binary task, `(rows,)`. Without both classes nothing can be said of a key: every row gets
                 `(positives + 1/2) / (rows + 1)`.
+            weights: of the rows, >= 0, `(rows,)`; None: each counts once.
 
         Raises:
-            ValueError: without rows, or if lengths differ.
+            ValueError: without rows, if lengths differ, or if all weights are 0.
         """
-        self._fit(keys, labels, constant_rate, _logit)
+        self._fit(keys, labels, weights, constant_rate, _logit)
         return self
 
     def predict(self, keys: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
@@ -117,9 +129,9 @@ class AdditiveMean(_Additive):
         super().__init__(smoothing=smoothing)
         self.least = least
 
-    def fit(self, keys: Mapping[str, ArrayLike], labels: ArrayLike) -> AdditiveMean:
+    def fit(self, keys: Mapping[str, ArrayLike], labels: ArrayLike, weights: ArrayLike | None = None) -> AdditiveMean:
         """Averages the training rows; arguments and errors as in `AdditiveLogOdds.fit`."""
-        self._fit(keys, labels, constant_mean, lambda mean: mean)
+        self._fit(keys, labels, weights, constant_mean, lambda mean: mean)
         return self
 
     def predict(self, keys: Mapping[str, ArrayLike]) -> NDArray[np.float64]:

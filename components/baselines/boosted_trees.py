@@ -114,7 +114,9 @@ class BoostedTrees:
             if (constant := kind.constant(column)) is not None:
                 self.constants[label.name] = constant
             else:
-                self.models[label.name] = kind.trees(**settings).fit(table[counted], column)
+                weights = self.spec.weights_of(label, rows.columns)
+                weights = None if weights is None else weights[counted]
+                self.models[label.name] = kind.trees(**settings).fit(table[counted], column, sample_weight=weights)
         return self
 
     def predict(self, rows: ExampleArrays) -> dict[str, NDArray[np.float64]]:

@@ -25,8 +25,8 @@ class ExampleArrays:
             columns of one feature, its own and those in histories, share their codes. `Numeric`: float32, NaN if
             missing. `Action`: int16 bit masks, -1 after the last event. `TimeGap`: float32 seconds, NaN where the
             time is not known and after the last event. Time: int64. Labels: int64, or float32 if they are no whole
-            numbers. Shape `(rows,)`, of `MultiCategorical` `(rows, values)`, in a history `(rows, events)` and
-            `(rows, events, values)`.
+            numbers. Row weights: float32. Shape `(rows,)`, of `MultiCategorical` `(rows, values)`, in a history
+            `(rows, events)` and `(rows, events, values)`.
         events: history -> int64 `(rows,)`, the number of its events.
         ends: number of rows up to the end of each split.
     """
@@ -152,7 +152,7 @@ class _Collected:
         fields = {name: field for history in spec.histories for name, field in spec.history_fields(history)}
         field = fields.get(column.name)
         self.column, self.length = column, column.length or 1
-        self.has_one = column.name in (spec.time.name, *spec.tasks)
+        self.has_one = column.name in (spec.time.name, *spec.tasks, *spec.row_weights)
         self.is_gap = False
         self.coder: _Coder | None = None
         self.fill: float = 0

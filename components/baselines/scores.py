@@ -31,7 +31,7 @@ def fit_additive(spec: FeatureSpec, patterns: Mapping[str, str], splits: Sequenc
         target: Parquet file to write; replaced if it exists.
     """
     keys = [spec.scenario.name, spec.user.name, spec.item.name]
-    wanted = [*keys, spec.time.name, *spec.tasks]
+    wanted = [*keys, spec.time.name, *spec.tasks, *spec.row_weights]
     parts = [read_columns(spec, patterns[split], wanted) for split in splits if split in patterns]
     training = {name: pd.concat([pd.Series(part[name]) for part in parts]).to_numpy() for name in wanted}
     evaluated = read_columns(spec, patterns["eval"], wanted)
@@ -39,7 +39,9 @@ def fit_additive(spec: FeatureSpec, patterns: Mapping[str, str], splits: Sequenc
     for label in spec.labels:
         model = TASK_BASELINES[label.kind].additive()
         rows = label.counted(training)
-        model.fit({key: training[key][rows] for key in keys}, training[label.name][rows])
+        weights = spec.weights_of(label, training)
+        weights = None if weights is None else weights[rows]
+        model.fit({key: training[key][rows] for key in keys}, training[label.name][rows], weights)
         scores[label.name] = model.predict({key: evaluated[key] for key in keys})
     return _write(spec, evaluated, scores, target)
 

@@ -55,6 +55,7 @@ def shard_figures(
     split: NDArray[np.int64],
     time: NDArray[np.int64],
     histories: dict[str, Slices],
+    left_out: int = 0,
 ) -> Figures:
     """Figures of the rows of a shard.
 
@@ -64,6 +65,7 @@ def shard_figures(
         split: position in `SPLITS`, `(rows,)`, -1 for none.
         time: milliseconds, `(rows,)`.
         histories: history -> its slices.
+        left_out: negatives of the training split that are not kept, whose split is -1.
     """
     spec = dataset.spec
     places = {name: SPLITS.index(name) for name in dataset.split_names}
@@ -78,7 +80,8 @@ def shard_figures(
     years, counts = np.unique(time.astype("datetime64[ms]").astype("datetime64[Y]"), return_counts=True)
     return Figures(
         rows={name: int(rows[place]) for name, place in places.items()},
-        rows_in_no_split=int((split < 0).sum()),
+        rows_in_no_split=int((split < 0).sum()) - left_out,
+        negatives_left_out=left_out,
         labels={
             label.name: _label(
                 spec,

@@ -88,8 +88,8 @@ class RawTable:
 def find_tables(dataset: Dataset, data_dir: str) -> dict[str, RawTable]:
     """The tables of a dataset under a folder, with every needed column checked in every file.
 
-    A feature comes from the log if the log has its column, else from the first join that has it. Keys, time,
-    labels and flags must be in the log or derived.
+    A feature comes from the log if the log has its column, else from the first join that has it. Keys, time, row
+    weights, labels and flags must be in the log, the last two unless they are derived.
 
     Args:
         dataset: the declaration.
@@ -235,6 +235,8 @@ def _needed(dataset: Dataset, declared: dict[str, Table], tables: dict[str, RawT
         if not label.is_flag:
             kind, required = label_kind(label.kind).column, label.given is None
             needed[LOG][label.name] = RawColumn(label.name, kind, required=required, label=label.kind)
+    for name in spec.row_weights:
+        needed[LOG][name] = RawColumn(name, "float", required=True, weight=True)
     _check_columns(first[LOG], list(needed[LOG]), found[LOG])
     for number, join in enumerate(source.joins):
         key = user if join.on == "user" else item

@@ -21,7 +21,7 @@ from mixrank.components.examples.log_figures import shard_figures
 from mixrank.components.examples.popularity import DailyCounts, count, daily_counts, merge, popularity_of
 from mixrank.components.examples.raw_tables import PRIOR, join_name
 from mixrank.components.gates import Figures
-from mixrank.schemas import Action, Categorical, Dataset, MultiCategorical, TimeGap
+from mixrank.schemas import SPLITS, Action, Categorical, Dataset, MultiCategorical, TimeGap
 from mixrank.schemas.task_kinds import label_kind
 
 
@@ -97,6 +97,8 @@ def build(
     keys = [log[spec.user.name].values[code] for code in users]
 
     columns, split = _row_columns(dataset, log), splits.assign(source.split, user, keys, time)
+    left_out = _left_out(dataset, log, split)
+    split = np.where(left_out, splits.NONE, split)
     histories: dict[str, Slices] = {}
     prior = _prior(dataset, tables, keys)
     flags = {name: np.concatenate([log[name].numbers(bool), prior.flags[name]]) for name in spec.flags}
@@ -123,8 +125,22 @@ def build(
                 case _:
                     assert_never(feature)
             columns.append(written)
-    figures = Figures.merged([joined, shard_figures(dataset, log, split, time, histories)])
+    figures = Figures.merged([joined, shard_figures(dataset, log, split, time, histories, int(left_out.sum()))])
     return Shard(columns, split, figures, log, bad)
+
+
+def _left_out(dataset: Dataset, log: Columns, split: np.ndarray) -> np.ndarray:
+    """Whether a row is a negative of training that is not kept, bool array (rows,)."""
+    spec = dataset.spec
+    if (label := spec.sampled) is None:
+        return np.zeros(len(split), bool)
+    negatives = np.flatnonzero((split == SPLITS.index("train")) & ~log[label.name].numbers(bool))
+    keys = [take_all({"key": log[key.name]}, negatives)["key"].tolist() for key in (spec.user, spec.item, spec.time)]
+    # A float holds 53 bits exactly.
+    share = np.array([(splits.stable_hash(each, label.name) >> 11) / 2**53 for each in zip(*keys, strict=True)])
+    found = np.zeros(len(split), bool)
+    found[negatives] = share >= label.keep_negatives
+    return found
 
 
 def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:
@@ -136,6 +152,7 @@ def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:
     result.append(ValueColumn(spec.time.name, "int", log[spec.time.name]))
     result.append(ValueColumn(spec.scenario.name, spec.scenario.dtype, log[spec.scenario.name]))
     result += [ValueColumn(label.name, label_kind(label.kind).column, log[label.name]) for label in spec.labels]
+    result += [ValueColumn(name, "float", log[name]) for name in spec.row_weights]
     result += [ValueColumn(f.name, f.kind, log[f.name], f.max_values) for f in spec.inputs]
     return result
 

@@ -103,6 +103,7 @@ class Figures(Declaration):
     Args:
         rows: split -> rows.
         rows_in_no_split: rows that no split takes.
+        negatives_left_out: rows of the training split that `Label.keep_negatives` leaves out.
         rows_read: table -> rows in its files.
         bad_rows: table -> rows that did not parse.
         files: table -> its files.
@@ -120,6 +121,7 @@ class Figures(Declaration):
 
     rows: dict[str, int] = {}
     rows_in_no_split: int = 0
+    negatives_left_out: int = 0
     rows_read: dict[str, int] = {}
     bad_rows: dict[str, int] = {}
     files: dict[str, FileFigures] = {}

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mixrank.components.gates.findings import Finding
 from mixrank.components.gates.gate_settings import GateSettings
-from mixrank.components.metrics import Metric, Rows
+from mixrank.components.metrics import Metric, Rows, mean
 from mixrank.schemas.naming import Declaration
 
 # With fewer users an interval is too narrow to be believed.
@@ -59,6 +59,7 @@ def judge_model(
     losses: Mapping[str, Metric],
     baseline: Mapping[str, NDArray[np.float64]],
     pushed: Mapping[str, NDArray[np.float64]],
+    weights: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> list[GateResult]:
     """Verdicts on the scores of the evaluation rows, task by task.
 
@@ -76,6 +77,7 @@ def judge_model(
         losses: task -> the metric that is the mean of its loss.
         baseline: task -> scores of the additive baseline.
         pushed: task -> scores of the last pushed model; without the tasks that it does not have.
+        weights: task -> weights of the rows, `(rows,)`; without the tasks in which every row counts once.
     """
     _, user = np.unique(np.asarray(users), return_inverse=True)
     results = []
@@ -86,7 +88,7 @@ def judge_model(
             said = f"{where}{int((~finite).sum())} of {len(score)} predictions are not finite numbers"
             results.append(GateResult(kind="not_finite", subject=task, passed=False, by_chance=False, said=said))
         elif len(np.unique(y[known])) > 1:
-            others = (each[task][known] if task in each else None for each in (baseline, pushed))
+            others = (each[task][known] if task in each else None for each in (baseline, pushed, weights or {}))
             _, own = np.unique(user[known], return_inverse=True)
             results += _judge_task(task, losses[task], y[known], score[known], own, gates, *others)
     return results
@@ -101,12 +103,14 @@ def _judge_task(
     gates: GateSettings,
     baseline: NDArray[np.float64] | None,
     pushed: NDArray[np.float64] | None,
+    weights: NDArray[np.float64] | None,
 ) -> list[GateResult]:
     def loss(of: NDArray[np.float64]) -> NDArray[np.float64]:
         assert metric.of_each is not None, f"{metric.name} is no mean over rows"
         return metric.of_each(Rows(labels, of, user))
 
-    own, one = loss(scores), np.ones(len(labels))
+    own, one = loss(scores), np.ones(len(labels)) if weights is None else weights
+    level = mean(own, weights)
     results = []
 
     def add(kind: str, passed: bool, by_chance: bool, found: Interval, said: str) -> None:
@@ -120,16 +124,16 @@ def _judge_task(
         results.append(GateResult(kind=kind, subject=task, passed=passed, by_chance=by_chance, said=said))
 
     if baseline is not None and (bound := gates.above_baseline) is not None:
-        found = ratio_interval(own - loss(baseline), one, user, gates.confidence)
-        said = f"{metric.title} {own.mean():.4f} is {_difference(found.value)} the additive baseline's{_allowed(bound)}"
+        found = ratio_interval(one * (own - loss(baseline)), one, user, gates.confidence)
+        said = f"{metric.title} {level:.4f} is {_difference(found.value)} the additive baseline's{_allowed(bound)}"
         add("below_baseline", found.value < bound, found.low < bound <= found.high, found, said)
     if pushed is not None and (bound := gates.above_pushed) is not None:
-        found = ratio_interval(own - loss(pushed), one, user, gates.confidence)
-        said = f"{metric.title} {own.mean():.4f} is {_difference(found.value)} the last pushed model's{_allowed(bound)}"
+        found = ratio_interval(one * (own - loss(pushed)), one, user, gates.confidence)
+        said = f"{metric.title} {level:.4f} is {_difference(found.value)} the last pushed model's{_allowed(bound)}"
         most = bound + SAME
         add("worse_than_pushed", found.low <= most, found.low <= most < found.high, found, said)
     if (widest := gates.calibration) is not None and labels.min() >= 0:
-        found = ratio_interval(scores, labels, user, gates.confidence)
+        found = ratio_interval(one * scores, one * labels, user, gates.confidence)
         least = 1 / widest
         inside = found.low <= widest and found.high >= least
         said = f"calibration is {found.value:.3f}, {least:.3g} to {widest:.3g} is allowed"

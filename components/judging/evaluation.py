@@ -80,7 +80,13 @@ def eval_config(spec: FeatureSpec, thresholds: Thresholds, source: str = "") -> 
     metrics_specs = []
     for label in spec.labels:
         names = [metric.name for metric in of_kinds(label.kind)]
-        config = {"group_key": spec.user.name, "names": names, "given": label.given, "source": source}
+        config = {
+            "group_key": spec.user.name,
+            "names": names,
+            "given": label.given,
+            "weight": spec.weight_of(label),
+            "source": source,
+        }
         ranking = tfma.MetricConfig(
             class_name="Ranking", module="mixrank.components.judging.tfma_metrics", config=json.dumps(config)
         )

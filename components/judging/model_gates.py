@@ -15,7 +15,7 @@ from mixrank.components.baselines import ADDITIVE, read_columns
 from mixrank.components.gates import GateSettings, judge_model
 from mixrank.components.judging.last_pushed import saved_model
 from mixrank.components.judging.row_scores import scores_beside
-from mixrank.components.metrics import find_metric
+from mixrank.components.metrics import find_metric, weights_in
 from mixrank.components.training import PREDICTIONS
 from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.schemas import FeatureSpec
@@ -50,6 +50,7 @@ class Executor(base_executor.BaseExecutor):
             losses={label.name: find_metric(TASK_KINDS[label.kind].loss_metric) for label in spec.labels},
             baseline=_by_task(baseline, spec),
             pushed=_by_task(pushed, spec),
+            weights={task: found for task in spec.tasks if (found := weights_in(predictions, task)) is not None},
         )
         for result in results:
             logging.info("%s %s", "passed:" if result.passed else "not passed:", result.said)

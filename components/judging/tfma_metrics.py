@@ -20,25 +20,35 @@ class Ranking(tfma.metrics.Metric):
 
     TFMA's own grouping (`MetricsSpec.query_key`) hands a whole group to every slice in which it has any example, so
     that GAUC of a scenario would rank examples of other scenarios. This metric therefore reads the group's key
-    itself, collects the columns of each slice, and groups them there: 20 bytes per example, slice and task are held
-    until the values are known. An element may be one example or many (see `mixrank.components.judging.tfma_batches`).
+    itself, collects the columns of each slice, and groups them there: 20 bytes per example, slice and task, 24 with
+    weights, are held until the values are known. An element may be one example or many (see
+    `mixrank.components.judging.tfma_batches`).
 
     Args:
         group_key: str. Feature with the group of each row, usually the user; integer or text.
         names: metrics to compute.
         given: feature that is above 0 in the rows that count; None counts all.
+        weight: feature with the weight of each row; None counts every row once.
         source: str. Fingerprint of the code, so that a cached evaluation notices an edit.
 
     Raises:
         ValueError: if an example has no single value of `group_key`.
     """
 
-    def __init__(self, group_key: str, names: Sequence[str], given: str | None = None, source: str = "") -> None:
+    def __init__(
+        self,
+        group_key: str,
+        names: Sequence[str],
+        given: str | None = None,
+        weight: str | None = None,
+        source: str = "",
+    ) -> None:
         super().__init__(
             metric_util.merge_per_key_computations(_computations),
             group_key=group_key,
             names=list(names),
             given=given,
+            weight=weight,
             source=source,
         )
 
@@ -47,6 +57,7 @@ def _computations(
     group_key: str,
     names: Sequence[str],
     given: str | None = None,
+    weight: str | None = None,
     source: str = "",
     eval_config: tfma.EvalConfig | None = None,
     model_name: str = "",
@@ -58,34 +69,37 @@ def _computations(
         tfma.metrics.MetricKey(name=name, model_name=model_name, output_name=output_name, example_weighted=None)
         for name in names
     ]
-    read = [group_key] if given is None else [group_key, given]
+    read = [name for name in (group_key, given, weight) if name is not None]
     preprocessor = tfma.metrics.FeaturePreprocessor(feature_keys=read)
-    return [tfma.metrics.MetricComputation(keys, [preprocessor], _Collect(keys, group_key, given, eval_config))]
+    return [tfma.metrics.MetricComputation(keys, [preprocessor], _Collect(keys, group_key, given, weight, eval_config))]
 
 
 class _Columns(NamedTuple):
     groups: array[int]
     scores: array[float]
     labels: array[float]
+    weights: array[float]
 
 
 class _Collect(beam.CombineFn):
-    """Gathers group, score and label of a slice's examples and computes the metrics at the end."""
+    """Gathers group, score, label and weight of a slice's examples and computes the metrics at the end."""
 
     def __init__(
         self,
         keys: list[tfma.metrics.MetricKey],
         group_key: str,
         given: str | None,
+        weight: str | None,
         eval_config: tfma.EvalConfig | None,
     ) -> None:
         self._keys = keys
         self._group_key = group_key
         self._given = given
+        self._weight = weight
         self._eval_config = eval_config
 
     def create_accumulator(self) -> _Columns:
-        return _Columns(array("q"), array("d"), array("f"))
+        return _Columns(array("q"), array("d"), array("f"), array("f"))
 
     def add_input(self, accumulator: _Columns, element: Any) -> _Columns:
         features = element.get_by_key("features")
@@ -107,6 +121,9 @@ class _Collect(beam.CombineFn):
         accumulator.groups.frombytes(_integers(groups[rows]).tobytes())
         accumulator.scores.frombytes(np.ravel(scores)[rows].astype(np.float64).tobytes())
         accumulator.labels.frombytes(np.ravel(labels)[rows].astype(np.float32).tobytes())
+        if self._weight is not None:
+            weights = np.ravel(features[self._weight])
+            accumulator.weights.frombytes(weights[rows].astype(np.float32).tobytes())
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[_Columns]) -> _Columns:
@@ -117,8 +134,9 @@ class _Collect(beam.CombineFn):
         return merged
 
     def extract_output(self, accumulator: _Columns) -> dict[tfma.metrics.MetricKey, float]:
-        groups, scores, labels = (np.asarray(column) for column in accumulator)
-        values = measure(Rows(labels, scores, groups), [find_metric(key.name) for key in self._keys])
+        groups, scores, labels, weights = (np.asarray(column) for column in accumulator)
+        rows = Rows(labels, scores, groups, None if self._weight is None else weights)
+        values = measure(rows, [find_metric(key.name) for key in self._keys])
         return {key: values[key.name] for key in self._keys}
 
 

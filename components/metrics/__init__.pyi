@@ -3,10 +3,12 @@ from .metric import Metric as Metric
 from .metric import Rows as Rows
 from .metric import ratio_of_sums as ratio_of_sums
 from .metric import sums as sums
+from .metric import weights_in as weights_in
 from .ndcg import ndcg_at as ndcg_at
 from .number_metrics import xauc as xauc
 from .ranking_metrics import auc as auc
 from .ranking_metrics import log_losses as log_losses
+from .ranking_metrics import mean as mean
 from .ranking_metrics import rela_impr_auc as rela_impr_auc
 from .table import bounds as bounds
 from .table import directed as directed

@@ -30,27 +30,41 @@ class Rows:
         scores: `(rows,)`. The model's predictions.
         groups: integer or text, `(rows,)`. Group of each row, usually the user. `Metric.of_resamples` needs integers:
             columns of `drawn`.
+        weights: >= 0, `(rows,)`, or None: each row counts once. A row of weight 2 counts as two equal ones.
     """
 
     labels: NDArray[Any]
     scores: NDArray[Any]
     groups: NDArray[Any]
+    weights: NDArray[Any] | None = None
 
     @classmethod
     def of(cls, predictions: pd.DataFrame, task: str, groups: str) -> Rows:
         """The rows of a table of predictions that count for a task: those whose `label_<task>` is known."""
         known = predictions[predictions[f"label_{task}"].notna()]
-        return cls(*(known[name].to_numpy() for name in (f"label_{task}", f"score_{task}", groups)))
+        labels, scores, whose = (known[name].to_numpy() for name in (f"label_{task}", f"score_{task}", groups))
+        return cls(labels, scores, whose, weights_in(known, task))
+
+    @property
+    def weight(self) -> NDArray[np.float64]:
+        """`weights`, or ones."""
+        return np.ones(len(self.labels)) if self.weights is None else np.asarray(self.weights, np.float64)
 
     @cached_property
     def by_group(self) -> GroupAuc:
         """AUC, size and position of every group."""
-        return auc_by_group(self.labels, self.scores, self.groups)
+        return auc_by_group(self.labels, self.scores, self.groups, self.weights)
 
     @cached_property
     def pairs_by_group(self) -> GroupXauc:
         """XAUC, size and position of every group."""
-        return xauc_by_group(self.labels, self.scores, self.groups)
+        return xauc_by_group(self.labels, self.scores, self.groups, self.weights)
+
+
+def weights_in(predictions: pd.DataFrame, task: str) -> NDArray[np.float64] | None:
+    """`weight_<task>` of a table of predictions, or None where it has no such column."""
+    name = f"weight_{task}"
+    return predictions[name].to_numpy(np.float64) if name in predictions else None
 
 
 class Bound(NamedTuple):
@@ -124,8 +138,8 @@ class Metric:
 
 
 def sums(rows: Rows, values: ArrayLike, drawn: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum of a value per row over the rows of every resample, `(resamples,)`."""
-    return drawn @ np.bincount(rows.groups, np.broadcast_to(values, len(rows.groups)), drawn.shape[1])
+    """Weighted sum of a value per row over the rows of every resample, `(resamples,)`."""
+    return drawn @ np.bincount(rows.groups, np.broadcast_to(values, len(rows.groups)) * rows.weight, drawn.shape[1])
 
 
 def ratio_of_sums(rows: Rows, upper: ArrayLike, lower: ArrayLike, drawn: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -144,11 +158,12 @@ def resampled_auc(rows: Rows, drawn: NDArray[np.float64]) -> NDArray[np.float64]
     """AUC over the rows of every resample, `(resamples,)`; NaN where they have one class."""
     order = np.argsort(rows.scores, kind="stable")
     s, y, u = rows.scores[order], rows.labels[order].astype(np.float64), rows.groups[order]
+    w = rows.weight[order]
     starts = np.flatnonzero(np.append(True, s[1:] != s[:-1]))
     found = np.full(len(drawn), np.nan)
     step = max(1, BLOCK // max(1, len(s)))
     for at in range(0, len(drawn), step):
-        weight = drawn[at : at + step, u]
+        weight = drawn[at : at + step, u] * w
         # (resamples, distinct scores)
         positive = np.add.reduceat(weight * y, starts, axis=1)
         negative = np.add.reduceat(weight * (1 - y), starts, axis=1)

@@ -11,7 +11,8 @@ from mixrank.components.metrics.metric import Metric, Rows, ratio_of_sums
 def ndcg_at(k: int) -> Metric:
     """The metric NDCG@k, named `ndcg@k`: `sum_u n_u NDCG_u / sum_u n_u` over the groups u that have both classes.
 
-    n_u are the rows of a group, as in GAUC. A group with one class is left out: every order of it is the best one.
+    n_u are the rows of a group or their weights, as in GAUC; weights do not enter NDCG_u. A group with one class is
+    left out: every order of it is the best one.
 
     Args:
         k: int >= 1. Places that count.
@@ -38,7 +39,8 @@ def ndcg_by_group(rows: Rows, k: int) -> NDArray[np.float64]:
 
     Rows with equal scores share the mean of their labels, so that their order in the data does not matter.
     """
-    size, group = rows.by_group.rows, rows.by_group.group
+    group = rows.by_group.group
+    size = np.bincount(group, minlength=len(rows.by_group.auc))
     labels = np.asarray(rows.labels, np.float64)
     order = np.lexsort((-np.asarray(rows.scores, np.float64), group))
     g, s = group[order], rows.scores[order]

@@ -21,12 +21,12 @@ class GroupAuc(NamedTuple):
 
     Attributes:
         auc: float `(groups,)`. NaN for a group with one class.
-        rows: int `(groups,)`. Rows of the group.
+        rows: `(groups,)`. Rows of the group, or the sum of their weights.
         group: int `(rows,)`. Position of each row's group in `auc`.
     """
 
     auc: NDArray[np.float64]
-    rows: NDArray[np.int64]
+    rows: NDArray[Any]
     group: NDArray[np.int64]
 
     @property
@@ -51,16 +51,17 @@ class Gauc(NamedTuple):
     skipped: int
 
 
-def auc_by_group(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> GroupAuc:
+def auc_by_group(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, weights: ArrayLike | None = None) -> GroupAuc:
     """Area under the ROC curve inside each group; ties count one half.
 
-    `AUC = (sum of the positives' ranks - P(P + 1)/2) / (P N)` with P positives, N negatives and average ranks among
-    equal scores.
+    `AUC = sum_{i positive, j negative} w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / (P N)` with the weights P of all
+    positives and N of all negatives.
 
     Args:
         labels: binary, `(rows,)`.
         scores: finite number, `(rows,)`. Any increasing function of the probability.
         groups: integer or text, `(rows,)`. Usually the user.
+        weights: of the rows, >= 0, `(rows,)`; None: each counts once.
 
     Returns:
         `GroupAuc`, groups in ascending order.
@@ -78,26 +79,27 @@ def auc_by_group(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> Gro
     names, group = np.unique(groups, return_inverse=True)
     order = np.lexsort((s, group))
     g, s = group[order], s[order]
-    rows = np.bincount(g, minlength=len(names))
-    first_of_group = np.cumsum(rows) - rows
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)[order]
     starts = np.ones(len(g), bool)
     starts[1:] = (g[1:] != g[:-1]) | (s[1:] != s[:-1])
     tie = np.cumsum(starts) - 1
-    first = np.flatnonzero(starts)
-    length = np.diff(np.append(first, len(g)))
-    rank = first[tie] - first_of_group[g] + (length[tie] + 1) / 2
-    positives = np.bincount(g, weights=y[order], minlength=len(names))
-    rank_sum = np.bincount(g, weights=rank * y[order], minlength=len(names))
-    pairs = positives * (rows - positives)
-    wins = rank_sum - positives * (positives + 1) / 2
+    # By block of equal scores inside a group.
+    owner = g[starts]
+    positive, negative = np.bincount(tie, w * y[order]), np.bincount(tie, w * (1 - y[order]))
+    positives, negatives = (np.bincount(owner, each, len(names)) for each in (positive, negative))
+    before = np.cumsum(negative) - negative
+    # Negatives of the groups before do not count.
+    beaten = before - (np.cumsum(negatives) - negatives)[owner] + negative / 2
+    wins, pairs = np.bincount(owner, positive * beaten, len(names)), positives * negatives
     auc = np.divide(wins, pairs, out=np.full(len(names), np.nan), where=pairs > 0)
+    rows = np.bincount(group, minlength=len(names)) if weights is None else positives + negatives
     return GroupAuc(auc, rows, group)
 
 
-def auc(labels: ArrayLike, scores: ArrayLike) -> float:
+def auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Area under the ROC curve over all rows; NaN if there is one class only. Arguments as in `auc_by_group`."""
     y, s = _check(labels, scores)
-    return float(auc_by_group(y, s, np.zeros(len(y), np.int8)).auc[0]) if len(y) else float("nan")
+    return float(auc_by_group(y, s, np.zeros(len(y), np.int8), weights).auc[0]) if len(y) else float("nan")
 
 
 def gauc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> Gauc:
@@ -141,13 +143,28 @@ def log_losses(labels: ArrayLike, probabilities: ArrayLike) -> NDArray[np.float6
     return -np.where(y > 0, np.log(p), np.log1p(-p))
 
 
-def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
+def mean(values: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Mean of a value per row, weighted; NaN without a row that counts.
+
+    >>> mean([1, 4], [2, 1]), mean([1, 4], [0, 0])
+    (2.0, nan)
+    """
+    return ratio(values, np.ones(np.shape(values)), weights)
+
+
+def ratio(upper: ArrayLike, lower: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Ratio of the weighted sums of two values per row; NaN where the lower one is 0."""
+    above, below = (np.asarray(each, np.float64) for each in (upper, lower))
+    above, below = (float(np.sum(each if weights is None else each * weights)) for each in (above, below))
+    return above / below if below else float("nan")
+
+
+def log_loss(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Mean of `log_losses`; NaN without rows."""
-    losses = log_losses(labels, probabilities)
-    return float(losses.mean()) if len(losses) else float("nan")
+    return mean(log_losses(labels, probabilities), weights)
 
 
-def normalized_entropy(labels: ArrayLike, probabilities: ArrayLike) -> float:
+def normalized_entropy(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Log loss over that of predicting the mean label for every row: `log_loss / H(mean y)` (He et al. 2014, Eq. 3).
 
     Below 1 is better than the mean; unlike log loss it can be compared between logs with other rates of positives.
@@ -156,8 +173,8 @@ def normalized_entropy(labels: ArrayLike, probabilities: ArrayLike) -> float:
     >>> round(normalized_entropy([1, 0, 0, 0], [0.4, 0.2, 0.2, 0.2]), 4)
     0.705
     """
-    rate = float(np.mean(np.asarray(labels, np.float64))) if np.size(labels) else 0.0
-    return log_loss(labels, probabilities) / float(entropy(rate)) if 0 < rate < 1 else float("nan")
+    rate = mean(labels, weights)
+    return log_loss(labels, probabilities, weights) / float(entropy(rate)) if 0 < rate < 1 else float("nan")
 
 
 def entropy(rate: ArrayLike) -> NDArray[np.float64]:
@@ -166,10 +183,10 @@ def entropy(rate: ArrayLike) -> NDArray[np.float64]:
     return -p * np.log(p) - (1 - p) * np.log1p(-p)
 
 
-def calibration(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Predicted over observed positives, `sum p / sum y`: 1 is right, above 1 is too high; NaN if all y = 0."""
+def calibration(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Predicted over observed positives, `sum w p / sum w y`: 1 is right, above is too high; NaN if all y = 0."""
     y, p = _check(labels, probabilities, "probabilities")
-    return float(p.sum() / y.sum()) if y.sum() else float("nan")
+    return ratio(p, y, weights)
 
 
 def rela_impr_auc(model: float, base: float) -> float:

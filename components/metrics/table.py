@@ -22,7 +22,9 @@ from mixrank.components.metrics.ranking_metrics import (
     calibration,
     entropy,
     log_losses,
+    mean,
     normalized_entropy,
+    ratio,
     rela_impr_auc,
     rela_impr_log_loss,
     summarise,
@@ -45,7 +47,9 @@ def _gauc_of_resamples(rows: Rows, drawn: np.ndarray) -> np.ndarray:
 
 
 def _uniform_gauc_of_resamples(rows: Rows, drawn: np.ndarray) -> np.ndarray:
-    once = 1 / rows.by_group.rows[rows.by_group.group]
+    size = rows.by_group.rows[rows.by_group.group]
+    # A group of weight 0 has no AUC either.
+    once = np.divide(1, size, out=np.zeros(len(size)), where=size > 0)
     area, known = _auc_per_row(rows)
     return ratio_of_sums(rows, area * once, known * once, drawn)
 
@@ -60,7 +64,7 @@ def _mean_of(name: str, title: str, of_each: Callable[[Rows], NDArray[np.float64
     return Metric(
         name,
         title,
-        lambda rows: float(np.mean(of_each(rows))) if len(rows.labels) else float("nan"),
+        lambda rows: mean(of_each(rows), rows.weights),
         lambda rows, drawn: ratio_of_sums(rows, of_each(rows), 1, drawn),
         higher_is_better=False,
         of_each=of_each,
@@ -72,7 +76,7 @@ OWN = (
     Metric(
         "auc",
         "AUC",
-        lambda rows: auc(rows.labels, rows.scores),
+        lambda rows: auc(rows.labels, rows.scores, rows.weights),
         resampled_auc,
         higher_is_better=True,
         headline=True,
@@ -97,7 +101,7 @@ OWN = (
     Metric(
         "calibration",
         "calibration",
-        lambda rows: calibration(rows.labels, rows.scores),
+        lambda rows: calibration(rows.labels, rows.scores, rows.weights),
         lambda rows, drawn: ratio_of_sums(rows, rows.scores, rows.labels, drawn),
         headline=True,
         short="Calib.",
@@ -114,7 +118,7 @@ OWN = (
     Metric(
         "normalized_entropy",
         "normalized entropy",
-        lambda rows: normalized_entropy(rows.labels, rows.scores),
+        lambda rows: normalized_entropy(rows.labels, rows.scores, rows.weights),
         _normalized_entropy_of_resamples,
         higher_is_better=False,
     ),
@@ -127,7 +131,7 @@ OWN = (
 def _gxauc(rows: Rows) -> float:
     found = rows.pairs_by_group
     known = ~np.isnan(found.xauc)
-    return float(np.average(found.xauc[known], weights=found.rows[known])) if known.any() else float("nan")
+    return mean(found.xauc[known], found.rows[known])
 
 
 def _gxauc_of_resamples(rows: Rows, drawn: np.ndarray) -> np.ndarray:
@@ -147,7 +151,7 @@ OF_NUMBERS = (
     Metric(
         "xauc",
         "XAUC",
-        lambda rows: xauc(rows.labels, rows.scores),
+        lambda rows: xauc(rows.labels, rows.scores, rows.weights),
         higher_is_better=True,
         headline=True,
         relative=rela_impr_auc,
@@ -160,7 +164,7 @@ OF_NUMBERS = (
     Metric(
         "rmse",
         "root mean squared error",
-        lambda rows: float(np.sqrt(np.mean(np.square(_errors(rows))))) if len(rows.labels) else float("nan"),
+        lambda rows: float(np.sqrt(mean(np.square(_errors(rows)), rows.weights))),
         _root_of_resamples,
         higher_is_better=False,
         short="RMSE",
@@ -169,7 +173,7 @@ OF_NUMBERS = (
     Metric(
         "ratio",
         "mean prediction / mean label",
-        lambda rows: float(np.sum(rows.scores) / np.sum(rows.labels)) if np.sum(rows.labels) else float("nan"),
+        lambda rows: ratio(rows.scores, rows.labels, rows.weights),
         lambda rows, drawn: ratio_of_sums(rows, rows.scores, rows.labels, drawn),
         headline=True,
         short="Ratio",
@@ -178,7 +182,7 @@ OF_NUMBERS = (
     Metric(
         "bias",
         "mean error",
-        lambda rows: float(np.mean(_errors(rows))) if len(rows.labels) else float("nan"),
+        lambda rows: mean(_errors(rows), rows.weights),
         lambda rows, drawn: ratio_of_sums(rows, _errors(rows), 1, drawn),
         headline=True,
         short="Bias",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,20 @@ HELD_BYTES = 1 << 30
 DECODED = 4096
 
 
+class Sampled(NamedTuple):
+    """What was left out of the rows.
+
+    Args:
+        label: of whose negatives a share was kept.
+        keep: that share.
+        reweighted: labels in whose loss a kept negative stands for those that were not.
+    """
+
+    label: str
+    keep: float
+    reweighted: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class TransformedRows:
     """Transformed TFRecord files of some splits.
@@ -34,16 +48,28 @@ class TransformedRows:
         columns: parsing specification; every column has a fixed length.
         labels: columns that are labels, in the order of the tasks.
         inputs: columns that the model reads.
+        weights: label -> the column that weighs its rows, for those that have one.
+        scenario_weights: column of scenario ids and the weight of each id, by which rows count besides; or None.
+        sampled: label of which only a share of the negatives was kept, or None.
     """
 
     files: tuple[str, ...]
     columns: Mapping[str, Any]
     labels: tuple[str, ...]
     inputs: tuple[str, ...]
+    weights: Mapping[str, str] = field(default_factory=dict)
+    scenario_weights: tuple[str, np.ndarray] | None = None
+    sampled: Sampled | None = None
 
     @classmethod
     def find(
-        cls, patterns: Sequence[str], columns: Mapping[str, Any], labels: Sequence[str], inputs: Sequence[str]
+        cls,
+        patterns: Sequence[str],
+        columns: Mapping[str, Any],
+        labels: Sequence[str],
+        inputs: Sequence[str],
+        weights: Mapping[str, str] | None = None,
+        sampled: Sampled | None = None,
     ) -> TransformedRows:
         """Expands file patterns.
 
@@ -56,12 +82,24 @@ class TransformedRows:
             if not found:
                 raise ValueError(f"no transformed examples match {pattern}")
             files += found
-        return cls(tuple(files), dict(columns), tuple(labels), tuple(inputs))
+        return cls(tuple(files), dict(columns), tuple(labels), tuple(inputs), dict(weights or {}), sampled=sampled)
 
     def count(self) -> int:
         """Number of rows, counted by reading every file once."""
         records = tf.data.TFRecordDataset(list(self.files), compression_type="GZIP", num_parallel_reads=2).batch(1024)
         return int(untuned(records).reduce(tf.constant(0, tf.int64), lambda n, b: n + tf.size(b, tf.int64)))
+
+    def count_ids(self, column: str) -> np.ndarray:
+        """Number of rows with each id of a column with one id in every row, `(largest id + 1,)`."""
+        wanted = {column: self.columns[column]}
+        records = tf.data.TFRecordDataset(list(self.files), compression_type="GZIP", num_parallel_reads=2).batch(1024)
+        ids = untuned(records.map(lambda batch: tf.io.parse_example(batch, wanted)[column]))
+        counts = np.zeros(1, np.int64)
+        for batch in ids.as_numpy_iterator():
+            found = np.bincount(batch.reshape(-1), minlength=len(counts))
+            found[: len(counts)] += counts
+            counts = found
+        return counts
 
     def parse(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         """A batch of serialized tf.Examples -> column -> tensor."""
@@ -70,7 +108,7 @@ class TransformedRows:
     @property
     def trained_on(self) -> dict[str, Any]:
         """Parsing specification of the columns that training reads."""
-        return {name: self.columns[name] for name in (*self.inputs, *self.labels)}
+        return {name: self.columns[name] for name in (*self.inputs, *self.labels, *self.weights.values())}
 
     @property
     def bytes_per_row(self) -> int:
@@ -97,13 +135,26 @@ class TransformedRows:
         """As `parse`, but only the columns that training reads."""
         return tf.io.parse_example(serialized, self.trained_on)
 
-    def split(self, row: Mapping[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        """(model inputs, labels) of parsed columns; labels are `(batch, 1)`.
+    def split(self, row: Mapping[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], ...]:
+        """(model inputs, labels) of parsed columns, and the weights of rows if there are any, `(batch, 1)` by label.
 
-        Keras 3 does not divide the loss of rank-1 labels by the number of replicas: two replicas would double every
-        gradient.
+        Labels are `(batch, 1)`: Keras 3 does not divide the loss of rank-1 labels by the number of replicas, and two
+        replicas would double every gradient.
         """
-        return {name: row[name] for name in self.inputs}, {name: row[name][:, None] for name in self.labels}
+        inputs, labels = {name: row[name] for name in self.inputs}, {name: row[name][:, None] for name in self.labels}
+        reweighted = () if self.sampled is None else self.sampled.reweighted
+        if not self.weights and self.scenario_weights is None and not reweighted:
+            return inputs, labels
+        found = {label: row[self.weights[label]][:, None] for label in self.labels if label in self.weights}
+        weights = {label: found.get(label, tf.ones_like(value)) for label, value in labels.items()}
+        if self.scenario_weights is not None:
+            column, by_id = self.scenario_weights
+            balance = tf.gather(tf.constant(by_id, tf.float32), row[column])[:, None]
+            weights = {label: weight * balance for label, weight in weights.items()}
+        if self.sampled is not None:
+            stands_for = tf.where(labels[self.sampled.label] > 0, 1.0, 1 / self.sampled.keep)
+            weights |= {label: weights[label] * stands_for for label in reweighted}
+        return inputs, labels, weights
 
 
 def training_stream(
@@ -117,7 +168,7 @@ def training_stream(
     first_step: int = 0,
     share: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """Batches of (inputs, labels), reshuffled in each pass.
+    """Batches as `TransformedRows.split` makes them, reshuffled in each pass.
 
     Args:
         rows: what to read.

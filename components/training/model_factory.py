@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from mixrank.components.training.batches import TransformedRows, evaluation_batches
+from mixrank.components.training.batches import Sampled, TransformedRows, evaluation_batches
 from mixrank.components.training.optimizers import build_optimizer, build_table_optimizer
 from mixrank.components.training.predictions import EVALUATION_BATCH
 from mixrank.components.training.settings import ModelSettings, TrainSettings, named_loss
@@ -89,6 +89,14 @@ def transformed_rows(
         transform_output.transformed_feature_spec(),
         labels=spec.tasks,
         inputs=tuple(model_inputs(spec)),
+        weights={label.name: weight for label in spec.labels if (weight := spec.weight_of(label)) is not None},
+        sampled=None
+        if spec.sampled is None
+        else Sampled(
+            spec.sampled.name,
+            spec.sampled.keep_negatives,
+            tuple(label.name for label in spec.labels if spec.is_reweighted(label)),
+        ),
     )
 
 
@@ -148,6 +156,8 @@ def task_loss(label: Label, settings: TrainSettings) -> keras.losses.Loss:
     """The loss of labels and logits that a label is trained by."""
     given = settings.loss.get(label.name)
     loss = TASK_KINDS[label.kind].loss() if given is None else losses.load(*named_loss(given))
+    if label.keep_negatives < 1:
+        loss = losses.of_kept(loss, label.keep_negatives)
     return loss if label.given is None else losses.of_known(loss)
 
 

@@ -52,7 +52,8 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows, unknown: Unkno
 
     Returns:
         One row per example: keys, time, scenario (its id as declared, "other" if unknown), `label_<task>` (NaN in
-        rows that do not count for the task) and `score_<task>` (predictions, by the task's link).
+        rows that do not count for the task), `score_<task>` (predictions, by the task's link), and `weight_<task>`
+        where rows have weights.
     """
     parts: dict[str, list[np.ndarray]] = {}
     keep = {spec.user.name: KEYS["user"], spec.item.name: KEYS["item"], spec.time.name: KEYS["time"]}
@@ -70,6 +71,8 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows, unknown: Unkno
                 truth = truth.astype(np.int64)
             parts.setdefault(f"label_{label.name}", []).append(truth if label.scale == 1 else truth * label.scale)
             parts.setdefault(f"score_{label.name}", []).append(score if label.scale == 1 else score * label.scale)
+            if (weight := spec.weight_of(label)) is not None:
+                parts.setdefault(f"weight_{label.name}", []).append(batch[weight].numpy())
     columns = {name: np.concatenate(values) for name, values in parts.items()}
     names = np.array([None, *map(str, spec.scenario.values), "other"], dtype=object)
     scenario = names[columns.pop("__scenario")]
@@ -89,8 +92,8 @@ def validation_metrics(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str
         values = measure(rows, directed(label.kind))
         found |= {f"{label.name}.{metric}": value for metric, value in values.items()}
         # As in training: in the unit of the loss, and 0 for a row that does not count.
-        learned = Rows(rows.labels / label.scale, rows.scores / label.scale, rows.groups)
-        share = len(rows.labels) / max(1, len(predictions))
+        learned = Rows(rows.labels / label.scale, rows.scores / label.scale, rows.groups, rows.weights)
+        share = float(rows.weight.sum()) / max(1, len(predictions))
         found["loss"] += label.weight * share * find_metric(TASK_KINDS[label.kind].loss_metric).of_rows(learned)
     return found
 

@@ -206,6 +206,9 @@ class TrainSettings(Declaration):
 
     Args:
         splits: "train", or "train" and "valid"; validation runs only on a split that is not trained on.
+        scenario_balance: "rows" if every row counts alike in the loss, or "scenarios" if every scenario does: a row of
+            scenario c weighs N / (C N_c), with N_c of the N training rows in it, and C scenarios that have rows
+            (MTmixAtt, arXiv 2510.15286, section 3.5). Validation and evaluation count rows.
         batch_size: int >= 1. Rows per step, which is one update of the weights.
         batch_size_per: "step" if `batch_size` counts the rows of all replicas of all workers, or "replica".
         accumulate_steps: int >= 1. Parts in which a replica computes its rows one after another, for batches that do
@@ -235,6 +238,7 @@ class TrainSettings(Declaration):
     """
 
     splits: tuple[Literal["train", "valid"], ...] = ("train",)
+    scenario_balance: Literal["rows", "scenarios"] = "rows"
     batch_size: int = Field(default=256, ge=1)
     batch_size_per: Literal["step", "replica"] = "step"
     accumulate_steps: int = Field(default=1, ge=1)
@@ -301,6 +305,11 @@ class TrainSettings(Declaration):
                     f"`train.loss` names the task `{task}`, which the log does not have{nearest(task, known)}"
                 )
             losses.check(*named_loss(given), kinds[task])
+        if (sampled := [label.name for label in labels if label.keep_negatives < 1]) and self.splits != ("train",):
+            raise ValueError(
+                f"`train.splits` must be train alone, received {', '.join(self.splits)}: `keep_negatives` of label "
+                f"`{sampled[0]}` leaves rows out of that split only"
+            )
         for split in self.splits:
             if split not in splits:
                 raise ValueError(f"`train.splits` names `{split}`, which the log does not have{nearest(split, splits)}")

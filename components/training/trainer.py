@@ -7,12 +7,13 @@ import json
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
+import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -127,6 +128,8 @@ def train_model(
     keras.config.set_dtype_policy(settings.precision)
     trained_on = [patterns[split] for split in settings.splits if split in patterns]
     training = transformed_rows(spec, trained_on, transform_output)
+    if settings.scenario_balance == "scenarios":
+        training = replace(training, scenario_weights=(spec.scenario.name, scenario_weights(spec, training)))
     job = Job(
         spec=spec,
         settings=settings,
@@ -152,6 +155,14 @@ def train_model(
     # Workers wait here, so that they fail if the chief fails. A finished run must not fail because a worker did.
     with suppress(WorkerLostError), workers.watched(checkpoints):
         workers.total(strategy, 0)
+
+
+def scenario_weights(spec: FeatureSpec, rows: TransformedRows) -> np.ndarray:
+    """Weight of a row by the id of its scenario, for every scenario to count alike: `N / (C N_c)`; 0 without rows."""
+    counts = np.zeros(len(spec.scenario.values) + 2)
+    found = rows.count_ids(spec.scenario.name)
+    counts[: len(found)] = found
+    return np.divide(counts.sum() / np.count_nonzero(counts), counts, out=np.zeros(len(counts)), where=counts > 0)
 
 
 class Lengths(NamedTuple):

@@ -88,26 +88,26 @@ class TrainingStep(keras.Model):
     def call(self, inputs: Any, training: bool = False) -> Any:
         return self.model(inputs, training=training)
 
-    def train_step(self, data: tuple[Any, Any]) -> dict[str, tf.Tensor]:
+    def train_step(self, data: tuple[Any, ...]) -> dict[str, tf.Tensor]:
         step = tf.identity(self.optimizer.iterations)
         dense: list[Any] = []
         tables: list[list[Gradient]] = []
         for part in range(self.parts):
             # Without this dependency all parts would run at the same time and fill the memory.
             with tf.control_dependencies([tf.identity(v) for v in tf.nest.flatten(dense, expand_composites=True)]):
-                inputs, labels = tf.nest.map_structure(lambda x, part=part: _part(x, part, self.parts), data)
+                inputs, labels, *weights = tf.nest.map_structure(lambda x, part=part: _part(x, part, self.parts), data)
             places = [layer.places({c: inputs[c] for c in layer.columns}) for layer in self.tables]
             vectors = [layer.vectors(rows) for layer, rows in zip(self.tables, places, strict=True)]
             with self._on_device():
                 if self.parts == 1 and self._inside:
-                    loss, outputs, found = self._step(inputs, vectors, labels)
+                    loss, outputs, found = self._step(inputs, vectors, labels, *weights)
                 else:
-                    loss, outputs, (gradients, found) = self._part(inputs, vectors, labels)
+                    loss, outputs, (gradients, found) = self._part(inputs, vectors, labels, *weights)
                     dense = [_add(a, b) for a, b in zip(dense, gradients, strict=True)] if part else gradients
             tables.append([Gradient(_flat(rows), _flat(g)) for rows, g in zip(places, found, strict=True)])
             replicas = self.distribute_strategy.num_replicas_in_sync
             self._loss_tracker.update_state(loss * replicas, sample_weight=tf.shape(tf.nest.flatten(inputs)[0])[0])
-            logs = self.compute_metrics(inputs, labels, outputs)
+            logs = self.compute_metrics(inputs, labels, outputs, *weights)
         if dense:
             with self._on_device():
                 self.optimizer.apply([_over(g, self.parts) for g in dense], self.dense_weights)
@@ -119,17 +119,19 @@ class TrainingStep(keras.Model):
         # `tf.device(None)` would take an operation off its replica's device.
         return contextlib.nullcontext() if self.device is None else tf.device(self.device)
 
-    def _gradients(self, inputs: Any, vectors: list[tf.Tensor], labels: Any) -> tuple[Any, Any, tuple[Any, Any]]:
+    def _gradients(
+        self, inputs: Any, vectors: list[tf.Tensor], labels: Any, weights: Any = None
+    ) -> tuple[Any, Any, tuple[Any, Any]]:
         with tf.GradientTape() as tape:
             tape.watch(vectors)
             outputs = self.dense([inputs, vectors], training=True)
-            loss = self.compute_loss(inputs, labels, outputs, training=True)
+            loss = self.compute_loss(inputs, labels, outputs, weights, training=True)
         dense, rows = tape.gradient(loss, (self.dense_weights, vectors))
         rows = [tf.zeros_like(v) if g is None else g for v, g in zip(vectors, rows, strict=True)]
         return loss, outputs, (dense, [tf.cast(g, tf.float32) for g in rows])
 
-    def _one_part(self, inputs: Any, vectors: list[tf.Tensor], labels: Any) -> tuple[Any, Any, Any]:
-        loss, outputs, (dense, rows) = self._gradients(inputs, vectors, labels)
+    def _one_part(self, inputs: Any, vectors: list[tf.Tensor], labels: Any, weights: Any = None) -> tuple[Any, ...]:
+        loss, outputs, (dense, rows) = self._gradients(inputs, vectors, labels, weights)
         self.optimizer.apply(dense, self.dense_weights)
         return loss, outputs, rows
 

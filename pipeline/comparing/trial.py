@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mixrank.components.metrics import Rows, measure, reported, weights_in
 from mixrank.pipeline.comparing.trial_plan import RESULT_FILE, Given
-from mixrank.pipeline.reports import OVERALL, TASK_REPORTS, exact_metrics
+from mixrank.pipeline.reports import OVERALL, TASK_REPORTS
 from mixrank.pipeline.run_record import split_files
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.arrow import read_frame
@@ -92,11 +93,14 @@ def judge(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, dict[str, d
     ]
     found: dict[str, dict[str, dict[str, float]]] = {}
     for task in spec.labels:
-        labels = predictions[f"label_{task.name}"].to_numpy()
+        labels, weights = predictions[f"label_{task.name}"].to_numpy(), weights_in(predictions, task.name)
         scores = predictions[f"score_{task.name}"].to_numpy(np.float64)
         counted = {name: rows[~np.isnan(labels[rows])] for name, rows in slices}
         found[task.name] = {
-            name: exact_metrics(task.kind, labels[rows], scores[rows], users[rows])
+            name: measure(
+                Rows(labels[rows], scores[rows], users[rows], None if weights is None else weights[rows]),
+                reported(task.kind),
+            )
             for name, rows in counted.items()
             if not TASK_REPORTS[task.kind].unjudged(labels[rows])
         }

@@ -1,5 +1,4 @@
 from .against_last_pushed import OVERALL as OVERALL
-from .against_last_pushed import exact_metrics as exact_metrics
 from .drift_report import compare as compare
 from .drift_report import drift_table as drift_table
 from .drift_report import write_json as write_json

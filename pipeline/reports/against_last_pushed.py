@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixrank.components.metrics import Rows, measure, reported
+from mixrank.components.metrics import Rows, measure, reported, weights_in
 from mixrank.pipeline.reports.intervals import draw_users, percentile_interval, resampled_metrics
 from mixrank.pipeline.reports.run_folder import RunFolder
 from mixrank.pipeline.reports.task_kinds import TASK_REPORTS
@@ -79,7 +78,7 @@ def compare(run: RunFolder, *, resamples: int = RESAMPLES, seed: int = 0) -> lis
     names = {**run.scenario_labels, **{value: value for value in sizes.index if value not in run.scenario_labels}}
     found = []
     for task in run.record.spec.labels:
-        labels = frame[f"label_{task.name}"].to_numpy()
+        labels, weights = frame[f"label_{task.name}"].to_numpy(), weights_in(frame, task.name)
         columns = [frame[f"score_{task.name}"].to_numpy(np.float64)]
         others = [each for each in (run.baseline, run.trees) if each is not None]
         columns += [each[f"score_{task.name}"].to_numpy(np.float64) for each in others]
@@ -90,8 +89,9 @@ def compare(run: RunFolder, *, resamples: int = RESAMPLES, seed: int = 0) -> lis
         ]
         for value, title, inside in slices:
             rows = np.flatnonzero(inside & ~np.isnan(labels))
-            own = [column[rows] for column in columns]
-            found.append(_judge(task, value, title, labels[rows], own, users[rows], drawn))
+            weight = None if weights is None else weights[rows]
+            own = [Rows(labels[rows], column[rows], users[rows], weight) for column in columns]
+            found.append(_judge(task, value, title, own, drawn))
     return found
 
 
@@ -113,19 +113,18 @@ def _judge(
     task: Label,
     value: str,
     title: str,
-    labels: NDArray[Any],
-    columns: list[NDArray[np.float64]],
-    users: NDArray[np.int64],
+    columns: list[Rows],
     drawn: NDArray[np.int32],
 ) -> SliceScores:
+    labels = columns[0].labels
     rows, positives = len(labels), int((labels > 0).sum())
-    counts = (task.name, value, title, rows, positives, len(np.unique(users)))
+    counts = (task.name, value, title, rows, positives, len(np.unique(columns[0].groups)))
     if rows < MIN_ROWS:
         return SliceScores(*counts, why=f"only {rows} rows" if rows else "no rows")
     if unjudged := TASK_REPORTS[task.kind].unjudged(labels):
         return SliceScores(*counts, why=unjudged)
-    exact = [exact_metrics(task.kind, labels, column, users) for column in columns]
-    samples = [resampled_metrics(task.kind, labels, column, users, drawn) for column in columns]
+    exact = [measure(column, reported(task.kind)) for column in columns]
+    samples = [resampled_metrics(task.kind, column, drawn) for column in columns]
     none = np.full(len(drawn), np.nan)
     estimates = [
         {metric: Estimate(value, *percentile_interval(sample.get(metric, none))) for metric, value in values.items()}
@@ -148,10 +147,3 @@ def _judge(
     }
     trees = estimates[2] if len(estimates) > 2 else {}
     return SliceScores(*counts, estimates[0], estimates[1], difference, relative, why, trees)
-
-
-def exact_metrics(
-    kind: str, labels: NDArray[Any], scores: NDArray[np.float64], users: NDArray[np.int64]
-) -> dict[str, float]:
-    """Metric -> value of a page's metrics of a kind of task; `users` are the groups of the rows."""
-    return measure(Rows(labels, scores, users), reported(kind))

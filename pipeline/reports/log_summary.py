@@ -16,7 +16,16 @@ def summarise_log(run: RunFolder) -> list[tuple[str, str]]:
         name: counts["unknown"] / counts["values"] for name, counts in run.unknown_ids.items() if counts["unknown"]
     }
     parts = [
-        ("rows", _joined([rows, _some(figures.rows_in_no_split, "in no split")])),
+        (
+            "rows",
+            _joined(
+                [
+                    rows,
+                    _some(figures.negatives_left_out, "negatives left out of train"),
+                    _some(figures.rows_in_no_split, "in no split"),
+                ]
+            ),
+        ),
         ("lost", _joined(_lost(figures))),
         ("empty", _joined(_empty(figures))),
         ("unknown", _joined(f"{name} {share:.1%}" for name, share in unknown.items())),

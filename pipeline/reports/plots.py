@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from mixrank.components.metrics import headlines, primary
+from mixrank.components.metrics import headlines, mean, primary, weights_in
 from mixrank.pipeline.reports.pages import BASELINE_COLOUR, GRID, MUTED, RUN_COLOURS, altair, svg
 from mixrank.pipeline.reports.run_folder import RunFolder, kinds_of
 
@@ -86,22 +86,22 @@ def mean_by_prediction(runs: Sequence[RunFolder], tasks: Collection[str]) -> Mar
 
 def _means(runs: Sequence[RunFolder], tasks: Collection[str]) -> pd.DataFrame:
     points = []
-    for run, task, labels, predictions in _columns(runs, tasks):
+    for run, task, labels, predictions, weights in _columns(runs, tasks):
         order = np.argsort(predictions, kind="stable")
         for part in np.array_split(order, min(BINS, len(order))):
-            points.append({"model": run, "task": task, "predicted": predictions[part].mean(),
-                           "observed": labels[part].mean()})  # fmt: skip
+            points.append({"model": run, "task": task, "predicted": mean(predictions[part], weights[part]),
+                           "observed": mean(labels[part], weights[part])})  # fmt: skip
     return pd.DataFrame(points)
 
 
 def roc(runs: Sequence[RunFolder], tasks: Collection[str]) -> Markup:
     """True against false positive rate."""
     points = []
-    for run, task, labels, scores in _columns(runs, tasks):
+    for run, task, labels, scores, weights in _columns(runs, tasks):
         order = np.argsort(-scores, kind="stable")
         last_of_tie = np.append(np.diff(scores[order]) != 0, True)
-        hits = np.append(0, np.cumsum(labels[order])[last_of_tie]) / max(1, labels.sum())
-        alarms = np.append(0, np.cumsum(1 - labels[order])[last_of_tie]) / max(1, (1 - labels).sum())
+        passed = [np.append(0, np.cumsum((weights * each)[order])[last_of_tie]) for each in (labels, 1 - labels)]
+        hits, alarms = (each / each[-1] if each[-1] else each for each in passed)
         for x in np.linspace(0, 1, 101):
             points.append({"model": run, "task": task, "x": x, "y": np.interp(x, alarms, hits)})
     return _square(pd.DataFrame(points), "x", "y", "false positive rate", "true positive rate", "ROC curve")
@@ -111,9 +111,11 @@ def score_distribution(runs: Sequence[RunFolder], tasks: Collection[str]) -> Mar
     """Share of positive and negative rows per bin of the predicted probability, one row of panels per run."""
     points = []
     edges = np.linspace(0, 1, 41)
-    for run, task, labels, probabilities in _columns(runs, tasks, with_baseline=False):
+    for run, task, labels, probabilities, weights in _columns(runs, tasks, with_baseline=False):
         for value, title in ((0, "label 0"), (1, "label 1")):
-            share = np.histogram(probabilities[labels == value], edges)[0] / max(1, (labels == value).sum())
+            own = labels == value
+            mass = np.histogram(probabilities[own], edges, weights=weights[own])[0]
+            share = mass / mass.sum() if mass.sum() else mass
             points += [
                 {"model": run, "task": task, "label": title, "probability": (low + high) / 2, "share": part}
                 for low, high, part in zip(edges[:-1], edges[1:], share, strict=True)
@@ -186,8 +188,8 @@ def grouping(found: dict[str, Any]) -> Markup:
 
 def _columns(
     runs: Sequence[RunFolder], tasks: Collection[str], with_baseline: bool = True
-) -> list[tuple[str, str, Any, Any]]:
-    """(model, task, labels, scores) of every run, and of the first run's baseline."""
+) -> list[tuple[str, str, Any, Any, Any]]:
+    """(model, task, labels, scores, weights of the rows) of every run, and of the first run's baseline."""
     found = []
     for run in runs:
         frames = [(run.name, run.predictions)]
@@ -195,9 +197,10 @@ def _columns(
             frames.append((BASELINE, run.baseline))
         for task in (task for task in run.tasks if task in tasks):
             labels = run.predictions[f"label_{task}"].to_numpy()
-            known = ~np.isnan(labels)
+            known, weights = ~np.isnan(labels), weights_in(run.predictions, task)
+            weights = np.ones(len(labels)) if weights is None else weights
             found += [
-                (name, task, labels[known], frame[f"score_{task}"].to_numpy(np.float64)[known])
+                (name, task, labels[known], frame[f"score_{task}"].to_numpy(np.float64)[known], weights[known])
                 for name, frame in frames
             ]
     return found

@@ -116,12 +116,22 @@ class Label(Named):
             are in the label's own unit. Take about the size of a typical label, such as 1000 for milliseconds.
         given: another label of the spec. The task is one of the rows with that label alone, such as a purchase given a
             click: all others count neither in the loss nor in metrics, baselines and plots, and may lack this label.
+        row_weight: column of the log with a weight >= 0 of each row for this task, in place of the spec's
+            `row_weight`; None takes that one.
+        keep_negatives: float above 0, at most 1. Share of the training rows without this label that is kept, drawn by
+            a hash of the row's keys; histories and counts know all rows. Predictions stay those of the whole log: the
+            loss of this task sees the logit less log(keep_negatives), which is the logit among the rows that were kept
+            (He et al., "Practical Lessons from Predicting Clicks on Ads at Facebook", ADKDD 2014, section 6.3), and in
+            tasks that are not given this label a negative that was kept weighs 1 / keep_negatives. For one label at
+            most.
     """
 
     weight: float = Field(default=1.0, gt=0)
     kind: str = "binary"
     scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     given: str | None = None
+    row_weight: str | None = None
+    keep_negatives: float = Field(default=1.0, gt=0, le=1)
 
     @field_validator("kind")
     @classmethod
@@ -132,6 +142,11 @@ class Label(Named):
     def _check_scale(self) -> Label:
         if self.scale != 1 and self.is_flag:
             raise ValueError(f"label `{self.name}`: `scale` is for labels that are numbers, not for kind={self.kind!r}")
+        if self.keep_negatives < 1 and (not self.is_flag or self.given is not None):
+            raise ValueError(
+                f"label `{self.name}`: `keep_negatives` is for a binary label that is given no other, received "
+                f"kind={self.kind!r} and given={self.given!r}"
+            )
         return self
 
     def counted(self, columns: Mapping[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -35,6 +35,9 @@ class FeatureSpec(Declaration):
         scenario: scenario column.
         labels: one per task, in the order of the model's heads.
         features: everything the model reads besides the scenario.
+        row_weight: column of the log with a weight >= 0 of each row, such as how many impressions it stands for; None
+            if all rows count alike. Loss, metrics, baselines and gates weigh rows by it; no model reads it. It is
+            divided by its mean over the training rows, so its unit does not matter.
 
     Raises:
         ValueError: names that collide, or a history of a field that does not exist; the nearest name is in the text.
@@ -47,6 +50,7 @@ class FeatureSpec(Declaration):
     scenario: Scenario
     labels: tuple[Label, ...] = Field(min_length=1)
     features: tuple[Annotated[Feature, Field(discriminator="type")], ...] = Field(min_length=1)
+    row_weight: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> FeatureSpec:
@@ -57,6 +61,7 @@ class FeatureSpec(Declaration):
         for column, owner in (
             [(self.time.name, "time"), (self.scenario.name, "scenario")]
             + [(label.name, "label") for label in self.labels]
+            + [(column, "row weight") for column in self.row_weights]
             + outputs
         ):
             if column in owners:
@@ -86,6 +91,8 @@ class FeatureSpec(Declaration):
                     f"label `{label.name}` is given {label.given!r}, which must be another binary label"
                     f"{nearest(label.given, others)}"
                 )
+        if len(sampled := [label.name for label in self.labels if label.keep_negatives < 1]) > 1:
+            raise ValueError(f"`keep_negatives` is for one label at most, received {' and '.join(sampled)}")
         self._check_histories()
         self._check_matches()
         return self
@@ -204,6 +211,39 @@ class FeatureSpec(Declaration):
         names = [label.name for label in self.labels if label.is_flag]
         names += [flag for feature in self.features if isinstance(feature, Action) for flag in feature.flags]
         return tuple(dict.fromkeys(names))
+
+    def weight_of(self, label: Label) -> str | None:
+        """Column with the weights of the rows for a task, or None."""
+        return label.row_weight or self.row_weight
+
+    @property
+    def sampled(self) -> Label | None:
+        """The label of whose negatives a share is kept for training, or None."""
+        return next((label for label in self.labels if label.keep_negatives < 1), None)
+
+    def is_reweighted(self, label: Label) -> bool:
+        """Whether a kept negative of `sampled` stands for those that were not in the loss of a label."""
+        return self.sampled is not None and label.name != self.sampled.name and label.given != self.sampled.name
+
+    def weights_of(self, label: Label, columns: Mapping[str, Any]) -> Any | None:
+        """What training rows count for a task, for arrays beside those of `columns`; None if all count once.
+
+        Args:
+            label: of the task.
+            columns: column -> array; the row weights and `sampled` among them.
+        """
+        weight = self.weight_of(label)
+        found = None if weight is None else columns[weight]
+        if self.sampled is None or label.given == self.sampled.name:
+            return found
+        stands_for = (columns[self.sampled.name] > 0) * (1 - 1 / self.sampled.keep_negatives)
+        stands_for = stands_for + 1 / self.sampled.keep_negatives
+        return stands_for if found is None else found * stands_for
+
+    @property
+    def row_weights(self) -> tuple[str, ...]:
+        """Every column of weights."""
+        return tuple(dict.fromkeys(column for label in self.labels if (column := self.weight_of(label)) is not None))
 
     @property
     def tasks(self) -> tuple[str, ...]:

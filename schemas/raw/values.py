@@ -51,6 +51,7 @@ class RawColumn:
         format, unit, timezone: of a time, as in `EventTime`.
         decimal, thousands, missing: of text, as in `Table`.
         label: kind of the label that its numbers are, or "".
+        weight: bool. Whether its numbers are weights of rows, >= 0.
     """
 
     name: str
@@ -67,6 +68,7 @@ class RawColumn:
     thousands: str | None = None
     missing: tuple[str, ...] = ()
     label: str = ""
+    weight: bool = False
 
     @property
     def value_type(self) -> pa.DataType:
@@ -102,13 +104,20 @@ def convert(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[int, str
     if column.label:
         kind = label_kind(column.label)
         wrong = pc.is_in(typed, pa.array(kind.wrong(pc.unique(typed.drop_null()).to_pylist()), typed.type))
-        wrong = wrong.to_numpy(zero_copy_only=False)
-        bad |= {int(position): f"is not {kind.expected}" for position in np.flatnonzero(wrong)}
-        typed = pc.if_else(pa.array(wrong), pa.scalar(None, typed.type), typed)
+        typed = _without(typed, wrong, f"is not {kind.expected}", bad)
+    if column.weight:
+        typed = _without(typed, pc.less(typed, 0), "is not a number >= 0", bad)
     if column.required:
         for position in np.flatnonzero(typed.is_null().to_numpy(zero_copy_only=False)):
             bad.setdefault(int(position), "is missing")
     return typed, bad | several
+
+
+def _without(values: pa.Array, wrong: pa.Array, reason: str, bad: dict[int, str]) -> pa.Array:
+    """The values with null where they are wrong, which is added to `bad`."""
+    mask = pc.fill_null(wrong, False)
+    bad |= {int(position): reason for position in np.flatnonzero(mask.to_numpy(zero_copy_only=False))}
+    return pc.if_else(mask, pa.scalar(None, values.type), values)
 
 
 def plain_layout(array: pa.Array) -> pa.Array:

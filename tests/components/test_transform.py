@@ -160,6 +160,12 @@ def test_labels_keep_their_zeros_and_are_unknown_without_what_they_are_given(tra
     assert len(set(expected)) > 2 and 0 < sum(old["click"] for old, _ in transformed) < len(transformed)
 
 
+def test_row_weights_are_measured_by_their_mean(transformed):
+    raw = np.array([old["worth"] for old, _ in transformed])
+    assert 0 < (raw == 0).mean() < 0.5
+    np.testing.assert_allclose([new["worth"] for _, new in transformed], raw / raw.mean(), rtol=1e-5)
+
+
 def test_keys_pass_through(transformed):
     for old, new in transformed:
         assert (new[KEYS["user"]], new[KEYS["item"]].decode()) == (old["person"], old["clip"])

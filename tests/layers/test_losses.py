@@ -123,6 +123,19 @@ def test_an_option_out_of_bounds_is_refused(name, options):
         losses.load(name, options)
 
 
+def test_the_logit_of_the_whole_log_is_learned_from_kept_negatives():
+    # Of 1,000 rows 200 positives; a quarter of the 800 negatives is kept.
+    labels = np.repeat([[1.0], [0.0]], 200, axis=0).astype(np.float32)
+    loss = losses.of_kept(keras.losses.BinaryCrossentropy(from_logits=True), 0.25)
+    grid = np.linspace(-3, 1, 401)
+    found = [float(loss(labels, np.full(400, z, np.float32))) for z in grid]
+    assert grid[np.argmin(found)] == pytest.approx(np.log(0.2 / 0.8), abs=0.011)
+    shifted = keras.losses.BinaryCrossentropy(from_logits=True)(
+        labels, np.full((400, 1), 1.0 - np.log(0.25), np.float32)
+    )
+    assert float(loss(labels, np.full(400, 1.0, np.float32))) == pytest.approx(float(shifted), rel=1e-6)
+
+
 def test_rows_with_an_unknown_label_count_as_zero_and_move_nothing():
     loss = losses.of_known(keras.losses.BinaryCrossentropy(from_logits=True))
     labels, logits = np.array([[1], [np.nan], [0]], np.float32), keras.Variable([0.3, 5.0, -1.2])

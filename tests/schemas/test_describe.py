@@ -23,6 +23,7 @@ def test_every_column_of_the_spec_has_a_row(toy_spec):
         ("page", "scenario"),
         ("click", "label"),
         ("buy", "label"),
+        ("worth", "row weight"),
         ("person", "categorical"),
         ("country", "categorical"),
         ("clip", "categorical"),

@@ -122,6 +122,18 @@ def test_a_wrong_declaration_is_refused(declare, message):
         ),
         (lambda: spec(CLIP, s.TimeGap("gap")), "`gap` is a history-only field but no history lists it"),
         (
+            lambda: s.Label("seen", kind="count", keep_negatives=0.5),
+            "label `seen`: `keep_negatives` is for a binary label that is given no other, received kind='count'",
+        ),
+        (
+            lambda: spec(labels=(s.Label("click", keep_negatives=0.5), s.Label("buy", keep_negatives=0.5))),
+            "`keep_negatives` is for one label at most, received click and buy",
+        ),
+        (
+            lambda: spec(labels=(s.Label("click", row_weight="clip"),)),
+            "column `clip` is declared twice: as row weight and as feature `clip`",
+        ),
+        (
             lambda: spec(labels=(s.Label("click"), s.Label("buy", given="clik"))),
             "label `buy` is given 'clik', which must be another binary label; did you mean `click`",
         ),

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from mixrank.components.baselines import AdditiveLogOdds
+from mixrank.components.baselines.additive import AdditiveMean
 
 
 def test_prediction_adds_smoothed_log_odds_of_each_key():
@@ -19,6 +20,21 @@ def test_prediction_adds_smoothed_log_odds_of_each_key():
             expected = odds(page_rate) * odds(item_rate) / odds(0.6)
             got = model.predict({"page": [p], "item": [i]})[0]
             assert got == pytest.approx(expected / (1 + expected), abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", [AdditiveLogOdds, AdditiveMean])
+def test_a_row_of_weight_k_counts_as_k_rows(kind):
+    rng = np.random.default_rng(1)
+    keys, labels, weights = {"page": rng.integers(0, 3, 40)}, rng.integers(0, 2, 40), rng.integers(0, 4, 40)
+    taken = np.repeat(np.arange(40), weights)
+    # Weights are over their mean, so smoothing by 5 rows of 40 is smoothing by 5 mean weights.
+    repeated = kind(smoothing=5 * weights.mean()).fit({"page": keys["page"][taken]}, labels[taken])
+    np.testing.assert_allclose(kind().fit(keys, labels, weights).predict(keys), repeated.predict(keys))
+
+
+def test_weights_of_0_alone_are_refused():
+    with pytest.raises(ValueError, match="`weights` must be >= 0, above 0 in some row"):
+        AdditiveMean().fit({"page": [0, 1]}, [1.0, 2.0], [0.0, 0.0])
 
 
 def test_an_unseen_value_adds_nothing():

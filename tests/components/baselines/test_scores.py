@@ -4,7 +4,7 @@ import pytest
 
 from mixrank.components.baselines import AdditiveLogOdds, BoostedTrees, fit_additive, fit_boosted_trees, read_examples
 from mixrank.components.metrics import auc
-from mixrank.schemas import CalendarDay, Dataset, LogSource, Table
+from mixrank.schemas import CalendarDay, Dataset, Label, LogSource, Table
 from mixrank.schemas.encode import encode
 from mixrank.schemas.synthetic import toy_rows
 
@@ -100,6 +100,23 @@ def test_the_additive_baseline_is_fitted_on_the_splits_of_the_training(run, toy_
     training = pd.DataFrame([row for split in ("train", "valid") for part in rows[split].values() for row in part])
     # Of the rows with a click, as the spec says.
     clicked = training[training["click"] > 0]
-    model = AdditiveLogOdds().fit({key: clicked[key] for key in keys}, clicked["buy"])
-    np.testing.assert_allclose(found["score_buy"], model.predict({key: later[key] for key in keys}), rtol=1e-12)
+    model = AdditiveLogOdds().fit({key: clicked[key] for key in keys}, clicked["buy"], clicked["worth"])
+    # Weights are stored in 32 bits.
+    np.testing.assert_allclose(found["score_buy"], model.predict({key: later[key] for key in keys}), rtol=1e-6)
     assert found["person"].tolist() == later["person"].tolist()
+
+
+def test_baselines_of_sampled_negatives_predict_rates_of_the_whole_log(toy_spec, rows, tmp_path):
+    """Of 10,000 rows of one page, user and item, 2,000 with the label; every fourth negative is kept."""
+    labels = (Label("click", keep_negatives=0.25), Label("buy"))
+    spec = toy_spec.model_copy(update={"labels": labels})
+    row = {name: value for name, value in rows["train"]["a"][0].items() if name != "worth"}
+    rng = np.random.default_rng(3)
+    whole = [row | {"click": int(n < 2000), "buy": int(n % 10 == 0)} for n in range(10_000)]
+    kept = [each for each in whole if each["click"] or rng.random() < 0.25]
+    folder = write_rows(tmp_path / "examples", spec, {"train": {"a": kept}, "eval": {"a": whole[:5]}})
+    dataset = Dataset(spec=spec, source=LogSource(log=Table(files=("log*",)), window=CalendarDay()))
+    for fit, what in ((fit_additive, spec), (fit_boosted_trees, dataset)):
+        found = pd.read_parquet(fit(what, patterns(folder), ("train",), tmp_path / f"{fit.__name__}.parquet"))
+        np.testing.assert_allclose(found["score_click"], 0.2, atol=0.01)
+        np.testing.assert_allclose(found["score_buy"], 0.1, atol=0.01)

@@ -319,6 +319,37 @@ def test_a_label_that_is_given_another_may_be_missing_without_it(tmp_path):
     assert sum(each["positives"] for each in figures) == sum(row["click"] and row["shared"] for row in rows)
 
 
+def test_a_row_weight_is_read_and_must_be_a_number_of_0_or_more(tmp_path):
+    spec = SPEC.model_copy(update={"row_weight": "worth"})
+    given = Dataset(spec=spec, source=dataset(max_bad_rows=0.5).source)
+    wrong = {2: -0.5, 5: None, 7: float("nan")}
+    write_all(tmp_path, log=[row | {"worth": wrong.get(number, number / 4)} for number, row in enumerate(LOG)])
+    artifact = execute(given, tmp_path, tmp_path / "out")
+    letters = dead_letters(f"{artifact.uri}/dead_letter.jsonl")
+    found = sorted((letter["row"] - 1, letter["column"], letter["reason"]) for letter in letters)
+    assert found == [(2, "worth", "is not a number >= 0"), (5, "worth", "is missing"), (7, "worth", "is missing")]
+    rows = [row for split in rows_of(artifact, spec).values() for row in split]
+    assert sorted(row["worth"] for row in rows) == [n / 4 for n in range(len(LOG)) if n not in wrong]
+
+
+def test_a_share_of_the_negatives_is_kept_for_training(tmp_path):
+    write_all(tmp_path)
+    whole = execute(dataset(), tmp_path, tmp_path / "whole")
+    spec = SPEC.model_copy(update={"labels": (Label("click", keep_negatives=0.4),)})
+    artifact = execute(Dataset(spec=spec, source=dataset().source), tmp_path, tmp_path / "out")
+    before, after = rows_of(whole, SPEC), rows_of(artifact, spec)
+    assert before["valid"] == after["valid"] and before["eval"] == after["eval"]
+    # Rows that are kept know all earlier ones.
+    kept = [row for row in before["train"] if row in after["train"]]
+    assert kept == after["train"]
+    gone = [row for row in before["train"] if row not in kept]
+    negatives = sum(not row["click"] for row in before["train"])
+    assert 0 < len(gone) < negatives and not any(row["click"] for row in gone)
+    report = report_of(artifact)
+    assert report["negatives_left_out"] == len(gone) and report["rows_in_no_split"] == 0
+    assert report["rows"]["train"] == len(kept)
+
+
 def test_too_many_bad_rows_stop_the_run_and_survive_it(tmp_path):
     write_all(tmp_path, log=[*LOG, *(row | {"shared": 7} for row in LOG[:4])])
     with pytest.raises(

@@ -115,6 +115,20 @@ def test_rows_that_do_not_count_for_a_task_are_not_judged(world):
     assert {result.kind: result for result in found} == alone
 
 
+def test_a_row_of_weight_0_is_not_judged_and_one_of_weight_2_counts_twice(world):
+    labels, truth, users = world
+    weights = np.arange(ROWS) % 3
+    base, wild = np.full(ROWS, 0.4), np.where(weights > 0, truth, 0.999)
+    (found, *_) = judge_model(
+        {"click": labels}, {"click": wild}, users, GateSettings(), losses={"click": find_metric("log_loss")},
+        baseline={"click": base}, pushed={}, weights={"click": weights},
+    )  # fmt: skip
+    twice = np.repeat(np.arange(ROWS), weights)
+    (expected, *_) = verdicts((labels[twice], truth[twice], users[twice]), None, base=base[twice]).values()
+    assert found.said.partition(" (")[0] == expected.said.partition(" (")[0]
+    assert found.said.partition("interval")[2] == expected.said.partition("interval")[2]
+
+
 def test_a_task_of_numbers_is_judged_by_its_own_loss():
     rng = np.random.default_rng(3)
     mean = rng.gamma(2.0, 1.0, ROWS)

@@ -20,7 +20,7 @@ SPEC = FeatureSpec(
     item=Key("article"),
     time=EventTime("time_ms"),
     scenario=Scenario("page", values=("home", "cart")),
-    labels=(Label("click"), Label("buy", given="click")),
+    labels=(Label("click", row_weight="worth"), Label("buy", given="click")),
     features=(Categorical("article", group="item"),),
 )
 ROWS = 611
@@ -38,6 +38,7 @@ def log():
         columns[f"{task}_{model}"] = rng.integers(1, 8, ROWS) / 8
         if model == "new":
             columns[task] = np.where(page == "help", 1, rng.random(ROWS) < columns[f"{task}_new"]).astype(int)
+    columns["worth"] = rng.uniform(0, 3, ROWS).astype(np.float32)
     columns["click_old"] = np.clip(columns["click"] * 0.5 + 0.25, 0, 1)
     return columns
 
@@ -138,24 +139,26 @@ def test_every_slice_equals_scikit_learn_on_its_rows(blocked, log):
         for page in (OVERALL, "home", "cart"):
             rows = counted(log, task) & ((log["page"] == page) | (page == OVERALL))
             labels, scores, members = log[task][rows], log[f"{task}_new"][rows], log["member"][rows]
+            weights = log["worth"][rows] if task == "click" else np.ones(rows.sum())
             counts, areas, gains = [], [], []
             for member in np.unique(members):
                 mine = members == member
                 if len(set(labels[mine])) == 2:
-                    counts.append(mine.sum())
-                    areas.append(roc_auc_score(labels[mine], scores[mine]))
+                    counts.append(weights[mine].sum())
+                    areas.append(roc_auc_score(labels[mine], scores[mine], sample_weight=weights[mine]))
                     gains.append(ndcg_score([labels[mine]], [scores[mine]], k=10))
-            mean_label = np.full(len(labels), labels.mean())
+            mean_label = np.full(len(labels), np.average(labels, weights=weights))
+            loss, least = (log_loss(labels, each, sample_weight=weights) for each in (scores, mean_label))
             expected = {
-                "auc": roc_auc_score(labels, scores),
+                "auc": roc_auc_score(labels, scores, sample_weight=weights),
                 "gauc": np.average(areas, weights=counts),
                 "gauc_uniform": np.mean(areas),
                 "ndcg@10": np.average(gains, weights=counts),
-                "normalized_entropy": log_loss(labels, scores) / log_loss(labels, mean_label),
+                "normalized_entropy": loss / least,
                 "gauc_groups_used": len(areas),
                 "gauc_groups_skipped": len(np.unique(members)) - len(areas),
-                "log_loss": log_loss(labels, scores),
-                "calibration": scores.sum() / labels.sum(),
+                "log_loss": loss,
+                "calibration": (weights * scores).sum() / (weights * labels).sum(),
                 "example_count": rows.sum(),
             }
             assert {metric: got[task, page, metric] for metric in expected} == pytest.approx(expected, abs=1e-6)
@@ -172,8 +175,10 @@ def test_metrics_of_the_last_blessed_model_are_told_apart(blocked, log):
 @pytest.mark.slow
 def test_each_failed_bound_is_told_in_words(blocked, log):
     clicked = counted(log, "buy")
-    area, loss = roc_auc_score(log["click"], log["click_new"]), log_loss(log["buy"][clicked], log["buy_new"][clicked])
-    rise = log_loss(log["click"], log["click_new"]) - log_loss(log["click"], log["click_old"])
+    area = roc_auc_score(log["click"], log["click_new"], sample_weight=log["worth"])
+    loss = log_loss(log["buy"][clicked], log["buy_new"][clicked])
+    new, old = (log_loss(log["click"], log[f"click_{each}"], sample_weight=log["worth"]) for each in ("new", "old"))
+    rise = new - old
     reasons = why_not_blessed(blocked[0])
     assert not blocked[1]
     assert f"task click: AUC is {area:.4f}, below the lower bound 0.95" in reasons

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,20 +48,39 @@ def installed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("metric", [*OWN, *OF_NUMBERS], ids=lambda metric: metric.name)
-def test_a_resample_equals_the_metric_on_the_repeated_rows(metric, rows):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_resample_equals_the_metric_on_the_repeated_rows(metric, rows, weighted):
     if metric.of_resamples is None:
         assert metric.higher_is_better is None or metric.name == "xauc", "a metric with a direction needs an interval"
         return
     if metric in OF_NUMBERS:
         rows = Rows(rows.labels + rows.groups % 3, rows.scores, rows.groups)
+    if weighted:
+        rows = replace(rows, weights=np.random.default_rng(6).uniform(0, 2, 90))
     drawn = draw_users(9, resamples=4, seed=3)
     got = metric.of_resamples(rows, drawn.astype(float))
     for resample, times in enumerate(drawn):
         taken = np.repeat(np.arange(90), times[rows.groups])
         # A group that is drawn twice is two groups.
         copy = np.concatenate([np.arange(n) for n in times[rows.groups]])
-        again = Rows(rows.labels[taken], rows.scores[taken], rows.groups[taken] + 100 * copy)
+        weights = rows.weights[taken] if weighted else None
+        again = Rows(rows.labels[taken], rows.scores[taken], rows.groups[taken] + 100 * copy, weights)
         assert got[resample] == pytest.approx(metric.of_rows(again), abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", [*OWN, *OF_NUMBERS], ids=lambda metric: metric.name)
+def test_a_row_of_weight_k_counts_as_k_rows(metric, rows):
+    if metric.name in ("example_count", "ndcg@10"):
+        return
+    labels = rows.labels + rows.groups % 3 if metric in OF_NUMBERS else rows.labels
+    weights = np.random.default_rng(8).integers(0, 4, 90)
+    taken = np.repeat(np.arange(90), weights)
+    again = Rows(labels[taken], rows.scores[taken], rows.groups[taken])
+    got = metric.of_rows(Rows(labels, rows.scores, rows.groups, weights))
+    assert got == pytest.approx(metric.of_rows(again), abs=1e-12)
+    # Their unit does not matter.
+    assert metric.of_rows(Rows(labels, rows.scores, rows.groups, weights / 7)) == pytest.approx(got, abs=1e-12)
+    assert got != pytest.approx(metric.of_rows(Rows(labels, rows.scores, rows.groups))) or "groups" in metric.name
 
 
 @pytest.mark.parametrize("k", [1, 3, 20])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import collections
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.components.training.batches import TransformedRows, evaluation_batches, training_stream
+from mixrank.components.training.batches import Sampled, TransformedRows, evaluation_batches, training_stream
+from mixrank.components.training.trainer import scenario_weights
 from mixrank.components.transform import KEYS
 
 BATCH = 64
@@ -78,6 +82,40 @@ def test_labels_and_inputs_are_apart(rows):
     inputs, labels = next(iter(training_stream(rows, batch_size=2, steps_per_pass=1, steps=1, seed=0, shuffle_rows=1)))
     assert set(inputs) == {KEYS["time"], KEYS["user"]}
     assert set(labels) == {"click", "buy"}
+
+
+def test_a_row_has_a_weight_by_task_and_by_scenario(rows):
+    stream = {"batch_size": 50, "steps_per_pass": 1, "steps": 1, "seed": 0, "shuffle_rows": 1}
+    inputs = (*rows.inputs, "page", "worth")
+    weighted = replace(rows, inputs=inputs, weights={"buy": "worth"})
+    ((inputs, labels, weights),) = training_stream(weighted, **stream)
+    assert set(labels) == set(weights) and labels["buy"].shape == weights["buy"].shape == (50, 1)
+    np.testing.assert_array_equal(weights["click"], np.ones((50, 1)))
+    np.testing.assert_array_equal(weights["buy"][:, 0], inputs["worth"])
+
+    by_page = np.array([9.0, 0.5, 2.0, 3.0, 9.0], np.float32)
+    ((_, _, balanced),) = training_stream(replace(weighted, scenario_weights=("page", by_page)), **stream)
+    np.testing.assert_array_equal(balanced["click"][:, 0], by_page[inputs["page"]])
+    np.testing.assert_allclose(balanced["buy"][:, 0], by_page[inputs["page"]] * inputs["worth"])
+
+
+def test_a_kept_negative_stands_for_those_that_were_not(rows):
+    sampled = replace(rows, inputs=("worth",), weights={"buy": "worth"}, sampled=Sampled("click", 0.25, ("buy",)))
+    stream = {"batch_size": 50, "steps_per_pass": 1, "steps": 1, "seed": 0, "shuffle_rows": 1}
+    ((inputs, labels, weights),) = training_stream(sampled, **stream)
+    np.testing.assert_array_equal(weights["click"], np.ones((50, 1)))
+    times = np.where(labels["click"][:, 0] > 0, 1, 4)
+    assert set(times) == {1, 4}
+    np.testing.assert_allclose(weights["buy"][:, 0], inputs["worth"] * times)
+
+
+def test_every_scenario_weighs_alike(rows, toy_spec, toy_data):
+    pages = collections.Counter(row["page"] for split in ("valid", "train") for row in toy_data.rows[split])
+    weights = scenario_weights(toy_spec, rows)
+    totals = [weights[number] * pages[page] for number, page in enumerate(toy_spec.scenario.values, 1)]
+    np.testing.assert_allclose(totals, sum(pages.values()) / 3)
+    # No row has an unknown page.
+    assert weights[0] == weights[4] == 0
 
 
 def test_too_few_rows_for_a_batch_says_what_to_lower(rows):

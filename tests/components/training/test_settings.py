@@ -123,3 +123,10 @@ def test_a_loss_that_is_not_there_or_of_another_task_is_refused():
         TrainSettings(loss={"click": {"name": "huber", "delta": 2}}).check([Label("click")], ["train"])
     with pytest.raises(ValueError, match="a loss with options needs its `name`, received"):
         TrainSettings(loss={"click": {"gamma": 2}})
+
+
+def test_rows_without_sampled_negatives_are_trained_on_alone():
+    labels = [Label("click", keep_negatives=0.1)]
+    TrainSettings().check(labels, ["train", "valid"])
+    with pytest.raises(ValueError, match="`train.splits` must be train alone, received train, valid: `keep_negatives`"):
+        TrainSettings(splits=("train", "valid")).check(labels, ["train", "valid"])

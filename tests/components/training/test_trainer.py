@@ -181,7 +181,7 @@ def test_early_stopping_keeps_the_best_round(train, tmp_path):
     log, predictions = train(
         tmp_path,
         epochs=12,
-        optimizer=Optimizer(learning_rate=0.05),
+        optimizer=Optimizer(learning_rate=0.02),
         early_stopping=EarlyStopping(metric="click.log_loss", patience=2),
     )
     losses = [entry["valid"]["click.log_loss"] for entry in log]
@@ -215,11 +215,15 @@ def test_validation_metrics_are_those_of_scikit_learn(toy_spec):
     for task in ("click", "buy"):
         frame[f"label_{task}"] = rng.integers(0, 2, 90)
         frame[f"score_{task}"] = rng.random(90)
+    frame["weight_buy"] = rng.uniform(0, 2, 90)
     found = validation_metrics(toy_spec, frame)
-    losses = {t: metrics.log_loss(frame[f"label_{t}"], frame[f"score_{t}"]) for t in ("click", "buy")}
+    weights = {"click": None, "buy": frame["weight_buy"]}
+    losses = {
+        t: metrics.log_loss(frame[f"label_{t}"], frame[f"score_{t}"], sample_weight=w) for t, w in weights.items()
+    }
     assert found["click.auc"] == pytest.approx(metrics.roc_auc_score(frame["label_click"], frame["score_click"]))
     assert found["buy.log_loss"] == pytest.approx(losses["buy"])
-    assert found["loss"] == pytest.approx(losses["click"] + 0.5 * losses["buy"])
+    assert found["loss"] == pytest.approx(losses["click"] + 0.5 * frame["weight_buy"].mean() * losses["buy"])
 
 
 def test_one_cpu_device_takes_no_strategy_and_two_take_mirrored():

@@ -230,6 +230,37 @@ def test_a_step_is_that_of_keras_where_every_row_is_read_once():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_loss_of_a_batch_weighs_its_rows(parts):
+    """`sum_t v_t / n sum_i w_ti l_ti`, and a row of weight 0 has no gradient."""
+    model, dense = ranker()
+    step = TrainingStep(
+        model, dense, build_optimizer(Optimizer(name="sgd", learning_rate=0.5), steps=1),
+        build_table_optimizer(ROWWISE, steps=1), loss=losses(), loss_weights=LOSSES, parts=parts,
+    )  # fmt: skip
+    ((inputs, labels),) = rows().take(1)
+    rng = np.random.default_rng(2)
+    weights = {task: rng.integers(0, 3, (BATCH, 1)).astype(np.float32) for task in LOSSES}
+    # The last rows weigh nothing in any task, so their labels do not matter.
+    silent = np.arange(BATCH) >= BATCH - 5
+    weights = {task: np.where(silent[:, None], 0, weight) for task, weight in weights.items()}
+    logits = {task: value.numpy() for task, value in model(inputs).items()}
+    each = {task: np.logaddexp(0, logits[task]) - labels[task].numpy() * logits[task] for task in LOSSES}
+    expected = sum(LOSSES[task] * (weights[task] * each[task]).mean() for task in LOSSES)
+
+    before = model.get_weights()
+    found = []
+    for change in (0, 1):
+        model.set_weights(before)
+        step.reset_metrics()
+        other = {task: np.where(silent[:, None] & bool(change), 1 - v, v) for task, v in labels.items()}
+        step.train_step((inputs, other, weights))
+        assert float(step._loss_tracker.result()) == pytest.approx(float(expected), abs=1e-6)
+        found.append(model.get_layer("hidden").kernel.numpy())
+    np.testing.assert_allclose(found[0], found[1], atol=1e-7)
+    assert np.abs(found[0] - before[1]).max() > 1e-3
+
+
 def test_a_gradient_has_as_many_rows_as_were_read():
     step, _ = trained(SGD, steps=1)
     seen = []
