@@ -154,8 +154,8 @@ def mean(values: ArrayLike, weights: ArrayLike | None = None) -> float:
 
 def ratio(upper: ArrayLike, lower: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Ratio of the weighted sums of two values per row; NaN where the lower one is 0."""
-    above, below = (np.asarray(each, np.float64) for each in (upper, lower))
-    above, below = (float(np.sum(each if weights is None else each * weights)) for each in (above, below))
+    w = 1.0 if weights is None else np.asarray(weights, np.float64)
+    above, below = (float(np.sum(np.asarray(each, np.float64) * w)) for each in (upper, lower))
     return above / below if below else float("nan")
 
 

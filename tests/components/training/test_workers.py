@@ -110,9 +110,9 @@ def test_the_message_names_who_has_gone_and_the_state_to_go_on_from(monkeypatch,
 def test_workers_share_the_rows_of_every_batch(toy_spec, toy_data, toy_transform):
     rows = transformed_rows(toy_spec, [toy_data.patterns()["train"]], toy_transform)
     options = {"batch_size": 12, "steps_per_pass": 3, "steps": 5, "seed": 4, "shuffle_rows": 50, "first_step": 1}
-    whole = [inputs["price"].numpy() for inputs, _ in training_stream(rows, **options)]
+    whole = [inputs["price"].numpy() for inputs, *_ in training_stream(rows, **options)]
     shares = [
-        [x["price"].numpy() for x, _ in training_stream(rows, **options, share=tf.distribute.InputContext(2, i, 4))]
+        [x["price"].numpy() for x, *_ in training_stream(rows, **options, share=tf.distribute.InputContext(2, i, 4))]
         for i in range(2)
     ]
     # Four replicas on two workers: each worker has two batches of three rows per step.
