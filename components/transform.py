@@ -69,6 +69,10 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
         weight = first(inputs[name], 0.0)
         # Rows that all weigh 0 have no mean to be measured by.
         outputs[name] = tf.math.divide_no_nan(weight, tft.mean(weight))
+    if (position := spec.position) is not None:
+        place = first(inputs[position.name], PADDING["int"])
+        known = 1 + tf.clip_by_value(place, 0, position.size - 1)
+        outputs[position.name] = tf.where(place != PADDING["int"], known, tf.zeros_like(known))
     for role, key in (("user", spec.user), ("item", spec.item), ("time", spec.time)):
         outputs[KEYS[role]] = first(inputs[key.name], PADDING[getattr(key, "dtype", "int")])
     return outputs

@@ -39,6 +39,9 @@ def describe(spec: FeatureSpec) -> Iterator[tuple[str, str, str, str, str, str]]
     for name in spec.row_weights:
         tasks = [label.name for label in spec.labels if spec.weight_of(label) == name]
         yield name, "row weight", "", f"of {', '.join(tasks)}", "", ""
+    if (position := spec.position) is not None:
+        told = f"{position.size} places" + (" of each scenario" if position.per_scenario else "")
+        yield position.name, "position", "", f"{told}, in training alone", "", ""
     for feature in spec.features:
         yield (feature.name, *_feature(spec, feature))
 

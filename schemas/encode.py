@@ -48,6 +48,7 @@ class Column:
         width: int >= 1. Values per event of a history column, else 1.
         history: name of the history, or None.
         required: bool. Whether a serving request must carry it.
+        optional: bool. Whether a training row may lack it, of a column that no request carries.
         serving: bool. Whether a serving request may carry it.
         candidate: bool. Whether it describes the item: in a request with several candidates, each has its own.
     """
@@ -58,12 +59,13 @@ class Column:
     width: int = 1
     history: str | None = None
     required: bool = False
+    optional: bool = False
     serving: bool = True
     candidate: bool = False
 
 
 def columns(spec: FeatureSpec) -> tuple[Column, ...]:
-    """Every column of a row: keys, time, scenario, labels, row weights, then features in declaration order."""
+    """Every column of a row: keys, time, scenario, labels, weights, position, then features in declaration order."""
     return tuple(_columns(spec))
 
 
@@ -77,6 +79,8 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
         yield Column(label.name, label_kind(label.kind).column, serving=False)
     for name in spec.row_weights:
         yield Column(name, "float", serving=False)
+    if spec.position is not None:
+        yield Column(spec.position.name, "int", optional=True, serving=False)
     for feature in spec.features:
         match feature:
             case Categorical() | MultiCategorical() | Numeric():
@@ -123,7 +127,7 @@ def _check_values(spec: FeatureSpec, known: Iterable[Column], row: Mapping[str, 
     labels_of = {label.name: label for label in spec.labels}
     for column in known:
         values = _values(column, row.get(column.name))
-        if not values and (column.required or (labels and not column.serving)):
+        if not values and (column.required or (labels and not column.serving and not column.optional)):
             raise ValueError(f"column `{column.name}` is required but missing")
         if column.history is not None:
             first, count = events.setdefault(column.history, (column.name, len(values) // column.width))

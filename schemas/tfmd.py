@@ -79,6 +79,8 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
 
     for name in spec.row_weights:
         add(name, "float", always=True, serving=False).float_domain.min = 0
+    if spec.position is not None:
+        add(spec.position.name, "int", serving=False)
 
     for feature in spec.features:
         match feature:

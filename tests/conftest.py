@@ -146,6 +146,7 @@ def toy_spec() -> s.FeatureSpec:
             s.History("realtime", of=fields, length=4, window="within"),
             s.Match("had", of="clip", flags=("click",)),
         ),
+        position=s.Position("rank", size=4, per_scenario=True),
     )
 
 

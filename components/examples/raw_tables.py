@@ -235,6 +235,8 @@ def _needed(dataset: Dataset, declared: dict[str, Table], tables: dict[str, RawT
         if not label.is_flag:
             kind, required = label_kind(label.kind).column, label.given is None
             needed[LOG][label.name] = RawColumn(label.name, kind, required=required, label=label.kind)
+    if spec.position is not None and (source.explode is None or source.explode.position != spec.position.name):
+        needed[LOG][spec.position.name] = RawColumn(spec.position.name, "int")
     for name in spec.row_weights:
         needed[LOG][name] = RawColumn(name, "float", required=True, weight=True)
     _check_columns(first[LOG], list(needed[LOG]), found[LOG])

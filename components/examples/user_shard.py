@@ -153,6 +153,8 @@ def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:
     result.append(ValueColumn(spec.scenario.name, spec.scenario.dtype, log[spec.scenario.name]))
     result += [ValueColumn(label.name, label_kind(label.kind).column, log[label.name]) for label in spec.labels]
     result += [ValueColumn(name, "float", log[name]) for name in spec.row_weights]
+    if spec.position is not None:
+        result.append(ValueColumn(spec.position.name, "int", log[spec.position.name]))
     result += [ValueColumn(f.name, f.kind, log[f.name], f.max_values) for f in spec.inputs]
     return result
 

@@ -51,6 +51,7 @@ class TransformedRows:
         weights: label -> the column that weighs its rows, for those that have one.
         scenario_weights: column of scenario ids and the weight of each id, by which rows count besides; or None.
         sampled: label of which only a share of the negatives was kept, or None.
+        beside: columns that training reads beside those of the model; they are among the inputs of a batch.
     """
 
     files: tuple[str, ...]
@@ -60,6 +61,7 @@ class TransformedRows:
     weights: Mapping[str, str] = field(default_factory=dict)
     scenario_weights: tuple[str, np.ndarray] | None = None
     sampled: Sampled | None = None
+    beside: tuple[str, ...] = ()
 
     @classmethod
     def find(
@@ -68,10 +70,9 @@ class TransformedRows:
         columns: Mapping[str, Any],
         labels: Sequence[str],
         inputs: Sequence[str],
-        weights: Mapping[str, str] | None = None,
-        sampled: Sampled | None = None,
+        **others: Any,
     ) -> TransformedRows:
-        """Expands file patterns.
+        """Expands file patterns; the other arguments are the attributes.
 
         Raises:
             ValueError: if a pattern matches no file.
@@ -82,23 +83,27 @@ class TransformedRows:
             if not found:
                 raise ValueError(f"no transformed examples match {pattern}")
             files += found
-        return cls(tuple(files), dict(columns), tuple(labels), tuple(inputs), dict(weights or {}), sampled=sampled)
+        return cls(tuple(files), dict(columns), tuple(labels), tuple(inputs), **others)
 
     def count(self) -> int:
         """Number of rows, counted by reading every file once."""
         records = tf.data.TFRecordDataset(list(self.files), compression_type="GZIP", num_parallel_reads=2).batch(1024)
         return int(untuned(records).reduce(tf.constant(0, tf.int64), lambda n, b: n + tf.size(b, tf.int64)))
 
-    def count_ids(self, column: str) -> np.ndarray:
-        """Number of rows with each id of a column with one id in every row, `(largest id + 1,)`."""
-        wanted = {column: self.columns[column]}
+    def count_ids(self, size: int, id_of: Callable[[Mapping[str, Any]], Any], *columns: str) -> np.ndarray:
+        """Number of rows with each id, `(size,)`.
+
+        Args:
+            size: number of ids.
+            id_of: column -> tensor `(batch,)` of the columns named -> int tensor `(batch,)`.
+            columns: what `id_of` reads.
+        """
+        wanted = {column: self.columns[column] for column in columns}
         records = tf.data.TFRecordDataset(list(self.files), compression_type="GZIP", num_parallel_reads=2).batch(1024)
-        ids = untuned(records.map(lambda batch: tf.io.parse_example(batch, wanted)[column]))
-        counts = np.zeros(1, np.int64)
+        ids = untuned(records.map(lambda batch: id_of(tf.io.parse_example(batch, wanted))))
+        counts = np.zeros(size, np.int64)
         for batch in ids.as_numpy_iterator():
-            found = np.bincount(batch.reshape(-1), minlength=len(counts))
-            found[: len(counts)] += counts
-            counts = found
+            counts += np.bincount(batch.reshape(-1), minlength=size)
         return counts
 
     def parse(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -108,7 +113,8 @@ class TransformedRows:
     @property
     def trained_on(self) -> dict[str, Any]:
         """Parsing specification of the columns that training reads."""
-        return {name: self.columns[name] for name in (*self.inputs, *self.labels, *self.weights.values())}
+        read = (*self.inputs, *self.labels, *self.weights.values(), *self.beside)
+        return {name: self.columns[name] for name in read}
 
     @property
     def bytes_per_row(self) -> int:
@@ -141,7 +147,8 @@ class TransformedRows:
         Labels are `(batch, 1)`: Keras 3 does not divide the loss of rank-1 labels by the number of replicas, and two
         replicas would double every gradient.
         """
-        inputs, labels = {name: row[name] for name in self.inputs}, {name: row[name][:, None] for name in self.labels}
+        inputs = {name: row[name] for name in (*self.inputs, *self.beside)}
+        labels = {name: row[name][:, None] for name in self.labels}
         reweighted = () if self.sampled is None else self.sampled.reweighted
         if not self.weights and self.scenario_weights is None and not reweighted:
             return inputs, labels

@@ -13,6 +13,7 @@ import tensorflow_transform as tft
 
 from mixrank.components.training.batches import Sampled, TransformedRows, evaluation_batches
 from mixrank.components.training.optimizers import build_optimizer, build_table_optimizer
+from mixrank.components.training.position_bias import PositionBias
 from mixrank.components.training.predictions import EVALUATION_BATCH
 from mixrank.components.training.settings import ModelSettings, TrainSettings, named_loss
 from mixrank.components.training.strategy import dense_device, use_jit
@@ -97,6 +98,7 @@ def transformed_rows(
             spec.sampled.keep_negatives,
             tuple(label.name for label in spec.labels if spec.is_reweighted(label)),
         ),
+        beside=() if spec.position is None else (spec.position.name,),
     )
 
 
@@ -128,6 +130,7 @@ def compile_for_training(
     *,
     steps: int,
     several_workers: bool = False,
+    position: PositionBias | None = None,
 ) -> TrainingStep:
     """The ranker, compiled for training: weighted sum of the tasks' losses, optimizers as settings say.
 
@@ -137,6 +140,7 @@ def compile_for_training(
         strategy: the distribution strategy of the replicas.
         steps: total number of optimizer steps, for the learning rate's schedule.
         several_workers: whether other processes train too.
+        position: bias of an impression's place, made in the same scope, or None.
     """
     return TrainingStep(
         model,
@@ -149,6 +153,7 @@ def compile_for_training(
         jit=use_jit(settings.jit_compile, strategy),
         several_workers=several_workers,
         device=dense_device(settings.tables),
+        position=position,
     )
 
 

@@ -28,6 +28,7 @@ from mixrank.components.training.model_factory import (
     resolve,
     transformed_rows,
 )
+from mixrank.components.training.position_bias import PositionBias
 from mixrank.components.training.predictions import UnknownIds, inference, predict, shown_metrics, validation_metrics
 from mixrank.components.training.resumable_training import Rounds, validations_within
 from mixrank.components.training.settings import PUSHED, ModelSettings, TrainSettings
@@ -148,6 +149,8 @@ def train_model(
     if not workers.chief:
         return
     final, card = _export(job, model, model_settings, resolved, export_dir)
+    if compiled.position is not None:
+        card["position_bias"] = compiled.position.learned()
     _score(job, model, final, card)
     if checkpoints.exists():
         # A kill in the middle must not leave half a state, from which nothing could resume.
@@ -159,9 +162,8 @@ def train_model(
 
 def scenario_weights(spec: FeatureSpec, rows: TransformedRows) -> np.ndarray:
     """Weight of a row by the id of its scenario, for every scenario to count alike: `N / (C N_c)`; 0 without rows."""
-    counts = np.zeros(len(spec.scenario.values) + 2)
-    found = rows.count_ids(spec.scenario.name)
-    counts[: len(found)] = found
+    scenario = spec.scenario.name
+    counts = rows.count_ids(len(spec.scenario.values) + 2, lambda row: row[scenario], scenario)
     return np.divide(counts.sum() / np.count_nonzero(counts), counts, out=np.zeros(len(counts)), where=counts > 0)
 
 
@@ -220,7 +222,13 @@ def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, TrainingStep
             taken = warm_start(model, job.spec, job.transform_output, job.settings.warm_start)
             print(f"  warm start: {sum(taken.values()):,} embedding rows taken over", file=sys.stderr, flush=True)
         compiled = compile_for_training(
-            model, job.spec, job.settings, job.strategy, steps=job.lengths.steps, several_workers=job.workers.several
+            model,
+            job.spec,
+            job.settings,
+            job.strategy,
+            steps=job.lengths.steps,
+            several_workers=job.workers.several,
+            position=PositionBias.of(job.spec, job.trained_on),
         )
     return model, compiled
 

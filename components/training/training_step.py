@@ -20,6 +20,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mixrank.components.training.position_bias import PositionBias
 from mixrank.components.training.row_optimizer import Gradient, RowOptimizer
 from mixrank.layers.tokens import EmbeddingTables
 
@@ -40,6 +41,7 @@ class TrainingStep(keras.Model):
         jit: bool. Whether XLA compiles the dense part.
         several_workers: whether the strategy spans several processes.
         device: where the dense part runs, if the tables are elsewhere; None leaves it to TensorFlow.
+        position: what the place of an impression adds to logits, whose columns are then among the inputs; or None.
     """
 
     def __init__(
@@ -55,9 +57,11 @@ class TrainingStep(keras.Model):
         jit: bool = False,
         several_workers: bool = False,
         device: str | None = None,
+        position: PositionBias | None = None,
     ) -> None:
         super().__init__(name="training_step")
         self.device = device
+        self.position = position
         self.model = model
         self.tables = [layer for layer in model.layers if isinstance(layer, EmbeddingTables)]
         self.dense = dense
@@ -79,11 +83,13 @@ class TrainingStep(keras.Model):
     @property
     def state(self) -> list[keras.Variable]:
         """Everything that a later step depends on: weights, random states, and the slots of both optimizers."""
-        return [*self.model.variables, *self.optimizer.variables, *self.row_optimizer.variables]
+        biases = [] if self.position is None else [self.position.weights]
+        return [*self.model.variables, *biases, *self.optimizer.variables, *self.row_optimizer.variables]
 
     @property
     def _table_weights(self) -> list[keras.Variable]:
-        return [layer.embeddings for layer in self.tables]
+        biases = [] if self.position is None else [self.position.weights]
+        return [*(layer.embeddings for layer in self.tables), *biases]
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         return self.model(inputs, training=training)
@@ -98,11 +104,17 @@ class TrainingStep(keras.Model):
                 inputs, labels, *weights = tf.nest.map_structure(lambda x, part=part: _part(x, part, self.parts), data)
             places = [layer.places({c: inputs[c] for c in layer.columns}) for layer in self.tables]
             vectors = [layer.vectors(rows) for layer, rows in zip(self.tables, places, strict=True)]
+            bias: tuple[tf.Tensor, ...] = ()
+            if self.position is not None:
+                # Last of the tables, and no input of the model.
+                places.append(self.position.index(inputs))
+                inputs = {name: column for name, column in inputs.items() if name != self.position.position.name}
+                bias = self.position.read(places[-1])
             with self._on_device():
                 if self.parts == 1 and self._inside:
-                    loss, outputs, found = self._step(inputs, vectors, labels, *weights)
+                    loss, outputs, found = self._step(inputs, vectors, labels, weights, bias)
                 else:
-                    loss, outputs, (gradients, found) = self._part(inputs, vectors, labels, *weights)
+                    loss, outputs, (gradients, found) = self._part(inputs, vectors, labels, weights, bias)
                     dense = [_add(a, b) for a, b in zip(dense, gradients, strict=True)] if part else gradients
             tables.append([Gradient(_flat(rows), _flat(g)) for rows, g in zip(places, found, strict=True)])
             replicas = self.distribute_strategy.num_replicas_in_sync
@@ -120,18 +132,23 @@ class TrainingStep(keras.Model):
         return contextlib.nullcontext() if self.device is None else tf.device(self.device)
 
     def _gradients(
-        self, inputs: Any, vectors: list[tf.Tensor], labels: Any, weights: Any = None
+        self, inputs: Any, vectors: list[tf.Tensor], labels: Any, weights: list[Any], bias: tuple[tf.Tensor, ...]
     ) -> tuple[Any, Any, tuple[Any, Any]]:
+        read = [*vectors, *bias[:1]]
         with tf.GradientTape() as tape:
-            tape.watch(vectors)
+            tape.watch(read)
             outputs = self.dense([inputs, vectors], training=True)
-            loss = self.compute_loss(inputs, labels, outputs, weights, training=True)
-        dense, rows = tape.gradient(loss, (self.dense_weights, vectors))
-        rows = [tf.zeros_like(v) if g is None else g for v, g in zip(vectors, rows, strict=True)]
+            if self.position is not None:
+                outputs = self.position.add(outputs, *bias)
+            loss = self.compute_loss(inputs, labels, outputs, *weights, training=True)
+        dense, rows = tape.gradient(loss, (self.dense_weights, read))
+        rows = [tf.zeros_like(v) if g is None else g for v, g in zip(read, rows, strict=True)]
         return loss, outputs, (dense, [tf.cast(g, tf.float32) for g in rows])
 
-    def _one_part(self, inputs: Any, vectors: list[tf.Tensor], labels: Any, weights: Any = None) -> tuple[Any, ...]:
-        loss, outputs, (dense, rows) = self._gradients(inputs, vectors, labels, weights)
+    def _one_part(
+        self, inputs: Any, vectors: list[tf.Tensor], labels: Any, weights: list[Any], bias: tuple[tf.Tensor, ...]
+    ) -> tuple[Any, ...]:
+        loss, outputs, (dense, rows) = self._gradients(inputs, vectors, labels, weights, bias)
         self.optimizer.apply(dense, self.dense_weights)
         return loss, outputs, rows
 

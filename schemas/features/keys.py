@@ -106,6 +106,27 @@ class Scenario(Named):
         return str(value)
 
 
+class Position(Named):
+    """Column with the place of an impression in its list, known in a log and never in a request.
+
+    An item high up is clicked for its place as well. Training adds a learned bias of the place to the logits of every
+    binary task that is given no other; no export has it, and no model reads the place. Ids are 1 for place 0 and below,
+    2 for place 1, ..., `size` for place `size - 1` and all further ones, and 0 where the place is not known.
+
+    Args:
+        size: int >= 2. Places that are told apart.
+        per_scenario: bool. Whether a place has a bias of its own in each scenario, whose lists look different.
+    """
+
+    size: int = Field(default=100, ge=2)
+    per_scenario: bool = False
+
+    @property
+    def ids(self) -> int:
+        """Number of ids, that of an unknown place included."""
+        return self.size + 1
+
+
 class Label(Named):
     """Label of a task.
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from mixrank.schemas.features.computed_features import Match
 from mixrank.schemas.features.encodings import Vocab
 from mixrank.schemas.features.event_features import Action, History, TimeGap
-from mixrank.schemas.features.keys import KEYS, EventTime, Key, Label, Scenario
+from mixrank.schemas.features.keys import KEYS, EventTime, Key, Label, Position, Scenario
 from mixrank.schemas.features.row_features import Categorical, Numeric
 from mixrank.schemas.features.unions import (
     AnyCategorical,
@@ -38,6 +38,8 @@ class FeatureSpec(Declaration):
         row_weight: column of the log with a weight >= 0 of each row, such as how many impressions it stands for; None
             if all rows count alike. Loss, metrics, baselines and gates weigh rows by it; no model reads it. It is
             divided by its mean over the training rows, so its unit does not matter.
+        position: column with the place of the impression in its list, whose effect training tells from that of all
+            else; None if there is none.
 
     Raises:
         ValueError: names that collide, or a history of a field that does not exist; the nearest name is in the text.
@@ -51,6 +53,7 @@ class FeatureSpec(Declaration):
     labels: tuple[Label, ...] = Field(min_length=1)
     features: tuple[Annotated[Feature, Field(discriminator="type")], ...] = Field(min_length=1)
     row_weight: str | None = None
+    position: Position | None = None
 
     @model_validator(mode="after")
     def _check(self) -> FeatureSpec:
@@ -62,6 +65,7 @@ class FeatureSpec(Declaration):
             [(self.time.name, "time"), (self.scenario.name, "scenario")]
             + [(label.name, "label") for label in self.labels]
             + [(column, "row weight") for column in self.row_weights]
+            + ([(self.position.name, "position")] if self.position is not None else [])
             + outputs
         ):
             if column in owners:
@@ -93,6 +97,10 @@ class FeatureSpec(Declaration):
                 )
         if len(sampled := [label.name for label in self.labels if label.keep_negatives < 1]) > 1:
             raise ValueError(f"`keep_negatives` is for one label at most, received {' and '.join(sampled)}")
+        if self.position is not None and not self.biased_tasks:
+            raise ValueError(
+                f"position `{self.position.name}` needs a binary label that is given no other, whose logit it moves"
+            )
         self._check_histories()
         self._check_matches()
         return self
@@ -215,6 +223,11 @@ class FeatureSpec(Declaration):
     def weight_of(self, label: Label) -> str | None:
         """Column with the weights of the rows for a task, or None."""
         return label.row_weight or self.row_weight
+
+    @property
+    def biased_tasks(self) -> tuple[str, ...]:
+        """Tasks to whose logits a place adds a bias: those of what happens if the item is seen at all."""
+        return tuple(label.name for label in self.labels if label.is_flag and label.given is None)
 
     @property
     def sampled(self) -> Label | None:

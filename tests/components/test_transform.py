@@ -160,6 +160,12 @@ def test_labels_keep_their_zeros_and_are_unknown_without_what_they_are_given(tra
     assert len(set(expected)) > 2 and 0 < sum(old["click"] for old, _ in transformed) < len(transformed)
 
 
+def test_places_are_ids_from_1_and_the_last_one_takes_all_further(transformed):
+    for old, new in transformed:
+        assert new["rank"] == (0 if old["rank"] is None else 1 + min(old["rank"], 3))
+    assert {new["rank"] for _, new in transformed} == {0, 1, 2, 3, 4}
+
+
 def test_row_weights_are_measured_by_their_mean(transformed):
     raw = np.array([old["worth"] for old, _ in transformed])
     assert 0 < (raw == 0).mean() < 0.5
