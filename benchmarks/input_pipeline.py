@@ -30,11 +30,12 @@ def main() -> None:
     import tensorflow_transform as tft
 
     from mixrank.components.training import (
+        PositionBias,
         build_model,
         build_strategy,
         compile_for_training,
+        training_rows,
         training_stream,
-        transformed_rows,
     )
     from mixrank.pipeline.config import RunConfig
     from mixrank.pipeline.run_record import RunRecord, split_files
@@ -44,7 +45,7 @@ def main() -> None:
     spec, settings, model_settings = run.spec, config.train, config.model
     transform_output = tft.TFTransformOutput(str(run.rows.transform_graph))
     pattern = split_files(run.rows.transformed)["train"]
-    rows = transformed_rows(spec, [pattern], transform_output)
+    rows = training_rows(spec, [pattern], settings, transform_output)
     steps_per_pass = rows.count() // settings.batch_size
     needed = (arguments.turns + 2) * arguments.steps
     if needed > steps_per_pass:
@@ -65,7 +66,9 @@ def main() -> None:
         for passes in (1, 2)
     )
     model = build_model(spec, model_settings, settings, transform_output)
-    trained = compile_for_training(model, spec, settings, build_strategy(1), steps=needed)
+    trained = compile_for_training(
+        model, spec, settings, build_strategy(1), steps=needed, position=PositionBias.of(spec, rows)
+    )
     trained.make_train_function()
     cached = iter(tf.data.Dataset.from_tensors(next(from_files)).cache().repeat())
 

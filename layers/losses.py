@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Distributions announce their losses in this group of entry points, as `my_package.my_losses:LOSS`.
 ENTRY_POINTS = "mixrank.losses"
+# Groups in which a loss may compare rows.
+WITHIN = ("user",)
 # What a file defines.
 OF_FILE = "LOSS"
 
@@ -68,11 +70,40 @@ def quantile(q: float = 0.5) -> keras.losses.Loss:
     return QuantileLoss(q)
 
 
+def pairwise(alpha: float = 0.5, within: str = "user") -> keras.losses.Loss:
+    """`mixrank.layers.group_losses.PairwiseLoss` inside a `within`."""
+    from mixrank.layers.group_losses import PairwiseLoss
+
+    return PairwiseLoss(alpha)
+
+
+def listwise(alpha: float = 0.5, within: str = "user") -> keras.losses.Loss:
+    """`mixrank.layers.group_losses.ListwiseLoss` inside a `within`."""
+    from mixrank.layers.group_losses import ListwiseLoss
+
+    return ListwiseLoss(alpha)
+
+
+def jrc(alpha: float = 0.5, within: str = "user") -> keras.losses.Loss:
+    """`mixrank.layers.group_losses.JointLoss` inside a `within`."""
+    from mixrank.layers.group_losses import JointLoss
+
+    return JointLoss(alpha)
+
+
 class Own(NamedTuple):
-    """A loss of mixrank: the function that makes it, whose arguments are its options, and the kinds that it fits."""
+    """A loss of mixrank.
+
+    Attributes:
+        make: makes it; its arguments are the options.
+        kinds: of the tasks that it fits.
+        grouped: whether it is of the order inside a group; it then takes labels `(batch, 2)` as those of
+            `mixrank.layers.group_losses`.
+    """
 
     make: Callable[..., keras.losses.Loss]
     kinds: tuple[str, ...]
+    grouped: bool = False
 
 
 OWN = {
@@ -80,12 +111,22 @@ OWN = {
     "label_smoothing": Own(label_smoothing, (BINARY.name,)),
     "huber": Own(huber, (REGRESSION.name,)),
     "quantile": Own(quantile, (REGRESSION.name,)),
+    "pairwise": Own(pairwise, (BINARY.name,), grouped=True),
+    "listwise": Own(listwise, (BINARY.name,), grouped=True),
+    "jrc": Own(jrc, (BINARY.name,), grouped=True),
 }
 
 
 def names() -> list[str]:
     """Names of all losses: those of mixrank and those that installed distributions announce."""
     return sorted({*OWN, *announced(ENTRY_POINTS)})
+
+
+def group_of(reference: str, options: Mapping[str, Any]) -> str | None:
+    """Inside what a loss is of the order of rows, one of `WITHIN`; None for a loss of single rows."""
+    if reference not in OWN or not OWN[reference].grouped:
+        return None
+    return str(options.get("within", WITHIN[0]))
 
 
 def check(reference: str, options: Mapping[str, Any] | None = None, kind: str | None = None) -> None:
@@ -108,6 +149,9 @@ def check(reference: str, options: Mapping[str, Any] | None = None, kind: str | 
         for name in options or {}:
             if name not in known:
                 raise ValueError(f"the loss `{reference}` has no option `{name}`{nearest(name, known)}")
+        within = group_of(reference, options or {})
+        if within is not None and within not in WITHIN:
+            raise ValueError(f"`within` of the loss `{reference}` is {within!r}{nearest(within, WITHIN)}")
         if kind is not None and kind not in OWN[reference].kinds:
             raise ValueError(
                 f"the loss `{reference}` is for labels of kind {' or '.join(OWN[reference].kinds)}, not {kind}"

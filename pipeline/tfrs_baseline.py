@@ -45,6 +45,7 @@ from mixrank.components.training import (
     round_line,
     shown_metrics,
     task_loss,
+    training_rows,
     training_stream,
     transformed_rows,
     validation_metrics,
@@ -226,7 +227,7 @@ def train(
     run_dir.mkdir(parents=True, exist_ok=True)
     tf_keras.utils.set_random_seed(settings.seed)
     rows = {split: transformed_rows(spec, [pattern], transform_output) for split, pattern in patterns.items()}
-    training = transformed_rows(spec, [patterns[s] for s in settings.splits if s in patterns], transform_output)
+    training = training_rows(spec, [patterns[s] for s in settings.splits if s in patterns], settings, transform_output)
     steps = training.count() // settings.batch_size
     columns, sizes = Columns(spec), table_sizes(spec, vocabulary_sizes(spec, transform_output))
     models = {
@@ -248,7 +249,13 @@ def train(
                 seed=settings.seed,
                 shuffle_rows=settings.shuffle_rows,
                 first_step=number * steps,
-            ).map(lambda row, labels, task=task: (columns.arrange(row), labels[task][:, 0]))
+            ).map(
+                lambda row, labels, *weights, task=task: (
+                    columns.arrange(row),
+                    labels[task][:, 0],
+                    *(each[task][:, 0] for each in weights),
+                )
+            )
             logs = model.fit(batches, callbacks=[Progress(task, steps, settings.batch_size)], verbose=0).history
             losses[task] = float(logs["mean_loss"][-1])
         seconds = time.monotonic() - began
@@ -293,6 +300,7 @@ def check(name: str, settings: TrainSettings) -> None:
         "warm_start": (settings.warm_start is not None, "null"),
         "replicas": (settings.replicas not in ("auto", 1), "auto"),
         "accumulate_steps": (settings.accumulate_steps != 1, "1"),
+        "rows_together": (settings.rows_together != 1, "1"),
     }
     for key, (wrong, instead) in refused.items():
         if wrong:

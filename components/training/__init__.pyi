@@ -4,8 +4,10 @@ from .exports import find_export as find_export
 from .model_factory import build_model as build_model
 from .model_factory import compile_for_training as compile_for_training
 from .model_factory import task_loss as task_loss
+from .model_factory import training_rows as training_rows
 from .model_factory import transformed_rows as transformed_rows
 from .model_factory import vocabulary_sizes as vocabulary_sizes
+from .position_bias import PositionBias as PositionBias
 from .predictions import inference as inference
 from .predictions import predict as predict
 from .predictions import shown_metrics as shown_metrics

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,8 @@ class TransformedRows:
         scenario_weights: column of scenario ids and the weight of each id, by which rows count besides; or None.
         sampled: label of which only a share of the negatives was kept, or None.
         beside: columns that training reads beside those of the model; they are among the inputs of a batch.
+        groups: label -> the column of keys inside which its loss compares rows; such a label is `(batch, 2)`, with the
+            number of the row's key in the batch.
     """
 
     files: tuple[str, ...]
@@ -62,17 +65,13 @@ class TransformedRows:
     scenario_weights: tuple[str, np.ndarray] | None = None
     sampled: Sampled | None = None
     beside: tuple[str, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def find(
-        cls,
-        patterns: Sequence[str],
-        columns: Mapping[str, Any],
-        labels: Sequence[str],
-        inputs: Sequence[str],
-        **others: Any,
+        cls, patterns: Sequence[str], columns: Mapping[str, Any], labels: Sequence[str], inputs: Sequence[str]
     ) -> TransformedRows:
-        """Expands file patterns; the other arguments are the attributes.
+        """Expands file patterns.
 
         Raises:
             ValueError: if a pattern matches no file.
@@ -83,7 +82,7 @@ class TransformedRows:
             if not found:
                 raise ValueError(f"no transformed examples match {pattern}")
             files += found
-        return cls(tuple(files), dict(columns), tuple(labels), tuple(inputs), **others)
+        return cls(tuple(files), dict(columns), tuple(labels), tuple(inputs))
 
     def count(self) -> int:
         """Number of rows, counted by reading every file once."""
@@ -113,7 +112,7 @@ class TransformedRows:
     @property
     def trained_on(self) -> dict[str, Any]:
         """Parsing specification of the columns that training reads."""
-        read = (*self.inputs, *self.labels, *self.weights.values(), *self.beside)
+        read = (*self.inputs, *self.labels, *self.weights.values(), *self.beside, *self.groups.values())
         return {name: self.columns[name] for name in read}
 
     @property
@@ -149,9 +148,11 @@ class TransformedRows:
         """
         inputs = {name: row[name] for name in (*self.inputs, *self.beside)}
         labels = {name: row[name][:, None] for name in self.labels}
+        number = {key: tf.cast(tf.unique(row[key]).idx, tf.float32)[:, None] for key in set(self.groups.values())}
+        grouped = labels | {name: tf.concat([labels[name], number[key]], 1) for name, key in self.groups.items()}
         reweighted = () if self.sampled is None else self.sampled.reweighted
         if not self.weights and self.scenario_weights is None and not reweighted:
-            return inputs, labels
+            return inputs, grouped
         found = {label: row[self.weights[label]][:, None] for label in self.labels if label in self.weights}
         weights = {label: found.get(label, tf.ones_like(value)) for label, value in labels.items()}
         if self.scenario_weights is not None:
@@ -161,7 +162,7 @@ class TransformedRows:
         if self.sampled is not None:
             stands_for = tf.where(labels[self.sampled.label] > 0, 1.0, 1 / self.sampled.keep)
             weights |= {label: weights[label] * stands_for for label in reweighted}
-        return inputs, labels, weights
+        return inputs, grouped, weights
 
 
 def training_stream(
@@ -172,6 +173,7 @@ def training_stream(
     steps: int,
     seed: int,
     shuffle_rows: int,
+    rows_together: int = 1,
     first_step: int = 0,
     share: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
@@ -184,6 +186,7 @@ def training_stream(
         steps: int >= 1. Number of batches of the whole stream, including those already consumed.
         seed: int. Decides the order.
         shuffle_rows: int >= 1. Shuffle buffer in rows.
+        rows_together: int >= 1. Rows that follow each other in a file and are shuffled as one.
         first_step: int >= 0. Number of batches already consumed.
         share: of a worker among several, or None for whole batches. A worker gets its part of each batch, as one
             batch for each of its replicas, so that all workers together see the same rows as a single process.
@@ -194,11 +197,10 @@ def training_stream(
     several = passes - first_pass > 1
     fits = steps_per_pass * batch_size * rows.bytes_per_row <= HELD_BYTES
     source = _held(rows) if several and fits else _files(rows)
-    batches = _one_pass(source, batch_size, steps_per_pass, seed + first_pass, shuffle_rows).skip(
-        first_step % steps_per_pass
-    )
+    one_pass = partial(_one_pass, source, batch_size, steps_per_pass, shuffle_rows, rows_together)
+    batches = one_pass(seed + first_pass).skip(first_step % steps_per_pass)
     for number in range(first_pass + 1, passes):
-        batches = batches.concatenate(_one_pass(source, batch_size, steps_per_pass, seed + number, shuffle_rows))
+        batches = batches.concatenate(one_pass(seed + number))
     batches = batches.take(steps - first_step)
     if share is not None:
         batches = _share(batches, batch_size, share)
@@ -235,17 +237,21 @@ def _held(rows: TransformedRows) -> _Source:
     )
 
 
-def _one_pass(source: _Source, batch_size: int, steps: int, seed: int, shuffle_rows: int) -> tf.data.Dataset:
+def _one_pass(
+    source: _Source, batch_size: int, steps: int, shuffle_rows: int, together: int, seed: int
+) -> tf.data.Dataset:
     files = len(source.files)
     order = np.random.default_rng(seed).permutation(files)
     records = tf.data.Dataset.from_tensor_slices(source.files[order]).interleave(
-        source.read,
+        source.read if together == 1 else lambda file: source.read(file).batch(together),
         cycle_length=min(8, files),
-        block_length=16,
+        block_length=max(1, 16 // together),
         num_parallel_calls=min(2, files),
         deterministic=True,
     )
-    records = records.shuffle(shuffle_rows, seed=seed, reshuffle_each_iteration=False)
+    records = records.shuffle(max(1, shuffle_rows // together), seed=seed, reshuffle_each_iteration=False)
+    if together > 1:
+        records = records.unbatch()
     return records.batch(batch_size, drop_remainder=True).take(steps)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, assert_never
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
@@ -90,16 +92,37 @@ def transformed_rows(
         transform_output.transformed_feature_spec(),
         labels=spec.tasks,
         inputs=tuple(model_inputs(spec)),
-        weights={label.name: weight for label in spec.labels if (weight := spec.weight_of(label)) is not None},
-        sampled=None
-        if spec.sampled is None
-        else Sampled(
-            spec.sampled.name,
-            spec.sampled.keep_negatives,
-            tuple(label.name for label in spec.labels if spec.is_reweighted(label)),
-        ),
-        beside=() if spec.position is None else (spec.position.name,),
     )
+
+
+def training_rows(
+    spec: FeatureSpec, patterns: Sequence[str], settings: TrainSettings, transform_output: tft.TFTransformOutput
+) -> TransformedRows:
+    """The same, with what a training needs besides: weights, places, and groups whose rows are compared.
+
+    Raises:
+        ValueError: as `transformed_rows`.
+    """
+    weights = {label.name: weight for label in spec.labels if (weight := spec.weight_of(label)) is not None}
+    rows = replace(
+        transformed_rows(spec, patterns, transform_output),
+        weights=weights,
+        beside=() if spec.position is None else (spec.position.name,),
+        groups=settings.groups,
+    )
+    if (label := spec.sampled) is not None:
+        reweighted = tuple(each.name for each in spec.labels if spec.is_reweighted(each))
+        rows = replace(rows, sampled=Sampled(label.name, label.keep_negatives, reweighted))
+    if settings.scenario_balance == "scenarios":
+        rows = replace(rows, scenario_weights=(spec.scenario.name, scenario_weights(spec, rows)))
+    return rows
+
+
+def scenario_weights(spec: FeatureSpec, rows: TransformedRows) -> np.ndarray:
+    """Weight of a row by the id of its scenario, for every scenario to count alike: `N / (C N_c)`; 0 without rows."""
+    scenario = spec.scenario.name
+    counts = rows.count_ids(len(spec.scenario.values) + 2, lambda row: row[scenario], scenario)
+    return np.divide(counts.sum() / np.count_nonzero(counts), counts, out=np.zeros(len(counts)), where=counts > 0)
 
 
 def build_model(
@@ -163,7 +186,8 @@ def task_loss(label: Label, settings: TrainSettings) -> keras.losses.Loss:
     loss = TASK_KINDS[label.kind].loss() if given is None else losses.load(*named_loss(given))
     if label.keep_negatives < 1:
         loss = losses.of_kept(loss, label.keep_negatives)
-    return loss if label.given is None else losses.of_known(loss)
+    # A loss of groups leaves unknown labels out itself.
+    return loss if label.given is None or label.name in settings.groups else losses.of_known(loss)
 
 
 def model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mixrank.components.metrics import directed, find_metric
 from mixrank.layers import losses
-from mixrank.schemas import Label
+from mixrank.schemas import KEYS, Label
 from mixrank.schemas.naming import Declaration, nearest
 from mixrank.schemas.safe_text import shown
 
@@ -220,7 +220,8 @@ class TrainSettings(Declaration):
         steps_per_round: int >= 1 or None for one pass. The number of rounds is the nearest to `epochs` passes.
         loss: task -> loss that it is trained by in place of its kind's: "focal", "label_smoothing", "huber" or
             "quantile", the name of an entry point `mixrank.losses`, a dotted path, or the path of a .py file that
-            defines `LOSS`; with options, a mapping such as `{name: focal, gamma: 1.5}`.
+            defines `LOSS`; with options, a mapping such as `{name: focal, gamma: 1.5}`; "pairwise", "listwise" or
+            "jrc" for the order of the rows of a user, which need `rows_together`.
         optimizer: for the dense weights.
         embedding_optimizer: for the embedding tables.
         early_stopping: when to stop, or None to run all epochs and keep the last weights.
@@ -230,6 +231,8 @@ class TrainSettings(Declaration):
         tables: where the embedding tables and their slots are: "device" beside the dense weights, or "host" in the
             machine's memory, for tables that do not fit on a GPU; then there is one replica.
         shuffle_rows: int >= 1. Shuffle buffer.
+        rows_together: int >= 1. Rows that follow each other in the log of a user and stay together when rows are
+            shuffled: a loss of the order inside a user compares the rows of one batch.
         seed: int.
         warm_start: path of an earlier run, pushed model or export whose embedding rows are copied token by token;
             "pushed" for the version last pushed by this config (fresh rows before the first push).
@@ -255,6 +258,7 @@ class TrainSettings(Declaration):
     replicas: Literal["auto"] | int = "auto"
     tables: Literal["device", "host"] = "device"
     shuffle_rows: int = Field(default=50_000, ge=1)
+    rows_together: int = Field(default=1, ge=1)
     seed: int = 0
     warm_start: str | None = None
     table_storage: Literal["float32", "bfloat16", "int8"] = "float32"
@@ -268,6 +272,11 @@ class TrainSettings(Declaration):
 
     @model_validator(mode="after")
     def _check(self) -> TrainSettings:
+        if self.groups and self.rows_together == 1:
+            raise ValueError(
+                f"the loss of `{next(iter(self.groups))}` compares rows of one group, and a batch of shuffled rows has "
+                "few of one: set `rows_together`, to 16 for instance"
+            )
         if "train" not in self.splits:
             raise ValueError(f"`splits` must contain `train`, received {self.splits}")
         if self.early_stopping is not None and "valid" in self.splits:
@@ -319,6 +328,12 @@ class TrainSettings(Declaration):
                     "`early_stopping` needs a `valid` split, and this dataset has none: give its `split` one"
                 )
             self.early_stopping.check(labels)
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """Task -> column of keys inside which its loss compares rows, for those with such a loss."""
+        found = {task: losses.group_of(*named_loss(given)) for task, given in self.loss.items()}
+        return {task: KEYS[within] for task, within in found.items() if within is not None}
 
     @property
     def losses(self) -> dict[str, str]:

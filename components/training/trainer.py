@@ -7,13 +7,12 @@ import json
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
-import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -26,6 +25,7 @@ from mixrank.components.training.model_factory import (
     known_values,
     model_card,
     resolve,
+    training_rows,
     transformed_rows,
 )
 from mixrank.components.training.position_bias import PositionBias
@@ -128,9 +128,7 @@ def train_model(
     keras.utils.set_random_seed(settings.seed)
     keras.config.set_dtype_policy(settings.precision)
     trained_on = [patterns[split] for split in settings.splits if split in patterns]
-    training = transformed_rows(spec, trained_on, transform_output)
-    if settings.scenario_balance == "scenarios":
-        training = replace(training, scenario_weights=(spec.scenario.name, scenario_weights(spec, training)))
+    training = training_rows(spec, trained_on, settings, transform_output)
     job = Job(
         spec=spec,
         settings=settings,
@@ -158,13 +156,6 @@ def train_model(
     # Workers wait here, so that they fail if the chief fails. A finished run must not fail because a worker did.
     with suppress(WorkerLostError), workers.watched(checkpoints):
         workers.total(strategy, 0)
-
-
-def scenario_weights(spec: FeatureSpec, rows: TransformedRows) -> np.ndarray:
-    """Weight of a row by the id of its scenario, for every scenario to count alike: `N / (C N_c)`; 0 without rows."""
-    scenario = spec.scenario.name
-    counts = rows.count_ids(len(spec.scenario.values) + 2, lambda row: row[scenario], scenario)
-    return np.divide(counts.sum() / np.count_nonzero(counts), counts, out=np.zeros(len(counts)), where=counts > 0)
 
 
 class Lengths(NamedTuple):
@@ -275,6 +266,7 @@ def _fit(job: Job, compiled: TrainingStep, rounds: Rounds) -> None:
         steps=job.lengths.steps,
         seed=job.settings.seed,
         shuffle_rows=job.settings.shuffle_rows,
+        rows_together=job.settings.rows_together,
         first_step=done * job.lengths.steps_per_round,
     )
     callbacks: list[keras.callbacks.Callback] = [rounds]

@@ -27,11 +27,13 @@ def work(folder: Path) -> dict[str, Any]:
     import tensorflow_transform as tft
 
     from mixrank.components.training import (
+        PositionBias,
         build_model,
         build_strategy,
         compile_for_training,
         inference,
         prepare_devices,
+        training_rows,
         training_stream,
         transformed_rows,
     )
@@ -42,26 +44,29 @@ def work(folder: Path) -> dict[str, Any]:
     graph = tft.TFTransformOutput(str(given.graph))
     strategy = build_strategy(given.train.replicas)
     settings = given.train.on(strategy.num_replicas_in_sync)
-    rows = transformed_rows(given.spec, [split_files(given.rows)["train"]], graph)
+    patterns = [split_files(given.rows)["train"]]
+    rows, served = training_rows(given.spec, patterns, settings, graph), transformed_rows(given.spec, patterns, graph)
 
-    def batch_of(size: int) -> Any:
+    def batch_of(rows: Any, size: int) -> Any:
         stream = training_stream(rows, batch_size=size, steps_per_pass=1, steps=1, seed=0, shuffle_rows=size)
         return next(iter(stream))
 
     with strategy.scope():
         model = build_model(given.spec, given.model, settings, graph)
-        trained = compile_for_training(model, given.spec, settings, strategy, steps=1000)
+        trained = compile_for_training(
+            model, given.spec, settings, strategy, steps=1000, position=PositionBias.of(given.spec, rows)
+        )
     infer = inference(model)
     latency = {}
     for size in LATENCY_BATCHES:
-        inputs, _ = batch_of(size)
+        inputs, _ = batch_of(served, size)
 
         def score(batch: Any = inputs) -> object:
             return [logits.numpy() for logits in infer(batch).values()]
 
         latency[size] = 1000 * median_seconds(score)
     # One cached batch: the cost of the model, not of reading rows.
-    batches = iter(untuned(tf.data.Dataset.from_tensors(batch_of(settings.batch_size)).cache().repeat()))
+    batches = iter(untuned(tf.data.Dataset.from_tensors(batch_of(rows, settings.batch_size)).cache().repeat()))
     trained.make_train_function()
     step = median_seconds(lambda: float(tf.nest.flatten(trained.train_function(batches))[0]))
     return {"training_samples_per_second": settings.batch_size / step, "latency_ms": latency}

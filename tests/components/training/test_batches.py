@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from mixrank.components.training.batches import Sampled, TransformedRows, evaluation_batches, training_stream
-from mixrank.components.training.trainer import scenario_weights
+from mixrank.components.training.model_factory import scenario_weights
 from mixrank.components.transform import KEYS
 
 BATCH = 64
@@ -97,6 +97,28 @@ def test_a_row_has_a_weight_by_task_and_by_scenario(rows):
     ((_, _, balanced),) = training_stream(replace(weighted, scenario_weights=("page", by_page)), **stream)
     np.testing.assert_array_equal(balanced["click"][:, 0], by_page[inputs["page"]])
     np.testing.assert_allclose(balanced["buy"][:, 0], by_page[inputs["page"]] * inputs["worth"])
+
+
+def test_a_label_that_is_compared_has_the_number_of_its_group(rows):
+    stream = {"batch_size": 90, "steps_per_pass": 1, "steps": 1, "seed": 0, "shuffle_rows": 1}
+    ((inputs, labels),) = training_stream(replace(rows, groups={"click": KEYS["user"]}), **stream)
+    assert labels["click"].shape == (90, 2) and labels["buy"].shape == (90, 1)
+    users, numbers = inputs[KEYS["user"]].numpy(), labels["click"][:, 1].numpy()
+    assert len(set(numbers)) == len(set(users)) == len(set(zip(users, numbers, strict=True))) > 1
+
+
+@pytest.mark.parametrize("first_step", [0, 3])
+def test_rows_that_follow_each_other_stay_together(rows, first_step):
+    steps = rows.count() // 48
+    options = {"batch_size": 48, "steps_per_pass": steps, "steps": 2 * steps, "seed": 3, "shuffle_rows": 200}
+    kept = [identity(x) for x, _ in training_stream(rows, **options, rows_together=6, first_step=first_step)]
+    assert len(kept) == 2 * steps - first_step
+    written = np.concatenate([identity(batch) for batch in evaluation_batches(rows, 100)])
+    place = {number: at for at, number in enumerate(written)}
+    at = np.array([[place[number] for number in batch] for batch in kept])
+    # Of six rows five follow the one before, but where a file ends.
+    assert (np.diff(at, axis=1) == 1).mean() > 0.75
+    assert not np.array_equal(at[0], np.sort(at[0]))
 
 
 def test_a_kept_negative_stands_for_those_that_were_not(rows):

@@ -83,9 +83,9 @@ def test_a_debiased_score_ranks_closer_to_the_truth(log, debiased):
 
 
 @pytest.mark.slow
-def test_the_level_of_the_log_stays_with_the_model(log, debiased):
+def test_the_level_of_the_log_stays_about_the_same(log, debiased):
     rate = 1 / (1 + np.exp(-debiased[1][log[1]["item"]]))
-    assert rate.mean() == pytest.approx(log[2].mean(), rel=0.1)
+    assert rate.mean() == pytest.approx(log[2].mean(), rel=0.2)
     learned = np.array(debiased[0].position.learned()["click"])
     shares = np.bincount(log[1]["place"], minlength=PLACES + 1) / ROWS
     assert shares @ np.exp(learned) == pytest.approx(1, abs=1e-4)

@@ -12,7 +12,7 @@ from mixrank.components.training.settings import (
     TrainSettings,
     parse_count,
 )
-from mixrank.schemas import Label
+from mixrank.schemas import KEYS, Label
 
 
 def test_the_defaults_are_the_papers():
@@ -130,3 +130,10 @@ def test_rows_without_sampled_negatives_are_trained_on_alone():
     TrainSettings().check(labels, ["train", "valid"])
     with pytest.raises(ValueError, match="`train.splits` must be train alone, received train, valid: `keep_negatives`"):
         TrainSettings(splits=("train", "valid")).check(labels, ["train", "valid"])
+
+
+def test_a_loss_of_groups_needs_rows_that_stay_together():
+    with pytest.raises(ValueError, match="the loss of `click` compares rows of one group, .* set `rows_together`"):
+        TrainSettings(loss={"click": "jrc"})
+    settings = TrainSettings(loss={"click": {"name": "pairwise", "alpha": 0.2}, "buy": "focal"}, rows_together=16)
+    assert settings.groups == {"click": KEYS["user"]}
