@@ -30,6 +30,8 @@ from mixrank.schemas.arrow import open_parquet, pa, pq
 from mixrank.schemas.raw import Piece, dead_letter
 
 SHUFFLE_SEED = 2022
+# Rows of a user that stay side by side in a file.
+PIECE = 16
 # Serialized rows in memory at a time.
 BLOCK_ROWS = 4096
 # Level 6 takes twice as long to write and saves one sixth of the size.
@@ -175,6 +177,7 @@ class WriteShard(beam.DoFn):
     def setup(self) -> None:
         rules = Dataset.model_validate_json(self._dataset).source.popularity
         self._counts = daily_counts(rules, read_parquet(self._popularity)) if self._popularity else {}
+        self._user = Dataset.model_validate_json(self._dataset).spec.user.name
 
     def process(self, number: int) -> Iterator[None]:
         summary: dict[str, Any] = {"bad": []}
@@ -197,7 +200,8 @@ class WriteShard(beam.DoFn):
     def _write(self, shard: Shard, rows: np.ndarray, split: str, number: int) -> None:
         import tensorflow as tf
 
-        rows = np.random.default_rng([SHUFFLE_SEED, number]).permutation(rows)
+        users = shard.log[self._user].codes[rows]
+        rows = rows[shuffled_pieces(users, np.random.default_rng([SHUFFLE_SEED, number]))]
         name = f"data_tfrecord-{number:05d}-of-{self._num_shards:05d}.gz"
         temporary = own_name(FileSystems.join(self._scratch, f"{split}-{name}"))
         options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=GZIP_LEVEL)
@@ -206,6 +210,25 @@ class WriteShard(beam.DoFn):
                 for serialized in examples(shard.columns, rows[start : start + BLOCK_ROWS]):
                     writer.write(serialized)
         rename(temporary, FileSystems.join(self._folders[split], name))
+
+
+def shuffled_pieces(users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Order of a shard's rows in its file: pieces of up to `PIECE` rows of one user, in random order.
+
+    A training that compares the rows of a user finds them side by side, all others shuffle them apart.
+
+    Args:
+        users: int array (rows,), the rows of a user side by side.
+        rng: random state.
+
+    Returns:
+        Positions in `users`, (rows,).
+    """
+    starts = np.flatnonzero(np.append(True, users[1:] != users[:-1])[: len(users)])
+    lengths = np.diff(np.append(starts, len(users)))
+    inside = np.arange(len(users)) - np.repeat(starts, lengths)
+    piece = np.cumsum(inside % PIECE == 0) - 1
+    return np.argsort(rng.permutation(int(piece[-1]) + 1)[piece], kind="stable") if len(piece) else piece
 
 
 def write_parquet(path: str, frame: pd.DataFrame) -> None:

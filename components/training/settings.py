@@ -231,8 +231,8 @@ class TrainSettings(Declaration):
         tables: where the embedding tables and their slots are: "device" beside the dense weights, or "host" in the
             machine's memory, for tables that do not fit on a GPU; then there is one replica.
         shuffle_rows: int >= 1. Shuffle buffer.
-        rows_together: int >= 1. Rows that follow each other in the log of a user and stay together when rows are
-            shuffled: a loss of the order inside a user compares the rows of one batch.
+        rows_together: int >= 1. Rows side by side in a file, where up to 16 of a user are, that stay together when rows
+            are shuffled: a loss of the order inside a user compares the rows of one batch.
         seed: int.
         warm_start: path of an earlier run, pushed model or export whose embedding rows are copied token by token;
             "pushed" for the version last pushed by this config (fresh rows before the first push).

@@ -1,4 +1,4 @@
-"""Dead letters of ExampleGen can be written whatever the bad value is."""
+"""Dead letters of ExampleGen can be written whatever the bad value is; rows are shuffled in pieces."""
 
 import datetime
 import json
@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from mixrank.components.examples.raw_tables import RawTable, checked_rows
+from mixrank.components.examples.stages import PIECE, shuffled_pieces
 from mixrank.schemas.raw import Batch, RawColumn, RawFile
 from mixrank.schemas.raw.text import TextFormat
 
@@ -46,3 +47,17 @@ def test_text_that_is_not_utf_8_in_a_column_of_text_is_a_dead_letter():
 def test_a_column_of_a_type_that_cannot_be_read_is_named_with_its_file():
     with pytest.raises(ValueError, match=r"f, column `raw_n`: cannot read type struct"):
         letters_of(pa.array([{"a": 1}]), "int")
+
+
+def test_rows_of_a_user_stay_in_pieces_that_are_shuffled():
+    users = np.repeat(np.arange(40), np.random.default_rng(0).integers(1, 60, 40))
+    order = shuffled_pieces(users, np.random.default_rng(7))
+    assert sorted(order) == list(range(len(users)))
+    np.testing.assert_array_equal(order, shuffled_pieces(users, np.random.default_rng(7)))
+    # A piece ends where its user does, or after `PIECE` rows.
+    expected = sum(-(-count // PIECE) for count in np.bincount(users))
+    joints = np.flatnonzero((np.diff(order) != 1) | (np.diff(users[order]) != 0))
+    pieces = np.split(order, joints + 1)
+    assert abs(len(pieces) - expected) <= 3 and all(len(set(users[piece])) == 1 for piece in pieces)
+    assert (np.diff([piece[0] for piece in pieces]) < 0).mean() > 0.3
+    assert list(shuffled_pieces(np.zeros(0, int), np.random.default_rng(0))) == []
