@@ -27,6 +27,7 @@ from mixrank.schemas import (
     RowFeature,
     Scenario,
     TimeGap,
+    Vector,
     Vocab,
 )
 from mixrank.schemas.encode import PADDING
@@ -71,7 +72,7 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
 
 
 def row_values(feature: RowFeature, values: tf.RaggedTensor) -> tf.Tensor:
-    """Numbers or raw categories of a row feature, `[batch]`, or `[batch, max_length]` if it is multi-valued."""
+    """Numbers or raw categories of a row feature, `[batch, *shape]`."""
     match feature:
         case Categorical():
             return first(values, PADDING[feature.dtype])
@@ -79,6 +80,8 @@ def row_values(feature: RowFeature, values: tf.RaggedTensor) -> tf.Tensor:
             return padded(values, feature.max_length, PADDING[feature.dtype])
         case Numeric():
             return numeric(feature, values)
+        case Vector():
+            return vector(feature, values)
         case _:
             assert_never(feature)
 
@@ -151,19 +154,66 @@ def category_ids(
 
 
 def numeric(feature: Numeric, values: tf.RaggedTensor) -> tf.Tensor:
-    """Transformed number, float32 `[batch]`; for "bucketize" the id 1..buckets of its quantile, 0 where missing."""
-    value = first(values, feature.default)
+    """Transformed number: float32 `[batch, *shape]`, or int64 ids `[batch]` for "bucketize"."""
+    default = 0.0 if feature.default is None else feature.default
+    value = first(values, default)
     # NaN and infinity would pass through every layer; they count as missing.
-    missing = tf.logical_or(values.row_lengths() == 0, tf.logical_not(tf.math.is_finite(value)))
-    value = tf.where(missing, tf.fill(tf.shape(value), feature.default), value)
+    absent = tf.logical_or(values.row_lengths() == 0, tf.logical_not(tf.math.is_finite(value)))
+    value = tf.where(absent, tf.fill(tf.shape(value), default), value)
+    if feature.clip is not None:
+        value = tf.clip_by_value(value, *feature.clip)
+    # Where something stands for it, a missing number is one like any other.
+    missing = absent if feature.default is None else tf.zeros_like(absent)
     if feature.transform == "bucketize":
-        buckets = tft.bucketize(value, feature.buckets)
-        return tf.where(missing, tf.zeros_like(buckets), buckets + 1)
+        ids = 1 + tft.apply_buckets(value, _bounds(feature, value, missing))
+        return tf.where(missing, tf.zeros_like(ids), ids)
+    if feature.transform == "piecewise_linear":
+        return _piecewise_linear(feature, value, missing)
     if feature.transform.startswith("log1p"):
         value = tf.sign(value) * tf.math.log1p(tf.abs(value))
     if feature.transform.endswith("standardize"):
         value = tft.scale_to_z_score(value)
     return value
+
+
+def _bounds(feature: Numeric, value: tf.Tensor, missing: tf.Tensor) -> tf.Tensor:
+    """Declared edges, or quantiles of the training rows without the missing ones, `[1, edges]`."""
+    if feature.edges:
+        return tf.constant([feature.edges], tf.float32)
+    # NaN is not counted. The tolerance is that of `tft.bucketize`.
+    counted = tf.where(missing, tf.fill(tf.shape(value), math.nan), value)
+    return tft.quantiles(counted, feature.buckets, epsilon=min(1 / feature.buckets, 0.01))
+
+
+def _piecewise_linear(feature: Numeric, value: tf.Tensor, missing: tf.Tensor) -> tf.Tensor:
+    """`Numeric`'s "piecewise_linear", float32 `[batch, width]`."""
+    edges = tf.reshape(_bounds(feature, value, missing), [-1])
+    if not feature.edges:
+        # Beside the quantiles, the smallest and the largest number of the training rows.
+        low = tft.min(tf.where(missing, tf.fill(tf.shape(value), math.inf), value))
+        high = tft.max(tf.where(missing, tf.fill(tf.shape(value), -math.inf), value))
+        # Without any number there is nothing to divide.
+        low, high = (tf.where(tf.math.is_finite(end), end, 0.0) for end in (low, high))
+        edges = tf.concat([low[None], edges, high[None]], axis=0)
+    left, right = edges[:-1], edges[1:]
+    passed = value[:, None] - left
+    parts = tf.where(right > left, tf.math.divide_no_nan(passed, right - left), tf.cast(passed >= 0, tf.float32))
+    parts = tf.where(missing[:, None], tf.zeros_like(parts), tf.clip_by_value(parts, 0.0, 1.0))
+    if feature.default is None:
+        parts = tf.concat([tf.cast(missing[:, None], tf.float32), parts], axis=1)
+    return tf.reshape(parts, [-1, feature.width])
+
+
+def vector(feature: Vector, values: tf.RaggedTensor) -> tf.Tensor:
+    """Its numbers, float32 `[batch, dim]`; zeros where they are missing, not all there or not all finite."""
+    dense = padded(values, feature.dim, math.nan)
+    whole = tf.reduce_all(tf.math.is_finite(dense), axis=1, keepdims=True)
+    dense = tf.where(whole, dense, tf.zeros_like(dense))
+    if feature.normalize:
+        # Of the largest number first, whose square may not fit into 32 bits.
+        dense = tf.math.divide_no_nan(dense, tf.reduce_max(tf.abs(dense), axis=1, keepdims=True))
+        dense = tf.math.divide_no_nan(dense, tf.norm(dense, axis=1, keepdims=True))
+    return dense
 
 
 def matched(

@@ -17,7 +17,9 @@ from .features import MultiCategorical as MultiCategorical
 from .features import Numeric as Numeric
 from .features import RowFeature as RowFeature
 from .features import Scenario as Scenario
+from .features import SeveralPooling as SeveralPooling
 from .features import TimeGap as TimeGap
+from .features import Vector as Vector
 from .features import Vocab as Vocab
 from .tables import SPLITS as SPLITS
 from .tables import CalendarDay as CalendarDay

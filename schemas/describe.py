@@ -7,6 +7,7 @@ from typing import assert_never
 
 from mixrank.schemas.features import (
     Action,
+    AnyCategorical,
     Categorical,
     Encoding,
     Feature,
@@ -17,6 +18,7 @@ from mixrank.schemas.features import (
     MultiCategorical,
     Numeric,
     TimeGap,
+    Vector,
     Vocab,
 )
 
@@ -41,14 +43,16 @@ def describe(spec: FeatureSpec) -> Iterator[tuple[str, str, str, str, str, str]]
 
 def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, str]:
     match feature:
-        case Categorical() | MultiCategorical():
-            kind = "categorical" if feature.max_values is None else f"up to {feature.max_values} categories"
-            shared = ", ".join(spec.columns_of(feature)[1:])
-            return kind, feature.group, f"{feature.dtype}, {_encoding(feature.vocab)}", str(feature.dim), shared
+        case Categorical():
+            return "categorical", *_categories(spec, feature)
+        case MultiCategorical():
+            pooled = "" if feature.pooling == "mean" else f", {feature.pooling}"
+            return f"up to {feature.max_length} categories{pooled}", *_categories(spec, feature)
         case Numeric():
-            if feature.is_number:
-                return "numeric", feature.group, feature.transform, "1", ""
-            return "numeric", feature.group, f"{feature.buckets} quantiles", str(feature.dim), ""
+            width = feature.width if feature.is_number else feature.dim
+            return "numeric", feature.group, _transform(feature), str(width), ""
+        case Vector():
+            return "vector", feature.group, "divided by its length" if feature.normalize else "", str(feature.dim), ""
         case Match():
             where = ", ".join(history.name for history in spec.searched(feature))
             counted = ", ".join(("count", *(["recency"] if feature.recency else []), *feature.flags))
@@ -64,6 +68,19 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             return f"history, {when}", "user", f"{feature.length} newest{only}", "", ", ".join(feature.of)
         case _:
             assert_never(feature)
+
+
+def _categories(spec: FeatureSpec, feature: AnyCategorical) -> tuple[str, str, str, str]:
+    shared = ", ".join(spec.columns_of(feature)[1:])
+    return feature.group, f"{feature.dtype}, {_encoding(feature.vocab)}", str(feature.dim), shared
+
+
+def _transform(feature: Numeric) -> str:
+    cuts = f"{len(feature.edges)} edges" if feature.edges else f"{feature.buckets} quantiles"
+    said = {"bucketize": cuts, "piecewise_linear": f"piecewise linear, {cuts}"}.get(
+        feature.transform, feature.transform
+    )
+    return said if feature.clip is None else f"{said}, clipped to {feature.clip[0]:g}..{feature.clip[1]:g}"
 
 
 def _encoding(vocab: Encoding) -> str:

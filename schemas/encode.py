@@ -1,8 +1,8 @@
 """A row of a spec <-> serialized tf.Example and JSON instance, with readable errors.
 
 A row is a mapping column -> value: a scalar or None for keys, time (milliseconds), scenario, labels, `Categorical` and
-`Numeric`; a list for `MultiCategorical` and for history columns (newest event first; a `MultiCategorical` field takes
-`max_length` values per event). This is the layout of the example files and of serving requests alike.
+`Numeric`; a list for `MultiCategorical`, `Vector` and for history columns (newest event first; a `MultiCategorical`
+field takes `max_length` values per event). This is the layout of the example files and of serving requests alike.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mixrank.schemas.features import (
     MultiCategorical,
     Numeric,
     TimeGap,
+    Vector,
 )
 from mixrank.schemas.naming import nearest
 from mixrank.schemas.safe_text import shown
@@ -46,6 +47,7 @@ class Column:
         kind: "int", "float" or "str".
         length: int or None. Maximum number of values of a list column; None for a single value.
         width: int >= 1. Values per event of a history column, else 1.
+        exact: bool. Whether a list is empty or has `length` values.
         history: name of the history, or None.
         required: bool. Whether a serving request must carry it.
         serving: bool. Whether a serving request may carry it.
@@ -56,6 +58,7 @@ class Column:
     kind: Kind
     length: int | None = None
     width: int = 1
+    exact: bool = False
     history: str | None = None
     required: bool = False
     serving: bool = True
@@ -77,10 +80,15 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
         yield Column(label.name, label_kind(label.kind).column, serving=False)
     for feature in spec.features:
         match feature:
-            case Categorical() | MultiCategorical() | Numeric():
-                required = feature.required or feature.name in (spec.user.name, spec.item.name)
-                of_item = feature.group == "item"
-                yield Column(feature.name, feature.kind, feature.max_values, required=required, candidate=of_item)
+            case Categorical() | MultiCategorical() | Numeric() | Vector():
+                yield Column(
+                    feature.name,
+                    feature.kind,
+                    feature.max_values,
+                    exact=feature.exact,
+                    required=feature.required or feature.name in (spec.user.name, spec.item.name),
+                    candidate=feature.group == "item",
+                )
             case History():
                 for name, field in spec.history_fields(feature):
                     length, width = feature.length * field.width, field.width
@@ -148,6 +156,8 @@ def _values(column: Column, value: Any) -> list[Any]:
         values = list(value or ())
         if len(values) > column.length:
             raise ValueError(f"column `{column.name}` takes at most {column.length} values, received {len(values)}")
+        if column.exact and len(values) not in (0, column.length):
+            raise ValueError(f"column `{column.name}` takes exactly {column.length} values, received {len(values)}")
         if len(values) % column.width:
             raise ValueError(
                 f"column `{column.name}` takes {column.width} values per event, received {len(values)} in all"

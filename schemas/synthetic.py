@@ -19,6 +19,7 @@ from mixrank.schemas.features import (
     MultiCategorical,
     Numeric,
     TimeGap,
+    Vector,
 )
 from mixrank.schemas.task_kinds import label_kind
 
@@ -58,6 +59,9 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
                 case Numeric():
                     absent = draw.random() < missing and not feature.required
                     row[feature.name] = None if absent else round(draw.lognormvariate(1.0, 1.0), 3)
+                case Vector():
+                    absent = draw.random() < missing and not feature.required
+                    row[feature.name] = [] if absent else [round(draw.gauss(0, 1), 3) for _ in range(feature.dim)]
                 case History():
                     row.update(_history(spec, feature, draw))
                 case Action() | TimeGap():

@@ -419,7 +419,7 @@ class Dataset(Declaration):
 
     def _check_popularity(self) -> None:
         spec = self.spec
-        numbers = {f.name: f for f in spec.inputs if f.kind == "float"}
+        numbers = {f.name: f for f in spec.inputs if f.kind == "float" and f.max_values is None}
         counted = {feature.name: feature for feature in spec.categorical}
         keys = [key.name for key in (spec.user, spec.item) if not key.per_row]
         of_item = {spec.item.name, *(name for name, feature in counted.items() if feature.group == "item")}
@@ -473,7 +473,7 @@ class Dataset(Declaration):
                 f"`{explode.columns[0]}`"
             )
         fixed = {spec.user.name: "the key of the users", spec.time.name: "the time"}
-        fixed |= {f.name: "a MultiCategorical" for f in spec.inputs if f.max_values is not None}
+        fixed |= {f.name: f"a {type(f).__name__}" for f in spec.inputs if f.max_values is not None}
         for name in explode.columns:
             if name in fixed:
                 raise ValueError(f"`explode` lists `{name}` in `columns`, which is {fixed[name]} and not one per item")

@@ -19,6 +19,7 @@ from mixrank.schemas.features import (
     MultiCategorical,
     Numeric,
     TimeGap,
+    Vector,
 )
 from mixrank.schemas.task_kinds import label_kind
 
@@ -87,8 +88,8 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
                 if feature.drift is not None:
                     column.drift_comparator.infinity_norm.threshold = feature.drift
                     column.skew_comparator.infinity_norm.threshold = feature.drift
-            case Numeric():
-                column = add(feature.name, feature.kind, always=feature.required)
+            case Numeric() | Vector():
+                column = add(feature.name, feature.kind, at_most=feature.max_values or 1, always=feature.required)
                 if feature.drift is not None:
                     column.drift_comparator.jensen_shannon_divergence.threshold = feature.drift
                     column.skew_comparator.jensen_shannon_divergence.threshold = feature.drift

@@ -25,7 +25,7 @@ class BoostedTrees:
     * User, item, every `MultiCategorical` and every `Categorical` of more than `CATEGORIES` values, scenario x user,
       scenario x item, and user x each other attribute of the item: `TargetStatistics` of all tasks.
     * Scenario and the other `Categorical`s: the value, as a category. An unseen one counts as missing.
-    * `Numeric`: the number.
+    * `Numeric` and `Vector`: the numbers.
     * `History`: number of events, share of each flag and the flags of the newest event, seconds since the newest and
       the oldest one; and of the events that share a value with the row, per field: number, share of each task among
       them, seconds since the newest.
@@ -152,7 +152,9 @@ class BoostedTrees:
             place = np.searchsorted(known, rows.columns[name])
             seen = np.isin(rows.columns[name], known)
             found[name] = np.where(seen, place, np.nan)
-        found |= {f.name: rows.columns[f.name] for f in self.spec.inputs if f.kind == "float"}
+        for feature in self.spec.inputs:
+            if feature.kind == "float":
+                found |= _numbers(feature.name, rows.columns[feature.name])
         for history in self.spec.histories:
             found |= {f"{history.name}.{name}": column for name, column in _history(self.spec, history, rows)}
         return pd.DataFrame({name: np.asarray(column, np.float32) for name, column in found.items()})
@@ -172,6 +174,13 @@ class BoostedTrees:
                 yield feature.name, columns[feature.name]
             if feature.group == "item":
                 yield f"{user}*{feature.name}", _crossed(columns[user], columns[feature.name])
+
+
+def _numbers(name: str, column: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Name -> numbers `(rows,)`, of a number or of each coordinate of a vector."""
+    if column.ndim == 1:
+        return {name: column}
+    return {f"{name}.{place}": numbers for place, numbers in enumerate(column.T)}
 
 
 def _crossed(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ from mixrank.schemas import (
     MultiCategorical,
     Numeric,
     Table,
+    Vector,
 )
 from mixrank.schemas.arrow import pa
 from mixrank.schemas.naming import nearest
@@ -314,6 +315,8 @@ def _features(dataset: Dataset) -> Iterator[RawColumn]:
         match feature:
             case MultiCategorical():
                 yield RawColumn(feature.name, feature.kind, many=True, separator=feature.separator)
+            case Vector():
+                yield RawColumn(feature.name, feature.kind, many=True, separator=feature.separator, exactly=feature.dim)
             case Categorical() | Numeric():
                 yield RawColumn(feature.name, feature.kind)
             case _:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, assert_never
 
-from mixrank.schemas import GROUPS, Action, Categorical, FeatureSpec, History, Match, MultiCategorical, Numeric, TimeGap
+from mixrank.schemas import (
+    GROUPS,
+    Action,
+    Categorical,
+    FeatureSpec,
+    History,
+    Match,
+    MultiCategorical,
+    Numeric,
+    TimeGap,
+    Vector,
+)
 from mixrank.schemas.naming import nearest
 
 if TYPE_CHECKING:
@@ -24,14 +35,15 @@ def model_inputs(spec: FeatureSpec, one_request: bool = False) -> dict[str, kera
 
     Returns:
         name -> int64 (batch,) for a scenario, categorical or bucketized feature; int64 (batch, max_length) for a
-        multi-valued one; float32 (batch,) for a number, (batch, width) for a match; int64 (batch, length) for a history
-        field, or (batch, length * max_length) if that field is multi-valued.
+        multi-valued one; float32 (batch,) for a number, (batch, width) for a vector, a match or a piecewise linear
+        number; int64 (batch, length) for a history field, or (batch, length * max_length) if that field is
+        multi-valued.
     """
     import keras
 
     shapes: dict[str, tuple[int, ...]] = {spec.scenario.name: ()}
     for feature in spec.model_features:
-        shapes[feature.name] = () if feature.max_values is None else (feature.max_values,)
+        shapes[feature.name] = feature.shape
     for history in spec.histories:
         for column, field in spec.history_fields(history):
             shapes[column] = (history.length * field.width,)
@@ -55,7 +67,7 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
         sizes: number of ids of each `Categorical` and `MultiCategorical`, known after Transform.
 
     Returns:
-        feature name -> size: the scenario's values + 2 (missing, unknown), buckets + 1, 2 ** flags + 1 for an
+        feature name -> size: the scenario's values + 2 (missing, unknown), intervals + 1, 2 ** flags + 1 for an
         `Action`, and what `sizes` says.
 
     Raises:
@@ -80,10 +92,10 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
                 result[feature.name] = feature.buckets + 1
             case Numeric():
                 if not feature.is_number:
-                    result[feature.name] = feature.buckets + 1
+                    result[feature.name] = feature.intervals + 1
             case History():
                 pass  # Its fields have tables.
-            case Match():
+            case Vector() | Match():
                 pass  # Numbers.
             case _:
                 assert_never(feature)

@@ -14,7 +14,7 @@ from mixrank.layers.backbone import backbone_of
 from mixrank.layers.base import seeded
 from mixrank.layers.losses import takes_probabilities
 from mixrank.layers.ranking.inputs import field_names, model_inputs, table_sizes
-from mixrank.layers.tokens import EmbeddingTables, HistoryMask, MaskedMean, SplitColumns, Storage, Table
+from mixrank.layers.tokens import EmbeddingTables, HistoryMask, SplitColumns, Storage, Table, ValuePooling
 from mixrank.schemas import GROUPS, FeatureSpec, History
 
 
@@ -266,13 +266,11 @@ def _columns(spec: FeatureSpec, inputs: Mapping[str, Any], windows: tuple[str, .
     found = {spec.scenario.name: _Column(spec.scenario, inputs[spec.scenario.name], ())}
     for feature in spec.model_features:
         if not feature.is_number:
-            values = () if feature.max_values is None else (feature.max_values,)
-            found[feature.name] = _Column(feature, inputs[feature.name], values, feature.functions)
+            found[feature.name] = _Column(feature, inputs[feature.name], feature.shape, feature.functions)
     for history in spec.histories:
         if history.window in windows:
             for column, field in spec.history_fields(history):
-                values = () if field.max_values is None else (field.max_values,)
-                found[column] = _Column(field, inputs[column], (history.length, *values), field.functions)
+                found[column] = _Column(field, inputs[column], (history.length, *field.shape), field.functions)
     return found
 
 
@@ -302,8 +300,12 @@ def _vector(feature, column, vectors: Mapping[str, Any], layers: _Layers):
         # (batch,) -> (batch, 1)
         return layers.get(keras.layers.Reshape, f"number_{feature.name}", target_shape=(feature.width,))(column)
     if feature.max_values is not None:
-        return layers.get(MaskedMean, f"mean_{feature.name}")(vectors[feature.name], column)
+        return _pooled(feature, feature.name, vectors[feature.name], column, layers)
     return vectors[feature.name]
+
+
+def _pooled(feature, column: str, vectors, ids, layers: _Layers):
+    return layers.get(ValuePooling, f"{feature.pooling}_{column}", pooling=feature.pooling)(vectors, ids)
 
 
 def _items(
@@ -316,7 +318,7 @@ def _items(
             # (batch, length * max_length) -> (batch, length, max_length)
             shape = (history.length, field.max_values)
             values = layers.get(keras.layers.Reshape, f"values_{column}", target_shape=shape, dtype="int64")(values)
-            vector = layers.get(MaskedMean, f"mean_{column}")(vector, values)
+            vector = _pooled(field, column, vector, values, layers)
         vectors.append(vector)
         ids.append(values)
         if field.never_missing:

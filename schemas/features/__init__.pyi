@@ -19,6 +19,8 @@ from .named import Valued as Valued
 from .row_features import Categorical as Categorical
 from .row_features import MultiCategorical as MultiCategorical
 from .row_features import Numeric as Numeric
+from .row_features import SeveralPooling as SeveralPooling
+from .row_features import Vector as Vector
 from .spec import FeatureSpec as FeatureSpec
 from .unions import AnyCategorical as AnyCategorical
 from .unions import EventField as EventField

@@ -11,7 +11,7 @@ from mixrank.schemas.features.computed_features import Match
 from mixrank.schemas.features.encodings import Vocab
 from mixrank.schemas.features.event_features import Action, History, TimeGap
 from mixrank.schemas.features.keys import KEYS, EventTime, Key, Label, Scenario
-from mixrank.schemas.features.row_features import Categorical, Numeric
+from mixrank.schemas.features.row_features import Categorical, MultiCategorical, Vector
 from mixrank.schemas.features.unions import (
     AnyCategorical,
     EventField,
@@ -191,7 +191,7 @@ class FeatureSpec(Declaration):
     @property
     def categorical(self) -> tuple[AnyCategorical, ...]:
         """The features whose raw values are categories, in declaration order."""
-        return tuple(feature for feature in self.inputs if not isinstance(feature, Numeric))
+        return tuple(feature for feature in self.inputs if isinstance(feature, Categorical | MultiCategorical))
 
     @property
     def vocabularies(self) -> dict[str, Vocab]:
@@ -227,7 +227,7 @@ class FeatureSpec(Declaration):
         def wider(declared: Scenario | RowFeature | EventField) -> Any:
             return declared.model_copy(update={"dim": max(1, round(factor * declared.dim))})
 
-        features = tuple(f if isinstance(f, History | Match) else wider(f) for f in self.features)
+        features = tuple(f if isinstance(f, History | Match | Vector) else wider(f) for f in self.features)
         return self.model_copy(update={"scenario": wider(self.scenario), "features": features})
 
     def columns_of(self, feature: RowFeature | EventField) -> tuple[str, ...]:

@@ -6,13 +6,13 @@ from typing import TypeGuard, assert_never
 
 from mixrank.schemas.features.computed_features import Match
 from mixrank.schemas.features.event_features import Action, History, TimeGap
-from mixrank.schemas.features.row_features import Categorical, MultiCategorical, Numeric
+from mixrank.schemas.features.row_features import Categorical, MultiCategorical, Numeric, Vector
 
 # Looked up in a vocabulary or by a hash; a raw column of the row; what a model reads of a row besides histories; one
 # value per event of a history; all there are. A fold takes one of these unions apart and ends with `assert_never`, so
 # that a new type is an error wherever it is forgotten.
 AnyCategorical = Categorical | MultiCategorical
-RowFeature = AnyCategorical | Numeric
+RowFeature = AnyCategorical | Numeric | Vector
 ModelFeature = RowFeature | Match
 EventField = AnyCategorical | Action | TimeGap
 Feature = ModelFeature | Action | TimeGap | History
@@ -21,7 +21,7 @@ Feature = ModelFeature | Action | TimeGap | History
 def is_of_row(feature: Feature) -> TypeGuard[RowFeature]:
     """Whether a feature is a raw column of the row."""
     match feature:
-        case Categorical() | MultiCategorical() | Numeric():
+        case Categorical() | MultiCategorical() | Numeric() | Vector():
             return True
         case Match() | Action() | TimeGap() | History():
             return False
@@ -41,7 +41,7 @@ def is_of_event(feature: Feature) -> TypeGuard[EventField]:
             return feature.group == "item"
         case Action() | TimeGap():
             return True
-        case Numeric() | Match() | History():
+        case Numeric() | Vector() | Match() | History():
             return False
         case _:
             assert_never(feature)

@@ -48,6 +48,7 @@ class RawColumn:
         separator: str or None. Splits text into a list.
         keep_places: bool. Whether a missing value keeps its place in a list.
         single: bool. Whether a value that is no list counts as a list of one.
+        exactly: int or None. How many values a list has if it is not empty.
         format, unit, timezone: of a time, as in `EventTime`.
         decimal, thousands, missing: of text, as in `Table`.
         label: kind of the label that its numbers are, or "".
@@ -60,6 +61,7 @@ class RawColumn:
     separator: str | None = None
     keep_places: bool = False
     single: bool = False
+    exactly: int | None = None
     format: Literal["epoch", "iso"] = "epoch"
     unit: Literal["s", "ms", "us", "ns"] = "ms"
     timezone: str = "UTC"
@@ -162,7 +164,11 @@ def _lists(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[int, str]
             bad.setdefault(int(row), "is missing")
     if not column.keep_places:
         owners, values = owners[present], values.filter(pa.array(present))
-    ends = np.cumsum(np.bincount(owners, minlength=len(absent)))
+    lengths = np.bincount(owners, minlength=len(absent))
+    if column.exactly is not None:
+        for row in np.flatnonzero((lengths > 0) & (lengths != column.exactly)):
+            bad.setdefault(int(row), f"has {lengths[row]} numbers, expected {column.exactly}")
+    ends = np.cumsum(lengths)
     offsets = pa.array(np.concatenate([[0], ends]), pa.int32(), mask=np.append(absent, False))
     return pa.ListArray.from_arrays(offsets, values), bad
 
@@ -263,7 +269,11 @@ def _split(column: RawColumn) -> Callable[[Any], list[Any]]:
         value = _plain(value)
         if value is None or value in MISSING:
             return []
-        parts = [parse(part) for part in str(_text(value, column)).split(column.separator)]
+        text = str(_text(value, column))
+        if column.kind == "float" and text[:1] + text[-1:] == "[]":
+            # Lists of numbers as Python and NumPy write them.
+            text = text[1:-1].strip()
+        parts = [parse(part) for part in text.split(column.separator)]
         return parts if column.keep_places else [part for part in parts if part is not None]
 
     return parse_all

@@ -138,7 +138,8 @@ def _lists(column: Column, array: pa.Array, bad: Bad) -> tuple[np.ndarray | Text
     for position, reason in wrong.items():
         bad.setdefault(position, (column.name, reason))
     if column.history is None:
-        array = _converted(column, array, RawColumn(column.name, column.kind, many=True), bad)
+        exactly = column.length if column.exact else None
+        array = _converted(column, array, RawColumn(column.name, column.kind, many=True, exactly=exactly), bad)
     elif pa.types.is_null(array.type):
         array = array.cast(arrow_type(column))
     if not _is_list(array.type):

@@ -46,6 +46,30 @@ def spec(*features, **changes):
         (lambda: s.Numeric("age", group="user", transform="log"), "'none', 'log1p', 'standardize'"),
         (lambda: s.Numeric("age", group="user", default=float("nan")), "finite number"),
         (lambda: s.Numeric("age", group="user", buckets=1), "greater than or equal to 2"),
+        (lambda: s.Numeric("age", group="user", edges=(1, 2)), "`edges` are for transform='bucketize' or 'piecewise_"),
+        (
+            lambda: s.Numeric("age", group="user", transform="bucketize", edges=(1, 1)),
+            r"must ascend, received \(1.0, 1",
+        ),
+        (
+            lambda: s.Numeric("age", group="user", transform="piecewise_linear", edges=(1,)),
+            r"numeric `age`: transform='piecewise_linear' takes at least 2 `edges`, received \(1.0,\)",
+        ),
+        (
+            lambda: s.Numeric("age", group="user", transform="bucketize", edges=(1, 2), buckets=3),
+            "give `edges` or the number of quantiles in `buckets`, not both",
+        ),
+        (
+            lambda: s.Numeric("age", group="user", clip=(3, 3)),
+            r"`clip` takes \(lowest, highest\), received \(3.0, 3.0\)",
+        ),
+        (lambda: s.Numeric("age", group="user", clip=(0, float("inf"))), "finite number"),
+        (lambda: s.Vector("look", group="item"), r"dim\s+Field required"),
+        (lambda: s.Vector("look", group="item", dim=0), "greater than or equal to 1"),
+        (
+            lambda: s.MultiCategorical("tag", group="item", pooling="avg"),
+            "'mean', 'sum', 'max', 'sqrtn' or 'attention'",
+        ),
         (lambda: s.Label("click", weight=0), "greater than 0"),
         (lambda: s.EventTime("at", unit="min"), "'s', 'ms', 'us' or 'ns'"),
         (lambda: s.EventTime("at", format="iso", unit="s"), "`unit` belongs to format='epoch'"),
@@ -184,7 +208,7 @@ def test_embeddings_are_widened_by_one_factor_and_nothing_else(toy_spec):
     wide, narrow = toy_spec.widened(1.5), toy_spec.widened(0.01)
     assert [wide.get(name).dim for name in ("person", "clip", "action")] == [6, 8, 3]
     assert wide.scenario.dim == 4
-    assert {f.dim for f in narrow.features if hasattr(f, "dim") and f.name != "had"} == {narrow.scenario.dim} == {1}
+    assert {f.dim for f in narrow.features if hasattr(f, "dim") and f.name not in ("had", "look", "taste")} == {narrow.scenario.dim} == {1}
     assert wide.widened(2 / 3).get("person") == toy_spec.get("person")
     assert wide.histories == toy_spec.histories
     assert toy_spec.widened(1.0) == toy_spec

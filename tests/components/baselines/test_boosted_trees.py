@@ -52,6 +52,16 @@ def test_trees_learn_an_interaction_that_log_odds_do_not_add_up_to(group):
     assert auc(later.columns["click"], trees) > 0.77
 
 
+def test_trees_split_at_each_number_of_a_vector():
+    spec = plain_spec(s.Vector("look", group="item", dim=2))
+    look = np.random.default_rng(6).normal(size=(6000, 2)).astype(np.float32)
+    rows = plain_rows(6000, look=look, click=(look[:, 1] > 0).astype(int))
+    trees = BoostedTrees(spec, **SMALL).fit(rows.between(0, 4000), np.arange(4000) // 800)
+    assert {"look.0", "look.1"} <= set(trees.features(rows))
+    later = rows.between(4000, 6000)
+    assert auc(later.columns["click"], trees.predict(later)["click"]) > 0.99
+
+
 def test_trees_learn_which_member_likes_which_brand():
     """A taste that only past rows of the same member and brand tell of; there are too many members for categories."""
     spec = plain_spec(s.Categorical("brand", group="item"))

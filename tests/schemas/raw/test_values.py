@@ -303,3 +303,23 @@ def test_seconds_that_overflow_as_milliseconds_are_no_time():
     far = (2**64 + 1_600_000_000_000) // 1000
     typed, bad = convert(pa.array([1_600_000_000, far], pa.timestamp("s")), RawColumn("t", "time"))
     assert typed.to_pylist() == [1_600_000_000_000, None] and list(bad) == [1]
+
+
+def test_a_vector_has_all_of_its_numbers_or_none():
+    column = RawColumn("v", "float", many=True, exactly=2)
+    lists = [[1.0, -2.0], [1.0], [], None, [1.0, None], [1.0, 2.0, 3.0], [math.nan, math.nan]]
+    reason = "has {} numbers, expected 2"
+    expected = {1: reason.format(1), 4: reason.format(1), 5: reason.format(3)}
+    values, bad = converted(lists, column)
+    assert [value for place, value in enumerate(values) if place not in bad] == [[1.0, -2.0], [], None, []]
+    assert bad == expected
+    sized = pa.array([[0.5, 1.5], None], pa.list_(pa.float32(), 2))
+    assert convert(sized, column)[0].to_pylist() == [[0.5, 1.5], None]
+
+
+def test_a_vector_in_text_may_stand_in_brackets():
+    column = RawColumn("v", "float", many=True, separator=",", exactly=2)
+    values, bad = converted(["[0.5, -1]", "0.5,-1", "[]", "", "[0.5]", "[a, 1]"], column)
+    assert values[:3] == [[0.5, -1.0], [0.5, -1.0], []]
+    assert bad == {4: "has 1 numbers, expected 2", 5: "is not a number"}
+    assert converted(["[0.5  -1 ]"], RawColumn("v", "float", many=True, separator=" "))[0] == [[0.5, -1.0]]

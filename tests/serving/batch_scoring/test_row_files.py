@@ -178,3 +178,12 @@ def test_a_list_in_text_that_is_not_utf8_is_one_bad_row():
     cells = pa.array([b'["a"]', b'["\xff"]'], pa.binary()).cast(pa.string(), safe=False)
     rows = read_rows([Column("tags", "str", length=3)], {}, pa.table({"tags": cells}))
     assert rows.bad == {1: ("tags", "takes a JSON list, but is not UTF-8 text, received '[\"\ufffd\"]'")}
+
+
+def test_a_vector_of_another_length_is_a_bad_row():
+    column = Column("look", "float", length=2, exact=True)
+    array = pa.array([[1.0, 2.0], [1.0], None, [1.0, 2.0, 3.0], [1.0, None]], pa.list_(pa.float64()))
+    rows = read_rows([column], {}, pa.table({"look": array}))
+    reason = "has {} numbers, expected 2"
+    assert rows.bad == {1: ("look", reason.format(1)), 3: ("look", reason.format(3)), 4: ("look", reason.format(1))}
+    np.testing.assert_array_equal(rows.inputs["look"][[0, 2]], [[1.0, 2.0], [np.nan, np.nan]])
