@@ -6,6 +6,7 @@ that a served request and a training row go through the same code.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, assert_never
@@ -17,10 +18,12 @@ from mixrank.schemas import (
     KEYS,
     Action,
     Categorical,
+    Cross,
     EventField,
     FeatureSpec,
     Hash,
     History,
+    LookedUp,
     Match,
     MultiCategorical,
     Numeric,
@@ -31,6 +34,9 @@ from mixrank.schemas import (
     Vocab,
 )
 from mixrank.schemas.encode import PADDING
+
+# Stands between the values of a combination: the unit separator of ASCII.
+BETWEEN = "\x1f"
 
 
 def preprocessing_fn(inputs: Mapping[str, tf.RaggedTensor], custom_config: Mapping[str, Any]) -> dict[str, tf.Tensor]:
@@ -57,9 +63,13 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
             outputs[column] = history_values(history, field, inputs[column])
     # Before values become ids, of which all rare ones have the same.
     matches = {match.name: matched(spec, match, outputs, inputs) for match in spec.matches}
+    crosses = {cross.name: crossed(spec, cross, outputs, inputs[spec.scenario.name]) for cross in spec.crosses}
     for feature in spec.categorical:
         categories = {column: outputs[column] for column in spec.columns_of(feature)}
         outputs |= category_ids(feature, categories, inputs[feature.name])
+    for cross in spec.crosses:
+        text = crosses[cross.name]
+        outputs |= category_ids(cross, {cross.name: text}, tf.boolean_mask(text, tf.not_equal(text, PADDING["str"])))
     outputs |= matches
     labels = {label.name: tf.cast(first(inputs[label.name], 0), tf.float32) / label.scale for label in spec.labels}
     for label in spec.labels:
@@ -107,7 +117,7 @@ def scenario_id(scenario: Scenario, values: tf.RaggedTensor) -> tf.Tensor:
     )
 
 
-def count_vocabulary(name: str, vocab: Vocab, values: tf.RaggedTensor) -> Any:
+def count_vocabulary(name: str, vocab: Vocab, values: tf.RaggedTensor | tf.Tensor) -> Any:
     """Counts a vocabulary over the training split; returns its asset path.
 
     Only impressions are counted, never histories: a history repeats an event once per later impression, which would
@@ -123,7 +133,7 @@ def count_vocabulary(name: str, vocab: Vocab, values: tf.RaggedTensor) -> Any:
 
 
 def category_ids(
-    feature: Categorical | MultiCategorical, columns: Mapping[str, tf.Tensor], counted: tf.RaggedTensor
+    feature: LookedUp, columns: Mapping[str, tf.Tensor], counted: tf.RaggedTensor | tf.Tensor
 ) -> dict[str, tf.Tensor]:
     """Ids of a feature's columns, 0 where a value is the padding; same shapes.
 
@@ -260,6 +270,28 @@ def matched(
         numbers.append(1 / (1 + tf.math.log1p(hours)))
     numbers += [tf.add_n(found) / (count + 1) for found in outcomes.values()]
     return tf.stack(numbers, axis=1)
+
+
+def crossed(spec: FeatureSpec, cross: Cross, values: Mapping[str, tf.Tensor], scenario: tf.RaggedTensor) -> tf.Tensor:
+    """The raw category of a `Cross`, text `[batch]`: its values one behind the other, or "" where one is missing.
+
+    The values may have different batches, one of which is 1: a request has one user for all of its candidates.
+
+    Args:
+        spec, cross: the declaration.
+        values: column -> raw categories, as of `row_values`.
+        scenario: raw values of the scenario.
+    """
+    texts, missing = [], []
+    for name in cross.of:
+        value = first(scenario, PADDING[spec.scenario.dtype]) if name == spec.scenario.name else values[name]
+        is_text = value.dtype == tf.string
+        texts.append(value if is_text else tf.strings.as_string(value))
+        missing.append(tf.equal(value, tf.constant(PADDING["str" if is_text else "int"], value.dtype)))
+    rows = functools.reduce(tf.broadcast_dynamic_shape, map(tf.shape, texts))
+    joined = tf.strings.join([tf.broadcast_to(text, rows) for text in texts], separator=BETWEEN)
+    lacking = tf.reduce_any(tf.stack([tf.broadcast_to(each, rows) for each in missing]), axis=0)
+    return tf.where(lacking, tf.fill(rows, PADDING["str"]), joined)
 
 
 def _comparable(values: tf.Tensor) -> tf.Tensor:

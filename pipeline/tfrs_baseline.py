@@ -139,7 +139,7 @@ class Columns:
     def __init__(self, spec: FeatureSpec) -> None:
         looked_up = [spec.scenario, *(feature for feature in spec.model_features if not feature.is_number)]
         fields = [pair for history in spec.histories for pair in spec.history_fields(history)]
-        several = {feature.name: feature.functions for feature in spec.categorical}
+        several = {feature.name: feature.functions for feature in spec.looked_up}
         self.tables = {f.name: f.name for f in looked_up} | {column: field.name for column, field in fields}
         self.functions = {table: several.get(table, 1) for table in self.tables.values()}
         self.numbers = {feature.name: feature.width for feature in spec.model_features if feature.is_number}

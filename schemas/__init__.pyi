@@ -3,6 +3,7 @@ from .features import KEYS as KEYS
 from .features import Action as Action
 from .features import AnyCategorical as AnyCategorical
 from .features import Categorical as Categorical
+from .features import Cross as Cross
 from .features import EventField as EventField
 from .features import EventTime as EventTime
 from .features import Feature as Feature
@@ -11,6 +12,7 @@ from .features import Hash as Hash
 from .features import History as History
 from .features import Key as Key
 from .features import Label as Label
+from .features import LookedUp as LookedUp
 from .features import Match as Match
 from .features import ModelFeature as ModelFeature
 from .features import MultiCategorical as MultiCategorical

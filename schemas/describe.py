@@ -9,6 +9,7 @@ from mixrank.schemas.features import (
     Action,
     AnyCategorical,
     Categorical,
+    Cross,
     Encoding,
     Feature,
     FeatureSpec,
@@ -57,6 +58,8 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             where = ", ".join(history.name for history in spec.searched(feature))
             counted = ", ".join(("count", *(["recency"] if feature.recency else []), *feature.flags))
             return "match", feature.group, f"{feature.of} in {where}: {counted}", str(feature.width), ""
+        case Cross():
+            return "cross", feature.group, f"{' x '.join(feature.of)}, {_encoding(feature.vocab)}", str(feature.dim), ""
         case Action():
             return "action", "event", " + ".join(feature.flags), str(feature.dim), ", ".join(spec.columns_of(feature))
         case TimeGap():

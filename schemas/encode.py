@@ -16,6 +16,7 @@ from typing import Any, assert_never
 from mixrank.schemas.features import (
     Action,
     Categorical,
+    Cross,
     FeatureSpec,
     History,
     Kind,
@@ -95,7 +96,7 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
                     yield Column(name, field.kind, length, width, history=feature.name)
             case Action() | TimeGap():
                 pass  # Read from the histories alone.
-            case Match():
+            case Match() | Cross():
                 pass  # Computed by Transform.
             case _:
                 assert_never(feature)

@@ -13,6 +13,7 @@ from typing import Any, assert_never
 from mixrank.schemas.features import (
     Action,
     Categorical,
+    Cross,
     FeatureSpec,
     History,
     Match,
@@ -66,7 +67,7 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
                     row.update(_history(spec, feature, draw))
                 case Action() | TimeGap():
                     pass  # Drawn for every event of the histories.
-                case Match():
+                case Match() | Cross():
                     pass  # Computed by Transform.
                 case _:
                     assert_never(feature)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 from mixrank.schemas.features import (
     Action,
     Categorical,
+    Cross,
     FeatureSpec,
     History,
     Match,
@@ -97,7 +98,7 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
                 _add_history(add, spec, feature)
             case Action() | TimeGap():
                 pass  # Columns of the histories.
-            case Match():
+            case Match() | Cross():
                 pass  # Computed by Transform.
             case _:
                 assert_never(feature)

@@ -14,6 +14,7 @@ from mixrank.layers.ranking import model_inputs, table_sizes
 from mixrank.schemas import (
     Action,
     Categorical,
+    Cross,
     FeatureSpec,
     Hash,
     History,
@@ -87,6 +88,12 @@ CASES = {
         {f"{NAME}_clip", f"{NAME}_action", f"{NAME}_gap"},
         None,
     ),
+    "cross": Case(
+        Cross(NAME, of=("person", "page", "clip"), group="item", vocab=Hash(size=9)),
+        set(),
+        10,
+        inputs=frozenset({NAME}),
+    ),
     "match": Case(Match(NAME, of="tag", flags=("click",)), set(), None, inputs=frozenset({NAME})),
 }
 
@@ -119,7 +126,7 @@ def row_of(spec):
 
 def ids(spec):
     """Ten ids for every feature with a vocabulary or hash."""
-    return {f.name: 10 for f in spec.inputs if isinstance(f, Categorical | MultiCategorical)}
+    return {feature.name: 10 for feature in spec.looked_up}
 
 
 def test_schema_and_parsing_hold_its_columns(before, after, case):

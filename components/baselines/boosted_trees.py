@@ -22,7 +22,7 @@ CATEGORIES = 64
 class BoostedTrees:
     """Boosted trees per task, by scikit-learn, on features made from a spec's columns.
 
-    * User, item, every `MultiCategorical` and every `Categorical` of more than `CATEGORIES` values, scenario x user,
+    * User, item, every `MultiCategorical`, `Cross` and `Categorical` of more than `CATEGORIES` values, scenario x user,
       scenario x item, and user x each other attribute of the item: `TargetStatistics` of all tasks.
     * Scenario and the other `Categorical`s: the value, as a category. An unseen one counts as missing.
     * `Numeric` and `Vector`: the numbers.
@@ -174,6 +174,8 @@ class BoostedTrees:
                 yield feature.name, columns[feature.name]
             if feature.group == "item":
                 yield f"{user}*{feature.name}", _crossed(columns[user], columns[feature.name])
+        for cross in self.spec.crosses:
+            yield cross.name, _combined([columns[name] for name in cross.of])
 
 
 def _numbers(name: str, column: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -187,6 +189,16 @@ def _crossed(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.int64]:
     """One number per pair of codes, 0 where one is missing; `right` may have several per row."""
     left = left.reshape(-1, *[1] * (right.ndim - 1)).astype(np.int64)
     return np.where((left > 0) & (right > 0), (left << 31) + right, 0)
+
+
+def _combined(columns: list[NDArray[Any]]) -> NDArray[np.int64]:
+    """One number per combination of codes, 0 where one is missing; mixed, since three do not fit side by side."""
+    mixed = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        mixed = (mixed + column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(32)
+    missing = np.any([column == 0 for column in columns], axis=0)
+    return np.where(missing, 0, mixed.view(np.int64))
 
 
 def _history(spec: FeatureSpec, history: History, rows: ExampleArrays) -> Iterator[tuple[str, Any]]:

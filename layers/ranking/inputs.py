@@ -9,6 +9,7 @@ from mixrank.schemas import (
     GROUPS,
     Action,
     Categorical,
+    Cross,
     FeatureSpec,
     History,
     Match,
@@ -64,7 +65,7 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
 
     Args:
         spec: the log's declaration.
-        sizes: number of ids of each `Categorical` and `MultiCategorical`, known after Transform.
+        sizes: number of ids of each `Categorical`, `MultiCategorical` and `Cross`, known after Transform.
 
     Returns:
         feature name -> size: the scenario's values + 2 (missing, unknown), intervals + 1, 2 ** flags + 1 for an
@@ -74,7 +75,7 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
         ValueError: if `sizes` lacks a categorical feature, or names something else.
     """
     result = {spec.scenario.name: len(spec.scenario.values) + 2}
-    counted = [feature.name for feature in spec.categorical]
+    counted = [feature.name for feature in spec.looked_up]
     for name in sizes:
         if name not in counted:
             raise ValueError(
@@ -82,7 +83,7 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
             )
     for feature in spec.features:
         match feature:
-            case Categorical() | MultiCategorical():
+            case Categorical() | MultiCategorical() | Cross():
                 if feature.name not in sizes:
                     raise ValueError(f"`sizes` lacks the categorical feature `{feature.name}` of {spec.name}")
                 result[feature.name] = int(sizes[feature.name])

@@ -58,7 +58,7 @@ def build_ranker(
 
     Args:
         spec: the log's declaration.
-        sizes: number of ids, 0 included, of each `Categorical` and `MultiCategorical`.
+        sizes: number of ids, 0 included, of each `Categorical`, `MultiCategorical` and `Cross`.
         model: a model by its name, such as "hemix", or from outside by the path of its .py file or its dotted path.
         params: parameters of that model; they override the preset's.
         preset: name of one of its presets; None takes the constructor's defaults.

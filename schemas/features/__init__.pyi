@@ -1,3 +1,4 @@
+from .computed_features import Cross as Cross
 from .computed_features import Match as Match
 from .encodings import Encoding as Encoding
 from .encodings import Hash as Hash
@@ -25,6 +26,7 @@ from .spec import FeatureSpec as FeatureSpec
 from .unions import AnyCategorical as AnyCategorical
 from .unions import EventField as EventField
 from .unions import Feature as Feature
+from .unions import LookedUp as LookedUp
 from .unions import ModelFeature as ModelFeature
 from .unions import RowFeature as RowFeature
 from .unions import is_of_event as is_of_event

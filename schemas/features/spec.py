@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from mixrank.schemas.features.computed_features import Match
+from mixrank.schemas.features.computed_features import Cross, Match
 from mixrank.schemas.features.encodings import Vocab
 from mixrank.schemas.features.event_features import Action, History, TimeGap
 from mixrank.schemas.features.keys import KEYS, EventTime, Key, Label, Scenario
@@ -16,6 +16,7 @@ from mixrank.schemas.features.unions import (
     AnyCategorical,
     EventField,
     Feature,
+    LookedUp,
     ModelFeature,
     RowFeature,
     is_of_event,
@@ -88,6 +89,7 @@ class FeatureSpec(Declaration):
                 )
         self._check_histories()
         self._check_matches()
+        self._check_crosses()
         return self
 
     def _check_histories(self) -> None:
@@ -146,6 +148,23 @@ class FeatureSpec(Declaration):
                             f"{nearest(flag, known)}"
                         )
 
+    def _check_crosses(self) -> None:
+        known = {feature.name: feature for feature in self.categorical if feature.max_values is None}
+        for cross in self.crosses:
+            what = f"cross `{cross.name}`"
+            for name in cross.of:
+                if name not in known and name != self.scenario.name:
+                    raise ValueError(
+                        f"{what} is of `{name}`, which must be a Categorical or the scenario"
+                        f"{nearest(name, [*known, self.scenario.name])}"
+                    )
+            if len(set(cross.of)) != len(cross.of):
+                raise ValueError(f"{what} must be of distinct features, received {cross.of}")
+            of_item = any(name in known and known[name].group == "item" for name in cross.of)
+            if (cross.group == "item") is not of_item:
+                group = "item" if of_item else "user or context"
+                raise ValueError(f"{what} is of {cross.of}: it must be of group {group}, not {cross.group}")
+
     def get(self, name: str) -> Feature | None:
         """The feature of this name, or None."""
         return next((feature for feature in self.features if feature.name == name), None)
@@ -167,6 +186,16 @@ class FeatureSpec(Declaration):
     @property
     def matches(self) -> tuple[Match, ...]:
         return tuple(feature for feature in self.features if isinstance(feature, Match))
+
+    @property
+    def crosses(self) -> tuple[Cross, ...]:
+        return tuple(feature for feature in self.features if isinstance(feature, Cross))
+
+    @property
+    def looked_up(self) -> tuple[LookedUp, ...]:
+        """The features with ids from a vocabulary or a hash, in declaration order."""
+        types = Categorical | MultiCategorical | Cross
+        return tuple(feature for feature in self.features if isinstance(feature, types))
 
     def gap_of(self, history: History) -> str | None:
         """Column of a history that says how long ago each event was, or None."""
@@ -196,7 +225,7 @@ class FeatureSpec(Declaration):
     @property
     def vocabularies(self) -> dict[str, Vocab]:
         """Feature -> how its vocabulary is counted, for those that have one."""
-        return {feature.name: feature.vocab for feature in self.categorical if isinstance(feature.vocab, Vocab)}
+        return {feature.name: feature.vocab for feature in self.looked_up if isinstance(feature.vocab, Vocab)}
 
     @property
     def flags(self) -> tuple[str, ...]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TypeGuard, assert_never
 
-from mixrank.schemas.features.computed_features import Match
+from mixrank.schemas.features.computed_features import Cross, Match
 from mixrank.schemas.features.event_features import Action, History, TimeGap
 from mixrank.schemas.features.row_features import Categorical, MultiCategorical, Numeric, Vector
 
-# Looked up in a vocabulary or by a hash; a raw column of the row; what a model reads of a row besides histories; one
-# value per event of a history; all there are. A fold takes one of these unions apart and ends with `assert_never`, so
-# that a new type is an error wherever it is forgotten.
+# Raw categories; what has ids from a vocabulary or a hash; a raw column of the row; what a model reads of a row besides
+# histories; one value per event of a history; all there are. A fold takes one of these unions apart and ends with
+# `assert_never`, so that a new type is an error wherever it is forgotten.
 AnyCategorical = Categorical | MultiCategorical
+LookedUp = AnyCategorical | Cross
 RowFeature = AnyCategorical | Numeric | Vector
-ModelFeature = RowFeature | Match
+ModelFeature = RowFeature | Match | Cross
 EventField = AnyCategorical | Action | TimeGap
 Feature = ModelFeature | Action | TimeGap | History
 
@@ -23,7 +24,7 @@ def is_of_row(feature: Feature) -> TypeGuard[RowFeature]:
     match feature:
         case Categorical() | MultiCategorical() | Numeric() | Vector():
             return True
-        case Match() | Action() | TimeGap() | History():
+        case Match() | Cross() | Action() | TimeGap() | History():
             return False
         case _:
             assert_never(feature)
@@ -31,7 +32,7 @@ def is_of_row(feature: Feature) -> TypeGuard[RowFeature]:
 
 def is_read(feature: Feature) -> TypeGuard[ModelFeature]:
     """Whether a model reads the feature as a vector of the row."""
-    return is_of_row(feature) or isinstance(feature, Match)
+    return is_of_row(feature) or isinstance(feature, Match | Cross)
 
 
 def is_of_event(feature: Feature) -> TypeGuard[EventField]:
@@ -41,7 +42,7 @@ def is_of_event(feature: Feature) -> TypeGuard[EventField]:
             return feature.group == "item"
         case Action() | TimeGap():
             return True
-        case Numeric() | Vector() | Match() | History():
+        case Numeric() | Vector() | Match() | Cross() | History():
             return False
         case _:
             assert_never(feature)

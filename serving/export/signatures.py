@@ -58,8 +58,8 @@ class Scorer(tf.Module):
         def answer(
             ranker: keras.Model, raw: Mapping[str, tf.RaggedTensor], checks: Sequence[tf.Operation]
         ) -> dict[str, tf.Tensor]:
-            # A column is transformed by itself, and a match takes one history for many items: so columns of the request
-            # may have one row while those of the items have many.
+            # A column is transformed by itself; a match takes one history for many items, and a cross one user. So
+            # columns of the request may have one row while those of the items have many.
             transformed = transform.apply_transform_model(dict(raw))
             with tf.control_dependencies(checks):
                 # Make each input depend on the checks; otherwise a shape mismatch could raise before our clearer error.
@@ -238,7 +238,7 @@ def _embeddings(spec: FeatureSpec, model: keras.Model) -> dict[str, dict[str, An
     places = {id(v): f"weights/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number, v in enumerate(model.variables)}
     found = {}
     tables = tables_of(model)
-    for feature in spec.categorical:
+    for feature in spec.looked_up:
         layer, first, size = tables[feature.name]
         functions = layer.functions_of(feature.name)
         found[feature.name] = {

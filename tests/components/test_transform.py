@@ -124,6 +124,29 @@ def test_a_match_counts_the_events_with_the_value_of_the_row(transformed):
     np.testing.assert_allclose([new["had"] for _, new in transformed], expected, rtol=1e-5)
 
 
+def test_a_cross_has_an_id_for_each_combination_that_occurs_twice(transformed):
+    combinations = [(old["page"], old["country"], old["clip"]) for old, _ in transformed]
+    counts = collections.Counter(each for each in combinations if None not in each)
+    known = {each for each, count in counts.items() if count >= 2}
+    assert 20 < len(known) < len(counts)
+    ids: dict[tuple, int] = {}
+    for each, (_, new) in zip(combinations, transformed, strict=True):
+        if None in each:
+            assert new["there"] == 0
+        elif each in known:
+            assert 1 <= new["there"] == ids.setdefault(each, new["there"]) <= len(known)
+        else:
+            assert len(known) < new["there"] <= len(known) + 3
+    assert len(set(ids.values())) == len(known)
+
+
+def test_a_hashed_cross_is_the_same_wherever_its_values_are(transformed):
+    ids: dict[tuple, int] = {}
+    for old, new in transformed:
+        assert 1 <= ids.setdefault((old["person"], old["page"]), new["habit"]) == new["habit"] <= 40
+    assert len(ids) > 100 and len(set(ids.values())) > 30
+
+
 def test_values_that_are_missing_match_nothing(toy_spec):
     match = Match("same", of="tag", histories=("realtime",), flags=("buy", "click"))
     spec = FeatureSpec(**{**dict(toy_spec), "features": (*toy_spec.features, match)})

@@ -193,6 +193,31 @@ def test_flags_are_labels_then_actions_without_repetition():
     assert spec(CLIP, action, history).flags == ("click", "buy", "share")
 
 
+@pytest.mark.parametrize(
+    ("cross", "message"),
+    [
+        (
+            s.Cross("x", of=("clip", "pag"), group="item"),
+            r"cross `x` is of `pag`, .* or the scenario; did you mean `page`",
+        ),
+        (s.Cross("x", of=("clip", "tag"), group="item"), "is of `tag`, which must be a Categorical or the scenario"),
+        (s.Cross("x", of=("clip", "clip"), group="item"), r"must be of distinct features, received \('clip', 'clip'\)"),
+        (s.Cross("x", of=("clip", "page"), group="user"), "it must be of group item, not user"),
+        (s.Cross("x", of=("town", "page"), group="item"), "it must be of group user or context, not item"),
+        (s.Cross("clip", of=("town", "page"), group="user"), "declared twice"),
+    ],
+)
+def test_a_cross_is_of_categories_of_the_row(cross, message):
+    others = (CLIP, s.MultiCategorical("tag", group="item"), s.Categorical("town", group="user"))
+    with pytest.raises(ValueError, match=message):
+        spec(*others, cross)
+
+
+def test_a_cross_needs_two_features():
+    with pytest.raises(ValueError, match="at least 2 items"):
+        s.Cross("x", of=("clip",), group="item")
+
+
 def test_shared_columns_are_found_in_every_history(toy_spec):
     assert toy_spec.columns_of(toy_spec.get("tag")) == ("tag", "global_tag", "realtime_tag")
     assert toy_spec.columns_of(toy_spec.get("person")) == ("person",)
@@ -208,7 +233,11 @@ def test_embeddings_are_widened_by_one_factor_and_nothing_else(toy_spec):
     wide, narrow = toy_spec.widened(1.5), toy_spec.widened(0.01)
     assert [wide.get(name).dim for name in ("person", "clip", "action")] == [6, 8, 3]
     assert wide.scenario.dim == 4
-    assert {f.dim for f in narrow.features if hasattr(f, "dim") and f.name not in ("had", "look", "taste")} == {narrow.scenario.dim} == {1}
+    assert (
+        {f.dim for f in narrow.features if hasattr(f, "dim") and f.name not in ("had", "look", "taste")}
+        == {narrow.scenario.dim}
+        == {1}
+    )
     assert wide.widened(2 / 3).get("person") == toy_spec.get("person")
     assert wide.histories == toy_spec.histories
     assert toy_spec.widened(1.0) == toy_spec
