@@ -58,6 +58,8 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
     outputs = {spec.scenario.name: scenario_id(spec.scenario, inputs[spec.scenario.name])}
     for feature in spec.inputs:
         outputs[feature.name] = row_values(feature, inputs[feature.name])
+    for column, feature in spec.weights.items():
+        outputs[column] = weights_of(feature, inputs[column])
     for history in spec.histories:
         for column, field in spec.history_fields(history):
             outputs[column] = history_values(history, field, inputs[column])
@@ -224,6 +226,12 @@ def vector(feature: Vector, values: tf.RaggedTensor) -> tf.Tensor:
         dense = tf.math.divide_no_nan(dense, tf.reduce_max(tf.abs(dense), axis=1, keepdims=True))
         dense = tf.math.divide_no_nan(dense, tf.norm(dense, axis=1, keepdims=True))
     return dense
+
+
+def weights_of(feature: LookedUp, values: tf.RaggedTensor) -> tf.Tensor:
+    """Weights of the values of a row, float32 `[batch, max_length]`; 1 where there is none."""
+    weights = padded(values, feature.width, math.nan)
+    return tf.where(tf.math.is_finite(weights), tf.maximum(weights, 0.0), tf.ones_like(weights))
 
 
 def matched(

@@ -48,7 +48,8 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             return "categorical", *_categories(spec, feature)
         case MultiCategorical():
             pooled = "" if feature.pooling == "mean" else f", {feature.pooling}"
-            return f"up to {feature.max_length} categories{pooled}", *_categories(spec, feature)
+            weighted = "" if feature.weights is None else ", weighted"
+            return f"up to {feature.max_length} categories{weighted}{pooled}", *_categories(spec, feature)
         case Numeric():
             width = feature.width if feature.is_number else feature.dim
             return "numeric", feature.group, _transform(feature), str(width), ""
@@ -74,7 +75,8 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
 
 
 def _categories(spec: FeatureSpec, feature: AnyCategorical) -> tuple[str, str, str, str]:
-    shared = ", ".join(spec.columns_of(feature)[1:])
+    weights = [column for column, weighted in spec.weights.items() if weighted.name == feature.name]
+    shared = ", ".join([*spec.columns_of(feature)[1:], *weights])
     return feature.group, f"{feature.dtype}, {_encoding(feature.vocab)}", str(feature.dim), shared
 
 

@@ -49,6 +49,7 @@ class Column:
         length: int or None. Maximum number of values of a list column; None for a single value.
         width: int >= 1. Values per event of a history column, else 1.
         exact: bool. Whether a list is empty or has `length` values.
+        weighs: the column whose values its numbers are the weights of, or None.
         history: name of the history, or None.
         required: bool. Whether a serving request must carry it.
         serving: bool. Whether a serving request may carry it.
@@ -60,6 +61,7 @@ class Column:
     length: int | None = None
     width: int = 1
     exact: bool = False
+    weighs: str | None = None
     history: str | None = None
     required: bool = False
     serving: bool = True
@@ -79,17 +81,21 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
     yield Column(spec.scenario.name, spec.scenario.dtype, required=True)
     for label in spec.labels:
         yield Column(label.name, label_kind(label.kind).column, serving=False)
+    weights_of = {feature.name: column for column, feature in spec.weights.items()}
     for feature in spec.features:
         match feature:
             case Categorical() | MultiCategorical() | Numeric() | Vector():
+                of_item = feature.group == "item"
                 yield Column(
                     feature.name,
                     feature.kind,
                     feature.max_values,
                     exact=feature.exact,
                     required=feature.required or feature.name in (spec.user.name, spec.item.name),
-                    candidate=feature.group == "item",
+                    candidate=of_item,
                 )
+                if weights := weights_of.get(feature.name):
+                    yield Column(weights, "float", feature.max_values, weighs=feature.name, candidate=of_item)
             case History():
                 for name, field in spec.history_fields(feature):
                     length, width = feature.length * field.width, field.width
@@ -127,6 +133,7 @@ def _check_names(spec: FeatureSpec, known: Sequence[Column], row: Mapping[str, A
 
 def _check_values(spec: FeatureSpec, known: Iterable[Column], row: Mapping[str, Any], labels: bool) -> None:
     events: dict[str, tuple[str, int]] = {}
+    counts: dict[str, int] = {}
     labels_of = {label.name: label for label in spec.labels}
     for column in known:
         values = _values(column, row.get(column.name))
@@ -139,8 +146,24 @@ def _check_values(spec: FeatureSpec, known: Iterable[Column], row: Mapping[str, 
                     f"history `{column.history}` has {count} events in `{first}` "
                     f"but {len(values) // column.width} in `{column.name}`"
                 )
+        counts[column.name] = len(values)
+        # In the order of the columns, the values come first.
+        if column.weighs is not None and values:
+            _check_weights(column.name, values, column.weighs, counts[column.weighs])
         if values and (label := labels_of.get(column.name)):
             label_kind(label.kind).check(f"label `{column.name}`", values)
+
+
+def _check_weights(name: str, weights: Sequence[float], weighs: str, count: int) -> None:
+    """Refuses weights that are negative, or not as many as the values that they weigh.
+
+    Raises:
+        ValueError: naming both columns.
+    """
+    if len(weights) != count:
+        raise ValueError(f"column `{name}` has {len(weights)} weights for {count} values of `{weighs}`")
+    if min(weights) < 0:
+        raise ValueError(f"column `{name}` takes weights of at least 0, received {min(weights)}")
 
 
 def _values(column: Column, value: Any) -> list[Any]:

@@ -57,6 +57,8 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
                 case MultiCategorical():
                     length = draw.randint(int(feature.required), feature.max_length)
                     row[feature.name] = [_value(feature.dtype, _skewed(draw)) for _ in range(length)]
+                    if feature.weights is not None:
+                        row[feature.weights] = [round(draw.uniform(0.1, 2), 3) for _ in range(length)]
                 case Numeric():
                     absent = draw.random() < missing and not feature.required
                     row[feature.name] = None if absent else round(draw.lognormvariate(1.0, 1.0), 3)

@@ -79,6 +79,7 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
         if math.isfinite(kind.high):
             domain.max = kind.high
 
+    weights_of = {feature.name: column for column, feature in spec.weights.items()}
     for feature in spec.features:
         match feature:
             case Categorical() | MultiCategorical():
@@ -86,6 +87,8 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
                 column = add(feature.name, feature.kind, at_most=feature.width, always=feature.required or is_key)
                 if feature.kind == "int":
                     column.int_domain.is_categorical = True
+                if weights := weights_of.get(feature.name):
+                    add(weights, "float", at_most=feature.width)
                 if feature.drift is not None:
                     column.drift_comparator.infinity_norm.threshold = feature.drift
                     column.skew_comparator.infinity_norm.threshold = feature.drift

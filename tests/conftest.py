@@ -137,7 +137,7 @@ def toy_spec() -> s.FeatureSpec:
             s.Categorical("person", group="user", vocab=s.Vocab(min_count=2, oov=3), dim=4),
             s.Categorical("country", group="user", dtype="str", vocab=s.Hash(size=7, functions=2), dim=2),
             s.Categorical("clip", group="item", dtype="str", vocab=s.Vocab(oov=2), dim=5, required=True),
-            s.MultiCategorical("tag", group="item", max_length=3, pooling="attention", dim=3),
+            s.MultiCategorical("tag", group="item", max_length=3, pooling="attention", weights="tag_weight", dim=3),
             s.Numeric("price", group="item", transform="log1p_standardize"),
             s.Numeric("age", group="user", transform="bucketize", buckets=4, dim=2),
             s.Numeric("hour", group="context", transform="bucketize", edges=(1.0, 2.5, 6.0), default=3.0, dim=2),

@@ -71,6 +71,9 @@ CASES = {
         Categorical(NAME, group="item"), {NAME, f"global_{NAME}", f"realtime_{NAME}"}, 10, listed=True
     ),
     "multi_categorical": Case(MultiCategorical(NAME, group="item", max_length=2, pooling="max"), {NAME}, 10),
+    "weighted multi_categorical": Case(
+        MultiCategorical(NAME, group="user", max_length=2, weights=f"{NAME}_weight"), {NAME, f"{NAME}_weight"}, 10
+    ),
     "multi_categorical in histories": Case(
         MultiCategorical(NAME, group="item", max_length=2), {NAME, f"global_{NAME}", f"realtime_{NAME}"}, 10, True
     ),
@@ -148,7 +151,7 @@ def test_its_values_survive_an_example(after, case):
     row = row_of(after)
     copy = decode(after, encode(after, row))
     for name in case.columns:
-        number = isinstance(row[name], float) or isinstance(case.feature, Vector)
+        number = isinstance(row[name], float) or isinstance(case.feature, Vector) or name.endswith("_weight")
         assert copy[name] == (pytest.approx(row[name]) if number else row[name])
 
 

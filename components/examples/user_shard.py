@@ -137,6 +137,7 @@ def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:
     result.append(ValueColumn(spec.scenario.name, spec.scenario.dtype, log[spec.scenario.name]))
     result += [ValueColumn(label.name, label_kind(label.kind).column, log[label.name]) for label in spec.labels]
     result += [ValueColumn(f.name, f.kind, log[f.name], f.max_values) for f in spec.inputs]
+    result += [ValueColumn(name, "float", log[name], f.max_values) for name, f in spec.weights.items()]
     return result
 
 

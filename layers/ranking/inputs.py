@@ -36,20 +36,23 @@ def model_inputs(spec: FeatureSpec, one_request: bool = False) -> dict[str, kera
 
     Returns:
         name -> int64 (batch,) for a scenario, categorical or bucketized feature; int64 (batch, max_length) for a
-        multi-valued one; float32 (batch,) for a number, (batch, width) for a vector, a match or a piecewise linear
-        number; int64 (batch, length) for a history field, or (batch, length * max_length) if that field is
-        multi-valued.
+        multi-valued one, float32 of that shape for its weights; float32 (batch,) for a number, (batch, width) for a
+        vector, a match or a piecewise linear number; int64 (batch, length) for a history field, or (batch, length *
+        max_length) if that field is multi-valued.
     """
     import keras
 
     shapes: dict[str, tuple[int, ...]] = {spec.scenario.name: ()}
     for feature in spec.model_features:
         shapes[feature.name] = feature.shape
+    shapes |= {column: feature.shape for column, feature in spec.weights.items()}
     for history in spec.histories:
         for column, field in spec.history_fields(history):
             shapes[column] = (history.length * field.width,)
     numbers = {feature.name for feature in spec.model_features if feature.is_number}
+    numbers |= set(spec.weights)
     items = {feature.name for feature in spec.model_features if feature.group == "item"}
+    items |= {column for column, feature in spec.weights.items() if feature.group == "item"}
     return {
         name: keras.Input(
             batch_shape=(1 if one_request and name not in items else None, *shape),

@@ -285,8 +285,10 @@ def _vectors(
     vectors = layers.looked_up(_columns(spec, inputs, windows), rows)
     features: dict[str, list] = {group: [] for group in GROUPS}
     features["context"].append(vectors[spec.scenario.name])
+    weights_of = {feature.name: column for column, feature in spec.weights.items()}
     for feature in spec.model_features:
-        features[feature.group].append(_vector(feature, inputs[feature.name], vectors, layers))
+        weights = inputs[weights_of[feature.name]] if feature.name in weights_of else None
+        features[feature.group].append(_vector(feature, inputs[feature.name], vectors, layers, weights))
     histories = {
         history.window: _items(spec, history, inputs, vectors, layers)
         for history in spec.histories
@@ -295,17 +297,18 @@ def _vectors(
     return features, histories
 
 
-def _vector(feature, column, vectors: Mapping[str, Any], layers: _Layers):
+def _vector(feature, column, vectors: Mapping[str, Any], layers: _Layers, weights=None):
     if feature.is_number:
         # (batch,) -> (batch, 1)
         return layers.get(keras.layers.Reshape, f"number_{feature.name}", target_shape=(feature.width,))(column)
     if feature.max_values is not None:
-        return _pooled(feature, feature.name, vectors[feature.name], column, layers)
+        return _pooled(feature, feature.name, vectors[feature.name], column, layers, weights)
     return vectors[feature.name]
 
 
-def _pooled(feature, column: str, vectors, ids, layers: _Layers):
-    return layers.get(ValuePooling, f"{feature.pooling}_{column}", pooling=feature.pooling)(vectors, ids)
+def _pooled(feature, column: str, vectors, ids, layers: _Layers, weights=None):
+    pool = layers.get(ValuePooling, f"{feature.pooling}_{column}", pooling=feature.pooling)
+    return pool(vectors, ids) if weights is None else pool(vectors, ids, weights)
 
 
 def _items(

@@ -122,13 +122,13 @@ class IdEmbedding(StoredRows):
 class ValuePooling(Layer):
     """The vectors of a row's several values as one, over the second to last axis; zeros where there is no value.
 
-    With m_t = 1 where the id is not 0 and n = sum_t m_t:
+    With m_t = 1 where the id is not 0, and w_t the weights, 1 where none are given:
 
-        mean       sum_t m_t x_t / n
-        sum        sum_t m_t x_t
-        sqrtn      sum_t m_t x_t / sqrt(n), whose size does not depend on n for independent x_t
-        max        the largest of each coordinate, over the t with m_t = 1
-        attention  sum_t a_t x_t with a_t = m_t exp(q . x_t) / sum_s m_s exp(q . x_s)
+        mean       sum_t m_t w_t x_t / sum_t m_t w_t
+        sum        sum_t m_t w_t x_t
+        sqrtn      sum_t m_t w_t x_t / sqrt(sum_t m_t w_t^2), as large for many independent x_t as for few
+        max        the largest of each coordinate, over the t with m_t = 1; it takes no weights
+        attention  sum_t a_t x_t with a_t = m_t w_t exp(q . x_t) / sum_s m_s w_s exp(q . x_s)
 
     The query q of "attention" is a weight (Z. Yang et al., "Hierarchical Attention Networks for Document
     Classification", NAACL 2016, equations 6 and 7, without the hidden layer); it starts at zero, which is the mean.
@@ -139,6 +139,7 @@ class ValuePooling(Layer):
     Call arguments:
         x: Tensor (..., values, dim).
         ids: int tensor (..., values); 0 marks padding.
+        weights: None, or tensor (..., values) of numbers >= 0.
 
     Returns:
         Tensor (..., dim).
@@ -153,32 +154,35 @@ class ValuePooling(Layer):
     def __init__(self, *, pooling: SeveralPooling = "mean", **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
-    def build(self, x_shape: Shape, ids_shape: Shape) -> None:
+    def build(self, x_shape: Shape, ids_shape: Shape, weights_shape: Shape | None = None) -> None:
         if self.pooling == "attention":
             self.query = self.add_weight(shape=(x_shape[-1],), initializer="zeros", name="query")
 
-    def call(self, x: Tensor, ids: Tensor) -> Tensor:
+    def call(self, x: Tensor, ids: Tensor, weights: Tensor | None = None) -> Tensor:
         # (..., values) -> (..., values, 1)
         present = ops.expand_dims(ops.not_equal(ids, 0), axis=-1)
-        mask = ops.cast(present, x.dtype)
         if self.pooling == "max":
-            # Below every coordinate of a table, and finite in every precision, or a row without values has no gradient.
+            # Finite in every precision, or a row without values would have no gradient.
             largest = ops.max(ops.where(present, x, ops.cast(LOWEST, x.dtype)), axis=-2)
             return ops.where(ops.any(present, axis=-2), largest, ops.zeros_like(largest))
+        shares = ops.cast(present, x.dtype)
+        if weights is not None:
+            shares = shares * ops.cast(ops.expand_dims(weights, axis=-1), x.dtype)
         if self.pooling == "attention":
             scores = ops.sum(x * self.query, axis=-1, keepdims=True)
-            mask = mask * ops.softmax(ops.where(present, scores, ops.cast(LOWEST, x.dtype)), axis=-2)
-        total = ops.sum(x * mask, axis=-2)
-        if self.pooling in ("mean", "sqrtn"):
-            count = ops.maximum(ops.sum(mask, axis=-2), 1)
-            total = total / (count if self.pooling == "mean" else ops.sqrt(count))
-        return total
+            shares = shares * ops.softmax(ops.where(present, scores, ops.cast(LOWEST, x.dtype)), axis=-2)
+        total = ops.sum(x * shares, axis=-2)
+        if self.pooling == "sum":
+            return total
+        whole = ops.sum(shares * shares if self.pooling == "sqrtn" else shares, axis=-2)
+        whole = ops.where(whole > 0, whole, ops.ones_like(whole))
+        return total / (ops.sqrt(whole) if self.pooling == "sqrtn" else whole)
 
     def parts(self) -> list[Part]:
         """The query, which belongs to the table."""
         return [Part("embeddings", self.query.shape[0], 0)] if self.pooling == "attention" else []
 
-    def compute_output_shape(self, x_shape: Shape, ids_shape: Shape) -> Shape:
+    def compute_output_shape(self, x_shape: Shape, ids_shape: Shape, weights_shape: Shape | None = None) -> Shape:
         return (*x_shape[:-2], x_shape[-1])
 
 

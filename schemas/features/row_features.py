@@ -54,6 +54,10 @@ class MultiCategorical(Valued):
         max_length: int >= 1. Values after it are dropped.
         pooling: how the embeddings of the values become one: "mean", "sum", "max", "sqrtn" (their sum, divided by the
             square root of their number) or "attention" (weights that are learned); missing values are left out.
+        weights: name of a column with one number >= 0 for each value, or None. It weighs the values of a row, not those
+            in a history; "max" takes none. Where a row has values and no weights, each weighs 1.
+        weight_separator: str or None. Where the text of the column holds the weights, what stands between a value and
+            its weight, as in `comedy:0.7|drama:0.3`; None if the log has `weights` as a column of its own.
         (others as in `Categorical`)
     """
 
@@ -65,8 +69,25 @@ class MultiCategorical(Valued):
     separator: str | None = None
     max_length: int = Field(default=4, ge=1)
     pooling: SeveralPooling = "mean"
+    weights: str | None = None
+    weight_separator: str | None = Field(default=None, min_length=1)
     required: bool = False
     drift: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> MultiCategorical:
+        what = f"multi-categorical `{self.name}`"
+        if self.weights is not None and self.pooling == "max":
+            raise ValueError(f"{what}: pooling='max' takes no `weights`")
+        if self.weight_separator is not None:
+            if self.weights is None:
+                raise ValueError(f"{what}: `weight_separator` needs a name for the column of the weights in `weights`")
+            if self.separator in (None, self.weight_separator):
+                raise ValueError(
+                    f"{what}: `weight_separator` needs another `separator` between the values, received "
+                    f"{self.separator!r}"
+                )
+        return self
 
     @property
     def kind(self) -> Kind:

@@ -223,6 +223,12 @@ class FeatureSpec(Declaration):
         return tuple(feature for feature in self.inputs if isinstance(feature, Categorical | MultiCategorical))
 
     @property
+    def weights(self) -> dict[str, AnyCategorical]:
+        """Column of weights -> the feature whose values they weigh."""
+        weighted = [feature for feature in self.features if isinstance(feature, MultiCategorical)]
+        return {feature.weights: feature for feature in weighted if feature.weights is not None}
+
+    @property
     def vocabularies(self) -> dict[str, Vocab]:
         """Feature -> how its vocabulary is counted, for those that have one."""
         return {feature.name: feature.vocab for feature in self.looked_up if isinstance(feature.vocab, Vocab)}
@@ -275,4 +281,7 @@ class FeatureSpec(Declaration):
 def _columns(feature: Feature) -> list[tuple[str, str]]:
     if isinstance(feature, History):
         return [(feature.column(field), f"history `{feature.name}`") for field in feature.of]
-    return [(feature.name, f"feature `{feature.name}`")] if is_read(feature) else []
+    found = [(feature.name, f"feature `{feature.name}`")] if is_read(feature) else []
+    if isinstance(feature, MultiCategorical) and feature.weights is not None:
+        found.append((feature.weights, f"weights of `{feature.name}`"))
+    return found

@@ -49,6 +49,9 @@ class RawColumn:
         keep_places: bool. Whether a missing value keeps its place in a list.
         single: bool. Whether a value that is no list counts as a list of one.
         exactly: int or None. How many values a list has if it is not empty.
+        source: column of the file, after renaming, if it is not `name`.
+        mark: str or None. Stands between a value and its weight, in text that `separator` splits.
+        weighs: the column whose values it has the weights of, or None.
         format, unit, timezone: of a time, as in `EventTime`.
         decimal, thousands, missing: of text, as in `Table`.
         label: kind of the label that its numbers are, or "".
@@ -62,6 +65,9 @@ class RawColumn:
     keep_places: bool = False
     single: bool = False
     exactly: int | None = None
+    source: str = ""
+    mark: str | None = None
+    weighs: str | None = None
     format: Literal["epoch", "iso"] = "epoch"
     unit: Literal["s", "ms", "us", "ns"] = "ms"
     timezone: str = "UTC"
@@ -69,6 +75,11 @@ class RawColumn:
     thousands: str | None = None
     missing: tuple[str, ...] = ()
     label: str = ""
+
+    @property
+    def stored(self) -> str:
+        """Name in the file, after renaming."""
+        return self.source or self.name
 
     @property
     def value_type(self) -> pa.DataType:
@@ -111,6 +122,15 @@ def convert(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[int, str
         for position in np.flatnonzero(typed.is_null().to_numpy(zero_copy_only=False)):
             bad.setdefault(int(position), "is missing")
     return typed, bad | several
+
+
+def uneven_weights(values: pa.Array, weights: pa.Array) -> dict[int, str]:
+    """Position -> reason, of the rows whose weights are there and are not as many as the values."""
+    (_, counts), (_, own) = _spans(values), _spans(weights)
+    return {
+        int(row): f"has {own[row]} weights for {counts[row]} values"
+        for row in np.flatnonzero((own > 0) & (own != counts))
+    }
 
 
 def plain_layout(array: pa.Array) -> pa.Array:
@@ -165,6 +185,9 @@ def _lists(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[int, str]
     if not column.keep_places:
         owners, values = owners[present], values.filter(pa.array(present))
     lengths = np.bincount(owners, minlength=len(absent))
+    if column.weighs is not None:
+        for row in owners[values.to_numpy(zero_copy_only=False) < 0]:
+            bad.setdefault(int(row), "has a weight below 0")
     if column.exactly is not None:
         for row in np.flatnonzero((lengths > 0) & (lengths != column.exactly)):
             bad.setdefault(int(row), f"has {lengths[row]} numbers, expected {column.exactly}")
@@ -265,6 +288,17 @@ def _parser(column: RawColumn) -> Callable[[Any], Any]:
 def _split(column: RawColumn) -> Callable[[Any], list[Any]]:
     parse = _parser(column)
 
+    missing = MISSING.union(column.missing)
+
+    def weighted(part: str) -> list[Any]:
+        """The value of a part, or its weight; nothing if the value is missing."""
+        assert column.mark is not None
+        value, _, weight = part.rpartition(column.mark) if column.mark in part else (part, "", "")
+        if value.strip() in missing:
+            return []
+        found = parse(value if column.weighs is None else weight)
+        return [1.0 if found is None else found]
+
     def parse_all(value: Any) -> list[Any]:
         value = _plain(value)
         if value is None or value in MISSING:
@@ -273,6 +307,8 @@ def _split(column: RawColumn) -> Callable[[Any], list[Any]]:
         if column.kind == "float" and text[:1] + text[-1:] == "[]":
             # Lists of numbers as Python and NumPy write them.
             text = text[1:-1].strip()
+        if column.mark is not None:
+            return [each for part in text.split(column.separator) for each in weighted(part)]
         parts = [parse(part) for part in text.split(column.separator)]
         return parts if column.keep_places else [part for part in parts if part is not None]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.components.transform import KEYS, history_values, matched, numeric, vector
-from mixrank.schemas import FeatureSpec, History, Match, Numeric, TimeGap, Vector
+from mixrank.components.transform import KEYS, history_values, matched, numeric, vector, weights_of
+from mixrank.schemas import FeatureSpec, History, Match, MultiCategorical, Numeric, TimeGap, Vector
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,15 @@ def test_lists_are_cut_and_padded_with_zero(transformed):
         assert (new["global_clip"] > 0).sum() == len(old["global_clip"])
         assert new["global_clip"].shape == (6,)
         assert new["global_tag"].shape == (18,)
+
+
+def test_each_value_has_its_weight_and_one_without_weighs_one(transformed):
+    for old, new in transformed:
+        expected = np.float32(old["tag_weight"] + [1.0] * (3 - len(old["tag"])))
+        np.testing.assert_array_equal(new["tag_weight"], expected)
+    tags = MultiCategorical("tag", group="item", max_length=2, weights="w")
+    odd = tf.ragged.constant([[0.5], [], [-1.0, math.nan, 3.0]], dtype=tf.float32, row_splits_dtype=tf.int64)
+    np.testing.assert_array_equal(weights_of(tags, odd), [[0.5, 1.0], [1.0, 1.0], [0.0, 1.0]])
 
 
 def test_actions_are_shifted_bit_masks(transformed):

@@ -64,6 +64,18 @@ def spec(*features, **changes):
             r"`clip` takes \(lowest, highest\), received \(3.0, 3.0\)",
         ),
         (lambda: s.Numeric("age", group="user", clip=(0, float("inf"))), "finite number"),
+        (
+            lambda: s.MultiCategorical("tag", group="item", pooling="max", weights="w"),
+            "pooling='max' takes no `weights`",
+        ),
+        (
+            lambda: s.MultiCategorical("tag", group="item", separator="|", weight_separator=":"),
+            "`weight_separator` needs a name for the column of the weights in `weights`",
+        ),
+        (
+            lambda: s.MultiCategorical("tag", group="item", separator=":", weight_separator=":", weights="w"),
+            "needs another `separator` between the values, received ':'",
+        ),
         (lambda: s.Vector("look", group="item"), r"dim\s+Field required"),
         (lambda: s.Vector("look", group="item", dim=0), "greater than or equal to 1"),
         (
@@ -97,6 +109,10 @@ def test_a_wrong_declaration_is_refused(declare, message):
         (lambda: spec(labels=()), "at least 1 item"),
         (lambda: spec(time=s.EventTime("page")), "column `page` is declared twice: as time and as scenario"),
         (lambda: spec(labels=(s.Label("click"), s.Label("click"))), "`click` is declared twice: as label and as label"),
+        (
+            lambda: spec(CLIP, s.MultiCategorical("tag", group="item", weights="clip")),
+            "column `clip` is declared twice: as feature `clip` and as weights of `tag`",
+        ),
         (lambda: spec(CLIP, s.Numeric("click", group="user")), "twice: as label and as feature `click`"),
         (
             lambda: spec(CLIP, PAST, s.Numeric("past_clip", group="user")),

@@ -96,28 +96,30 @@ def test_the_mean_works_per_history_slot():
     assert mean.sum() == 4 and mean[1, 2].sum() == 4
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("pooling", ["mean", "sum", "max", "sqrtn", "attention"])
-def test_several_values_are_pooled_as_the_formula_says(pooling, check_layer):
+def test_several_values_are_pooled_as_the_formula_says(pooling, weighted, check_layer):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(3, 4, 5)).astype("float32")
     ids = np.array([[7, 0, 2, 1], [0, 0, 0, 0], [3, 0, 0, 0]])
-    layer = check_layer(ValuePooling, {"pooling": pooling}, x, ids, parameters=5 if pooling == "attention" else 0)
+    given = rng.uniform(0.1, 3, size=ids.shape).astype("float32") if weighted else np.ones(ids.shape)
+    inputs = (x, ids, given) if weighted and pooling != "max" else (x, ids)
+    layer = check_layer(ValuePooling, {"pooling": pooling}, *inputs, parameters=5 if pooling == "attention" else 0)
     assert sum(part.parameters for part in layer.parts()) == layer.count_params()
     expected = []
-    for row, own in zip(x.astype("float64"), ids, strict=True):
-        values = row[own > 0]
-        n = len(values)
-        if not n:
+    for row, own, all_weights in zip(x.astype("float64"), ids, given, strict=True):
+        values, w = row[own > 0], all_weights[own > 0]
+        if not len(values):
             pooled = np.zeros(5)
         elif pooling == "attention":
-            weights = np.exp(values @ np.array(layer.query))
-            pooled = (weights / weights.sum()) @ values
+            w = w * np.exp(values @ np.array(layer.query))
+            pooled = (w / w.sum()) @ values
         elif pooling == "max":
             pooled = values.max(axis=0)
         else:
-            pooled = values.sum(axis=0) / {"sum": 1, "mean": n, "sqrtn": n**0.5}[pooling]
+            pooled = w @ values / {"sum": 1, "mean": w.sum(), "sqrtn": np.linalg.norm(w)}[pooling]
         expected.append(pooled)
-    np.testing.assert_allclose(layer(x, ids), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(layer(*inputs), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_an_unknown_pooling_is_refused():

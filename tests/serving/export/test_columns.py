@@ -45,6 +45,7 @@ def test_shapes_and_types_are_fixed(stacked):
         "country": ((2,), object),
         "clip": ((2,), object),
         "tag": ((2, 3), object),
+        "tag_weight": ((2, 3), np.float32),
         "price": ((2,), np.float32),
         "age": ((2,), np.float32),
         "hour": ((2,), np.float32),

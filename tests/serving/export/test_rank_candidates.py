@@ -28,7 +28,14 @@ EVENTS = {
     "realtime_gap": [7],
 }
 ITEMS = [
-    {"clip": "v4", "tag": ["v1", "v2"], "price": 3.5, "seconds": 2.0, "look": [1.0, 2.0, -3.0]},
+    {
+        "clip": "v4",
+        "tag": ["v1", "v2"],
+        "tag_weight": [0.5, 2.0],
+        "price": 3.5,
+        "seconds": 2.0,
+        "look": [1.0, 2.0, -3.0],
+    },
     {"clip": "v5", "tag": [], "price": None},
     {"clip": "never seen", "tag": ["never seen"], "price": -1e30},
 ]
@@ -136,6 +143,7 @@ def test_columns_of_different_numbers_of_candidates_are_named(toy_export, toy_sp
 
 def test_no_candidates_get_no_scores(toy_export, toy_spec):
     none = {"clip": tf.zeros([0], tf.string), "tag": tf.zeros([0, 3], tf.string), "look": tf.zeros([0, 3])}
+    none["tag_weight"] = tf.zeros([0, 3])
     none |= {name: tf.zeros([0]) for name in ("price", "seconds")}
     assert rank(toy_export, toy_spec, REQUEST, ITEMS, **none)["click"].shape == (0, 1)
 
