@@ -66,9 +66,11 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
     # Before values become ids, of which all rare ones have the same.
     matches = {match.name: matched(spec, match, outputs, inputs) for match in spec.matches}
     crosses = {cross.name: crossed(spec, cross, outputs, inputs[spec.scenario.name]) for cross in spec.crosses}
-    for feature in spec.categorical:
-        categories = {column: outputs[column] for column in spec.columns_of(feature)}
-        outputs |= category_ids(feature, categories, inputs[feature.name])
+    for owner in spec.categorical:
+        sharing = [feature for feature in spec.categorical if feature.owner == owner.name]
+        categories = {column: outputs[column] for feature in sharing for column in spec.columns_of(feature)}
+        if sharing:
+            outputs |= category_ids(owner, categories, inputs[owner.name])
     for cross in spec.crosses:
         text = crosses[cross.name]
         outputs |= category_ids(cross, {cross.name: text}, tf.boolean_mask(text, tf.not_equal(text, PADDING["str"])))
@@ -142,7 +144,7 @@ def category_ids(
     All columns are looked up at once, so that a graph reads the vocabulary into memory once.
 
     Args:
-        feature: its `vocab` says how ids are made.
+        feature: its `vocab` says how ids are made; the columns are its own and those of features that use its table.
         columns: column -> dense raw values, int64 or string.
         counted: the values that its vocabulary is counted on.
     """

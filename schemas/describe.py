@@ -77,7 +77,8 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
 def _categories(spec: FeatureSpec, feature: AnyCategorical) -> tuple[str, str, str, str]:
     weights = [column for column, weighted in spec.weights.items() if weighted.name == feature.name]
     shared = ", ".join([*spec.columns_of(feature)[1:], *weights])
-    return feature.group, f"{feature.dtype}, {_encoding(feature.vocab)}", str(feature.dim), shared
+    ids = _encoding(feature.vocab) if feature.table is None else f"table of {feature.table}"
+    return feature.group, f"{feature.dtype}, {ids}", str(feature.dim), shared
 
 
 def _transform(feature: Numeric) -> str:

@@ -137,6 +137,7 @@ def toy_spec() -> s.FeatureSpec:
             s.Categorical("person", group="user", vocab=s.Vocab(min_count=2, oov=3), dim=4),
             s.Categorical("country", group="user", dtype="str", vocab=s.Hash(size=7, functions=2), dim=2),
             s.Categorical("clip", group="item", dtype="str", vocab=s.Vocab(oov=2), dim=5, required=True),
+            s.Categorical("last", group="user", dtype="str", vocab=s.Vocab(oov=2), dim=5, table="clip"),
             s.MultiCategorical("tag", group="item", max_length=3, pooling="attention", weights="tag_weight", dim=3),
             s.Numeric("price", group="item", transform="log1p_standardize"),
             s.Numeric("age", group="user", transform="bucketize", buckets=4, dim=2),

@@ -70,6 +70,9 @@ CASES = {
     "item attribute": Case(
         Categorical(NAME, group="item"), {NAME, f"global_{NAME}", f"realtime_{NAME}"}, 10, listed=True
     ),
+    "item of the user": Case(
+        Categorical(NAME, group="user", dtype="str", vocab=Vocab(oov=2), dim=5, table="clip"), {NAME}, None
+    ),
     "multi_categorical": Case(MultiCategorical(NAME, group="item", max_length=2, pooling="max"), {NAME}, 10),
     "weighted multi_categorical": Case(
         MultiCategorical(NAME, group="user", max_length=2, weights=f"{NAME}_weight"), {NAME, f"{NAME}_weight"}, 10

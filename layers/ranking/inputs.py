@@ -87,6 +87,8 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
     for feature in spec.features:
         match feature:
             case Categorical() | MultiCategorical() | Cross():
+                if feature.owner != feature.name:
+                    continue  # Looked up in the table of another.
                 if feature.name not in sizes:
                     raise ValueError(f"`sizes` lacks the categorical feature `{feature.name}` of {spec.name}")
                 result[feature.name] = int(sizes[feature.name])

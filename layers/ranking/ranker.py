@@ -229,9 +229,9 @@ class _Layers:
                 "can score rows but not be put together anew; train it again"
             )
         by_width: dict[int, dict[str, str]] = {}
-        several = {column.feature.name: column.functions for column in columns.values() if column.functions > 1}
+        several = {column.table: column.functions for column in columns.values() if column.functions > 1}
         for name, column in columns.items():
-            by_width.setdefault(column.feature.dim, {})[name] = column.feature.name
+            by_width.setdefault(column.dim, {})[name] = column.table
         return [
             self.get(
                 EmbeddingTables,
@@ -250,27 +250,31 @@ class _Column(NamedTuple):
     """A column of ids.
 
     Args:
-        feature: the one whose table it is looked up in.
+        table: the feature whose table it is looked up in.
+        dim: width of that table.
         ids: int tensor (batch,) or (batch, values).
         shape: that of the ids without the batch.
         functions: hash functions of the table.
     """
 
-    feature: Any
+    table: str
+    dim: int
     ids: Any
     shape: tuple[int, ...]
     functions: int = 1
 
 
 def _columns(spec: FeatureSpec, inputs: Mapping[str, Any], windows: tuple[str, ...]) -> dict[str, _Column]:
-    found = {spec.scenario.name: _Column(spec.scenario, inputs[spec.scenario.name], ())}
+    found = {spec.scenario.name: _Column(spec.scenario.name, spec.scenario.dim, inputs[spec.scenario.name], ())}
     for feature in spec.model_features:
         if not feature.is_number:
-            found[feature.name] = _Column(feature, inputs[feature.name], feature.shape, feature.functions)
+            ids = inputs[feature.name]
+            found[feature.name] = _Column(feature.owner, feature.dim, ids, feature.shape, feature.functions)
     for history in spec.histories:
         if history.window in windows:
             for column, field in spec.history_fields(history):
-                found[column] = _Column(field, inputs[column], (history.length, *field.shape), field.functions)
+                shape = (history.length, *field.shape)
+                found[column] = _Column(field.owner, field.dim, inputs[column], shape, field.functions)
     return found
 
 

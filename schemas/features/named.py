@@ -67,6 +67,11 @@ class Valued(Named):
         return False
 
     @property
+    def owner(self) -> str:
+        """Name of the feature whose vocabulary and embedding table it uses."""
+        return self.name
+
+    @property
     def functions(self) -> int:
         """Rows of its embedding table whose sum is the embedding of a value."""
         return 1

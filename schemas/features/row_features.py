@@ -24,6 +24,9 @@ class Categorical(Valued):
         vocab: `Vocab` or `Hash`.
         dim: int >= 1. Embedding width.
         dtype: "int" or "str". Type of the raw column.
+        table: name of another categorical feature, or None. Its vocabulary and embedding table are used, such as those
+            of the item for the item that was bought last: a value has one id and one embedding wherever it stands.
+            `dtype`, `vocab` and `dim` are those of that feature, whose values alone its vocabulary counts.
         required: bool. Whether a serving request must carry it.
         drift: float in (0, 1] or None. L-infinity distance between training and evaluation above which
             validation stops the run.
@@ -34,12 +37,17 @@ class Categorical(Valued):
     vocab: Encoding = Vocab()
     dim: int = Field(default=16, ge=1)
     dtype: Dtype = "int"
+    table: str | None = None
     required: bool = False
     drift: float | None = Field(default=None, gt=0, le=1)
 
     @property
     def kind(self) -> Kind:
         return self.dtype
+
+    @property
+    def owner(self) -> str:
+        return self.table or self.name
 
     @property
     def functions(self) -> int:
@@ -66,6 +74,7 @@ class MultiCategorical(Valued):
     vocab: Encoding = Vocab()
     dim: int = Field(default=16, ge=1)
     dtype: Dtype = "str"
+    table: str | None = None
     separator: str | None = None
     max_length: int = Field(default=4, ge=1)
     pooling: SeveralPooling = "mean"
@@ -92,6 +101,10 @@ class MultiCategorical(Valued):
     @property
     def kind(self) -> Kind:
         return self.dtype
+
+    @property
+    def owner(self) -> str:
+        return self.table or self.name
 
     @property
     def functions(self) -> int:

@@ -90,6 +90,7 @@ class FeatureSpec(Declaration):
         self._check_histories()
         self._check_matches()
         self._check_crosses()
+        self._check_tables()
         return self
 
     def _check_histories(self) -> None:
@@ -165,6 +166,22 @@ class FeatureSpec(Declaration):
                 group = "item" if of_item else "user or context"
                 raise ValueError(f"{what} is of {cross.of}: it must be of group {group}, not {cross.group}")
 
+    def _check_tables(self) -> None:
+        owners = {feature.name: feature for feature in self.categorical if feature.table is None}
+        for feature in self.categorical:
+            if feature.table is None:
+                continue
+            what = f"feature `{feature.name}` uses the table of `{feature.table}`"
+            if feature.table not in owners:
+                near = nearest(feature.table, owners)
+                raise ValueError(f"{what}, which must be a categorical feature with a table of its own{near}")
+            for field in ("dtype", "vocab", "dim"):
+                own, other = getattr(feature, field), getattr(owners[feature.table], field)
+                if own != other:
+                    raise ValueError(
+                        f"{what}, whose `{field}` is {other!r}, and its own is {own!r}: they must be equal"
+                    )
+
     def get(self, name: str) -> Feature | None:
         """The feature of this name, or None."""
         return next((feature for feature in self.features if feature.name == name), None)
@@ -193,9 +210,9 @@ class FeatureSpec(Declaration):
 
     @property
     def looked_up(self) -> tuple[LookedUp, ...]:
-        """The features with ids from a vocabulary or a hash, in declaration order."""
+        """The features with a vocabulary or a hash, and a table, of their own, in declaration order."""
         types = Categorical | MultiCategorical | Cross
-        return tuple(feature for feature in self.features if isinstance(feature, types))
+        return tuple(f for f in self.features if isinstance(f, types) and f.owner == f.name)
 
     def gap_of(self, history: History) -> str | None:
         """Column of a history that says how long ago each event was, or None."""

@@ -39,7 +39,9 @@ def test_scenario_ids_are_positions_in_the_declaration(transformed):
 def test_a_value_has_one_id_wherever_it_stands(transformed, toy_spec):
     ids: dict[str, int] = {}
     for old, new in transformed:
-        pairs = [(old["clip"], new["clip"])]
+        # A feature that uses the table of the clips.
+        pairs = [(old["clip"], new["clip"]), (old["last"], new["last"])]
+        assert (old["last"] is None) == (new["last"] == 0)
         for history in ("global", "realtime"):
             pairs += list(zip(old[f"{history}_clip"], new[f"{history}_clip"], strict=False))
         for value, number in pairs:

@@ -229,6 +229,32 @@ def test_a_cross_is_of_categories_of_the_row(cross, message):
         spec(*others, cross)
 
 
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [
+        (s.Categorical("last", group="user", table="clp"), r"uses the table of `clp`, .* its own; did you mean `clip`"),
+        (s.Categorical("last", group="user", table="last"), "uses the table of `last`, which must be a categorical"),
+        (s.Categorical("last", group="user", dim=3, table="clip"), "whose `dim` is 16, and its own is 3"),
+        (
+            s.Categorical("last", group="user", dtype="str", table="clip"),
+            "whose `dtype` is 'int', and its own is 'str'",
+        ),
+        (s.Categorical("last", group="user", vocab=s.Hash(size=5), table="clip"), "whose `vocab` is Vocab"),
+    ],
+)
+def test_features_of_one_table_agree_on_it(feature, message):
+    with pytest.raises(ValueError, match=message):
+        spec(CLIP, feature)
+
+
+def test_a_table_has_one_owner():
+    first = s.Categorical("last", group="user", table="clip")
+    with pytest.raises(ValueError, match="feature `next` uses the table of `last`, which must be"):
+        spec(CLIP, first, s.Categorical("next", group="user", table="last"))
+    declared = spec(CLIP, first)
+    assert [feature.name for feature in declared.looked_up] == ["clip"] and list(declared.vocabularies) == ["clip"]
+
+
 def test_a_cross_needs_two_features():
     with pytest.raises(ValueError, match="at least 2 items"):
         s.Cross("x", of=("clip",), group="item")

@@ -80,7 +80,7 @@ def test_types_are_those_of_the_raw_columns(columns):
     kinds = {name: schema_pb2.FeatureType.Name(column.type) for name, column in columns.items()}
     assert kinds == {
         "at": "INT", "page": "BYTES", "click": "INT", "buy": "INT", "person": "INT", "country": "BYTES",
-        "clip": "BYTES", "tag": "BYTES", "price": "FLOAT", "age": "FLOAT", "hour": "FLOAT",
+        "clip": "BYTES", "last": "BYTES", "tag": "BYTES", "price": "FLOAT", "age": "FLOAT", "hour": "FLOAT",
         "seconds": "FLOAT", "tag_weight": "FLOAT", "look": "FLOAT", "taste": "FLOAT", "global_clip": "BYTES",
         "global_tag": "BYTES", "global_action": "INT", "global_gap": "INT", "realtime_clip": "BYTES",
         "realtime_tag": "BYTES", "realtime_action": "INT", "realtime_gap": "INT",

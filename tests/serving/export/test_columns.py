@@ -44,6 +44,7 @@ def test_shapes_and_types_are_fixed(stacked):
         "person": ((2,), np.int64),
         "country": ((2,), object),
         "clip": ((2,), object),
+        "last": ((2,), object),
         "tag": ((2, 3), object),
         "tag_weight": ((2, 3), np.float32),
         "price": ((2,), np.float32),
