@@ -151,7 +151,7 @@ def toy_spec() -> s.FeatureSpec:
             s.History("realtime", of=fields, length=4, window="within"),
             s.Match("had", of="clip", flags=("click",)),
             s.Cross("there", of=("page", "country", "clip"), group="item", vocab=s.Vocab(min_count=2, oov=3), dim=3),
-            s.Cross("habit", of=("person", "page"), group="user", vocab=s.Hash(size=40), dim=2),
+            s.Cross("habit", of=("country", "page"), group="user", vocab=s.Hash(size=40), dim=2),
         ),
     )
 

@@ -276,7 +276,7 @@ class FeatureSpec(Declaration):
     def widened(self, factor: float) -> FeatureSpec:
         """The same columns with every embedding `factor` times as wide, rounded, at least 1."""
 
-        def wider(declared: Scenario | RowFeature | EventField) -> Any:
+        def wider(declared: Any) -> Any:
             return declared.model_copy(update={"dim": max(1, round(factor * declared.dim))})
 
         features = tuple(f if isinstance(f, History | Match | Vector) else wider(f) for f in self.features)

@@ -89,8 +89,8 @@ def test_a_vector_and_weights_reach_the_examples_or_their_row_is_bad(write, tmp_
             good.append(pa.table(columns))
             letters += bad
     assert [(each["row"], each["column"], each["reason"]) for each in letters] == [
-        (1, "look", "has 1 numbers, expected 2"),
-        (3, "tag", "is not a number"),
+        (2, "look", "has 1 numbers, expected 2"),
+        (4, "tag", "is not a number"),
     ]
     whole = pa.concat_tables(good)
     shard = build_whole(shop, {"log": {name: Coded.from_arrow(whole[name]) for name in whole.column_names}})
@@ -121,6 +121,6 @@ def test_weights_of_another_column_are_as_many_as_the_values(tmp_path):
     columns, letters = checked_rows(table, 0, batch)
     assert columns["tag_weight"].to_pylist() == [[1.0, 2.0], []]
     assert [(each["row"], each["column"], each["reason"]) for each in letters] == [
-        (1, "tag_weight", "has 2 weights for 1 values"),
-        (3, "tag_weight", "has a weight below 0"),
+        (2, "tag_weight", "has 2 weights for 1 values"),
+        (4, "tag_weight", "has a weight below 0"),
     ]
