@@ -20,18 +20,21 @@ from mixrank.schemas import (
     Categorical,
     Cross,
     EventField,
+    Expression,
     FeatureSpec,
     Hash,
     History,
     LookedUp,
     Match,
     MultiCategorical,
+    Number,
     Numeric,
     RowFeature,
     Scenario,
     TimeGap,
     Vector,
     Vocab,
+    evaluate,
 )
 from mixrank.schemas.encode import PADDING
 
@@ -75,6 +78,7 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
         text = crosses[cross.name]
         outputs |= category_ids(cross, {cross.name: text}, tf.boolean_mask(text, tf.not_equal(text, PADDING["str"])))
     outputs |= matches
+    outputs |= {each.name: expressed(spec, each, inputs) for each in spec.expressions}
     labels = {label.name: tf.cast(first(inputs[label.name], 0), tf.float32) / label.scale for label in spec.labels}
     for label in spec.labels:
         value = labels[label.name]
@@ -169,10 +173,41 @@ def category_ids(
 
 def numeric(feature: Numeric, values: tf.RaggedTensor) -> tf.Tensor:
     """Transformed number: float32 `[batch, *shape]`, or int64 ids `[batch]` for "bucketize"."""
+    return transformed(feature, first(values, math.nan))
+
+
+def expressed(spec: FeatureSpec, expression: Expression, raw: Mapping[str, tf.RaggedTensor]) -> tf.Tensor:
+    """The value of an `Expression`, transformed, as in `numeric`.
+
+    Its numbers may have different batches, one of which is 1: a request has one user for all of its candidates.
+
+    Args:
+        spec, expression: the declaration.
+        raw: column -> ragged values.
+    """
+    numbers = {}
+    for feature in spec.numbers:
+        if feature.name in expression.of:
+            value = first(raw[feature.name], math.nan)
+            instead = tf.fill(tf.shape(value), math.nan if feature.default is None else feature.default)
+            numbers[feature.name] = tf.where(tf.math.is_finite(value), value, instead)
+    functions = {
+        "abs": tf.abs,
+        "exp": tf.exp,
+        "log1p": tf.math.log1p,
+        "max": tf.maximum,
+        "min": tf.minimum,
+        "sqrt": tf.sqrt,
+    }
+    value = evaluate(expression.formula, numbers, functions, lambda number: tf.constant(number, tf.float32))
+    return transformed(expression, value)
+
+
+def transformed(feature: Number, value: tf.Tensor) -> tf.Tensor:
+    """`Number.transform` of a number `[batch]` that is missing where it is not finite."""
     default = 0.0 if feature.default is None else feature.default
-    value = first(values, default)
     # NaN and infinity would pass through every layer; they count as missing.
-    absent = tf.logical_or(values.row_lengths() == 0, tf.logical_not(tf.math.is_finite(value)))
+    absent = tf.logical_not(tf.math.is_finite(value))
     value = tf.where(absent, tf.fill(tf.shape(value), default), value)
     if feature.clip is not None:
         value = tf.clip_by_value(value, *feature.clip)
@@ -190,7 +225,7 @@ def numeric(feature: Numeric, values: tf.RaggedTensor) -> tf.Tensor:
     return value
 
 
-def _bounds(feature: Numeric, value: tf.Tensor, missing: tf.Tensor) -> tf.Tensor:
+def _bounds(feature: Number, value: tf.Tensor, missing: tf.Tensor) -> tf.Tensor:
     """Declared edges, or quantiles of the training rows without the missing ones, `[1, edges]`."""
     if feature.edges:
         return tf.constant([feature.edges], tf.float32)
@@ -199,8 +234,8 @@ def _bounds(feature: Numeric, value: tf.Tensor, missing: tf.Tensor) -> tf.Tensor
     return tft.quantiles(counted, feature.buckets, epsilon=min(1 / feature.buckets, 0.01))
 
 
-def _piecewise_linear(feature: Numeric, value: tf.Tensor, missing: tf.Tensor) -> tf.Tensor:
-    """`Numeric`'s "piecewise_linear", float32 `[batch, width]`."""
+def _piecewise_linear(feature: Number, value: tf.Tensor, missing: tf.Tensor) -> tf.Tensor:
+    """`Number`'s "piecewise_linear", float32 `[batch, width]`."""
     edges = tf.reshape(_bounds(feature, value, missing), [-1])
     if not feature.edges:
         # Beside the quantiles, the smallest and the largest number of the training rows.

@@ -6,6 +6,7 @@ from .features import Categorical as Categorical
 from .features import Cross as Cross
 from .features import EventField as EventField
 from .features import EventTime as EventTime
+from .features import Expression as Expression
 from .features import Feature as Feature
 from .features import FeatureSpec as FeatureSpec
 from .features import Hash as Hash
@@ -16,6 +17,7 @@ from .features import LookedUp as LookedUp
 from .features import Match as Match
 from .features import ModelFeature as ModelFeature
 from .features import MultiCategorical as MultiCategorical
+from .features import Number as Number
 from .features import Numeric as Numeric
 from .features import RowFeature as RowFeature
 from .features import Scenario as Scenario
@@ -23,6 +25,7 @@ from .features import SeveralPooling as SeveralPooling
 from .features import TimeGap as TimeGap
 from .features import Vector as Vector
 from .features import Vocab as Vocab
+from .features import evaluate as evaluate
 from .tables import SPLITS as SPLITS
 from .tables import CalendarDay as CalendarDay
 from .tables import Cut as Cut

@@ -11,12 +11,14 @@ from mixrank.schemas.features import (
     Categorical,
     Cross,
     Encoding,
+    Expression,
     Feature,
     FeatureSpec,
     Hash,
     History,
     Match,
     MultiCategorical,
+    Number,
     Numeric,
     TimeGap,
     Vector,
@@ -51,8 +53,10 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             weighted = "" if feature.weights is None else ", weighted"
             return f"up to {feature.max_length} categories{weighted}{pooled}", *_categories(spec, feature)
         case Numeric():
-            width = feature.width if feature.is_number else feature.dim
-            return "numeric", feature.group, _transform(feature), str(width), ""
+            return "numeric", feature.group, _transform(feature), str(_width(feature)), ""
+        case Expression():
+            said = f"{feature.formula}, {_transform(feature)}"
+            return "expression", feature.group, said, str(_width(feature)), ""
         case Vector():
             return "vector", feature.group, "divided by its length" if feature.normalize else "", str(feature.dim), ""
         case Match():
@@ -81,7 +85,11 @@ def _categories(spec: FeatureSpec, feature: AnyCategorical) -> tuple[str, str, s
     return feature.group, f"{feature.dtype}, {ids}", str(feature.dim), shared
 
 
-def _transform(feature: Numeric) -> str:
+def _width(feature: Number) -> int:
+    return feature.width if feature.is_number else feature.dim
+
+
+def _transform(feature: Number) -> str:
     cuts = f"{len(feature.edges)} edges" if feature.edges else f"{feature.buckets} quantiles"
     said = {"bucketize": cuts, "piecewise_linear": f"piecewise linear, {cuts}"}.get(
         feature.transform, feature.transform

@@ -17,6 +17,7 @@ from mixrank.schemas.features import (
     Action,
     Categorical,
     Cross,
+    Expression,
     FeatureSpec,
     History,
     Kind,
@@ -102,7 +103,7 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
                     yield Column(name, field.kind, length, width, history=feature.name)
             case Action() | TimeGap():
                 pass  # Read from the histories alone.
-            case Match() | Cross():
+            case Match() | Cross() | Expression():
                 pass  # Computed by Transform.
             case _:
                 assert_never(feature)

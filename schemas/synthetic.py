@@ -14,6 +14,7 @@ from mixrank.schemas.features import (
     Action,
     Categorical,
     Cross,
+    Expression,
     FeatureSpec,
     History,
     Match,
@@ -69,7 +70,7 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
                     row.update(_history(spec, feature, draw))
                 case Action() | TimeGap():
                     pass  # Drawn for every event of the histories.
-                case Match() | Cross():
+                case Match() | Cross() | Expression():
                     pass  # Computed by Transform.
                 case _:
                     assert_never(feature)

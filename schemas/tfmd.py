@@ -14,6 +14,7 @@ from mixrank.schemas.features import (
     Action,
     Categorical,
     Cross,
+    Expression,
     FeatureSpec,
     History,
     Match,
@@ -101,7 +102,7 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
                 _add_history(add, spec, feature)
             case Action() | TimeGap():
                 pass  # Columns of the histories.
-            case Match() | Cross():
+            case Match() | Cross() | Expression():
                 pass  # Computed by Transform.
             case _:
                 assert_never(feature)

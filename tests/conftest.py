@@ -151,6 +151,9 @@ def toy_spec() -> s.FeatureSpec:
             s.History("realtime", of=fields, length=4, window="within"),
             s.Match("had", of="clip", flags=("click",)),
             s.Cross("there", of=("page", "country", "clip"), group="item", vocab=s.Vocab(min_count=2, oov=3), dim=3),
+            s.Expression(
+                "rate", formula="price / (age + 1) - min(hour, 2)", group="item", transform="log1p_standardize"
+            ),
             s.Cross("habit", of=("country", "page"), group="user", vocab=s.Hash(size=40), dim=2),
         ),
     )

@@ -15,6 +15,7 @@ from mixrank.schemas import (
     Action,
     Categorical,
     Cross,
+    Expression,
     FeatureSpec,
     Hash,
     History,
@@ -98,6 +99,15 @@ CASES = {
         Cross(NAME, of=("person", "page", "clip"), group="item", vocab=Hash(size=9)),
         set(),
         10,
+        inputs=frozenset({NAME}),
+    ),
+    "expression": Case(
+        Expression(NAME, formula="price / (age + 1)", group="item"), set(), None, inputs=frozenset({NAME})
+    ),
+    "bucketized expression": Case(
+        Expression(NAME, formula="-age", group="user", transform="bucketize", buckets=3),
+        set(),
+        4,
         inputs=frozenset({NAME}),
     ),
     "match": Case(Match(NAME, of="tag", flags=("click",)), set(), None, inputs=frozenset({NAME})),

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from mixrank.components.baselines.example_arrays import ExampleArrays
 from mixrank.components.baselines.target_statistics import TargetStatistics
 from mixrank.components.baselines.task_kinds import TASK_BASELINES
-from mixrank.schemas import Action, Categorical, FeatureSpec, History, MultiCategorical, TimeGap
+from mixrank.schemas import Action, Categorical, Expression, FeatureSpec, History, MultiCategorical, TimeGap, evaluate
 
 # A feature with at most this many values is a category to the trees. scikit-learn allows 255, but learns little from
 # rare ones.
@@ -25,7 +25,7 @@ class BoostedTrees:
     * User, item, every `MultiCategorical`, `Cross` and `Categorical` of more than `CATEGORIES` values, scenario x user,
       scenario x item, and user x each other attribute of the item: `TargetStatistics` of all tasks.
     * Scenario and the other `Categorical`s: the value, as a category. An unseen one counts as missing.
-    * `Numeric` and `Vector`: the numbers.
+    * `Numeric`, `Vector` and `Expression`: the numbers.
     * `History`: number of events, share of each flag and the flags of the newest event, seconds since the newest and
       the oldest one; and of the events that share a value with the row, per field: number, share of each task among
       them, seconds since the newest.
@@ -155,6 +155,8 @@ class BoostedTrees:
         for feature in self.spec.inputs:
             if feature.kind == "float":
                 found |= _numbers(feature.name, rows.columns[feature.name])
+        for expression in self.spec.expressions:
+            found[expression.name] = _expressed(self.spec, expression, rows)
         for history in self.spec.histories:
             found |= {f"{history.name}.{name}": column for name, column in _history(self.spec, history, rows)}
         return pd.DataFrame({name: np.asarray(column, np.float32) for name, column in found.items()})
@@ -183,6 +185,27 @@ def _numbers(name: str, column: NDArray[Any]) -> dict[str, NDArray[Any]]:
     if column.ndim == 1:
         return {name: column}
     return {f"{name}.{place}": numbers for place, numbers in enumerate(column.T)}
+
+
+def _expressed(spec: FeatureSpec, expression: Expression, rows: ExampleArrays) -> NDArray[np.float32]:
+    """The value of an `Expression`, NaN where it is missing."""
+    numbers = {}
+    for feature in spec.numbers:
+        if feature.name in expression.of:
+            column = rows.columns[feature.name]
+            instead = np.float32(np.nan if feature.default is None else feature.default)
+            numbers[feature.name] = np.where(np.isnan(column), instead, column)
+    functions: dict[str, Any] = {
+        "abs": np.abs,
+        "exp": np.exp,
+        "log1p": np.log1p,
+        "max": np.maximum,
+        "min": np.minimum,
+        "sqrt": np.sqrt,
+    }
+    with np.errstate(all="ignore"):
+        value = evaluate(expression.formula, numbers, functions, np.float32)
+    return np.where(np.isfinite(value), value, np.float32(np.nan))
 
 
 def _crossed(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.int64]:

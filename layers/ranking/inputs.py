@@ -10,6 +10,7 @@ from mixrank.schemas import (
     Action,
     Categorical,
     Cross,
+    Expression,
     FeatureSpec,
     History,
     Match,
@@ -96,7 +97,7 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
                 result[feature.name] = 2 ** len(feature.flags) + 1
             case TimeGap():
                 result[feature.name] = feature.buckets + 1
-            case Numeric():
+            case Numeric() | Expression():
                 if not feature.is_number:
                     result[feature.name] = feature.intervals + 1
             case History():

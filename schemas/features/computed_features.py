@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mixrank.schemas.features.encodings import Encoding, Hash
+from mixrank.schemas.features.formulas import names_in
 from mixrank.schemas.features.named import Dtype, Group, Kind, Valued
+from mixrank.schemas.features.row_features import Number
 
 
 class Match(Valued):
@@ -89,3 +91,33 @@ class Cross(Valued):
     @property
     def functions(self) -> int:
         return self.vocab.functions
+
+
+class Expression(Number):
+    """A number that is computed from other numbers of the row.
+
+    Computed by Transform from the raw numbers, in 32 bits, in training and in the exported graph alike: neither a log
+    nor a request has a column of it. Where one of its numbers is missing and has no `default`, or the value is not
+    finite (a division by zero), it is missing.
+
+    Args:
+        formula: arithmetic over `Numeric` features: `+ - * /`, numbers, and the functions `abs`, `exp`, `log1p`, `max`,
+            `min` and `sqrt`.
+        group: "item" if one of them describes the item, else "user" or "context".
+        (others as in `Number`)
+    """
+
+    type: Literal["expression"] = "expression"
+    formula: str
+
+    @field_validator("formula")
+    @classmethod
+    def _check_formula(cls, formula: str) -> str:
+        if not names_in(formula):
+            raise ValueError(f"`formula` must name a column, received {formula!r}")
+        return formula
+
+    @property
+    def of(self) -> tuple[str, ...]:
+        """The columns that it is computed from."""
+        return names_in(self.formula)

@@ -115,8 +115,8 @@ class MultiCategorical(Valued):
         return self.max_length
 
 
-class Numeric(Valued):
-    """One number per row.
+class Number(Valued):
+    """How a number enters a model.
 
     Transforms, applied in training and in the exported graph alike, after `default` and `clip`:
 
@@ -144,14 +144,12 @@ class Numeric(Valued):
         clip: (lowest, highest) or None. A number outside becomes the nearer of both.
         default: float or None. Stands for a missing number. If None, a missing number is one of its own for
             "bucketize" and "piecewise_linear", and 0 before the other transforms.
-        drift: float in (0, 1] or None. Jensen-Shannon divergence above which validation stops the run.
 
     Raises:
         ValueError: edges that do not ascend, or that the transform does not take; both `edges` and `buckets`; a `clip`
             whose lowest number is not below its highest.
     """
 
-    type: Literal["numeric"] = "numeric"
     group: Group
     transform: Literal["none", "log1p", "standardize", "log1p_standardize", "bucketize", "piecewise_linear"] = (
         "standardize"
@@ -161,12 +159,10 @@ class Numeric(Valued):
     dim: int = Field(default=8, ge=1)
     clip: tuple[Finite, Finite] | None = None
     default: Finite | None = None
-    required: bool = False
-    drift: float | None = Field(default=None, gt=0, le=1)
 
     @model_validator(mode="after")
-    def _check(self) -> Numeric:
-        what = f"numeric `{self.name}`"
+    def _check(self) -> Number:
+        what = f"{type(self).__name__.lower()} `{self.name}`"
         if self.clip is not None and self.clip[0] >= self.clip[1]:
             raise ValueError(f"{what}: `clip` takes (lowest, highest), received {self.clip}")
         if not self.edges:
@@ -201,6 +197,20 @@ class Numeric(Valued):
     @property
     def is_number(self) -> bool:
         return self.transform != "bucketize"
+
+
+class Numeric(Number):
+    """One number per row.
+
+    Args:
+        (others as in `Number`)
+        required: bool. Whether a serving request must carry it.
+        drift: float in (0, 1] or None. Jensen-Shannon divergence above which validation stops the run.
+    """
+
+    type: Literal["numeric"] = "numeric"
+    required: bool = False
+    drift: float | None = Field(default=None, gt=0, le=1)
 
 
 class Vector(Valued):

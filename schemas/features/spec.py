@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from mixrank.schemas.features.computed_features import Cross, Match
+from mixrank.schemas.features.computed_features import Cross, Expression, Match
 from mixrank.schemas.features.encodings import Vocab
 from mixrank.schemas.features.event_features import Action, History, TimeGap
 from mixrank.schemas.features.keys import KEYS, EventTime, Key, Label, Scenario
-from mixrank.schemas.features.row_features import Categorical, MultiCategorical, Vector
+from mixrank.schemas.features.named import Group
+from mixrank.schemas.features.row_features import Categorical, MultiCategorical, Numeric, Vector
 from mixrank.schemas.features.unions import (
     AnyCategorical,
     EventField,
@@ -90,6 +91,7 @@ class FeatureSpec(Declaration):
         self._check_histories()
         self._check_matches()
         self._check_crosses()
+        self._check_expressions()
         self._check_tables()
         return self
 
@@ -161,10 +163,23 @@ class FeatureSpec(Declaration):
                     )
             if len(set(cross.of)) != len(cross.of):
                 raise ValueError(f"{what} must be of distinct features, received {cross.of}")
-            of_item = any(name in known and known[name].group == "item" for name in cross.of)
-            if (cross.group == "item") is not of_item:
-                group = "item" if of_item else "user or context"
-                raise ValueError(f"{what} is of {cross.of}: it must be of group {group}, not {cross.group}")
+            self._check_group(what, cross.of, cross.group)
+
+    def _check_expressions(self) -> None:
+        known = [feature.name for feature in self.numbers]
+        for expression in self.expressions:
+            what = f"expression `{expression.name}`"
+            for name in expression.of:
+                if name not in known:
+                    raise ValueError(f"{what} is of `{name}`, which must be a Numeric{nearest(name, known)}")
+            self._check_group(what, expression.of, expression.group)
+
+    def _check_group(self, what: str, of: tuple[str, ...], group: Group) -> None:
+        """Refuses a group other than that of what a feature is computed from."""
+        of_item = any(feature.name in of and feature.group == "item" for feature in self.inputs)
+        if (group == "item") is not of_item:
+            right = "item" if of_item else "user or context"
+            raise ValueError(f"{what} is of {of}: it must be of group {right}, not {group}")
 
     def _check_tables(self) -> None:
         owners = {feature.name: feature for feature in self.categorical if feature.table is None}
@@ -207,6 +222,14 @@ class FeatureSpec(Declaration):
     @property
     def crosses(self) -> tuple[Cross, ...]:
         return tuple(feature for feature in self.features if isinstance(feature, Cross))
+
+    @property
+    def numbers(self) -> tuple[Numeric, ...]:
+        return tuple(feature for feature in self.features if isinstance(feature, Numeric))
+
+    @property
+    def expressions(self) -> tuple[Expression, ...]:
+        return tuple(feature for feature in self.features if isinstance(feature, Expression))
 
     @property
     def looked_up(self) -> tuple[LookedUp, ...]:

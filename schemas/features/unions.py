@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeGuard, assert_never
 
-from mixrank.schemas.features.computed_features import Cross, Match
+from mixrank.schemas.features.computed_features import Cross, Expression, Match
 from mixrank.schemas.features.event_features import Action, History, TimeGap
 from mixrank.schemas.features.row_features import Categorical, MultiCategorical, Numeric, Vector
 
@@ -14,7 +14,7 @@ from mixrank.schemas.features.row_features import Categorical, MultiCategorical,
 AnyCategorical = Categorical | MultiCategorical
 LookedUp = AnyCategorical | Cross
 RowFeature = AnyCategorical | Numeric | Vector
-ModelFeature = RowFeature | Match | Cross
+ModelFeature = RowFeature | Match | Cross | Expression
 EventField = AnyCategorical | Action | TimeGap
 Feature = ModelFeature | Action | TimeGap | History
 
@@ -24,7 +24,7 @@ def is_of_row(feature: Feature) -> TypeGuard[RowFeature]:
     match feature:
         case Categorical() | MultiCategorical() | Numeric() | Vector():
             return True
-        case Match() | Cross() | Action() | TimeGap() | History():
+        case Match() | Cross() | Expression() | Action() | TimeGap() | History():
             return False
         case _:
             assert_never(feature)
@@ -32,7 +32,7 @@ def is_of_row(feature: Feature) -> TypeGuard[RowFeature]:
 
 def is_read(feature: Feature) -> TypeGuard[ModelFeature]:
     """Whether a model reads the feature as a vector of the row."""
-    return is_of_row(feature) or isinstance(feature, Match | Cross)
+    return is_of_row(feature) or isinstance(feature, Match | Cross | Expression)
 
 
 def is_of_event(feature: Feature) -> TypeGuard[EventField]:
@@ -42,7 +42,7 @@ def is_of_event(feature: Feature) -> TypeGuard[EventField]:
             return feature.group == "item"
         case Action() | TimeGap():
             return True
-        case Numeric() | Vector() | Match() | Cross() | History():
+        case Numeric() | Vector() | Match() | Cross() | Expression() | History():
             return False
         case _:
             assert_never(feature)

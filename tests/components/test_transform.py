@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.components.transform import KEYS, history_values, matched, numeric, vector, weights_of
-from mixrank.schemas import FeatureSpec, History, Match, MultiCategorical, Numeric, TimeGap, Vector
+from mixrank.components.transform import KEYS, expressed, history_values, matched, numeric, vector, weights_of
+from mixrank.schemas import Expression, FeatureSpec, History, Match, MultiCategorical, Numeric, TimeGap, Vector
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +159,28 @@ def test_a_hashed_cross_is_the_same_wherever_its_values_are(transformed):
         else:
             assert 1 <= ids.setdefault((old["country"], old["page"]), new["habit"]) == new["habit"] <= 40
     assert len(ids) > 100 and len(set(ids.values())) > 30
+
+
+def test_an_expression_is_computed_from_the_raw_numbers(transformed):
+    raw = []
+    for old, _ in transformed:
+        price, age, hour = (math.nan if old[name] is None else old[name] for name in ("price", "age", "hour"))
+        # Only the hour has a default.
+        value = price / (age + 1) - min(3.0 if math.isnan(hour) else hour, 2)
+        raw.append(0.0 if math.isnan(value) else math.copysign(math.log1p(abs(value)), value))
+    assert 0.0 in raw
+    expected = (np.array(raw) - np.mean(raw)) / np.std(raw)
+    np.testing.assert_allclose([new["rate"] for _, new in transformed], expected, atol=2e-5)
+
+
+def test_an_expression_without_a_finite_value_is_missing(toy_spec):
+    rate = Expression("rate", formula="sqrt(price) / age", group="item", transform="none", default=-7.0)
+    spec = toy_spec.model_copy(update={"features": (*toy_spec.features, rate)})
+    raw = {
+        "price": tf.ragged.constant([[4.0], [1.0], [-1.0], [], [9.0]], row_splits_dtype=tf.int64),
+        "age": tf.ragged.constant([[2.0], [0.0], [1.0], [1.0], []], row_splits_dtype=tf.int64),
+    }
+    np.testing.assert_array_equal(expressed(spec, rate, raw), [1.0, -7.0, -7.0, -7.0, -7.0])
 
 
 def test_values_that_are_missing_match_nothing(toy_spec):

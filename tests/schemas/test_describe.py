@@ -40,6 +40,7 @@ def test_every_column_of_the_spec_has_a_row(toy_spec):
         ("realtime", "history, real-time"),
         ("had", "match"),
         ("there", "cross"),
+        ("rate", "expression"),
         ("habit", "cross"),
     ]
 
@@ -54,6 +55,8 @@ def test_encodings_are_told_apart(toy_spec):
     assert one(toy_spec, "look")["encoding"] == "divided by its length"
     assert one(toy_spec, "last")["encoding"] == "str, table of clip"
     assert one(toy_spec, "habit")["encoding"] == "country x page, hash 40"
+    said = "price / (age + 1) - min(hour, 2), log1p_standardize"
+    assert one(toy_spec, "rate")["encoding"] == said
     assert one(toy_spec, "action")["encoding"] == "click + buy"
     assert one(toy_spec, "page")["encoding"] == "3 values"
     assert one(toy_spec, "buy")["encoding"] == "weight 0.5, given click"

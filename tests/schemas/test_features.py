@@ -255,6 +255,39 @@ def test_a_table_has_one_owner():
     assert [feature.name for feature in declared.looked_up] == ["clip"] and list(declared.vocabularies) == ["clip"]
 
 
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [
+        ("age +", r"`formula` is no arithmetic, received 'age \+'"),
+        ("1 + 2", "must name a column"),
+        ("age ** 2", r"'age \*\* 2' is something else"),
+        ("age > 2", "'age > 2' is something else"),
+        ("age + '1'", "\"'1'\" is something else"),
+        ("age + True", "'True' is something else"),
+        ("age + 1e999", "'1e999' is something else"),
+        ("age.real", "'age.real' is something else"),
+        ("[age]", r"'\[age\]' is something else"),
+        ("__import__('os')", "calls '__import__', which is no function of it; expected one of `abs`"),
+        ("age.pop()", r"calls 'age.pop\(\)', which is no function"),
+        ("lgo1p(age)", r"calls 'lgo1p', .* did you mean `log1p`"),
+        ("max(age)", r"`max` of `formula` takes 2 numbers, received 'max\(age\)'"),
+        ("age" + "+1" * 300, "may have 500 characters, received 603"),
+        ("(" * 250 + "age" + ")" * 240, "is no arithmetic"),
+        ("aeg + 1", r"expression `x` is of `aeg`, which must be a Numeric; did you mean `age`"),
+        ("clip + 1", "is of `clip`, which must be a Numeric"),
+        ("price / age", "it must be of group item, not user"),
+    ],
+)
+def test_an_expression_is_arithmetic_over_numbers_of_the_row(formula, message):
+    numbers = (s.Numeric("age", group="user"), s.Numeric("price", group="item"))
+    with pytest.raises(ValueError, match=message):
+        spec(CLIP, *numbers, s.Expression("x", formula=formula, group="user"))
+
+
+def test_an_expression_names_its_columns_once():
+    assert s.Expression("x", formula=" -(b + a) * log1p(b) ", group="user").of == ("b", "a")
+
+
 def test_a_cross_needs_two_features():
     with pytest.raises(ValueError, match="at least 2 items"):
         s.Cross("x", of=("clip",), group="item")

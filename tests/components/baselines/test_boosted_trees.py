@@ -54,6 +54,17 @@ def test_trees_learn_an_interaction_that_log_odds_do_not_add_up_to(group):
     assert auc(later.columns["click"], trees) > 0.77
 
 
+def test_trees_read_the_value_of_an_expression():
+    spec = plain_spec(
+        s.Numeric("age", group="user", default=2.0),
+        s.Expression("each", formula="max(price, 1) / (age - 1)", group="item"),
+    )
+    age, price = np.float32([3, np.nan, 1, 5]), np.float32([4, 0.5, 2, np.nan])
+    rows = plain_rows(4, age=age, price=price)
+    found = BoostedTrees(spec, trees=1).fit(rows, np.zeros(4)).features(rows)["each"]
+    np.testing.assert_array_equal(found, [2.0, 1.0, np.nan, np.nan])
+
+
 def test_trees_read_the_rate_of_a_cross():
     brands, colors = s.Categorical("brand", group="item"), s.Categorical("color", group="item")
     cross = s.Cross("look", of=("brand", "color", "page"), group="item")
