@@ -64,7 +64,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
     spec = datasets.load(options.dataset).spec
     params = match(name, options.params, widths(spec), spec.tasks, spec.scenario.values, preset="tiny")
-    sizes = {feature.name: VOCABULARY for feature in spec.categorical}
+    sizes = {feature.name: VOCABULARY for feature in spec.looked_up}
     before = peak_mb()
     model = build_ranker(spec, sizes, model=name, params=params)
     parts = {part.name: part for part in counts(model)}

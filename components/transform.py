@@ -6,6 +6,7 @@ that a served request and a training row go through the same code.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, assert_never
@@ -17,19 +18,28 @@ from mixrank.schemas import (
     KEYS,
     Action,
     Categorical,
+    Cross,
     EventField,
+    Expression,
     FeatureSpec,
     Hash,
     History,
+    LookedUp,
     Match,
     MultiCategorical,
+    Number,
     Numeric,
     RowFeature,
     Scenario,
     TimeGap,
+    Vector,
     Vocab,
+    evaluate,
 )
 from mixrank.schemas.encode import PADDING
+
+# Stands between the values of a combination: the unit separator of ASCII.
+BETWEEN = "\x1f"
 
 
 def preprocessing_fn(inputs: Mapping[str, tf.RaggedTensor], custom_config: Mapping[str, Any]) -> dict[str, tf.Tensor]:
@@ -51,15 +61,24 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
     outputs = {spec.scenario.name: scenario_id(spec.scenario, inputs[spec.scenario.name])}
     for feature in spec.inputs:
         outputs[feature.name] = row_values(feature, inputs[feature.name])
+    for column, feature in spec.weights.items():
+        outputs[column] = weights_of(feature, inputs[column])
     for history in spec.histories:
         for column, field in spec.history_fields(history):
             outputs[column] = history_values(history, field, inputs[column])
     # Before values become ids, of which all rare ones have the same.
     matches = {match.name: matched(spec, match, outputs, inputs) for match in spec.matches}
-    for feature in spec.categorical:
-        categories = {column: outputs[column] for column in spec.columns_of(feature)}
-        outputs |= category_ids(feature, categories, inputs[feature.name])
+    crosses = {cross.name: crossed(spec, cross, outputs, inputs[spec.scenario.name]) for cross in spec.crosses}
+    for owner in spec.categorical:
+        sharing = [feature for feature in spec.categorical if feature.owner == owner.name]
+        categories = {column: outputs[column] for feature in sharing for column in spec.columns_of(feature)}
+        if sharing:
+            outputs |= category_ids(owner, categories, inputs[owner.name])
+    for cross in spec.crosses:
+        text = crosses[cross.name]
+        outputs |= category_ids(cross, {cross.name: text}, tf.boolean_mask(text, tf.not_equal(text, PADDING["str"])))
     outputs |= matches
+    outputs |= {each.name: expressed(spec, each, inputs) for each in spec.expressions}
     labels = {label.name: tf.cast(first(inputs[label.name], 0), tf.float32) / label.scale for label in spec.labels}
     for label in spec.labels:
         value = labels[label.name]
@@ -79,7 +98,7 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
 
 
 def row_values(feature: RowFeature, values: tf.RaggedTensor) -> tf.Tensor:
-    """Numbers or raw categories of a row feature, `[batch]`, or `[batch, max_length]` if it is multi-valued."""
+    """Numbers or raw categories of a row feature, `[batch, *shape]`."""
     match feature:
         case Categorical():
             return first(values, PADDING[feature.dtype])
@@ -87,6 +106,8 @@ def row_values(feature: RowFeature, values: tf.RaggedTensor) -> tf.Tensor:
             return padded(values, feature.max_length, PADDING[feature.dtype])
         case Numeric():
             return numeric(feature, values)
+        case Vector():
+            return vector(feature, values)
         case _:
             assert_never(feature)
 
@@ -112,7 +133,7 @@ def scenario_id(scenario: Scenario, values: tf.RaggedTensor) -> tf.Tensor:
     )
 
 
-def count_vocabulary(name: str, vocab: Vocab, values: tf.RaggedTensor) -> Any:
+def count_vocabulary(name: str, vocab: Vocab, values: tf.RaggedTensor | tf.Tensor) -> Any:
     """Counts a vocabulary over the training split; returns its asset path.
 
     Only impressions are counted, never histories: a history repeats an event once per later impression, which would
@@ -128,14 +149,14 @@ def count_vocabulary(name: str, vocab: Vocab, values: tf.RaggedTensor) -> Any:
 
 
 def category_ids(
-    feature: Categorical | MultiCategorical, columns: Mapping[str, tf.Tensor], counted: tf.RaggedTensor
+    feature: LookedUp, columns: Mapping[str, tf.Tensor], counted: tf.RaggedTensor | tf.Tensor
 ) -> dict[str, tf.Tensor]:
     """Ids of a feature's columns, 0 where a value is the padding; same shapes.
 
     All columns are looked up at once, so that a graph reads the vocabulary into memory once.
 
     Args:
-        feature: its `vocab` says how ids are made.
+        feature: its `vocab` says how ids are made; the columns are its own and those of features that use its table.
         columns: column -> dense raw values, int64 or string.
         counted: the values that its vocabulary is counted on.
     """
@@ -159,19 +180,103 @@ def category_ids(
 
 
 def numeric(feature: Numeric, values: tf.RaggedTensor) -> tf.Tensor:
-    """Transformed number, float32 `[batch]`; for "bucketize" the id 1..buckets of its quantile, 0 where missing."""
-    value = first(values, feature.default)
+    """Transformed number: float32 `[batch, *shape]`, or int64 ids `[batch]` for "bucketize"."""
+    return transformed(feature, first(values, math.nan))
+
+
+def expressed(spec: FeatureSpec, expression: Expression, raw: Mapping[str, tf.RaggedTensor]) -> tf.Tensor:
+    """The value of an `Expression`, transformed, as in `numeric`.
+
+    Its numbers may have different batches, one of which is 1: a request has one user for all of its candidates.
+
+    Args:
+        spec, expression: the declaration.
+        raw: column -> ragged values.
+    """
+    numbers = {}
+    for feature in spec.numbers:
+        if feature.name in expression.of:
+            value = first(raw[feature.name], math.nan)
+            instead = tf.fill(tf.shape(value), math.nan if feature.default is None else feature.default)
+            numbers[feature.name] = tf.where(tf.math.is_finite(value), value, instead)
+    functions = {
+        "abs": tf.abs,
+        "exp": tf.exp,
+        "log1p": tf.math.log1p,
+        "max": tf.maximum,
+        "min": tf.minimum,
+        "sqrt": tf.sqrt,
+    }
+    value = evaluate(expression.formula, numbers, functions, lambda number: tf.constant(number, tf.float32))
+    return transformed(expression, value)
+
+
+def transformed(feature: Number, value: tf.Tensor) -> tf.Tensor:
+    """`Number.transform` of a number `[batch]` that is missing where it is not finite."""
+    default = 0.0 if feature.default is None else feature.default
     # NaN and infinity would pass through every layer; they count as missing.
-    missing = tf.logical_or(values.row_lengths() == 0, tf.logical_not(tf.math.is_finite(value)))
-    value = tf.where(missing, tf.fill(tf.shape(value), feature.default), value)
+    absent = tf.logical_not(tf.math.is_finite(value))
+    value = tf.where(absent, tf.fill(tf.shape(value), default), value)
+    if feature.clip is not None:
+        value = tf.clip_by_value(value, *feature.clip)
+    # Where something stands for it, a missing number is one like any other.
+    missing = absent if feature.default is None else tf.zeros_like(absent)
     if feature.transform == "bucketize":
-        buckets = tft.bucketize(value, feature.buckets)
-        return tf.where(missing, tf.zeros_like(buckets), buckets + 1)
+        ids = 1 + tft.apply_buckets(value, _bounds(feature, value, missing))
+        return tf.where(missing, tf.zeros_like(ids), ids)
+    if feature.transform == "piecewise_linear":
+        return _piecewise_linear(feature, value, missing)
     if feature.transform.startswith("log1p"):
         value = tf.sign(value) * tf.math.log1p(tf.abs(value))
     if feature.transform.endswith("standardize"):
         value = tft.scale_to_z_score(value)
     return value
+
+
+def _bounds(feature: Number, value: tf.Tensor, missing: tf.Tensor) -> tf.Tensor:
+    """Declared edges, or quantiles of the training rows without the missing ones, `[1, edges]`."""
+    if feature.edges:
+        return tf.constant([feature.edges], tf.float32)
+    # NaN is not counted. The tolerance is that of `tft.bucketize`.
+    counted = tf.where(missing, tf.fill(tf.shape(value), math.nan), value)
+    return tft.quantiles(counted, feature.buckets, epsilon=min(1 / feature.buckets, 0.01))
+
+
+def _piecewise_linear(feature: Number, value: tf.Tensor, missing: tf.Tensor) -> tf.Tensor:
+    """`Number`'s "piecewise_linear", float32 `[batch, width]`."""
+    edges = tf.reshape(_bounds(feature, value, missing), [-1])
+    if not feature.edges:
+        # Beside the quantiles, the smallest and the largest number of the training rows.
+        low = tft.min(tf.where(missing, tf.fill(tf.shape(value), math.inf), value))
+        high = tft.max(tf.where(missing, tf.fill(tf.shape(value), -math.inf), value))
+        # Without any number there is nothing to divide.
+        low, high = (tf.where(tf.math.is_finite(end), end, 0.0) for end in (low, high))
+        edges = tf.concat([low[None], edges, high[None]], axis=0)
+    left, right = edges[:-1], edges[1:]
+    passed = value[:, None] - left
+    parts = tf.where(right > left, tf.math.divide_no_nan(passed, right - left), tf.cast(passed >= 0, tf.float32))
+    parts = tf.where(missing[:, None], tf.zeros_like(parts), tf.clip_by_value(parts, 0.0, 1.0))
+    if feature.default is None:
+        parts = tf.concat([tf.cast(missing[:, None], tf.float32), parts], axis=1)
+    return tf.reshape(parts, [-1, feature.width])
+
+
+def vector(feature: Vector, values: tf.RaggedTensor) -> tf.Tensor:
+    """Its numbers, float32 `[batch, dim]`; zeros where they are missing, not all there or not all finite."""
+    dense = padded(values, feature.dim, math.nan)
+    whole = tf.reduce_all(tf.math.is_finite(dense), axis=1, keepdims=True)
+    dense = tf.where(whole, dense, tf.zeros_like(dense))
+    if feature.normalize:
+        # Of the largest number first, whose square may not fit into 32 bits.
+        dense = tf.math.divide_no_nan(dense, tf.reduce_max(tf.abs(dense), axis=1, keepdims=True))
+        dense = tf.math.divide_no_nan(dense, tf.norm(dense, axis=1, keepdims=True))
+    return dense
+
+
+def weights_of(feature: LookedUp, values: tf.RaggedTensor) -> tf.Tensor:
+    """Weights of the values of a row, float32 `[batch, max_length]`; 1 where there is none."""
+    weights = padded(values, feature.width, math.nan)
+    return tf.where(tf.math.is_finite(weights), tf.maximum(weights, 0.0), tf.ones_like(weights))
 
 
 def matched(
@@ -218,6 +323,28 @@ def matched(
         numbers.append(1 / (1 + tf.math.log1p(hours)))
     numbers += [tf.add_n(found) / (count + 1) for found in outcomes.values()]
     return tf.stack(numbers, axis=1)
+
+
+def crossed(spec: FeatureSpec, cross: Cross, values: Mapping[str, tf.Tensor], scenario: tf.RaggedTensor) -> tf.Tensor:
+    """The raw category of a `Cross`, text `[batch]`: its values one behind the other, or "" where one is missing.
+
+    The values may have different batches, one of which is 1: a request has one user for all of its candidates.
+
+    Args:
+        spec, cross: the declaration.
+        values: column -> raw categories, as of `row_values`.
+        scenario: raw values of the scenario.
+    """
+    texts, missing = [], []
+    for name in cross.of:
+        value = first(scenario, PADDING[spec.scenario.dtype]) if name == spec.scenario.name else values[name]
+        is_text = value.dtype == tf.string
+        texts.append(value if is_text else tf.strings.as_string(value))
+        missing.append(tf.equal(value, tf.constant(PADDING["str" if is_text else "int"], value.dtype)))
+    rows = functools.reduce(tf.broadcast_dynamic_shape, map(tf.shape, texts))
+    joined = tf.strings.join([tf.broadcast_to(text, rows) for text in texts], separator=BETWEEN)
+    lacking = tf.reduce_any(tf.stack([tf.broadcast_to(each, rows) for each in missing]), axis=0)
+    return tf.where(lacking, tf.fill(rows, PADDING["str"]), joined)
 
 
 def _comparable(values: tf.Tensor) -> tf.Tensor:

@@ -24,4 +24,4 @@ from .tokens import FieldTokens as FieldTokens
 from .tokens import HistoryMask as HistoryMask
 from .tokens import IdEmbedding as IdEmbedding
 from .tokens import InteractThenSplit as InteractThenSplit
-from .tokens import MaskedMean as MaskedMean
+from .tokens import ValuePooling as ValuePooling

@@ -109,7 +109,7 @@ def toy_spec() -> FeatureSpec:
             Categorical("person", group="user", dim=5),
             Numeric("age", group="user"),
             Categorical("clip", group="item", dim=6),
-            MultiCategorical("tag", group="item", max_length=2, dim=3),
+            MultiCategorical("tag", group="item", max_length=2, pooling="attention", dim=3),
             Numeric("seconds", group="item", transform="bucketize", buckets=4, dim=2),
             Categorical("country", group="context", dim=4),
             Action("action", flags=("click", "like"), dim=2),

@@ -138,10 +138,11 @@ class Columns:
     """
 
     def __init__(self, spec: FeatureSpec) -> None:
-        looked_up = [spec.scenario, *(feature for feature in spec.model_features if not feature.is_number)]
+        looked_up = [feature for feature in spec.model_features if not feature.is_number]
         fields = [pair for history in spec.histories for pair in spec.history_fields(history)]
-        several = {feature.name: feature.functions for feature in spec.categorical}
-        self.tables = {f.name: f.name for f in looked_up} | {column: field.name for column, field in fields}
+        several = {feature.name: feature.functions for feature in spec.looked_up}
+        self.tables = {spec.scenario.name: spec.scenario.name} | {f.name: f.owner for f in looked_up}
+        self.tables |= {column: field.owner for column, field in fields}
         self.functions = {table: several.get(table, 1) for table in self.tables.values()}
         self.numbers = {feature.name: feature.width for feature in spec.model_features if feature.is_number}
 

@@ -7,16 +7,21 @@ from typing import assert_never
 
 from mixrank.schemas.features import (
     Action,
+    AnyCategorical,
     Categorical,
+    Cross,
     Encoding,
+    Expression,
     Feature,
     FeatureSpec,
     Hash,
     History,
     Match,
     MultiCategorical,
+    Number,
     Numeric,
     TimeGap,
+    Vector,
     Vocab,
 )
 
@@ -48,18 +53,25 @@ def describe(spec: FeatureSpec) -> Iterator[tuple[str, str, str, str, str, str]]
 
 def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, str]:
     match feature:
-        case Categorical() | MultiCategorical():
-            kind = "categorical" if feature.max_values is None else f"up to {feature.max_values} categories"
-            shared = ", ".join(spec.columns_of(feature)[1:])
-            return kind, feature.group, f"{feature.dtype}, {_encoding(feature.vocab)}", str(feature.dim), shared
+        case Categorical():
+            return "categorical", *_categories(spec, feature)
+        case MultiCategorical():
+            pooled = "" if feature.pooling == "mean" else f", {feature.pooling}"
+            weighted = "" if feature.weights is None else ", weighted"
+            return f"up to {feature.max_length} categories{weighted}{pooled}", *_categories(spec, feature)
         case Numeric():
-            if feature.is_number:
-                return "numeric", feature.group, feature.transform, "1", ""
-            return "numeric", feature.group, f"{feature.buckets} quantiles", str(feature.dim), ""
+            return "numeric", feature.group, _transform(feature), str(_width(feature)), ""
+        case Expression():
+            said = f"{feature.formula}, {_transform(feature)}"
+            return "expression", feature.group, said, str(_width(feature)), ""
+        case Vector():
+            return "vector", feature.group, "divided by its length" if feature.normalize else "", str(feature.dim), ""
         case Match():
             where = ", ".join(history.name for history in spec.searched(feature))
             counted = ", ".join(("count", *(["recency"] if feature.recency else []), *feature.flags))
             return "match", feature.group, f"{feature.of} in {where}: {counted}", str(feature.width), ""
+        case Cross():
+            return "cross", feature.group, f"{' x '.join(feature.of)}, {_encoding(feature.vocab)}", str(feature.dim), ""
         case Action():
             return "action", "event", " + ".join(feature.flags), str(feature.dim), ", ".join(spec.columns_of(feature))
         case TimeGap():
@@ -71,6 +83,25 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             return f"history, {when}", "user", f"{feature.length} newest{only}", "", ", ".join(feature.of)
         case _:
             assert_never(feature)
+
+
+def _categories(spec: FeatureSpec, feature: AnyCategorical) -> tuple[str, str, str, str]:
+    weights = [column for column, weighted in spec.weights.items() if weighted.name == feature.name]
+    shared = ", ".join([*spec.columns_of(feature)[1:], *weights])
+    ids = _encoding(feature.vocab) if feature.table is None else f"table of {feature.table}"
+    return feature.group, f"{feature.dtype}, {ids}", str(feature.dim), shared
+
+
+def _width(feature: Number) -> int:
+    return feature.width if feature.is_number else feature.dim
+
+
+def _transform(feature: Number) -> str:
+    cuts = f"{len(feature.edges)} edges" if feature.edges else f"{feature.buckets} quantiles"
+    said = {"bucketize": cuts, "piecewise_linear": f"piecewise linear, {cuts}"}.get(
+        feature.transform, feature.transform
+    )
+    return said if feature.clip is None else f"{said}, clipped to {feature.clip[0]:g}..{feature.clip[1]:g}"
 
 
 def _encoding(vocab: Encoding) -> str:

@@ -1,8 +1,8 @@
 """A row of a spec <-> serialized tf.Example and JSON instance, with readable errors.
 
 A row is a mapping column -> value: a scalar or None for keys, time (milliseconds), scenario, labels, `Categorical` and
-`Numeric`; a list for `MultiCategorical` and for history columns (newest event first; a `MultiCategorical` field takes
-`max_length` values per event). This is the layout of the example files and of serving requests alike.
+`Numeric`; a list for `MultiCategorical`, `Vector` and for history columns (newest event first; a `MultiCategorical`
+field takes `max_length` values per event). This is the layout of the example files and of serving requests alike.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any, assert_never
 from mixrank.schemas.features import (
     Action,
     Categorical,
+    Cross,
+    Expression,
     FeatureSpec,
     History,
     Kind,
@@ -23,6 +25,7 @@ from mixrank.schemas.features import (
     MultiCategorical,
     Numeric,
     TimeGap,
+    Vector,
 )
 from mixrank.schemas.naming import nearest
 from mixrank.schemas.safe_text import shown
@@ -46,6 +49,8 @@ class Column:
         kind: "int", "float" or "str".
         length: int or None. Maximum number of values of a list column; None for a single value.
         width: int >= 1. Values per event of a history column, else 1.
+        exact: bool. Whether a list is empty or has `length` values.
+        weighs: the column whose values its numbers are the weights of, or None.
         history: name of the history, or None.
         required: bool. Whether a serving request must carry it.
         optional: bool. Whether a training row may lack it, of a column that no request carries.
@@ -57,6 +62,8 @@ class Column:
     kind: Kind
     length: int | None = None
     width: int = 1
+    exact: bool = False
+    weighs: str | None = None
     history: str | None = None
     required: bool = False
     optional: bool = False
@@ -81,19 +88,28 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
         yield Column(name, "float", serving=False)
     if spec.position is not None:
         yield Column(spec.position.name, "int", optional=True, serving=False)
+    weights_of = {feature.name: column for column, feature in spec.weights.items()}
     for feature in spec.features:
         match feature:
-            case Categorical() | MultiCategorical() | Numeric():
-                required = feature.required or feature.name in (spec.user.name, spec.item.name)
+            case Categorical() | MultiCategorical() | Numeric() | Vector():
                 of_item = feature.group == "item"
-                yield Column(feature.name, feature.kind, feature.max_values, required=required, candidate=of_item)
+                yield Column(
+                    feature.name,
+                    feature.kind,
+                    feature.max_values,
+                    exact=feature.exact,
+                    required=feature.required or feature.name in (spec.user.name, spec.item.name),
+                    candidate=of_item,
+                )
+                if weights := weights_of.get(feature.name):
+                    yield Column(weights, "float", feature.max_values, weighs=feature.name, candidate=of_item)
             case History():
                 for name, field in spec.history_fields(feature):
                     length, width = feature.length * field.width, field.width
                     yield Column(name, field.kind, length, width, history=feature.name)
             case Action() | TimeGap():
                 pass  # Read from the histories alone.
-            case Match():
+            case Match() | Cross() | Expression():
                 pass  # Computed by Transform.
             case _:
                 assert_never(feature)
@@ -124,6 +140,7 @@ def _check_names(spec: FeatureSpec, known: Sequence[Column], row: Mapping[str, A
 
 def _check_values(spec: FeatureSpec, known: Iterable[Column], row: Mapping[str, Any], labels: bool) -> None:
     events: dict[str, tuple[str, int]] = {}
+    counts: dict[str, int] = {}
     labels_of = {label.name: label for label in spec.labels}
     for column in known:
         values = _values(column, row.get(column.name))
@@ -136,10 +153,26 @@ def _check_values(spec: FeatureSpec, known: Iterable[Column], row: Mapping[str, 
                     f"history `{column.history}` has {count} events in `{first}` "
                     f"but {len(values) // column.width} in `{column.name}`"
                 )
+        counts[column.name] = len(values)
+        # In the order of the columns, the values come first.
+        if column.weighs is not None and values:
+            _check_weights(column.name, values, column.weighs, counts[column.weighs])
         if values and (label := labels_of.get(column.name)):
             label_kind(label.kind).check(f"label `{column.name}`", values)
         if values and column.name in spec.row_weights and not values[0] >= 0:
             raise ValueError(f"row weight `{column.name}` must be >= 0, received {shown(values[0])}")
+
+
+def _check_weights(name: str, weights: Sequence[float], weighs: str, count: int) -> None:
+    """Refuses weights that are negative, or not as many as the values that they weigh.
+
+    Raises:
+        ValueError: naming both columns.
+    """
+    if len(weights) != count:
+        raise ValueError(f"column `{name}` has {len(weights)} weights for {count} values of `{weighs}`")
+    if min(weights) < 0:
+        raise ValueError(f"column `{name}` takes weights of at least 0, received {min(weights)}")
 
 
 def _values(column: Column, value: Any) -> list[Any]:
@@ -156,6 +189,8 @@ def _values(column: Column, value: Any) -> list[Any]:
         values = list(value or ())
         if len(values) > column.length:
             raise ValueError(f"column `{column.name}` takes at most {column.length} values, received {len(values)}")
+        if column.exact and len(values) not in (0, column.length):
+            raise ValueError(f"column `{column.name}` takes exactly {column.length} values, received {len(values)}")
         if len(values) % column.width:
             raise ValueError(
                 f"column `{column.name}` takes {column.width} values per event, received {len(values)} in all"

@@ -13,12 +13,15 @@ from typing import Any, assert_never
 from mixrank.schemas.features import (
     Action,
     Categorical,
+    Cross,
+    Expression,
     FeatureSpec,
     History,
     Match,
     MultiCategorical,
     Numeric,
     TimeGap,
+    Vector,
 )
 from mixrank.schemas.task_kinds import label_kind
 
@@ -55,14 +58,19 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
                 case MultiCategorical():
                     length = draw.randint(int(feature.required), feature.max_length)
                     row[feature.name] = [_value(feature.dtype, _skewed(draw)) for _ in range(length)]
+                    if feature.weights is not None:
+                        row[feature.weights] = [round(draw.uniform(0.1, 2), 3) for _ in range(length)]
                 case Numeric():
                     absent = draw.random() < missing and not feature.required
                     row[feature.name] = None if absent else round(draw.lognormvariate(1.0, 1.0), 3)
+                case Vector():
+                    absent = draw.random() < missing and not feature.required
+                    row[feature.name] = [] if absent else [round(draw.gauss(0, 1), 3) for _ in range(feature.dim)]
                 case History():
                     row.update(_history(spec, feature, draw))
                 case Action() | TimeGap():
                     pass  # Drawn for every event of the histories.
-                case Match():
+                case Match() | Cross() | Expression():
                     pass  # Computed by Transform.
                 case _:
                     assert_never(feature)

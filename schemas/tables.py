@@ -408,18 +408,16 @@ class Dataset(Declaration):
         self._check_popularity()
         self._check_rows()
         sources = {rule.column: name for name, rule in self.source.derive.items() if name in self.spec.flags}
-        for feature in self.spec.inputs:
-            if feature.name in sources:
-                raise ValueError(
-                    f"`{feature.name}` cannot be a feature: outcome `{sources[feature.name]}` is derived from it"
-                )
-            if feature.name in self.spec.flags:
-                raise ValueError(f"`{feature.name}` is an outcome and cannot be a feature of the row it belongs to")
+        for name in (*(feature.name for feature in self.spec.inputs), *self.spec.weights):
+            if name in sources:
+                raise ValueError(f"`{name}` cannot be a feature: outcome `{sources[name]}` is derived from it")
+            if name in self.spec.flags:
+                raise ValueError(f"`{name}` is an outcome and cannot be a feature of the row it belongs to")
         return self
 
     def _check_popularity(self) -> None:
         spec = self.spec
-        numbers = {f.name: f for f in spec.inputs if f.kind == "float"}
+        numbers = {f.name: f for f in spec.inputs if f.kind == "float" and f.max_values is None}
         counted = {feature.name: feature for feature in spec.categorical}
         keys = [key.name for key in (spec.user, spec.item) if not key.per_row]
         of_item = {spec.item.name, *(name for name, feature in counted.items() if feature.group == "item")}
@@ -473,7 +471,8 @@ class Dataset(Declaration):
                 f"`{explode.columns[0]}`"
             )
         fixed = {spec.user.name: "the key of the users", spec.time.name: "the time"}
-        fixed |= {f.name: "a MultiCategorical" for f in spec.inputs if f.max_values is not None}
+        fixed |= {f.name: f"a {type(f).__name__}" for f in spec.inputs if f.max_values is not None}
+        fixed |= {column: f"the weights of `{feature.name}`" for column, feature in spec.weights.items()}
         for name in explode.columns:
             if name in fixed:
                 raise ValueError(f"`explode` lists `{name}` in `columns`, which is {fixed[name]} and not one per item")

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any, assert_never
 from mixrank.schemas.features import (
     Action,
     Categorical,
+    Cross,
+    Expression,
     FeatureSpec,
     History,
     Match,
     MultiCategorical,
     Numeric,
     TimeGap,
+    Vector,
 )
 from mixrank.schemas.task_kinds import label_kind
 
@@ -82,6 +85,7 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
     if spec.position is not None:
         add(spec.position.name, "int", serving=False)
 
+    weights_of = {feature.name: column for column, feature in spec.weights.items()}
     for feature in spec.features:
         match feature:
             case Categorical() | MultiCategorical():
@@ -89,11 +93,13 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
                 column = add(feature.name, feature.kind, at_most=feature.width, always=feature.required or is_key)
                 if feature.kind == "int":
                     column.int_domain.is_categorical = True
+                if weights := weights_of.get(feature.name):
+                    add(weights, "float", at_most=feature.width)
                 if feature.drift is not None:
                     column.drift_comparator.infinity_norm.threshold = feature.drift
                     column.skew_comparator.infinity_norm.threshold = feature.drift
-            case Numeric():
-                column = add(feature.name, feature.kind, always=feature.required)
+            case Numeric() | Vector():
+                column = add(feature.name, feature.kind, at_most=feature.max_values or 1, always=feature.required)
                 if feature.drift is not None:
                     column.drift_comparator.jensen_shannon_divergence.threshold = feature.drift
                     column.skew_comparator.jensen_shannon_divergence.threshold = feature.drift
@@ -101,7 +107,7 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
                 _add_history(add, spec, feature)
             case Action() | TimeGap():
                 pass  # Columns of the histories.
-            case Match():
+            case Match() | Cross() | Expression():
                 pass  # Computed by Transform.
             case _:
                 assert_never(feature)

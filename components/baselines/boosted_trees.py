@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from mixrank.components.baselines.example_arrays import ExampleArrays
 from mixrank.components.baselines.target_statistics import TargetStatistics
 from mixrank.components.baselines.task_kinds import TASK_BASELINES
-from mixrank.schemas import Action, Categorical, FeatureSpec, History, MultiCategorical, TimeGap
+from mixrank.schemas import Action, Categorical, Expression, FeatureSpec, History, MultiCategorical, TimeGap, evaluate
 
 # A feature with at most this many values is a category to the trees. scikit-learn allows 255, but learns little from
 # rare ones.
@@ -22,10 +22,10 @@ CATEGORIES = 64
 class BoostedTrees:
     """Boosted trees per task, by scikit-learn, on features made from a spec's columns.
 
-    * User, item, every `MultiCategorical` and every `Categorical` of more than `CATEGORIES` values, scenario x user,
+    * User, item, every `MultiCategorical`, `Cross` and `Categorical` of more than `CATEGORIES` values, scenario x user,
       scenario x item, and user x each other attribute of the item: `TargetStatistics` of all tasks.
     * Scenario and the other `Categorical`s: the value, as a category. An unseen one counts as missing.
-    * `Numeric`: the number.
+    * `Numeric`, `Vector` and `Expression`: the numbers.
     * `History`: number of events, share of each flag and the flags of the newest event, seconds since the newest and
       the oldest one; and of the events that share a value with the row, per field: number, share of each task among
       them, seconds since the newest.
@@ -154,7 +154,11 @@ class BoostedTrees:
             place = np.searchsorted(known, rows.columns[name])
             seen = np.isin(rows.columns[name], known)
             found[name] = np.where(seen, place, np.nan)
-        found |= {f.name: rows.columns[f.name] for f in self.spec.inputs if f.kind == "float"}
+        for feature in self.spec.inputs:
+            if feature.kind == "float":
+                found |= _numbers(feature.name, rows.columns[feature.name])
+        for expression in self.spec.expressions:
+            found[expression.name] = _expressed(self.spec, expression, rows)
         for history in self.spec.histories:
             found |= {f"{history.name}.{name}": column for name, column in _history(self.spec, history, rows)}
         return pd.DataFrame({name: np.asarray(column, np.float32) for name, column in found.items()})
@@ -174,12 +178,52 @@ class BoostedTrees:
                 yield feature.name, columns[feature.name]
             if feature.group == "item":
                 yield f"{user}*{feature.name}", _crossed(columns[user], columns[feature.name])
+        for cross in self.spec.crosses:
+            yield cross.name, _combined([columns[name] for name in cross.of])
+
+
+def _numbers(name: str, column: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Name -> numbers `(rows,)`, of a number or of each coordinate of a vector."""
+    if column.ndim == 1:
+        return {name: column}
+    return {f"{name}.{place}": numbers for place, numbers in enumerate(column.T)}
+
+
+def _expressed(spec: FeatureSpec, expression: Expression, rows: ExampleArrays) -> NDArray[np.float32]:
+    """The value of an `Expression`, NaN where it is missing."""
+    numbers = {}
+    for feature in spec.numbers:
+        if feature.name in expression.of:
+            column = rows.columns[feature.name]
+            instead = np.float32(np.nan if feature.default is None else feature.default)
+            numbers[feature.name] = np.where(np.isnan(column), instead, column)
+    functions: dict[str, Any] = {
+        "abs": np.abs,
+        "exp": np.exp,
+        "log1p": np.log1p,
+        "max": np.maximum,
+        "min": np.minimum,
+        "sqrt": np.sqrt,
+    }
+    with np.errstate(all="ignore"):
+        value = evaluate(expression.formula, numbers, functions, np.float32)
+    return np.where(np.isfinite(value), value, np.float32(np.nan))
 
 
 def _crossed(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.int64]:
     """One number per pair of codes, 0 where one is missing; `right` may have several per row."""
     left = left.reshape(-1, *[1] * (right.ndim - 1)).astype(np.int64)
     return np.where((left > 0) & (right > 0), (left << 31) + right, 0)
+
+
+def _combined(columns: list[NDArray[Any]]) -> NDArray[np.int64]:
+    """One number per combination of codes, 0 where one is missing; mixed, since three do not fit side by side."""
+    mixed = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        mixed = (mixed + column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(32)
+    missing = np.any([column == 0 for column in columns], axis=0)
+    return np.where(missing, 0, mixed.view(np.int64))
 
 
 def _history(spec: FeatureSpec, history: History, rows: ExampleArrays) -> Iterator[tuple[str, Any]]:

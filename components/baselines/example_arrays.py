@@ -22,11 +22,11 @@ class ExampleArrays:
 
     Args:
         columns: column -> array. Keys, scenario and categorical columns: int32 codes, 0 for a missing value; the
-            columns of one feature, its own and those in histories, share their codes. `Numeric`: float32, NaN if
-            missing. `Action`: int16 bit masks, -1 after the last event. `TimeGap`: float32 seconds, NaN where the
-            time is not known and after the last event. Time: int64. Labels: int64, or float32 if they are no whole
-            numbers. Row weights: float32. Shape `(rows,)`, of `MultiCategorical` `(rows, values)`, in a history
-            `(rows, events)` and `(rows, events, values)`.
+            columns of one feature, its own and those in histories, share their codes. `Numeric` and `Vector`: float32,
+            NaN if missing. `Action`: int16 bit masks, -1 after the last event. `TimeGap`: float32 seconds, NaN where
+            the time is not known and after the last event. Time: int64. Labels: int64, or float32 if they are no whole
+            numbers. Row weights: float32. Shape `(rows,)`, of `MultiCategorical` and `Vector` `(rows, values)`, in a
+            history `(rows, events)` and `(rows, events, values)`.
         events: history -> int64 `(rows,)`, the number of its events.
         ends: number of rows up to the end of each split.
     """

@@ -21,10 +21,21 @@ from mixrank.schemas import (
     MultiCategorical,
     Numeric,
     Table,
+    Vector,
 )
 from mixrank.schemas.arrow import pa
 from mixrank.schemas.naming import nearest
-from mixrank.schemas.raw import Batch, Found, Piece, RawColumn, RawFile, convert, dead_letter, find_files
+from mixrank.schemas.raw import (
+    Batch,
+    Found,
+    Piece,
+    RawColumn,
+    RawFile,
+    convert,
+    dead_letter,
+    find_files,
+    uneven_weights,
+)
 from mixrank.schemas.task_kinds import label_kind
 
 LOG, PRIOR = "log", "prior"
@@ -114,7 +125,7 @@ def find_tables(dataset: Dataset, data_dir: str) -> dict[str, RawTable]:
     result = {}
     for name, table in tables.items():
         for file, names in zip(table.files, table.names, strict=True):
-            _check_columns(file.path, [column.name for column in needed[name]], names)
+            _check_columns(file.path, [column.stored for column in needed[name]], names)
         result[name] = replace(
             table,
             columns=tuple(needed[name]),
@@ -251,11 +262,11 @@ def _needed(dataset: Dataset, declared: dict[str, Table], tables: dict[str, RawT
     for column in _features(dataset):
         if column.name in filled:
             continue
-        home = next((name for name in homes if column.name in found[name]), None)
+        home = next((name for name in homes if column.stored in found[name]), None)
         if home is None:
             options = [name for table in homes for name in found[table]]
             places = ", ".join(first[name] for name in homes)
-            raise ValueError(f"no table has column `{column.name}` ({places}){nearest(column.name, options)}")
+            raise ValueError(f"no table has column `{column.stored}` ({places}){nearest(column.stored, options)}")
         needed[home].setdefault(column.name, column)
     _need_events(dataset, needed)
     if source.explode is not None:
@@ -317,7 +328,20 @@ def _features(dataset: Dataset) -> Iterator[RawColumn]:
     for feature in spec.inputs:
         match feature:
             case MultiCategorical():
-                yield RawColumn(feature.name, feature.kind, many=True, separator=feature.separator)
+                own, mark = feature.separator, feature.weight_separator
+                yield RawColumn(feature.name, feature.kind, many=True, separator=own, mark=mark)
+                if feature.weights is not None:
+                    yield RawColumn(
+                        feature.weights,
+                        "float",
+                        many=True,
+                        separator=own,
+                        source=feature.name if mark is not None else "",
+                        mark=mark,
+                        weighs=feature.name,
+                    )
+            case Vector():
+                yield RawColumn(feature.name, feature.kind, many=True, separator=feature.separator, exactly=feature.dim)
             case Categorical() | Numeric():
                 yield RawColumn(feature.name, feature.kind)
             case _:
@@ -335,9 +359,11 @@ def read_batches(table: RawTable, number: int, piece: Piece) -> Iterator[Batch]:
         piece: of the file.
     """
     wanted = [column.name for column in table.columns]
-    names = [table.names[number][name] for name in wanted]
-    for batch in table.files[number].read(names, piece):
-        yield Batch(pa.Table.from_arrays(batch.table.columns, wanted), batch.rows, batch.bad)
+    names = [table.names[number][column.stored] for column in table.columns]
+    # Values and weights may be one column of the file.
+    for batch in table.files[number].read(list(dict.fromkeys(names)), piece):
+        arrays = [batch.table[name] for name in names]
+        yield Batch(pa.Table.from_arrays(arrays, wanted), batch.rows, batch.bad)
 
 
 def checked_rows(table: RawTable, number: int, batch: Batch) -> tuple[dict[str, pa.Array], list[dict[str, Any]]]:
@@ -387,9 +413,11 @@ def _typed(table: RawTable, number: int, batch: Batch) -> tuple[dict[str, pa.Arr
         try:
             columns[column.name], bad = convert(array, column)
         except ValueError as error:
-            raise ValueError(f"{file}, column `{names[column.name]}`: {error}") from error
+            raise ValueError(f"{file}, column `{names[column.stored]}`: {error}") from error
+        if column.weighs is not None and column.weighs in columns:
+            bad = {**uneven_weights(columns[column.weighs], columns[column.name]), **bad}
         for position, reason in bad.items():
-            letter = dead_letter(file, int(batch.rows[position]), names[column.name], array[position], reason)
+            letter = dead_letter(file, int(batch.rows[position]), names[column.stored], array[position], reason)
             letters.setdefault(position, letter)
     if table.explode is not None:
         for position, (name, reason) in uneven(table.explode, columns).items():

@@ -156,6 +156,7 @@ def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:
     if spec.position is not None:
         result.append(ValueColumn(spec.position.name, "int", log[spec.position.name]))
     result += [ValueColumn(f.name, f.kind, log[f.name], f.max_values) for f in spec.inputs]
+    result += [ValueColumn(name, "float", log[name], f.max_values) for name, f in spec.weights.items()]
     return result
 
 

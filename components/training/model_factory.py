@@ -55,7 +55,7 @@ def _lines(path: str, changed: int) -> int:
 def vocabulary_sizes(spec: FeatureSpec, transform_output: tft.TFTransformOutput) -> dict[str, int]:
     """Feature -> number of ids, padding and out-of-vocabulary buckets included."""
     sizes, known = {}, known_values(spec, transform_output)
-    for feature in spec.categorical:
+    for feature in spec.looked_up:
         match feature.vocab:
             case Vocab(oov=oov):
                 sizes[feature.name] = 1 + known[feature.name] + oov

@@ -13,7 +13,7 @@ import tensorflow_transform as tft
 
 from mixrank.components.training.exports import find_export
 from mixrank.layers.ranking import tables_of
-from mixrank.schemas import Categorical, FeatureSpec, Hash, MultiCategorical, Vocab
+from mixrank.schemas import FeatureSpec, Hash, LookedUp, Vocab
 from mixrank.schemas.arrow import lines_of, pc
 from mixrank.serving.base import METADATA
 
@@ -40,7 +40,7 @@ def warm_start(
     saved = _Saved(export / "variables" / "variables")
     tables = tables_of(model)
     copied: dict[str, int] = {}
-    for feature in spec.categorical:
+    for feature in spec.looked_up:
         if feature.name not in described:
             continue
         place, table = described[feature.name], tables[feature.name]
@@ -83,7 +83,7 @@ class _Saved:
 
 
 def old_rows(
-    feature: Categorical | MultiCategorical,
+    feature: LookedUp,
     export: Path,
     place: dict[str, Any],
     transform_output: tft.TFTransformOutput,

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, assert_never
 
-from mixrank.schemas import GROUPS, Action, Categorical, FeatureSpec, History, Match, MultiCategorical, Numeric, TimeGap
+from mixrank.schemas import (
+    GROUPS,
+    Action,
+    Categorical,
+    Cross,
+    Expression,
+    FeatureSpec,
+    History,
+    Match,
+    MultiCategorical,
+    Numeric,
+    TimeGap,
+    Vector,
+)
 from mixrank.schemas.naming import nearest
 
 if TYPE_CHECKING:
@@ -24,19 +37,23 @@ def model_inputs(spec: FeatureSpec, one_request: bool = False) -> dict[str, kera
 
     Returns:
         name -> int64 (batch,) for a scenario, categorical or bucketized feature; int64 (batch, max_length) for a
-        multi-valued one; float32 (batch,) for a number, (batch, width) for a match; int64 (batch, length) for a history
-        field, or (batch, length * max_length) if that field is multi-valued.
+        multi-valued one, float32 of that shape for its weights; float32 (batch,) for a number, (batch, width) for a
+        vector, a match or a piecewise linear number; int64 (batch, length) for a history field, or (batch, length *
+        max_length) if that field is multi-valued.
     """
     import keras
 
     shapes: dict[str, tuple[int, ...]] = {spec.scenario.name: ()}
     for feature in spec.model_features:
-        shapes[feature.name] = () if feature.max_values is None else (feature.max_values,)
+        shapes[feature.name] = feature.shape
+    shapes |= {column: feature.shape for column, feature in spec.weights.items()}
     for history in spec.histories:
         for column, field in spec.history_fields(history):
             shapes[column] = (history.length * field.width,)
     numbers = {feature.name for feature in spec.model_features if feature.is_number}
+    numbers |= set(spec.weights)
     items = {feature.name for feature in spec.model_features if feature.group == "item"}
+    items |= {column for column, feature in spec.weights.items() if feature.group == "item"}
     return {
         name: keras.Input(
             batch_shape=(1 if one_request and name not in items else None, *shape),
@@ -52,17 +69,17 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
 
     Args:
         spec: the log's declaration.
-        sizes: number of ids of each `Categorical` and `MultiCategorical`, known after Transform.
+        sizes: number of ids of each `Categorical`, `MultiCategorical` and `Cross`, known after Transform.
 
     Returns:
-        feature name -> size: the scenario's values + 2 (missing, unknown), buckets + 1, 2 ** flags + 1 for an
+        feature name -> size: the scenario's values + 2 (missing, unknown), intervals + 1, 2 ** flags + 1 for an
         `Action`, and what `sizes` says.
 
     Raises:
         ValueError: if `sizes` lacks a categorical feature, or names something else.
     """
     result = {spec.scenario.name: len(spec.scenario.values) + 2}
-    counted = [feature.name for feature in spec.categorical]
+    counted = [feature.name for feature in spec.looked_up]
     for name in sizes:
         if name not in counted:
             raise ValueError(
@@ -70,7 +87,9 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
             )
     for feature in spec.features:
         match feature:
-            case Categorical() | MultiCategorical():
+            case Categorical() | MultiCategorical() | Cross():
+                if feature.owner != feature.name:
+                    continue  # Looked up in the table of another.
                 if feature.name not in sizes:
                     raise ValueError(f"`sizes` lacks the categorical feature `{feature.name}` of {spec.name}")
                 result[feature.name] = int(sizes[feature.name])
@@ -78,12 +97,12 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
                 result[feature.name] = 2 ** len(feature.flags) + 1
             case TimeGap():
                 result[feature.name] = feature.buckets + 1
-            case Numeric():
+            case Numeric() | Expression():
                 if not feature.is_number:
-                    result[feature.name] = feature.buckets + 1
+                    result[feature.name] = feature.intervals + 1
             case History():
                 pass  # Its fields have tables.
-            case Match():
+            case Vector() | Match():
                 pass  # Numbers.
             case _:
                 assert_never(feature)

@@ -14,7 +14,7 @@ from mixrank.layers.backbone import backbone_of
 from mixrank.layers.base import seeded
 from mixrank.layers.losses import takes_probabilities
 from mixrank.layers.ranking.inputs import field_names, model_inputs, table_sizes
-from mixrank.layers.tokens import EmbeddingTables, HistoryMask, MaskedMean, SplitColumns, Storage, Table
+from mixrank.layers.tokens import EmbeddingTables, HistoryMask, SplitColumns, Storage, Table, ValuePooling
 from mixrank.schemas import GROUPS, FeatureSpec, History
 
 
@@ -58,7 +58,7 @@ def build_ranker(
 
     Args:
         spec: the log's declaration.
-        sizes: number of ids, 0 included, of each `Categorical` and `MultiCategorical`.
+        sizes: number of ids, 0 included, of each `Categorical`, `MultiCategorical` and `Cross`.
         model: a model by its name, such as "hemix", or from outside by the path of its .py file or its dotted path.
         params: parameters of that model; they override the preset's.
         preset: name of one of its presets; None takes the constructor's defaults.
@@ -229,9 +229,9 @@ class _Layers:
                 "can score rows but not be put together anew; train it again"
             )
         by_width: dict[int, dict[str, str]] = {}
-        several = {column.feature.name: column.functions for column in columns.values() if column.functions > 1}
+        several = {column.table: column.functions for column in columns.values() if column.functions > 1}
         for name, column in columns.items():
-            by_width.setdefault(column.feature.dim, {})[name] = column.feature.name
+            by_width.setdefault(column.dim, {})[name] = column.table
         return [
             self.get(
                 EmbeddingTables,
@@ -250,29 +250,31 @@ class _Column(NamedTuple):
     """A column of ids.
 
     Args:
-        feature: the one whose table it is looked up in.
+        table: the feature whose table it is looked up in.
+        dim: width of that table.
         ids: int tensor (batch,) or (batch, values).
         shape: that of the ids without the batch.
         functions: hash functions of the table.
     """
 
-    feature: Any
+    table: str
+    dim: int
     ids: Any
     shape: tuple[int, ...]
     functions: int = 1
 
 
 def _columns(spec: FeatureSpec, inputs: Mapping[str, Any], windows: tuple[str, ...]) -> dict[str, _Column]:
-    found = {spec.scenario.name: _Column(spec.scenario, inputs[spec.scenario.name], ())}
+    found = {spec.scenario.name: _Column(spec.scenario.name, spec.scenario.dim, inputs[spec.scenario.name], ())}
     for feature in spec.model_features:
         if not feature.is_number:
-            values = () if feature.max_values is None else (feature.max_values,)
-            found[feature.name] = _Column(feature, inputs[feature.name], values, feature.functions)
+            ids = inputs[feature.name]
+            found[feature.name] = _Column(feature.owner, feature.dim, ids, feature.shape, feature.functions)
     for history in spec.histories:
         if history.window in windows:
             for column, field in spec.history_fields(history):
-                values = () if field.max_values is None else (field.max_values,)
-                found[column] = _Column(field, inputs[column], (history.length, *values), field.functions)
+                shape = (history.length, *field.shape)
+                found[column] = _Column(field.owner, field.dim, inputs[column], shape, field.functions)
     return found
 
 
@@ -287,8 +289,10 @@ def _vectors(
     vectors = layers.looked_up(_columns(spec, inputs, windows), rows)
     features: dict[str, list] = {group: [] for group in GROUPS}
     features["context"].append(vectors[spec.scenario.name])
+    weights_of = {feature.name: column for column, feature in spec.weights.items()}
     for feature in spec.model_features:
-        features[feature.group].append(_vector(feature, inputs[feature.name], vectors, layers))
+        weights = inputs[weights_of[feature.name]] if feature.name in weights_of else None
+        features[feature.group].append(_vector(feature, inputs[feature.name], vectors, layers, weights))
     histories = {
         history.window: _items(spec, history, inputs, vectors, layers)
         for history in spec.histories
@@ -297,13 +301,18 @@ def _vectors(
     return features, histories
 
 
-def _vector(feature, column, vectors: Mapping[str, Any], layers: _Layers):
+def _vector(feature, column, vectors: Mapping[str, Any], layers: _Layers, weights=None):
     if feature.is_number:
         # (batch,) -> (batch, 1)
         return layers.get(keras.layers.Reshape, f"number_{feature.name}", target_shape=(feature.width,))(column)
     if feature.max_values is not None:
-        return layers.get(MaskedMean, f"mean_{feature.name}")(vectors[feature.name], column)
+        return _pooled(feature, feature.name, vectors[feature.name], column, layers, weights)
     return vectors[feature.name]
+
+
+def _pooled(feature, column: str, vectors, ids, layers: _Layers, weights=None):
+    pool = layers.get(ValuePooling, f"{feature.pooling}_{column}", pooling=feature.pooling)
+    return pool(vectors, ids) if weights is None else pool(vectors, ids, weights)
 
 
 def _items(
@@ -316,7 +325,7 @@ def _items(
             # (batch, length * max_length) -> (batch, length, max_length)
             shape = (history.length, field.max_values)
             values = layers.get(keras.layers.Reshape, f"values_{column}", target_shape=shape, dtype="int64")(values)
-            vector = layers.get(MaskedMean, f"mean_{column}")(vector, values)
+            vector = _pooled(field, column, vector, values, layers)
         vectors.append(vector)
         ids.append(values)
         if field.never_missing:

@@ -1,7 +1,7 @@
 from .embedding import HistoryMask as HistoryMask
 from .embedding import IdEmbedding as IdEmbedding
-from .embedding import MaskedMean as MaskedMean
 from .embedding import Storage as Storage
+from .embedding import ValuePooling as ValuePooling
 from .pooling import MeanPooling as MeanPooling
 from .pooling import Pooling as Pooling
 from .pooling import TargetAttention as TargetAttention

@@ -1,4 +1,4 @@
-"""Ids to vectors: one table per feature, a mean over several values, and the mask of a history."""
+"""Ids to vectors: one table per feature, the pooling of several values, and the mask of a history."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from pydantic import PositiveInt
 
 from mixrank.layers.base import Layer, Part, Shape, Tensor
 from mixrank.layers.tokens.rows import RowsNormal, gather, placed
+from mixrank.schemas import SeveralPooling
 
 Storage = Literal["float32", "bfloat16", "int8"]
+# Stands for minus infinity.
+LOWEST = -1e9
 
 
 def quantized(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,26 +119,70 @@ class IdEmbedding(StoredRows):
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class MaskedMean(Layer):
-    """`sum_t m_t x_t / max(1, sum_t m_t)` over the second to last axis, m_t = 1 where the id is not 0.
+class ValuePooling(Layer):
+    """The vectors of a row's several values as one, over the second to last axis; zeros where there is no value.
+
+    With m_t = 1 where the id is not 0, and w_t the weights, 1 where none are given:
+
+        mean       sum_t m_t w_t x_t / sum_t m_t w_t
+        sum        sum_t m_t w_t x_t
+        sqrtn      sum_t m_t w_t x_t / sqrt(sum_t m_t w_t^2), as large for many independent x_t as for few
+        max        the largest of each coordinate, over the t with m_t = 1; it takes no weights
+        attention  sum_t a_t x_t with a_t = m_t w_t exp(q . x_t) / sum_s m_s w_s exp(q . x_s)
+
+    The query q of "attention" is a weight (Z. Yang et al., "Hierarchical Attention Networks for Document
+    Classification", NAACL 2016, equations 6 and 7, without the hidden layer); it starts at zero, which is the mean.
+
+    Args:
+        pooling: one of the above.
 
     Call arguments:
         x: Tensor (..., values, dim).
         ids: int tensor (..., values); 0 marks padding.
+        weights: None, or tensor (..., values) of numbers >= 0.
 
     Returns:
-        Tensor (..., dim); zeros where every id is 0.
+        Tensor (..., dim).
 
-    >>> MaskedMean()(keras.ops.ones((2, 3, 4)), keras.ops.array([[1, 2, 0], [0, 0, 0]])).shape
+    Raises:
+        ValueError: for an unknown `pooling`.
+
+    >>> ValuePooling(pooling="sum")(keras.ops.ones((2, 3, 4)), keras.ops.array([[1, 2, 0], [0, 0, 0]])).shape
     TensorShape([2, 4])
     """
 
-    def call(self, x: Tensor, ids: Tensor) -> Tensor:
-        # (..., values) -> (..., values, 1)
-        mask = ops.cast(ops.expand_dims(ops.not_equal(ids, 0), axis=-1), x.dtype)
-        return ops.sum(x * mask, axis=-2) / ops.maximum(ops.sum(mask, axis=-2), 1)
+    def __init__(self, *, pooling: SeveralPooling = "mean", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
 
-    def compute_output_shape(self, x_shape: Shape, ids_shape: Shape) -> Shape:
+    def build(self, x_shape: Shape, ids_shape: Shape, weights_shape: Shape | None = None) -> None:
+        if self.pooling == "attention":
+            self.query = self.add_weight(shape=(x_shape[-1],), initializer="zeros", name="query")
+
+    def call(self, x: Tensor, ids: Tensor, weights: Tensor | None = None) -> Tensor:
+        # (..., values) -> (..., values, 1)
+        present = ops.expand_dims(ops.not_equal(ids, 0), axis=-1)
+        if self.pooling == "max":
+            # Finite in every precision, or a row without values would have no gradient.
+            largest = ops.max(ops.where(present, x, ops.cast(LOWEST, x.dtype)), axis=-2)
+            return ops.where(ops.any(present, axis=-2), largest, ops.zeros_like(largest))
+        shares = ops.cast(present, x.dtype)
+        if weights is not None:
+            shares = shares * ops.cast(ops.expand_dims(weights, axis=-1), x.dtype)
+        if self.pooling == "attention":
+            scores = ops.sum(x * self.query, axis=-1, keepdims=True)
+            shares = shares * ops.softmax(ops.where(present, scores, ops.cast(LOWEST, x.dtype)), axis=-2)
+        total = ops.sum(x * shares, axis=-2)
+        if self.pooling == "sum":
+            return total
+        whole = ops.sum(shares * shares if self.pooling == "sqrtn" else shares, axis=-2)
+        whole = ops.where(whole > 0, whole, ops.ones_like(whole))
+        return total / (ops.sqrt(whole) if self.pooling == "sqrtn" else whole)
+
+    def parts(self) -> list[Part]:
+        """The query, which belongs to the table."""
+        return [Part("embeddings", self.query.shape[0], 0)] if self.pooling == "attention" else []
+
+    def compute_output_shape(self, x_shape: Shape, ids_shape: Shape, weights_shape: Shape | None = None) -> Shape:
         return (*x_shape[:-2], x_shape[-1])
 
 

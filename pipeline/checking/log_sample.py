@@ -283,7 +283,7 @@ class _Reader:
     def described(self, name: str, table: dict[str, Coded]) -> Iterator[SeenColumn]:
         """Every column of a table."""
         for column in self.tables[name].columns:
-            stored = self.tables[name].names[0][column.name]
+            stored = self.tables[name].names[0][column.stored]
             bad = sum(letter["table"] == name and letter["column"] == stored for letter in self.letters)
             found = table.get(column.name)
             if found is None:

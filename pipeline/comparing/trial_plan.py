@@ -191,8 +191,12 @@ def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
     left = FeatureSpec.model_construct(
         **{**dict(spec), "features": tuple(shorter.get(f.name, f) for f in spec.features if f.name not in without)}
     )
-    matches = {match.name: _still_possible(left, match) for match in left.matches}
-    features = (matches.get(feature.name, feature) for feature in left.features)
+    computed: dict[str, Any] = {match.name: _still_possible(left, match) for match in left.matches}
+    # A table whose owner is gone: each that used it gets one of its own.
+    computed |= {f.name: f.model_copy(update={"table": None}) for f in left.categorical if f.owner in without}
+    computed |= {cross.name: None for cross in left.crosses if set(cross.of) & set(without)}
+    computed |= {each.name: None for each in left.expressions if set(each.of) & set(without)}
+    features = (computed.get(feature.name, feature) for feature in left.features)
     return FeatureSpec.model_validate(
         spec.model_copy(update={"features": tuple(f for f in features if f)}).model_dump()
     )

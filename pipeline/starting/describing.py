@@ -176,7 +176,7 @@ def describe_column(
         return LeftOut(column.name, "a date, whose values are as good as never met again")
     if split := parts(column):
         if split.is_vector:
-            return LeftOut(column.name, f"a vector of {split.most} numbers, which is not read as a feature")
+            return LeftOut(column.name, _vector(split.most, f", separator={split.separator!r}"))
         numbers = as_numbers(split.values)
         whole = numbers is not None and all(part.lstrip("+-").isdigit() for part in split.values)
         options: dict[str, Any] = {"dtype": "int"} if whole else {}
@@ -233,13 +233,19 @@ def _is_code(name: str) -> bool:
 def _of_list(column: Column, name: str, group: Group) -> Described | LeftOut:
     assert column.lengths is not None
     if column.look not in ("int", "text"):
-        return LeftOut(column.name, "a vector of numbers, which is not read as a feature")
+        sizes = np.unique(column.lengths[column.lengths > 0])
+        vector = len(sizes) == 1 and column.look == "float"
+        return LeftOut(column.name, _vector(int(sizes[0])) if vector else "lists of numbers, which are not read")
     usual = int(np.quantile(column.lengths, 0.95))
     dtype: dict[str, Any] = {"dtype": "int"} if column.look == "int" else {}
     feature = MultiCategorical(
         name, group=group, **dtype, **_length(int(column.lengths.max()), usual), **_sizes(column.distinct)
     )
     return Described(feature, f"a list of up to {column.lengths.max()} of {column.distinct:,} values", column.distinct)
+
+
+def _vector(dim: int, more: str = "") -> str:
+    return f"a vector of {dim} numbers; declare Vector(dim={dim}{more}) if a model made it"
 
 
 def _length(most: int, usual: int) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+from .computed_features import Cross as Cross
+from .computed_features import Expression as Expression
 from .computed_features import Match as Match
 from .encodings import Encoding as Encoding
 from .encodings import Hash as Hash
@@ -5,6 +7,7 @@ from .encodings import Vocab as Vocab
 from .event_features import Action as Action
 from .event_features import History as History
 from .event_features import TimeGap as TimeGap
+from .formulas import evaluate as evaluate
 from .keys import KEYS as KEYS
 from .keys import EventTime as EventTime
 from .keys import Key as Key
@@ -19,11 +22,15 @@ from .named import Kind as Kind
 from .named import Valued as Valued
 from .row_features import Categorical as Categorical
 from .row_features import MultiCategorical as MultiCategorical
+from .row_features import Number as Number
 from .row_features import Numeric as Numeric
+from .row_features import SeveralPooling as SeveralPooling
+from .row_features import Vector as Vector
 from .spec import FeatureSpec as FeatureSpec
 from .unions import AnyCategorical as AnyCategorical
 from .unions import EventField as EventField
 from .unions import Feature as Feature
+from .unions import LookedUp as LookedUp
 from .unions import ModelFeature as ModelFeature
 from .unions import RowFeature as RowFeature
 from .unions import is_of_event as is_of_event

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Literal
 
@@ -51,9 +52,24 @@ class Valued(Named):
         return None
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the transformed values of a row or event."""
+        return () if self.max_values is None else (self.max_values,)
+
+    @property
     def width(self) -> int:
         """Transformed values per row or event."""
-        return self.max_values or 1
+        return math.prod(self.shape)
+
+    @property
+    def exact(self) -> bool:
+        """Whether a row with values has `max_values` of them, no fewer."""
+        return False
+
+    @property
+    def owner(self) -> str:
+        """Name of the feature whose vocabulary and embedding table it uses."""
+        return self.name
 
     @property
     def functions(self) -> int:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from itertools import pairwise
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mixrank.schemas.features.encodings import Encoding, Vocab
 from mixrank.schemas.features.named import Dtype, Group, Kind, Valued
+
+SeveralPooling = Literal["mean", "sum", "max", "sqrtn", "attention"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+# Transform of a number that knows edges -> how many it takes at least.
+LEAST_EDGES = {"bucketize": 1, "piecewise_linear": 2}
 
 
 class Categorical(Valued):
@@ -18,6 +24,9 @@ class Categorical(Valued):
         vocab: `Vocab` or `Hash`.
         dim: int >= 1. Embedding width.
         dtype: "int" or "str". Type of the raw column.
+        table: name of another categorical feature, or None. Its vocabulary and embedding table are used, such as those
+            of the item for the item that was bought last: a value has one id and one embedding wherever it stands.
+            `dtype`, `vocab` and `dim` are those of that feature, whose values alone its vocabulary counts.
         required: bool. Whether a serving request must carry it.
         drift: float in (0, 1] or None. L-infinity distance between training and evaluation above which
             validation stops the run.
@@ -28,6 +37,7 @@ class Categorical(Valued):
     vocab: Encoding = Vocab()
     dim: int = Field(default=16, ge=1)
     dtype: Dtype = "int"
+    table: str | None = None
     required: bool = False
     drift: float | None = Field(default=None, gt=0, le=1)
 
@@ -36,16 +46,26 @@ class Categorical(Valued):
         return self.dtype
 
     @property
+    def owner(self) -> str:
+        return self.table or self.name
+
+    @property
     def functions(self) -> int:
         return self.vocab.functions
 
 
 class MultiCategorical(Valued):
-    """Up to `max_length` categorical values per row (tags, genres), pooled by their mean.
+    """Up to `max_length` categorical values per row (tags, genres), pooled to one vector.
 
     Args:
         separator: str or None. Splits a text column into values; None for a list column.
         max_length: int >= 1. Values after it are dropped.
+        pooling: how the embeddings of the values become one: "mean", "sum", "max", "sqrtn" (their sum, divided by the
+            square root of their number) or "attention" (weights that are learned); missing values are left out.
+        weights: name of a column with one number >= 0 for each value, or None. It weighs the values of a row, not those
+            in a history; "max" takes none. Where a row has values and no weights, each weighs 1.
+        weight_separator: str or None. Where the text of the column holds the weights, what stands between a value and
+            its weight, as in `comedy:0.7|drama:0.3`; None if the log has `weights` as a column of its own.
         (others as in `Categorical`)
     """
 
@@ -54,14 +74,37 @@ class MultiCategorical(Valued):
     vocab: Encoding = Vocab()
     dim: int = Field(default=16, ge=1)
     dtype: Dtype = "str"
+    table: str | None = None
     separator: str | None = None
     max_length: int = Field(default=4, ge=1)
+    pooling: SeveralPooling = "mean"
+    weights: str | None = None
+    weight_separator: str | None = Field(default=None, min_length=1)
     required: bool = False
     drift: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> MultiCategorical:
+        what = f"multi-categorical `{self.name}`"
+        if self.weights is not None and self.pooling == "max":
+            raise ValueError(f"{what}: pooling='max' takes no `weights`")
+        if self.weight_separator is not None:
+            if self.weights is None:
+                raise ValueError(f"{what}: `weight_separator` needs a name for the column of the weights in `weights`")
+            if self.separator in (None, self.weight_separator):
+                raise ValueError(
+                    f"{what}: `weight_separator` needs another `separator` between the values, received "
+                    f"{self.separator!r}"
+                )
+        return self
 
     @property
     def kind(self) -> Kind:
         return self.dtype
+
+    @property
+    def owner(self) -> str:
+        return self.table or self.name
 
     @property
     def functions(self) -> int:
@@ -72,24 +115,125 @@ class MultiCategorical(Valued):
         return self.max_length
 
 
-class Numeric(Valued):
+class Number(Valued):
+    """How a number enters a model.
+
+    Transforms, applied in training and in the exported graph alike, after `default` and `clip`:
+
+    * "none": the number.
+    * "log1p": `sign(x) log(1 + |x|)`.
+    * "standardize": `(x - mean) / deviation`, both over training.
+    * "log1p_standardize": both, in this order.
+    * "bucketize": the number of edges that are at most x, as an id with an embedding.
+    * "piecewise_linear": for edges b_0 < ... < b_T the T numbers `e_t = (x - b_{t-1}) / (b_t - b_{t-1})`, at least 0
+      and at most 1. A linear layer over them, which every model has, is a piecewise linear function of x with a slope
+      of its own in each interval (Y. Gorishniy, I. Rubachev, A. Babenko, "On Embeddings for Numerical Features in
+      Tabular Deep Learning", NeurIPS 2022, equation 1, except that the first and the last interval end there: a number
+      beyond the edges counts as the nearest of them). An interval of width 0 counts as passed from its edge on.
+
+    A missing number, one that is not finite included, has an id of its own (0), or is the first of the numbers of
+    "piecewise_linear", which is 1 where all others are 0. That number is there only without a `default`.
+
+    Args:
+        transform: one of the above.
+        buckets: int >= 2. For "bucketize" the number of ids, for "piecewise_linear" the number T of intervals; the
+            edges are quantiles of the training rows, where a missing number counts only if it has a `default`.
+        edges: ascending numbers in place of quantiles. For "bucketize" k edges make k + 1 ids, for
+            "piecewise_linear" they are b_0 to b_T.
+        dim: int >= 1. Embedding width, only for "bucketize".
+        clip: (lowest, highest) or None. A number outside becomes the nearer of both.
+        default: float or None. Stands for a missing number. If None, a missing number is one of its own for
+            "bucketize" and "piecewise_linear", and 0 before the other transforms.
+
+    Raises:
+        ValueError: edges that do not ascend, or that the transform does not take; both `edges` and `buckets`; a `clip`
+            whose lowest number is not below its highest.
+    """
+
+    group: Group
+    transform: Literal["none", "log1p", "standardize", "log1p_standardize", "bucketize", "piecewise_linear"] = (
+        "standardize"
+    )
+    buckets: int = Field(default=16, ge=2)
+    edges: tuple[Finite, ...] = ()
+    dim: int = Field(default=8, ge=1)
+    clip: tuple[Finite, Finite] | None = None
+    default: Finite | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Number:
+        what = f"{type(self).__name__.lower()} `{self.name}`"
+        if self.clip is not None and self.clip[0] >= self.clip[1]:
+            raise ValueError(f"{what}: `clip` takes (lowest, highest), received {self.clip}")
+        if not self.edges:
+            return self
+        if self.transform not in LEAST_EDGES:
+            raise ValueError(
+                f"{what}: `edges` are for transform='bucketize' or 'piecewise_linear', not for {self.transform!r}"
+            )
+        if len(self.edges) < LEAST_EDGES[self.transform]:
+            raise ValueError(f"{what}: transform={self.transform!r} takes at least 2 `edges`, received {self.edges}")
+        if any(left >= right for left, right in pairwise(self.edges)):
+            raise ValueError(f"{what}: `edges` must ascend, received {self.edges}")
+        if self.buckets != type(self).model_fields["buckets"].default:
+            raise ValueError(f"{what}: give `edges` or the number of quantiles in `buckets`, not both")
+        return self
+
+    @property
+    def kind(self) -> Kind:
+        return "float"
+
+    @property
+    def intervals(self) -> int:
+        """Ids of a bucketized number besides 0; intervals of a piecewise linear one."""
+        if not self.edges:
+            return self.buckets
+        return len(self.edges) + 1 if self.transform == "bucketize" else len(self.edges) - 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.intervals + (self.default is None),) if self.transform == "piecewise_linear" else ()
+
+    @property
+    def is_number(self) -> bool:
+        return self.transform != "bucketize"
+
+
+class Numeric(Number):
     """One number per row.
 
     Args:
-        transform: "none", "log1p" (sign(x) log(1 + |x|)), "standardize" (zero mean, unit variance over training),
-            "log1p_standardize" (both, in this order) or "bucketize" (quantiles over training, then an embedding).
-        buckets: int >= 2. Number of quantiles, only for "bucketize".
-        dim: int >= 1. Embedding width, only for "bucketize"; the other transforms enter the model as one number.
-        default: float. Value, before the transform, of a missing number.
+        (others as in `Number`)
+        required: bool. Whether a serving request must carry it.
         drift: float in (0, 1] or None. Jensen-Shannon divergence above which validation stops the run.
     """
 
     type: Literal["numeric"] = "numeric"
+    required: bool = False
+    drift: float | None = Field(default=None, gt=0, le=1)
+
+
+class Vector(Valued):
+    """A vector of numbers per row, such as an embedding of text or images that another model has computed.
+
+    It enters the model as it is, beside the other features of its group. A row has exactly `dim` numbers or none; a
+    missing vector is zeros.
+
+    Args:
+        group: "user", "item" or "context".
+        dim: int >= 1. Number of its numbers.
+        normalize: bool. Whether it is divided by its length, `x / |x|`; zeros stay zeros.
+        separator: str or None. Splits a text column into numbers; None for a list column.
+        required: bool. Whether a serving request must carry it.
+        drift: float in (0, 1] or None. Jensen-Shannon divergence, over all its numbers, above which validation stops
+            the run.
+    """
+
+    type: Literal["vector"] = "vector"
     group: Group
-    transform: Literal["none", "log1p", "standardize", "log1p_standardize", "bucketize"] = "standardize"
-    buckets: int = Field(default=16, ge=2)
-    dim: int = Field(default=8, ge=1)
-    default: float = Field(default=0.0, allow_inf_nan=False)
+    dim: int = Field(ge=1)
+    normalize: bool = False
+    separator: str | None = None
     required: bool = False
     drift: float | None = Field(default=None, gt=0, le=1)
 
@@ -98,5 +242,13 @@ class Numeric(Valued):
         return "float"
 
     @property
+    def max_values(self) -> int:
+        return self.dim
+
+    @property
+    def exact(self) -> bool:
+        return True
+
+    @property
     def is_number(self) -> bool:
-        return self.transform != "bucketize"
+        return True

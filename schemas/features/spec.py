@@ -7,15 +7,17 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from mixrank.schemas.features.computed_features import Match
+from mixrank.schemas.features.computed_features import Cross, Expression, Match
 from mixrank.schemas.features.encodings import Vocab
 from mixrank.schemas.features.event_features import Action, History, TimeGap
 from mixrank.schemas.features.keys import KEYS, EventTime, Key, Label, Position, Scenario
-from mixrank.schemas.features.row_features import Categorical, Numeric
+from mixrank.schemas.features.named import Group
+from mixrank.schemas.features.row_features import Categorical, MultiCategorical, Numeric, Vector
 from mixrank.schemas.features.unions import (
     AnyCategorical,
     EventField,
     Feature,
+    LookedUp,
     ModelFeature,
     RowFeature,
     is_of_event,
@@ -103,6 +105,9 @@ class FeatureSpec(Declaration):
             )
         self._check_histories()
         self._check_matches()
+        self._check_crosses()
+        self._check_expressions()
+        self._check_tables()
         return self
 
     def _check_histories(self) -> None:
@@ -161,6 +166,52 @@ class FeatureSpec(Declaration):
                             f"{nearest(flag, known)}"
                         )
 
+    def _check_crosses(self) -> None:
+        known = {feature.name: feature for feature in self.categorical if feature.max_values is None}
+        for cross in self.crosses:
+            what = f"cross `{cross.name}`"
+            for name in cross.of:
+                if name not in known and name != self.scenario.name:
+                    raise ValueError(
+                        f"{what} is of `{name}`, which must be a Categorical or the scenario"
+                        f"{nearest(name, [*known, self.scenario.name])}"
+                    )
+            if len(set(cross.of)) != len(cross.of):
+                raise ValueError(f"{what} must be of distinct features, received {cross.of}")
+            self._check_group(what, cross.of, cross.group)
+
+    def _check_expressions(self) -> None:
+        known = [feature.name for feature in self.numbers]
+        for expression in self.expressions:
+            what = f"expression `{expression.name}`"
+            for name in expression.of:
+                if name not in known:
+                    raise ValueError(f"{what} is of `{name}`, which must be a Numeric{nearest(name, known)}")
+            self._check_group(what, expression.of, expression.group)
+
+    def _check_group(self, what: str, of: tuple[str, ...], group: Group) -> None:
+        """Refuses a group other than that of what a feature is computed from."""
+        of_item = any(feature.name in of and feature.group == "item" for feature in self.inputs)
+        if (group == "item") is not of_item:
+            right = "item" if of_item else "user or context"
+            raise ValueError(f"{what} is of {of}: it must be of group {right}, not {group}")
+
+    def _check_tables(self) -> None:
+        owners = {feature.name: feature for feature in self.categorical if feature.table is None}
+        for feature in self.categorical:
+            if feature.table is None:
+                continue
+            what = f"feature `{feature.name}` uses the table of `{feature.table}`"
+            if feature.table not in owners:
+                near = nearest(feature.table, owners)
+                raise ValueError(f"{what}, which must be a categorical feature with a table of its own{near}")
+            for field in ("dtype", "vocab", "dim"):
+                own, other = getattr(feature, field), getattr(owners[feature.table], field)
+                if own != other:
+                    raise ValueError(
+                        f"{what}, whose `{field}` is {other!r}, and its own is {own!r}: they must be equal"
+                    )
+
     def get(self, name: str) -> Feature | None:
         """The feature of this name, or None."""
         return next((feature for feature in self.features if feature.name == name), None)
@@ -182,6 +233,24 @@ class FeatureSpec(Declaration):
     @property
     def matches(self) -> tuple[Match, ...]:
         return tuple(feature for feature in self.features if isinstance(feature, Match))
+
+    @property
+    def crosses(self) -> tuple[Cross, ...]:
+        return tuple(feature for feature in self.features if isinstance(feature, Cross))
+
+    @property
+    def numbers(self) -> tuple[Numeric, ...]:
+        return tuple(feature for feature in self.features if isinstance(feature, Numeric))
+
+    @property
+    def expressions(self) -> tuple[Expression, ...]:
+        return tuple(feature for feature in self.features if isinstance(feature, Expression))
+
+    @property
+    def looked_up(self) -> tuple[LookedUp, ...]:
+        """The features with a vocabulary or a hash, and a table, of their own, in declaration order."""
+        types = Categorical | MultiCategorical | Cross
+        return tuple(f for f in self.features if isinstance(f, types) and f.owner == f.name)
 
     def gap_of(self, history: History) -> str | None:
         """Column of a history that says how long ago each event was, or None."""
@@ -206,12 +275,18 @@ class FeatureSpec(Declaration):
     @property
     def categorical(self) -> tuple[AnyCategorical, ...]:
         """The features whose raw values are categories, in declaration order."""
-        return tuple(feature for feature in self.inputs if not isinstance(feature, Numeric))
+        return tuple(feature for feature in self.inputs if isinstance(feature, Categorical | MultiCategorical))
+
+    @property
+    def weights(self) -> dict[str, AnyCategorical]:
+        """Column of weights -> the feature whose values they weigh."""
+        weighted = [feature for feature in self.features if isinstance(feature, MultiCategorical)]
+        return {feature.weights: feature for feature in weighted if feature.weights is not None}
 
     @property
     def vocabularies(self) -> dict[str, Vocab]:
         """Feature -> how its vocabulary is counted, for those that have one."""
-        return {feature.name: feature.vocab for feature in self.categorical if isinstance(feature.vocab, Vocab)}
+        return {feature.name: feature.vocab for feature in self.looked_up if isinstance(feature.vocab, Vocab)}
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -277,10 +352,10 @@ class FeatureSpec(Declaration):
     def widened(self, factor: float) -> FeatureSpec:
         """The same columns with every embedding `factor` times as wide, rounded, at least 1."""
 
-        def wider(declared: Scenario | RowFeature | EventField) -> Any:
+        def wider(declared: Any) -> Any:
             return declared.model_copy(update={"dim": max(1, round(factor * declared.dim))})
 
-        features = tuple(f if isinstance(f, History | Match) else wider(f) for f in self.features)
+        features = tuple(f if isinstance(f, History | Match | Vector) else wider(f) for f in self.features)
         return self.model_copy(update={"scenario": wider(self.scenario), "features": features})
 
     def columns_of(self, feature: RowFeature | EventField) -> tuple[str, ...]:
@@ -299,4 +374,7 @@ class FeatureSpec(Declaration):
 def _columns(feature: Feature) -> list[tuple[str, str]]:
     if isinstance(feature, History):
         return [(feature.column(field), f"history `{feature.name}`") for field in feature.of]
-    return [(feature.name, f"feature `{feature.name}`")] if is_read(feature) else []
+    found = [(feature.name, f"feature `{feature.name}`")] if is_read(feature) else []
+    if isinstance(feature, MultiCategorical) and feature.weights is not None:
+        found.append((feature.weights, f"weights of `{feature.name}`"))
+    return found

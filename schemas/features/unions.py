@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TypeGuard, assert_never
 
-from mixrank.schemas.features.computed_features import Match
+from mixrank.schemas.features.computed_features import Cross, Expression, Match
 from mixrank.schemas.features.event_features import Action, History, TimeGap
-from mixrank.schemas.features.row_features import Categorical, MultiCategorical, Numeric
+from mixrank.schemas.features.row_features import Categorical, MultiCategorical, Numeric, Vector
 
-# Looked up in a vocabulary or by a hash; a raw column of the row; what a model reads of a row besides histories; one
-# value per event of a history; all there are. A fold takes one of these unions apart and ends with `assert_never`, so
-# that a new type is an error wherever it is forgotten.
+# Raw categories; what has ids from a vocabulary or a hash; a raw column of the row; what a model reads of a row besides
+# histories; one value per event of a history; all there are. A fold takes one of these unions apart and ends with
+# `assert_never`, so that a new type is an error wherever it is forgotten.
 AnyCategorical = Categorical | MultiCategorical
-RowFeature = AnyCategorical | Numeric
-ModelFeature = RowFeature | Match
+LookedUp = AnyCategorical | Cross
+RowFeature = AnyCategorical | Numeric | Vector
+ModelFeature = RowFeature | Match | Cross | Expression
 EventField = AnyCategorical | Action | TimeGap
 Feature = ModelFeature | Action | TimeGap | History
 
@@ -21,9 +22,9 @@ Feature = ModelFeature | Action | TimeGap | History
 def is_of_row(feature: Feature) -> TypeGuard[RowFeature]:
     """Whether a feature is a raw column of the row."""
     match feature:
-        case Categorical() | MultiCategorical() | Numeric():
+        case Categorical() | MultiCategorical() | Numeric() | Vector():
             return True
-        case Match() | Action() | TimeGap() | History():
+        case Match() | Cross() | Expression() | Action() | TimeGap() | History():
             return False
         case _:
             assert_never(feature)
@@ -31,7 +32,7 @@ def is_of_row(feature: Feature) -> TypeGuard[RowFeature]:
 
 def is_read(feature: Feature) -> TypeGuard[ModelFeature]:
     """Whether a model reads the feature as a vector of the row."""
-    return is_of_row(feature) or isinstance(feature, Match)
+    return is_of_row(feature) or isinstance(feature, Match | Cross | Expression)
 
 
 def is_of_event(feature: Feature) -> TypeGuard[EventField]:
@@ -41,7 +42,7 @@ def is_of_event(feature: Feature) -> TypeGuard[EventField]:
             return feature.group == "item"
         case Action() | TimeGap():
             return True
-        case Numeric() | Match() | History():
+        case Numeric() | Vector() | Match() | Cross() | Expression() | History():
             return False
         case _:
             assert_never(feature)

@@ -48,6 +48,10 @@ class RawColumn:
         separator: str or None. Splits text into a list.
         keep_places: bool. Whether a missing value keeps its place in a list.
         single: bool. Whether a value that is no list counts as a list of one.
+        exactly: int or None. How many values a list has if it is not empty.
+        source: column of the file, after renaming, if it is not `name`.
+        mark: str or None. Stands between a value and its weight, in text that `separator` splits.
+        weighs: the column whose values it has the weights of, or None.
         format, unit, timezone: of a time, as in `EventTime`.
         decimal, thousands, missing: of text, as in `Table`.
         label: kind of the label that its numbers are, or "".
@@ -61,6 +65,10 @@ class RawColumn:
     separator: str | None = None
     keep_places: bool = False
     single: bool = False
+    exactly: int | None = None
+    source: str = ""
+    mark: str | None = None
+    weighs: str | None = None
     format: Literal["epoch", "iso"] = "epoch"
     unit: Literal["s", "ms", "us", "ns"] = "ms"
     timezone: str = "UTC"
@@ -69,6 +77,11 @@ class RawColumn:
     missing: tuple[str, ...] = ()
     label: str = ""
     weight: bool = False
+
+    @property
+    def stored(self) -> str:
+        """Name in the file, after renaming."""
+        return self.source or self.name
 
     @property
     def value_type(self) -> pa.DataType:
@@ -118,6 +131,15 @@ def _without(values: pa.Array, wrong: pa.Array, reason: str, bad: dict[int, str]
     mask = pc.fill_null(wrong, False)
     bad |= {int(position): reason for position in np.flatnonzero(mask.to_numpy(zero_copy_only=False))}
     return pc.if_else(mask, pa.scalar(None, values.type), values)
+
+
+def uneven_weights(values: pa.Array, weights: pa.Array) -> dict[int, str]:
+    """Position -> reason, of the rows whose weights are there and are not as many as the values."""
+    (_, counts), (_, own) = _spans(values), _spans(weights)
+    return {
+        int(row): f"has {own[row]} weights for {counts[row]} values"
+        for row in np.flatnonzero((own > 0) & (own != counts))
+    }
 
 
 def plain_layout(array: pa.Array) -> pa.Array:
@@ -171,7 +193,14 @@ def _lists(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[int, str]
             bad.setdefault(int(row), "is missing")
     if not column.keep_places:
         owners, values = owners[present], values.filter(pa.array(present))
-    ends = np.cumsum(np.bincount(owners, minlength=len(absent)))
+    lengths = np.bincount(owners, minlength=len(absent))
+    if column.weighs is not None:
+        for row in owners[values.to_numpy(zero_copy_only=False) < 0]:
+            bad.setdefault(int(row), "has a weight below 0")
+    if column.exactly is not None:
+        for row in np.flatnonzero((lengths > 0) & (lengths != column.exactly)):
+            bad.setdefault(int(row), f"has {lengths[row]} numbers, expected {column.exactly}")
+    ends = np.cumsum(lengths)
     offsets = pa.array(np.concatenate([[0], ends]), pa.int32(), mask=np.append(absent, False))
     return pa.ListArray.from_arrays(offsets, values), bad
 
@@ -268,11 +297,28 @@ def _parser(column: RawColumn) -> Callable[[Any], Any]:
 def _split(column: RawColumn) -> Callable[[Any], list[Any]]:
     parse = _parser(column)
 
+    missing = MISSING.union(column.missing)
+
+    def weighted(part: str) -> list[Any]:
+        """The value of a part, or its weight; nothing if the value is missing."""
+        assert column.mark is not None
+        value, _, weight = part.rpartition(column.mark) if column.mark in part else (part, "", "")
+        if value.strip() in missing:
+            return []
+        found = parse(value if column.weighs is None else weight)
+        return [1.0 if found is None else found]
+
     def parse_all(value: Any) -> list[Any]:
         value = _plain(value)
         if value is None or value in MISSING:
             return []
-        parts = [parse(part) for part in str(_text(value, column)).split(column.separator)]
+        text = str(_text(value, column))
+        if column.kind == "float" and text[:1] + text[-1:] == "[]":
+            # Lists of numbers as Python and NumPy write them.
+            text = text[1:-1].strip()
+        if column.mark is not None:
+            return [each for part in text.split(column.separator) for each in weighted(part)]
+        parts = [parse(part) for part in text.split(column.separator)]
         return parts if column.keep_places else [part for part in parts if part is not None]
 
     return parse_all

@@ -68,6 +68,7 @@ def read_rows(known: Sequence[Column], keep: Mapping[str, pa.DataType], table: p
     """
     rows = Rows()
     events: dict[str, tuple[str, np.ndarray]] = {}
+    counts: dict[str, np.ndarray] = {}
     names = {column.name for column in known}
     for column in known:
         if column.name in table.column_names:
@@ -81,6 +82,10 @@ def read_rows(known: Sequence[Column], keep: Mapping[str, pa.DataType], table: p
             lengths = (~missing).astype(np.int64)
         else:
             values, lengths = _lists(column, array, rows.bad)
+        counts[column.name] = lengths
+        if column.weighs is not None:
+            uneven = (lengths > 0) & (lengths != counts[column.weighs])
+            _mark(rows.bad, column, uneven, f"has not as many weights as `{column.weighs}` has values")
         if column.required:
             _mark(rows.bad, column, lengths == 0, "is required but missing")
         if column.history is not None:
@@ -138,7 +143,9 @@ def _lists(column: Column, array: pa.Array, bad: Bad) -> tuple[np.ndarray | Text
     for position, reason in wrong.items():
         bad.setdefault(position, (column.name, reason))
     if column.history is None:
-        array = _converted(column, array, RawColumn(column.name, column.kind, many=True), bad)
+        exactly = column.length if column.exact else None
+        wanted = RawColumn(column.name, column.kind, many=True, exactly=exactly, weighs=column.weighs)
+        array = _converted(column, array, wanted, bad)
     elif pa.types.is_null(array.type):
         array = array.cast(arrow_type(column))
     if not _is_list(array.type):

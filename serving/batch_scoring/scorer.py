@@ -176,6 +176,11 @@ class Model:
                 lengths = raw[column.name].row_lengths()
                 if column.history is None:
                     fits &= lengths <= (column.length or 1)
+                    if column.weighs is not None:
+                        fits &= (lengths == 0) | (lengths == raw[column.weighs].row_lengths())
+                        fits &= tf.reduce_all(raw[column.name] >= 0, axis=1)
+                    if column.exact:
+                        fits &= (lengths == 0) | (lengths == column.length)
                     if column.kind == "float":
                         fits &= tf.reduce_all(tf.math.is_finite(raw[column.name]), axis=1)
                     continue

@@ -55,8 +55,9 @@ def feature_findings(spec: FeatureSpec, baseline: Any, new: Any, limits: Limits,
             found.append(Finding(column.name, MISSING_COLUMN, 1.0, 0.0, rows, True, there, "no value in any row"))
             continue
         before, after = old[column.name], now[column.name]
-        if column.length is None:
-            shares = missing_share(before, rows_before), missing_share(after, rows_after)
+        if column.length is None or column.exact:
+            values = column.length or 1
+            shares = missing_share(before, values * rows_before), missing_share(after, values * rows_after)
             said = [f"{100 * share:.1f} % missing" for share in shares]
             found.append(Finding(column.name, MISSING, shares[1] - shares[0], limits.missing, rows, enough, *said))
         elif column.history is None or column.name == _clock(spec, column.history):
@@ -125,7 +126,12 @@ def common(feature: Any) -> Any:
 
 
 def missing_share(feature: Any, rows: int) -> float:
-    """Share of rows without a value, for a column of at most one value per row; NaN counts as missing."""
+    """Share of rows without a value, for a column of at most one value per row; NaN counts as missing.
+
+    Args:
+        feature: statistics of the column.
+        rows: how many there are; times its length, for a vector.
+    """
     histograms = feature.num_stats.histograms if feature.WhichOneof("stats") == "num_stats" else []
     nan = histograms[0].num_nan if histograms else 0
     return 1 - (common(feature).tot_num_values - nan) / rows if rows else 0.0

@@ -52,9 +52,9 @@ def summarize(batches: Iterable[pa.RecordBatch], spec: FeatureSpec, vocabularies
     identity = {spec.user.name, spec.item.name, spec.scenario.name}
     features = {column.name for column in columns(spec) if column.serving} - identity
     owners = {
-        column: feature.name
+        column: feature.owner
         for feature in spec.categorical
-        if feature.name in vocabularies
+        if feature.owner in vocabularies
         for column in spec.columns_of(feature)
     }
     generators = stats_impl.get_generators(tfdv.StatsOptions(schema=tfmd.schema(spec)), in_memory=True)

@@ -58,8 +58,8 @@ class Scorer(tf.Module):
         def answer(
             ranker: keras.Model, raw: Mapping[str, tf.RaggedTensor], checks: Sequence[tf.Operation]
         ) -> dict[str, tf.Tensor]:
-            # A column is transformed by itself, and a match takes one history for many items: so columns of the request
-            # may have one row while those of the items have many.
+            # A column is transformed by itself; a match takes one history for many items, and a cross one user. So
+            # columns of the request may have one row while those of the items have many.
             transformed = transform.apply_transform_model(dict(raw))
             with tf.control_dependencies(checks):
                 # Make each input depend on the checks; otherwise a shape mismatch could raise before our clearer error.
@@ -118,8 +118,9 @@ def export(
 def row_columns(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
     """Inputs of `score_rows`: column -> shape and type.
 
-    Scalars are `(batch,)`, multi-valued columns `(batch, max_length)`, histories `(batch, length)`, padded after
-    the last event with `PADDING`. A missing scalar is that padding too, a missing number is NaN.
+    Scalars are `(batch,)`, multi-valued columns `(batch, max_length)`, vectors `(batch, dim)`, histories `(batch,
+    length)`, padded after the last event with `PADDING`. A missing scalar is that padding too, a missing number is NaN,
+    a missing vector NaN throughout.
     """
     return _declared(spec, _row_axes(spec))
 
@@ -128,8 +129,9 @@ def request_columns(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
     """Inputs of `rank_candidates`: column -> shape and type.
 
     Columns of the item are `(candidates,)`, multi-valued ones `(candidates, max_length)`. Those of the request have no
-    batch axis: `()` for a single value, `(values,)` for multi-valued columns and histories, newest event first and of
-    any length: events beyond the spec's length are not read. Missing values are encoded as in `row_columns`.
+    batch axis: `()` for a single value, `(dim,)` for a vector, `(values,)` for multi-valued columns and histories,
+    newest event first and of any length: events beyond the spec's length are not read. Missing values are encoded as in
+    `row_columns`.
     """
     return _declared(spec, _request_axes(spec))
 
@@ -146,6 +148,8 @@ def _request_axes(spec: FeatureSpec) -> dict[str, Axes]:
     def axes(column: Column) -> Axes:
         if column.length is None:
             return ()
+        if column.exact:
+            return (column.length,)
         if column.history is None:
             return (Count(f"values of `{column.name}`"),)
         return (Count(f"events of `{column.history}`", column.width),)
@@ -209,13 +213,19 @@ def _ragged(column: Column, values: tf.Tensor) -> tf.RaggedTensor:
 
 
 def _require(spec: FeatureSpec, raw: Mapping[str, tf.RaggedTensor]) -> list[tf.Operation]:
-    return [
-        tf.debugging.assert_positive(
-            raw[column.name].row_lengths(), message=f"required column `{column.name}` is missing in at least one row"
-        )
-        for column in columns(spec)
-        if column.serving and column.required
-    ]
+    checks = []
+    for column in columns(spec):
+        if column.serving and column.required:
+            message = f"required column `{column.name}` is missing in at least one row"
+            checks.append(tf.debugging.assert_positive(raw[column.name].row_lengths(), message=message))
+        if column.serving and column.exact and column.length is not None:
+            # Transform would take it for a missing one.
+            message = f"column `{column.name}` takes exactly {column.length} finite numbers, or none"
+            finite = tf.reduce_sum(tf.cast(tf.math.is_finite(raw[column.name]), tf.int64), axis=1)
+            lengths = raw[column.name].row_lengths()
+            fits = tf.logical_and(tf.equal(finite, lengths), (lengths == 0) | (lengths == column.length))
+            checks.append(tf.debugging.Assert(tf.reduce_all(fits), [message]))
+    return checks
 
 
 def _prediction(label: Label, logits: tf.Tensor) -> tf.Tensor:
@@ -228,7 +238,7 @@ def _embeddings(spec: FeatureSpec, model: keras.Model) -> dict[str, dict[str, An
     places = {id(v): f"weights/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number, v in enumerate(model.variables)}
     found = {}
     tables = tables_of(model)
-    for feature in spec.categorical:
+    for feature in spec.looked_up:
         layer, first, size = tables[feature.name]
         functions = layer.functions_of(feature.name)
         found[feature.name] = {

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import math
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.components.transform import KEYS, history_values, matched
-from mixrank.schemas import FeatureSpec, History, Match, TimeGap
+from mixrank.components.transform import KEYS, expressed, history_values, matched, numeric, vector, weights_of
+from mixrank.schemas import Expression, FeatureSpec, History, Match, MultiCategorical, Numeric, TimeGap, Vector
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,9 @@ def test_scenario_ids_are_positions_in_the_declaration(transformed):
 def test_a_value_has_one_id_wherever_it_stands(transformed, toy_spec):
     ids: dict[str, int] = {}
     for old, new in transformed:
-        pairs = [(old["clip"], new["clip"])]
+        # A feature that uses the table of the clips.
+        pairs = [(old["clip"], new["clip"]), (old["last"], new["last"])]
+        assert (old["last"] is None) == (new["last"] == 0)
         for history in ("global", "realtime"):
             pairs += list(zip(old[f"{history}_clip"], new[f"{history}_clip"], strict=False))
         for value, number in pairs:
@@ -75,6 +78,15 @@ def test_lists_are_cut_and_padded_with_zero(transformed):
         assert (new["global_clip"] > 0).sum() == len(old["global_clip"])
         assert new["global_clip"].shape == (6,)
         assert new["global_tag"].shape == (18,)
+
+
+def test_each_value_has_its_weight_and_one_without_weighs_one(transformed):
+    for old, new in transformed:
+        expected = np.float32(old["tag_weight"] + [1.0] * (3 - len(old["tag"])))
+        np.testing.assert_array_equal(new["tag_weight"], expected)
+    tags = MultiCategorical("tag", group="item", max_length=2, weights="w")
+    odd = tf.ragged.constant([[0.5], [], [-1.0, math.nan, 3.0]], dtype=tf.float32, row_splits_dtype=tf.int64)
+    np.testing.assert_array_equal(weights_of(tags, odd), [[0.5, 1.0], [1.0, 1.0], [0.0, 1.0]])
 
 
 def test_actions_are_shifted_bit_masks(transformed):
@@ -123,6 +135,54 @@ def test_a_match_counts_the_events_with_the_value_of_the_row(transformed):
     np.testing.assert_allclose([new["had"] for _, new in transformed], expected, rtol=1e-5)
 
 
+def test_a_cross_has_an_id_for_each_combination_that_occurs_twice(transformed):
+    combinations = [(old["page"], old["country"], old["clip"]) for old, _ in transformed]
+    counts = collections.Counter(each for each in combinations if None not in each)
+    known = {each for each, count in counts.items() if count >= 2}
+    assert 20 < len(known) < len(counts)
+    ids: dict[tuple, int] = {}
+    for each, (_, new) in zip(combinations, transformed, strict=True):
+        if None in each:
+            assert new["there"] == 0
+        elif each in known:
+            assert 1 <= new["there"] == ids.setdefault(each, new["there"]) <= len(known)
+        else:
+            assert len(known) < new["there"] <= len(known) + 3
+    assert len(set(ids.values())) == len(known)
+
+
+def test_a_hashed_cross_is_the_same_wherever_its_values_are(transformed):
+    ids: dict[tuple, int] = {}
+    for old, new in transformed:
+        if old["country"] is None:
+            assert new["habit"] == 0
+        else:
+            assert 1 <= ids.setdefault((old["country"], old["page"]), new["habit"]) == new["habit"] <= 40
+    assert len(ids) > 100 and len(set(ids.values())) > 30
+
+
+def test_an_expression_is_computed_from_the_raw_numbers(transformed):
+    raw = []
+    for old, _ in transformed:
+        price, age, hour = (math.nan if old[name] is None else old[name] for name in ("price", "age", "hour"))
+        # Only the hour has a default.
+        value = price / (age + 1) - min(3.0 if math.isnan(hour) else hour, 2)
+        raw.append(0.0 if math.isnan(value) else math.copysign(math.log1p(abs(value)), value))
+    assert 0.0 in raw
+    expected = (np.array(raw) - np.mean(raw)) / np.std(raw)
+    np.testing.assert_allclose([new["rate"] for _, new in transformed], expected, atol=2e-5)
+
+
+def test_an_expression_without_a_finite_value_is_missing(toy_spec):
+    rate = Expression("rate", formula="sqrt(price) / age", group="item", transform="none", default=-7.0)
+    spec = toy_spec.model_copy(update={"features": (*toy_spec.features, rate)})
+    raw = {
+        "price": tf.ragged.constant([[4.0], [1.0], [-1.0], [], [9.0]], row_splits_dtype=tf.int64),
+        "age": tf.ragged.constant([[2.0], [0.0], [1.0], [1.0], []], row_splits_dtype=tf.int64),
+    }
+    np.testing.assert_array_equal(expressed(spec, rate, raw), [1.0, -7.0, -7.0, -7.0, -7.0])
+
+
 def test_values_that_are_missing_match_nothing(toy_spec):
     match = Match("same", of="tag", histories=("realtime",), flags=("buy", "click"))
     spec = FeatureSpec(**{**dict(toy_spec), "features": (*toy_spec.features, match)})
@@ -139,9 +199,8 @@ def test_values_that_are_missing_match_nothing(toy_spec):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_numbers_are_standardized_after_the_logarithm(transformed, toy_spec):
-    default = toy_spec.get("price").default
-    raw = np.array([math.log1p(default if old["price"] is None else old["price"]) for old, _ in transformed])
+def test_numbers_are_standardized_after_the_logarithm(transformed):
+    raw = np.array([math.log1p(old["price"] or 0.0) for old, _ in transformed])
     expected = (raw - raw.mean()) / raw.std()
     np.testing.assert_allclose([new["price"] for _, new in transformed], expected, atol=2e-5)
 
@@ -151,6 +210,72 @@ def test_quantile_buckets_are_equally_full_and_missing_is_zero(transformed):
     assert all(new["age"] == 0 for old, new in transformed if old["age"] is None)
     shares = np.bincount(ids, minlength=5)[1:] / len(ids)
     np.testing.assert_allclose(shares, 0.25, atol=0.06)
+
+
+def test_declared_edges_are_counted_and_a_default_stands_for_a_missing_number(transformed):
+    hours = [3.0 if old["hour"] is None else old["hour"] for old, _ in transformed]
+    assert any(old["hour"] is None for old, _ in transformed)
+    assert [new["hour"] for _, new in transformed] == (1 + np.digitize(hours, [1.0, 2.5, 6.0])).tolist()
+
+
+def piecewise_linear(x, edges):
+    """Equation 1 of the paper, as it is written there, ends cut off."""
+    if x is None:
+        return [1.0] + [0.0] * (len(edges) - 1)
+    parts = []
+    for left, right in itertools.pairwise(edges):
+        parts.append(0.0 if x < left else 1.0 if x >= right else (x - left) / (right - left))
+    return [0.0, *parts]
+
+
+def test_a_piecewise_linear_number_fills_one_interval_after_the_other(transformed):
+    raw = [None if old["seconds"] is None else float(np.clip(old["seconds"], 0.5, 9.0)) for old, _ in transformed]
+    found = np.array([new["seconds"] for _, new in transformed])
+    assert found.shape[1] == 5 and None in raw
+    # The quantiles are approximate; they are where the parts that are neither empty nor full point to.
+    known = np.array([x for x in raw if x is not None])
+    edges = np.quantile(known, [0, 0.25, 0.5, 0.75, 1])
+    edges[1:4] = [_edge(known, found[[x is not None for x in raw], 1 + part]) for part in range(3)]
+    np.testing.assert_allclose(edges[1:4], np.quantile(known, [0.25, 0.5, 0.75]), rtol=0.1)
+    np.testing.assert_allclose(found, [piecewise_linear(x, edges) for x in raw], atol=1e-3)
+
+
+def _edge(x, part):
+    """The number from which on a part is full."""
+    return x[part == 1].min()
+
+
+@pytest.mark.parametrize("default", [None, 2.0])
+def test_piecewise_linear_edges_may_be_declared(default):
+    feature = Numeric(
+        "x", group="item", transform="piecewise_linear", edges=(0, 1, 1.0000000001, 5), clip=(-9, 4), default=default
+    )
+    values = [[-3.0], [0.25], [1.0], [3.0], [99.0], [], [math.nan], [math.inf]]
+    found = numeric(feature, tf.ragged.constant(values, dtype=tf.float32, row_splits_dtype=tf.int64)).numpy()
+    # The middle interval has no width in 32 bits.
+    expected = [[0, 0, 0], [0.25, 0, 0], [1, 1, 0], [1, 1, 0.5], [1, 1, 0.75]]
+    if default is None:
+        expected = [[0, *row] for row in expected] + [[1, 0, 0, 0]] * 3
+    else:
+        expected += [[1, 1, 0.25]] * 3
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_vectors_are_whole_or_zero_and_divided_by_their_length(transformed):
+    assert any(not old["look"] for old, _ in transformed)
+    for old, new in transformed:
+        look = np.array(old["look"] or [0.0] * 3)
+        np.testing.assert_allclose(new["look"], look / (np.linalg.norm(look) or 1), atol=1e-6)
+        np.testing.assert_allclose(new["taste"], old["taste"] or [0.0, 0.0], rtol=1e-6)
+
+
+def test_a_vector_that_is_not_all_there_is_missing_and_a_long_one_does_not_overflow():
+    values = [[3.0, 4.0], [1.0], [1.0, math.nan], [1e30, 1e30], [0.0, 0.0], []]
+    ragged = tf.ragged.constant(values, dtype=tf.float32, row_splits_dtype=tf.int64)
+    found = vector(Vector("v", group="item", dim=2, normalize=True), ragged).numpy()
+    np.testing.assert_allclose(found, [[0.6, 0.8], [0, 0], [0, 0], [0.5**0.5] * 2, [0, 0], [0, 0]], rtol=1e-6)
+    plain = vector(Vector("v", group="item", dim=2), ragged).numpy()
+    np.testing.assert_allclose(plain[0], [3.0, 4.0])
 
 
 def test_labels_keep_their_zeros_and_are_unknown_without_what_they_are_given(transformed):

@@ -28,14 +28,22 @@ def test_every_column_of_the_spec_has_a_row(toy_spec):
         ("person", "categorical"),
         ("country", "categorical"),
         ("clip", "categorical"),
-        ("tag", "up to 3 categories"),
+        ("last", "categorical"),
+        ("tag", "up to 3 categories, weighted, attention"),
         ("price", "numeric"),
         ("age", "numeric"),
+        ("hour", "numeric"),
+        ("seconds", "numeric"),
+        ("look", "vector"),
+        ("taste", "vector"),
         ("action", "action"),
         ("gap", "time gap"),
         ("global", "history, long-term"),
         ("realtime", "history, real-time"),
         ("had", "match"),
+        ("there", "cross"),
+        ("rate", "expression"),
+        ("habit", "cross"),
     ]
 
 
@@ -44,6 +52,13 @@ def test_encodings_are_told_apart(toy_spec):
     assert one(toy_spec, "person", "categorical")["encoding"] == "int, vocab count>=2, 3 OOV"
     assert one(toy_spec, "price")["encoding"] == "log1p_standardize"
     assert one(toy_spec, "age")["encoding"] == "4 quantiles"
+    assert one(toy_spec, "hour")["encoding"] == "3 edges"
+    assert one(toy_spec, "seconds")["encoding"] == "piecewise linear, 4 quantiles, clipped to 0.5..9"
+    assert one(toy_spec, "look")["encoding"] == "divided by its length"
+    assert one(toy_spec, "last")["encoding"] == "str, table of clip"
+    assert one(toy_spec, "habit")["encoding"] == "country x page, hash 40"
+    said = "price / (age + 1) - min(hour, 2), log1p_standardize"
+    assert one(toy_spec, "rate")["encoding"] == said
     assert one(toy_spec, "action")["encoding"] == "click + buy"
     assert one(toy_spec, "page")["encoding"] == "3 values"
     assert one(toy_spec, "buy")["encoding"] == "weight 0.5, given click"
@@ -55,10 +70,11 @@ def test_encodings_are_told_apart(toy_spec):
 def test_widths_are_those_of_the_model(toy_spec):
     widths = {name: one(toy_spec, name)["width"] for name in ("page", "tag", "price", "age", "gap", "global")}
     assert widths == {"page": "3", "tag": "3", "price": "1", "age": "2", "gap": "2", "global": ""}
+    assert [one(toy_spec, name)["width"] for name in ("hour", "seconds", "look", "there")] == ["2", "5", "3", "3"]
 
 
 def test_columns_that_share_a_table_stand_beside_it(toy_spec):
-    assert one(toy_spec, "tag")["also read as"] == "global_tag, realtime_tag"
+    assert one(toy_spec, "tag")["also read as"] == "global_tag, realtime_tag, tag_weight"
     assert one(toy_spec, "gap")["also read as"] == "global_gap, realtime_gap"
     assert one(toy_spec, "country")["also read as"] == ""
 

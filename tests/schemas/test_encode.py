@@ -24,6 +24,8 @@ SPEC = s.FeatureSpec(
         s.Categorical("city", group="user", dtype="str"),
         s.MultiCategorical("tag", group="item", max_length=3),
         s.Numeric("age", group="user", required=True),
+        s.Vector("look", group="item", dim=2),
+        s.MultiCategorical("genre", group="item", max_length=2, weights="genre_weight"),
         s.Action("action", flags=("click", "like")),
         s.TimeGap("gap"),
         s.History("past", of=("clip", "tag", "action", "gap"), length=2, window="before"),
@@ -39,6 +41,9 @@ ROW = {
     "city": None,
     "tag": ["a", "b"],
     "age": 0.0,
+    "look": [0.0, -0.5],
+    "genre": ["a", "b"],
+    "genre_weight": [0.5, 0.0],
     "past_clip": [5],
     "past_tag": ["x", "", ""],
     "past_action": [0],
@@ -65,6 +70,8 @@ def test_zeros_survive_and_missing_values_stay_present_but_empty():
 def test_toy_rows_come_back_as_they_went_in():
     for row in toy_rows(SPEC, 20, seed=3, missing=0.4):
         row["age"] = 1.5  # required, and exact in 32 bits
+        row["genre_weight"] = [0.5, 3.0][: len(row["genre"])]
+        row["look"] = [0.25, -2.0][: len(row["look"])]
         assert decode(SPEC, encode(SPEC, row)) == row
 
 
@@ -111,6 +118,10 @@ def test_varint_of_a_minus_one_takes_ten_bytes():
         ({"city": 3}, r"column `city` takes text, received 3 \(int\)"),
         ({"tag": "a,b"}, "column `tag` takes a list, received 'a,b'"),
         ({"tag": list("abcd")}, "column `tag` takes at most 3 values, received 4"),
+        ({"look": [1.0]}, "column `look` takes exactly 2 values, received 1"),
+        ({"look": [1.0, math.nan]}, "column `look` takes a finite 32-bit number, received nan"),
+        ({"genre_weight": [0.5]}, "column `genre_weight` has 1 weights for 2 values of `genre`"),
+        ({"genre_weight": [0.5, -1]}, "column `genre_weight` takes weights of at least 0, received -1"),
         ({"past_tag": ["x"]}, "column `past_tag` takes 3 values per event, received 1 in all"),
         ({"past_gap": [1, 2]}, "history `past` has 1 events in `past_clip` but 2 in `past_gap`"),
         ({"click": 2}, "label `click` must be 0 or 1, received 2"),
@@ -136,6 +147,9 @@ def test_instances_have_a_fixed_length_and_are_legal_json():
         "city": "",
         "tag": ["a", "b", ""],
         "age": 0.0,
+        "look": [0.0, -0.5],
+        "genre": ["a", "b"],
+        "genre_weight": [0.5, 0.0],
         "past_clip": [5, PADDING["int"]],
         "past_tag": ["x", "", "", "", "", ""],
         "past_action": [0, PADDING["int"]],
@@ -144,9 +158,10 @@ def test_instances_have_a_fixed_length_and_are_legal_json():
     assert json.loads(json.dumps(instance, allow_nan=False)) == instance
 
 
-def test_a_missing_number_is_nan_in_an_instance():
-    spec = s.FeatureSpec(**{**SPEC.model_dump(), "features": [s.Numeric("age", group="user").model_dump()]})
-    assert math.isnan(to_instance(spec, {"tab": "home"})["age"])
+def test_a_missing_number_or_vector_is_nan_in_an_instance():
+    features = [s.Numeric("age", group="user").model_dump(), s.Vector("look", group="item", dim=2).model_dump()]
+    instance = to_instance(s.FeatureSpec(**{**SPEC.model_dump(), "features": features}), {"tab": "home"})
+    assert math.isnan(instance["age"]) and len(instance["look"]) == 2 and all(map(math.isnan, instance["look"]))
 
 
 def test_columns_are_those_of_the_schema():
@@ -181,7 +196,7 @@ def test_of_a_history_that_is_too_long_an_instance_keeps_the_newest_events():
     assert instance["past_tag"] == list("abcdef")
 
 
-ITEM = {name: ROW[name] for name in ("clip", "tag") if name in ROW}
+ITEM = {name: ROW[name] for name in ("clip", "tag", "look", "genre", "genre_weight") if name in ROW}
 REQUEST = {name: value for name, value in ROW.items() if name not in ITEM and name not in ("time", "click", "like")}
 
 

@@ -46,6 +46,42 @@ def spec(*features, **changes):
         (lambda: s.Numeric("age", group="user", transform="log"), "'none', 'log1p', 'standardize'"),
         (lambda: s.Numeric("age", group="user", default=float("nan")), "finite number"),
         (lambda: s.Numeric("age", group="user", buckets=1), "greater than or equal to 2"),
+        (lambda: s.Numeric("age", group="user", edges=(1, 2)), "`edges` are for transform='bucketize' or 'piecewise_"),
+        (
+            lambda: s.Numeric("age", group="user", transform="bucketize", edges=(1, 1)),
+            r"must ascend, received \(1.0, 1",
+        ),
+        (
+            lambda: s.Numeric("age", group="user", transform="piecewise_linear", edges=(1,)),
+            r"numeric `age`: transform='piecewise_linear' takes at least 2 `edges`, received \(1.0,\)",
+        ),
+        (
+            lambda: s.Numeric("age", group="user", transform="bucketize", edges=(1, 2), buckets=3),
+            "give `edges` or the number of quantiles in `buckets`, not both",
+        ),
+        (
+            lambda: s.Numeric("age", group="user", clip=(3, 3)),
+            r"`clip` takes \(lowest, highest\), received \(3.0, 3.0\)",
+        ),
+        (lambda: s.Numeric("age", group="user", clip=(0, float("inf"))), "finite number"),
+        (
+            lambda: s.MultiCategorical("tag", group="item", pooling="max", weights="w"),
+            "pooling='max' takes no `weights`",
+        ),
+        (
+            lambda: s.MultiCategorical("tag", group="item", separator="|", weight_separator=":"),
+            "`weight_separator` needs a name for the column of the weights in `weights`",
+        ),
+        (
+            lambda: s.MultiCategorical("tag", group="item", separator=":", weight_separator=":", weights="w"),
+            "needs another `separator` between the values, received ':'",
+        ),
+        (lambda: s.Vector("look", group="item"), r"dim\s+Field required"),
+        (lambda: s.Vector("look", group="item", dim=0), "greater than or equal to 1"),
+        (
+            lambda: s.MultiCategorical("tag", group="item", pooling="avg"),
+            "'mean', 'sum', 'max', 'sqrtn' or 'attention'",
+        ),
         (lambda: s.Label("click", weight=0), "greater than 0"),
         (lambda: s.EventTime("at", unit="min"), "'s', 'ms', 'us' or 'ns'"),
         (lambda: s.EventTime("at", format="iso", unit="s"), "`unit` belongs to format='epoch'"),
@@ -73,6 +109,10 @@ def test_a_wrong_declaration_is_refused(declare, message):
         (lambda: spec(labels=()), "at least 1 item"),
         (lambda: spec(time=s.EventTime("page")), "column `page` is declared twice: as time and as scenario"),
         (lambda: spec(labels=(s.Label("click"), s.Label("click"))), "`click` is declared twice: as label and as label"),
+        (
+            lambda: spec(CLIP, s.MultiCategorical("tag", group="item", weights="clip")),
+            "column `clip` is declared twice: as feature `clip` and as weights of `tag`",
+        ),
         (lambda: spec(CLIP, s.Numeric("click", group="user")), "twice: as label and as feature `click`"),
         (
             lambda: spec(CLIP, PAST, s.Numeric("past_clip", group="user")),
@@ -181,6 +221,90 @@ def test_flags_are_labels_then_actions_without_repetition():
     assert spec(CLIP, action, history).flags == ("click", "buy", "share")
 
 
+@pytest.mark.parametrize(
+    ("cross", "message"),
+    [
+        (
+            s.Cross("x", of=("clip", "pag"), group="item"),
+            r"cross `x` is of `pag`, .* or the scenario; did you mean `page`",
+        ),
+        (s.Cross("x", of=("clip", "tag"), group="item"), "is of `tag`, which must be a Categorical or the scenario"),
+        (s.Cross("x", of=("clip", "clip"), group="item"), r"must be of distinct features, received \('clip', 'clip'\)"),
+        (s.Cross("x", of=("clip", "page"), group="user"), "it must be of group item, not user"),
+        (s.Cross("x", of=("town", "page"), group="item"), "it must be of group user or context, not item"),
+        (s.Cross("clip", of=("town", "page"), group="user"), "declared twice"),
+    ],
+)
+def test_a_cross_is_of_categories_of_the_row(cross, message):
+    others = (CLIP, s.MultiCategorical("tag", group="item"), s.Categorical("town", group="user"))
+    with pytest.raises(ValueError, match=message):
+        spec(*others, cross)
+
+
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [
+        (s.Categorical("last", group="user", table="clp"), r"uses the table of `clp`, .* its own; did you mean `clip`"),
+        (s.Categorical("last", group="user", table="last"), "uses the table of `last`, which must be a categorical"),
+        (s.Categorical("last", group="user", dim=3, table="clip"), "whose `dim` is 16, and its own is 3"),
+        (
+            s.Categorical("last", group="user", dtype="str", table="clip"),
+            "whose `dtype` is 'int', and its own is 'str'",
+        ),
+        (s.Categorical("last", group="user", vocab=s.Hash(size=5), table="clip"), "whose `vocab` is Vocab"),
+    ],
+)
+def test_features_of_one_table_agree_on_it(feature, message):
+    with pytest.raises(ValueError, match=message):
+        spec(CLIP, feature)
+
+
+def test_a_table_has_one_owner():
+    first = s.Categorical("last", group="user", table="clip")
+    with pytest.raises(ValueError, match="feature `next` uses the table of `last`, which must be"):
+        spec(CLIP, first, s.Categorical("next", group="user", table="last"))
+    declared = spec(CLIP, first)
+    assert [feature.name for feature in declared.looked_up] == ["clip"] and list(declared.vocabularies) == ["clip"]
+
+
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [
+        ("age +", r"`formula` is no arithmetic, received 'age \+'"),
+        ("1 + 2", "must name a column"),
+        ("age ** 2", r"'age \*\* 2' is something else"),
+        ("age > 2", "'age > 2' is something else"),
+        ("age + '1'", "\"'1'\" is something else"),
+        ("age + True", "'True' is something else"),
+        ("age + 1e999", "'1e999' is something else"),
+        ("age.real", "'age.real' is something else"),
+        ("[age]", r"'\[age\]' is something else"),
+        ("__import__('os')", "calls '__import__', which is no function of it; expected one of `abs`"),
+        ("age.pop()", r"calls 'age.pop\(\)', which is no function"),
+        ("lgo1p(age)", r"calls 'lgo1p', .* did you mean `log1p`"),
+        ("max(age)", r"`max` of `formula` takes 2 numbers, received 'max\(age\)'"),
+        ("age" + "+1" * 300, "may have 500 characters, received 603"),
+        ("(" * 250 + "age" + ")" * 240, "is no arithmetic"),
+        ("aeg + 1", r"expression `x` is of `aeg`, which must be a Numeric; did you mean `age`"),
+        ("clip + 1", "is of `clip`, which must be a Numeric"),
+        ("price / age", "it must be of group item, not user"),
+    ],
+)
+def test_an_expression_is_arithmetic_over_numbers_of_the_row(formula, message):
+    numbers = (s.Numeric("age", group="user"), s.Numeric("price", group="item"))
+    with pytest.raises(ValueError, match=message):
+        spec(CLIP, *numbers, s.Expression("x", formula=formula, group="user"))
+
+
+def test_an_expression_names_its_columns_once():
+    assert s.Expression("x", formula=" -(b + a) * log1p(b) ", group="user").of == ("b", "a")
+
+
+def test_a_cross_needs_two_features():
+    with pytest.raises(ValueError, match="at least 2 items"):
+        s.Cross("x", of=("clip",), group="item")
+
+
 def test_shared_columns_are_found_in_every_history(toy_spec):
     assert toy_spec.columns_of(toy_spec.get("tag")) == ("tag", "global_tag", "realtime_tag")
     assert toy_spec.columns_of(toy_spec.get("person")) == ("person",)
@@ -196,7 +320,11 @@ def test_embeddings_are_widened_by_one_factor_and_nothing_else(toy_spec):
     wide, narrow = toy_spec.widened(1.5), toy_spec.widened(0.01)
     assert [wide.get(name).dim for name in ("person", "clip", "action")] == [6, 8, 3]
     assert wide.scenario.dim == 4
-    assert {f.dim for f in narrow.features if hasattr(f, "dim") and f.name != "had"} == {narrow.scenario.dim} == {1}
+    assert (
+        {f.dim for f in narrow.features if hasattr(f, "dim") and f.name not in ("had", "look", "taste")}
+        == {narrow.scenario.dim}
+        == {1}
+    )
     assert wide.widened(2 / 3).get("person") == toy_spec.get("person")
     assert wide.histories == toy_spec.histories
     assert toy_spec.widened(1.0) == toy_spec

@@ -163,7 +163,7 @@ def test_a_log_in_another_shape_survives_json():
 
 def test_an_outcome_cannot_be_a_feature_of_its_own_row(toy_spec):
     features = [feature.model_dump() for feature in toy_spec.features]
-    features[6]["flags"] = ("click", "wish")
+    next(feature for feature in features if feature["name"] == "action")["flags"] = ("click", "wish")
     spec = FeatureSpec(**{**toy_spec.model_dump(), "features": [*features, Numeric("wish", group="user").model_dump()]})
     with pytest.raises(ValueError, match="`wish` is an outcome and cannot be a feature of the row it belongs to"):
         Dataset(spec=spec, source=LogSource(log=LOG))

@@ -63,6 +63,8 @@ def test_a_request_carries_a_key_only_if_the_model_reads_it(toy_spec):
         ("country", 0, 1),
         ("price", 0, 1),
         ("tag", 0, 3),
+        ("look", 0, 3),
+        ("tag_weight", 0, 3),
         ("global_clip", 0, 6),
         ("global_tag", 0, 18),
         ("global_gap", 0, 6),
@@ -78,7 +80,8 @@ def test_types_are_those_of_the_raw_columns(columns):
     kinds = {name: schema_pb2.FeatureType.Name(column.type) for name, column in columns.items()}
     assert kinds == {
         "at": "INT", "page": "BYTES", "click": "INT", "buy": "INT", "person": "INT", "country": "BYTES",
-        "clip": "BYTES", "tag": "BYTES", "price": "FLOAT", "age": "FLOAT", "global_clip": "BYTES",
+        "clip": "BYTES", "last": "BYTES", "tag": "BYTES", "price": "FLOAT", "age": "FLOAT", "hour": "FLOAT",
+        "seconds": "FLOAT", "tag_weight": "FLOAT", "look": "FLOAT", "taste": "FLOAT", "global_clip": "BYTES",
         "global_tag": "BYTES", "global_action": "INT", "global_gap": "INT", "realtime_clip": "BYTES",
         "realtime_tag": "BYTES", "realtime_action": "INT", "realtime_gap": "INT", "worth": "FLOAT",
         "rank": "INT",

@@ -1,3 +1,5 @@
+import collections
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,48 @@ def test_trees_learn_an_interaction_that_log_odds_do_not_add_up_to(group):
     assert auc(later.columns["click"], added_up) < 0.55
     # The truth reaches 0.8.
     assert auc(later.columns["click"], trees) > 0.77
+
+
+def test_trees_read_the_value_of_an_expression():
+    spec = plain_spec(
+        s.Numeric("age", group="user", default=2.0),
+        s.Expression("each", formula="max(price, 1) / (age - 1)", group="item"),
+    )
+    age, price = np.float32([3, np.nan, 1, 5]), np.float32([4, 0.5, 2, np.nan])
+    rows = plain_rows(4, age=age, price=price)
+    found = BoostedTrees(spec, trees=1).fit(rows, np.zeros(4)).features(rows)["each"]
+    np.testing.assert_array_equal(found, [2.0, 1.0, np.nan, np.nan])
+
+
+def test_trees_read_the_rate_of_a_cross():
+    brands, colors = s.Categorical("brand", group="item"), s.Categorical("color", group="item")
+    cross = s.Cross("look", of=("brand", "color", "page"), group="item")
+    rng = np.random.default_rng(7)
+    brand, color, page = (rng.integers(1, top, 12000) for top in (80, 80, 3))
+    # Each combination of a brand and a page has colors of its own.
+    click = (rng.random(12000) < np.where((brand * 7 + color * 3 + page) % 2 > 0, 0.9, 0.1)).astype(int)
+    brand[:50] = 0
+    rows = plain_rows(12000, brand=brand, color=color, page=page, click=click)
+    trees = BoostedTrees(plain_spec(brands, colors, cross), **SMALL).fit(rows, np.arange(12000) // 3000)
+    table = trees.features(rows)
+    seen = {}
+    for number, key in enumerate(zip(brand, color, page, strict=True)):
+        seen.setdefault(key, set()).add(table["look.rows"][number])
+    assert (table["look.rows"][:50] == 0).all() and table["look.rows"].max() > 1
+    # Rows of a combination have one count, and only they have it.
+    assert all(len(counts) == 1 for counts in seen.values())
+    expected = collections.Counter(key for key in zip(brand, color, page, strict=True) if key[0])
+    assert all(seen[key] == {count} for key, count in expected.items())
+
+
+def test_trees_split_at_each_number_of_a_vector():
+    spec = plain_spec(s.Vector("look", group="item", dim=2))
+    look = np.random.default_rng(6).normal(size=(6000, 2)).astype(np.float32)
+    rows = plain_rows(6000, look=look, click=(look[:, 1] > 0).astype(int))
+    trees = BoostedTrees(spec, **SMALL).fit(rows.between(0, 4000), np.arange(4000) // 800)
+    assert {"look.0", "look.1"} <= set(trees.features(rows))
+    later = rows.between(4000, 6000)
+    assert auc(later.columns["click"], trees.predict(later)["click"]) > 0.99
 
 
 def test_trees_learn_which_member_likes_which_brand():

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from mixrank.layers.tokens import HistoryMask, IdEmbedding, MaskedMean
+from mixrank.layers.tokens import HistoryMask, IdEmbedding, ValuePooling
 
 IDS = np.array([[1, 4, 0], [2, 1, 3]])
 
@@ -83,7 +83,7 @@ def test_an_empty_table_is_refused():
 
 def test_the_mean_ignores_padding_and_an_empty_list_is_zero():
     x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
-    mean = MaskedMean()(x, np.array([[7, 0, 2], [0, 0, 0]]))
+    mean = ValuePooling()(x, np.array([[7, 0, 2], [0, 0, 0]]))
     np.testing.assert_allclose(mean, [(x[0, 0] + x[0, 2]) / 2, np.zeros(4)], rtol=1e-6)
 
 
@@ -91,9 +91,40 @@ def test_the_mean_works_per_history_slot():
     x = np.ones((2, 5, 3, 4), "float32")
     ids = np.zeros((2, 5, 3), int)
     ids[1, 2, 0] = 1
-    mean = np.array(MaskedMean()(x, ids))
+    mean = np.array(ValuePooling()(x, ids))
     assert mean.shape == (2, 5, 4)
     assert mean.sum() == 4 and mean[1, 2].sum() == 4
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("pooling", ["mean", "sum", "max", "sqrtn", "attention"])
+def test_several_values_are_pooled_as_the_formula_says(pooling, weighted, check_layer):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(3, 4, 5)).astype("float32")
+    ids = np.array([[7, 0, 2, 1], [0, 0, 0, 0], [3, 0, 0, 0]])
+    given = rng.uniform(0.1, 3, size=ids.shape).astype("float32") if weighted else np.ones(ids.shape)
+    inputs = (x, ids, given) if weighted and pooling != "max" else (x, ids)
+    layer = check_layer(ValuePooling, {"pooling": pooling}, *inputs, parameters=5 if pooling == "attention" else 0)
+    assert sum(part.parameters for part in layer.parts()) == layer.count_params()
+    expected = []
+    for row, own, all_weights in zip(x.astype("float64"), ids, given, strict=True):
+        values, w = row[own > 0], all_weights[own > 0]
+        if not len(values):
+            pooled = np.zeros(5)
+        elif pooling == "attention":
+            w = w * np.exp(values @ np.array(layer.query))
+            pooled = (w / w.sum()) @ values
+        elif pooling == "max":
+            pooled = values.max(axis=0)
+        else:
+            pooled = w @ values / {"sum": 1, "mean": w.sum(), "sqrtn": np.linalg.norm(w)}[pooling]
+        expected.append(pooled)
+    np.testing.assert_allclose(layer(*inputs), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_unknown_pooling_is_refused():
+    with pytest.raises(ValueError, match="`pooling` of layer `tags` must be mean, sum, max, sqrtn or attention"):
+        ValuePooling(pooling="avg", name="tags")
 
 
 def test_a_slot_is_valid_if_any_field_is_set():

@@ -5,7 +5,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from mixrank.schemas.raw import RawColumn, convert
+from mixrank.schemas.raw import RawColumn, convert, uneven_weights
 
 INT, TEXT, FLOAT = RawColumn("n", "int"), RawColumn("n", "str"), RawColumn("n", "float")
 FLAG, KEY = RawColumn("n", "flag", required=True), RawColumn("n", "int", required=True)
@@ -303,3 +303,38 @@ def test_seconds_that_overflow_as_milliseconds_are_no_time():
     far = (2**64 + 1_600_000_000_000) // 1000
     typed, bad = convert(pa.array([1_600_000_000, far], pa.timestamp("s")), RawColumn("t", "time"))
     assert typed.to_pylist() == [1_600_000_000_000, None] and list(bad) == [1]
+
+
+def test_a_vector_has_all_of_its_numbers_or_none():
+    column = RawColumn("v", "float", many=True, exactly=2)
+    lists = [[1.0, -2.0], [1.0], [], None, [1.0, None], [1.0, 2.0, 3.0], [math.nan, math.nan]]
+    reason = "has {} numbers, expected 2"
+    expected = {1: reason.format(1), 4: reason.format(1), 5: reason.format(3)}
+    values, bad = converted(lists, column)
+    assert [value for place, value in enumerate(values) if place not in bad] == [[1.0, -2.0], [], None, []]
+    assert bad == expected
+    sized = pa.array([[0.5, 1.5], None], pa.list_(pa.float32(), 2))
+    assert convert(sized, column)[0].to_pylist() == [[0.5, 1.5], None]
+
+
+def test_weights_in_text_stand_behind_their_values():
+    values = RawColumn("tag", "str", many=True, separator="|", mark=":")
+    weights = RawColumn("w", "float", many=True, separator="|", source="tag", mark=":", weighs="tag")
+    texts = ["a:0.5|b: 2", "a|b:0|", "x:y:3", "", None, ":4|b:1", "a:x", "a:-1"]
+    assert converted(texts, values) == ([["a", "b"], ["a", "b"], ["x:y"], [], None, ["b"], ["a"], ["a"]], {})
+    found, bad = converted(texts, weights)
+    assert found[:6] == [[0.5, 2.0], [1.0, 0.0], [3.0], [], None, [1.0]]
+    assert bad == {6: "is not a number", 7: "has a weight below 0"}
+
+
+def test_weights_are_as_many_as_their_values():
+    values, weights = pa.array([["a", "b"], ["a"], None, ["b"]]), pa.array([[1.0], [2.0], None, []])
+    assert uneven_weights(values, weights) == {0: "has 1 weights for 2 values"}
+
+
+def test_a_vector_in_text_may_stand_in_brackets():
+    column = RawColumn("v", "float", many=True, separator=",", exactly=2)
+    values, bad = converted(["[0.5, -1]", "0.5,-1", "[]", "", "[0.5]", "[a, 1]"], column)
+    assert values[:3] == [[0.5, -1.0], [0.5, -1.0], []]
+    assert bad == {4: "has 1 numbers, expected 2", 5: "is not a number"}
+    assert converted(["[0.5  -1 ]"], RawColumn("v", "float", many=True, separator=" "))[0] == [[0.5, -1.0]]

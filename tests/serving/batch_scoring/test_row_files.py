@@ -178,3 +178,21 @@ def test_a_list_in_text_that_is_not_utf8_is_one_bad_row():
     cells = pa.array([b'["a"]', b'["\xff"]'], pa.binary()).cast(pa.string(), safe=False)
     rows = read_rows([Column("tags", "str", length=3)], {}, pa.table({"tags": cells}))
     assert rows.bad == {1: ("tags", "takes a JSON list, but is not UTF-8 text, received '[\"\ufffd\"]'")}
+
+
+def test_weights_that_do_not_fit_their_values_are_a_bad_row():
+    known = [Column("tag", "str", length=2), Column("w", "float", length=2, weighs="tag")]
+    tags = pa.array([["a", "b"], ["a"], ["a", "b"], ["b"]])
+    weights = pa.array([[0.5, 2.0], [1.0, 2.0], None, [-1.0]])
+    rows = read_rows(known, {}, pa.table({"tag": tags, "w": weights}))
+    assert rows.bad == {1: ("w", "has not as many weights as `tag` has values"), 3: ("w", "has a weight below 0")}
+    np.testing.assert_array_equal(rows.inputs["w"][[0, 2]], [[0.5, 2.0], [np.nan, np.nan]])
+
+
+def test_a_vector_of_another_length_is_a_bad_row():
+    column = Column("look", "float", length=2, exact=True)
+    array = pa.array([[1.0, 2.0], [1.0], None, [1.0, 2.0, 3.0], [1.0, None]], pa.list_(pa.float64()))
+    rows = read_rows([column], {}, pa.table({"look": array}))
+    reason = "has {} numbers, expected 2"
+    assert rows.bad == {1: ("look", reason.format(1)), 3: ("look", reason.format(3)), 4: ("look", reason.format(1))}
+    np.testing.assert_array_equal(rows.inputs["look"][[0, 2]], [[1.0, 2.0], [np.nan, np.nan]])

@@ -88,7 +88,7 @@ def test_rows_of_the_same_process_raise_no_alarm(changed, toy_spec):
     found = changed(lambda row, draw: None)
     assert alarms(found) == set()
     judged = {finding.feature for finding in found}
-    assert {"page", "person", "country", "clip", "tag", "price", "age", "global", "realtime"} <= judged
+    assert {"page", "person", "country", "clip", "tag", "price", "age", "look", "global", "realtime"} <= judged
     assert not {"at", *toy_spec.tasks} & judged
 
 
@@ -112,6 +112,14 @@ def forgetful(row, draw):
     row["country"] = None if draw.random() < 0.3 else row["country"]
 
 
+def blind(row, draw):
+    row["look"] = [] if draw.random() < 0.3 else row["look"]
+
+
+def looks_aside(row, draw):
+    row["look"] = [number + 2 for number in row["look"]]
+
+
 def short_memory(row, draw):
     for name in [name for name in row if name.startswith("global_")]:
         width = 3 if name == "global_tag" else 1
@@ -130,6 +138,8 @@ def milliseconds(row, draw):
         (dearer, {("price", "Jensen-Shannon")}),
         (new_clips, {("clip", "unseen values")}),
         (forgetful, {("country", "missing values")}),
+        (blind, {("look", "missing values")}),
+        (looks_aside, {("look", "Jensen-Shannon")}),
         (without("price"), {("price", "missing column")}),
         (without("clip"), {("clip", "missing column")}),
         (without("realtime_gap"), {("realtime_gap", "missing column")}),

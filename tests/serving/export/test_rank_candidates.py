@@ -16,7 +16,7 @@ from mixrank.serving.export import request_and_item, signatures, to_columns, to_
 from mixrank.serving.export.signatures import export, request_columns
 
 TASKS = ("click", "buy")
-REQUEST = {"page": "home", "person": 3, "country": "se", "age": 31.0}
+REQUEST = {"page": "home", "person": 3, "country": "se", "age": 31.0, "taste": [0.5, -1.0]}
 EVENTS = {
     "global_clip": ["v1", "", "v3"],
     "global_tag": ["v1", "v2", "", "v3", "", "", "", "", ""],
@@ -28,7 +28,14 @@ EVENTS = {
     "realtime_gap": [7],
 }
 ITEMS = [
-    {"clip": "v4", "tag": ["v1", "v2"], "price": 3.5},
+    {
+        "clip": "v4",
+        "tag": ["v1", "v2"],
+        "tag_weight": [0.5, 2.0],
+        "price": 3.5,
+        "seconds": 2.0,
+        "look": [1.0, 2.0, -3.0],
+    },
     {"clip": "v5", "tag": [], "price": None},
     {"clip": "never seen", "tag": ["never seen"], "price": -1e30},
 ]
@@ -88,6 +95,7 @@ def test_the_signature_takes_a_request_without_and_items_with_an_axis(toy_export
     assert shapes["global_tag"] == ([None], tf.string) and shapes["realtime_gap"] == ([None], tf.int64)
     assert shapes["clip"] == ([None], tf.string) and shapes["tag"] == ([None, 3], tf.string)
     assert shapes["price"] == ([None], tf.float32)
+    assert shapes["look"] == ([None, 3], tf.float32) and shapes["taste"] == ([2], tf.float32)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 9])
@@ -134,7 +142,9 @@ def test_columns_of_different_numbers_of_candidates_are_named(toy_export, toy_sp
 
 
 def test_no_candidates_get_no_scores(toy_export, toy_spec):
-    none = {"clip": tf.zeros([0], tf.string), "tag": tf.zeros([0, 3], tf.string), "price": tf.zeros([0])}
+    none = {"clip": tf.zeros([0], tf.string), "tag": tf.zeros([0, 3], tf.string), "look": tf.zeros([0, 3])}
+    none["tag_weight"] = tf.zeros([0, 3])
+    none |= {name: tf.zeros([0]) for name in ("price", "seconds")}
     assert rank(toy_export, toy_spec, REQUEST, ITEMS, **none)["click"].shape == (0, 1)
 
 
@@ -144,7 +154,7 @@ def test_transform_gets_one_row_of_the_request_whatever_the_candidates(toy_spec)
     given = to_request_columns(toy_spec, REQUEST | EVENTS, [ITEMS[0]] * 203)
     answer = rank_candidates(**{name: tf.constant(value) for name, value in given.items()})
     rows = {name: int(count) for name, count in answer.items()}
-    assert rows == {name: 203 if name in ("clip", "tag", "price") else 1 for name in given}
+    assert rows == {name: 203 if name in {*ITEMS[0]} else 1 for name in given}
 
 
 @pytest.fixture

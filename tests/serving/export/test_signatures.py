@@ -102,6 +102,8 @@ HARD = {
     "a bit mask beyond the flags": ROW | EVENTS | {"global_action": [2**40, -5]},
     "huge numbers": ROW | {"price": 1e38, "age": -1e38},
     "negative numbers": ROW | {"price": -3.0, "age": -1},
+    "a vector of huge numbers": ROW | {"look": [3e38, -3e38, 3e38], "seconds": 3e38},
+    "a vector of zeros": ROW | {"look": [0.0] * 3, "taste": [0.0] * 2},
 }
 
 
@@ -121,6 +123,23 @@ def test_a_number_that_is_none_counts_as_missing(toy_export, toy_spec, number):
     required = [entry("page", "str", ["home"]), entry("person", "int", [3]), entry("clip", "str", ["v4"])]
     serialized = example([*required, entry("price", "float", [number]), entry("age", "float", [number])])
     assert_same(by_examples(toy_export, toy_spec, [serialized]), expected)
+
+
+def test_a_vector_counts_only_as_a_whole(toy_export, toy_spec):
+    row = ROW | {"look": [1.0, 2.0, 3.0]}
+    nothing = np.full((1, 3), np.nan, np.float32)
+    assert_same(by_rows(toy_export, toy_spec, [row], look=nothing), by_examples(toy_export, toy_spec, [ROW]))
+    for place in range(3):
+        part = np.float32([[1.0, 2.0, 3.0]])
+        part[0, place] = np.nan
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match="column `look` takes exactly 3 finite numbers, or none"
+        ):
+            by_rows(toy_export, toy_spec, [row], look=part)
+    required = [entry("page", "str", ["home"]), entry("person", "int", [3]), entry("clip", "str", ["v4"])]
+    for numbers in ([1.0], [1.0, np.inf, 2.0], [1.0] * 4):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="column `look` takes exactly 3"):
+            by_examples(toy_export, toy_spec, [example([*required, entry("look", "float", numbers)])])
 
 
 @pytest.mark.parametrize(
@@ -170,7 +189,7 @@ def test_metadata_holds_the_spec_and_finds_every_table(toy_export, toy_spec, toy
     metadata = json.loads((toy_export.folder / METADATA).read_text())
     assert metadata["note"] == "untrained"
     assert FeatureSpec.model_validate(metadata["spec"]) == toy_spec
-    assert set(metadata["embeddings"]) == {"person", "country", "clip", "tag"}
+    assert set(metadata["embeddings"]) == {"person", "country", "clip", "tag", "there", "habit"}
     checkpoint = tf.train.load_checkpoint(str(toy_export.folder / "variables" / "variables"))
     sizes = vocabulary_sizes(toy_spec, toy_transform)
     for name, table in metadata["embeddings"].items():
