@@ -91,7 +91,7 @@ def difference() -> float:
     import numpy as np
     import tensorflow as tf
 
-    from mixrank.components.training.row_optimizer import Gradient, build_row_optimizer
+    from mixrank.components.training.optimizing.row_optimizer import Gradient, build_row_optimizer
 
     size, rate, start = 1000, 0.16, 1e-8
     rng = np.random.default_rng(0)

@@ -64,7 +64,7 @@ def test_the_stub_of_the_models_names_those_that_exist():
 def test_every_class_that_a_file_may_name_has_a_stand_in():
     for name in registry.names():
         registry.load_class(name)
-    importlib.import_module("mixrank.components.training.optimizers")
+    importlib.import_module("mixrank.components.training.optimizing.optimizers")
     known = {name for name in keras.saving.get_custom_objects() if name.startswith("mixrank>")}
     assert len(known) > 40
     assert known <= set(stand_ins())

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from mixrank.components.training.batches import Sampled, TransformedRows, evaluation_batches
-from mixrank.components.training.optimizers import build_optimizer, build_table_optimizer
+from mixrank.components.training.optimizing import build_optimizer, build_table_optimizer
 from mixrank.components.training.position_bias import PositionBias
 from mixrank.components.training.predictions import EVALUATION_BATCH
 from mixrank.components.training.settings import ModelSettings, TrainSettings, named_loss

@@ -142,7 +142,7 @@ class Optimizer(_Rate):
 
 
 class TableOptimizer(_Rate):
-    """An optimizer of `mixrank.components.training.row_optimizer`, for the embedding tables.
+    """An optimizer of `mixrank.components.training.optimizing`, for the embedding tables.
 
     Args:
         name: rowwise_adagrad, adagrad or lazy_adam.

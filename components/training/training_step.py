@@ -20,8 +20,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mixrank.components.training.optimizing import Gradient, RowOptimizer
 from mixrank.components.training.position_bias import PositionBias
-from mixrank.components.training.row_optimizer import Gradient, RowOptimizer
 from mixrank.layers.tokens import EmbeddingTables
 
 

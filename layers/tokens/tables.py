@@ -65,7 +65,7 @@ class EmbeddingTables(StoredRows):
     """`e_cj = W[first_t + p_j(id_c)]` for the table t of every column c and its hash functions j, in one gather.
 
     The tables stand one behind the other in one variable W (sum of sizes, dim), so that forty columns cost one lookup
-    and, with `mixrank.components.training.row_optimizer`, one update. Row 0 of a table is the vector of a missing
+    and, with `mixrank.components.training.optimizing`, one update. Row 0 of a table is the vector of a missing
     value. Rows start as N(0, 0.05).
 
     With n = size_t - 1 and k functions, `p_j(0) = 0` and `p_j(id) = 1 + floor((min(id, n^k) - 1) / n^j) mod n` for

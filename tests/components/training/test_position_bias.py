@@ -9,7 +9,7 @@ import tensorflow as tf
 from scipy.stats import spearmanr
 
 from mixrank.components.training.model_factory import transformed_rows
-from mixrank.components.training.optimizers import build_optimizer, build_table_optimizer
+from mixrank.components.training.optimizing import build_optimizer, build_table_optimizer
 from mixrank.components.training.position_bias import PositionBias
 from mixrank.components.training.settings import Optimizer, TableOptimizer
 from mixrank.components.training.training_step import TrainingStep

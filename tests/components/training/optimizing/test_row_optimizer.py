@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.components.training.row_optimizer import RULES, Gradient, build_row_optimizer, summed_by_row
+from mixrank.components.training.optimizing.row_optimizer import RULES, Gradient, build_row_optimizer, summed_by_row
 
 SIZE, DIM, STEPS, RATE = 9, 3, 5, 0.1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mixrank.components.training import Optimizer, TableOptimizer
-from mixrank.components.training.optimizers import build_optimizer, build_table_optimizer
+from mixrank.components.training.optimizing import build_optimizer, build_table_optimizer
 
 
 def test_a_refused_option_is_named():

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from mixrank.components.training.row_optimizer import RowOptimizer, build_row_optimizer
+from mixrank.components.training.optimizing.row_optimizer import RowOptimizer, build_row_optimizer
 from mixrank.components.training.settings import Optimizer, TableOptimizer
 
 

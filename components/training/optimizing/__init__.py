@@ -1,0 +1,5 @@
+"""Optimizers of a training: Keras' for the dense weights, those of rows for embedding tables."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
