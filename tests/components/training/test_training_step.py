@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.components.training import Optimizer, TableOptimizer, build_strategy, row_optimizer
-from mixrank.components.training.optimizing import build_optimizer, build_table_optimizer
+from mixrank.components.training import Optimizer, TableOptimizer, build_strategy
+from mixrank.components.training.optimizing import build_optimizer, build_table_optimizer, row_optimizer
 from mixrank.components.training.optimizing.row_optimizer import summed_by_row
 from mixrank.components.training.training_step import TrainingStep
 from mixrank.layers.tokens import EmbeddingTables, SplitColumns, hash_rows, rows_on
