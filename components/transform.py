@@ -65,7 +65,7 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
         value = labels[label.name]
         # NaN in the rows that do not count.
         outputs[label.name] = value if label.given is None else tf.where(labels[label.given] > 0, value, math.nan)
-    for role, key in (("user", spec.user), ("item", spec.item), ("time", spec.time)):
+    for role, key in spec.row_keys.items():
         outputs[KEYS[role]] = first(inputs[key.name], PADDING[getattr(key, "dtype", "int")])
     return outputs
 

@@ -15,6 +15,7 @@ from .features import Match as Match
 from .features import ModelFeature as ModelFeature
 from .features import MultiCategorical as MultiCategorical
 from .features import Numeric as Numeric
+from .features import Request as Request
 from .features import RowFeature as RowFeature
 from .features import Scenario as Scenario
 from .features import TimeGap as TimeGap

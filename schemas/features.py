@@ -42,7 +42,7 @@ Dtype = Literal["int", "str"]
 Kind = Literal["int", "float", "str"]
 GROUPS: tuple[Group, ...] = ("user", "item", "context")
 # Columns of a transformed row that identify it; the model does not read them.
-KEYS = {"user": "key_user", "item": "key_item", "time": "key_time"}
+KEYS = {"user": "key_user", "item": "key_item", "time": "key_time", "request": "key_request"}
 
 
 def _zone(name: str) -> str:
@@ -154,6 +154,19 @@ class Key(Named):
         if self.per_row and self.dtype != "int":
             raise ValueError(f"key `{self.name}` with per_row=True has dtype='int': rows are numbered")
         return self
+
+
+class Request(Named):
+    """Column that says which rows one ranking request had shown together; the model does not read it.
+
+    With it, models are also judged by the order of the items inside each request. A row of the log without a value is
+    bad. A served request and a file to be scored do not need the column.
+
+    Args:
+        dtype: "int" or "str", as in `Key`.
+    """
+
+    dtype: Dtype = "int"
 
 
 class EventTime(Named):
@@ -537,6 +550,7 @@ class FeatureSpec(Declaration):
         scenario: scenario column.
         labels: one per task, in the order of the model's heads.
         features: everything the model reads besides the scenario.
+        request: column of the ranking request, or None if the log has none.
 
     Raises:
         ValueError: names that collide, or a history of a field that does not exist; the nearest name is in the text.
@@ -549,6 +563,7 @@ class FeatureSpec(Declaration):
     scenario: Scenario
     labels: tuple[Label, ...] = Field(min_length=1)
     features: tuple[Annotated[Feature, Field(discriminator="type")], ...] = Field(min_length=1)
+    request: Request | None = None
 
     @model_validator(mode="after")
     def _check(self) -> FeatureSpec:
@@ -558,12 +573,15 @@ class FeatureSpec(Declaration):
         outputs = [column for feature in self.features for column in _columns(feature)]
         for column, owner in (
             [(self.time.name, "time"), (self.scenario.name, "scenario")]
+            + ([(self.request.name, "request")] if self.request else [])
             + [(label.name, "label") for label in self.labels]
             + outputs
         ):
             if column in owners:
                 raise ValueError(f"column `{column}` is declared twice: as {owners[column]} and as {owner}")
             owners[column] = owner
+        if self.request is not None and self.request.name in (self.user.name, self.item.name):
+            raise ValueError(f"`request` must be a column of its own, `{self.request.name}` is the user or the item")
         named = {self.scenario.name}
         for feature in self.features:
             if feature.name in named:
@@ -651,6 +669,17 @@ class FeatureSpec(Declaration):
     def get(self, name: str) -> Feature | None:
         """The feature of this name, or None."""
         return next((feature for feature in self.features if feature.name == name), None)
+
+    @property
+    def row_keys(self) -> dict[str, Key | EventTime | Request]:
+        """Role in `KEYS` -> the column that identifies a row by it."""
+        found: dict[str, Key | EventTime | Request] = {"user": self.user, "item": self.item, "time": self.time}
+        return found if self.request is None else {**found, "request": self.request}
+
+    @property
+    def key_columns(self) -> list[str]:
+        """Names of the columns that together identify a row: user, item and time, then the request if there is one."""
+        return [key.name for key in self.row_keys.values()]
 
     @property
     def histories(self) -> tuple[History, ...]:

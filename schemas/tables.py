@@ -473,6 +473,7 @@ class Dataset(Declaration):
                 f"`{explode.columns[0]}`"
             )
         fixed = {spec.user.name: "the key of the users", spec.time.name: "the time"}
+        fixed |= {spec.request.name: "the request"} if spec.request is not None else {}
         fixed |= {f.name: "a MultiCategorical" for f in spec.inputs if f.max_values is not None}
         for name in explode.columns:
             if name in fixed:

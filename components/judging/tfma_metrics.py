@@ -28,18 +28,27 @@ class Ranking(tfma.metrics.Metric):
         names: metrics to compute.
         given: feature that is above 0 in the rows that count; None counts all.
         source: str. Fingerprint of the code, so that a cached evaluation notices an edit.
+        request_key: feature with the ranking request of each row; None for a log without. It takes 8 bytes more.
 
     Raises:
         ValueError: if an example has no single value of `group_key`.
     """
 
-    def __init__(self, group_key: str, names: Sequence[str], given: str | None = None, source: str = "") -> None:
+    def __init__(
+        self,
+        group_key: str,
+        names: Sequence[str],
+        given: str | None = None,
+        source: str = "",
+        request_key: str | None = None,
+    ) -> None:
         super().__init__(
             metric_util.merge_per_key_computations(_computations),
             group_key=group_key,
             names=list(names),
             given=given,
             source=source,
+            request_key=request_key,
         )
 
 
@@ -48,6 +57,7 @@ def _computations(
     names: Sequence[str],
     given: str | None = None,
     source: str = "",
+    request_key: str | None = None,
     eval_config: tfma.EvalConfig | None = None,
     model_name: str = "",
     output_name: str = "",
@@ -58,34 +68,39 @@ def _computations(
         tfma.metrics.MetricKey(name=name, model_name=model_name, output_name=output_name, example_weighted=None)
         for name in names
     ]
-    read = [group_key] if given is None else [group_key, given]
+    read = [name for name in (group_key, given, request_key) if name is not None]
     preprocessor = tfma.metrics.FeaturePreprocessor(feature_keys=read)
-    return [tfma.metrics.MetricComputation(keys, [preprocessor], _Collect(keys, group_key, given, eval_config))]
+    collect = _Collect(keys, group_key, given, request_key, eval_config)
+    return [tfma.metrics.MetricComputation(keys, [preprocessor], collect)]
 
 
 class _Columns(NamedTuple):
     groups: array[int]
     scores: array[float]
     labels: array[float]
+    # Empty for a log without requests.
+    requests: array[int]
 
 
 class _Collect(beam.CombineFn):
-    """Gathers group, score and label of a slice's examples and computes the metrics at the end."""
+    """Gathers group, request, score and label of a slice's examples and computes the metrics at the end."""
 
     def __init__(
         self,
         keys: list[tfma.metrics.MetricKey],
         group_key: str,
         given: str | None,
+        request_key: str | None,
         eval_config: tfma.EvalConfig | None,
     ) -> None:
         self._keys = keys
         self._group_key = group_key
         self._given = given
+        self._request_key = request_key
         self._eval_config = eval_config
 
     def create_accumulator(self) -> _Columns:
-        return _Columns(array("q"), array("d"), array("f"))
+        return _Columns(array("q"), array("d"), array("f"), array("q"))
 
     def add_input(self, accumulator: _Columns, element: Any) -> _Columns:
         features = element.get_by_key("features")
@@ -107,6 +122,8 @@ class _Collect(beam.CombineFn):
         accumulator.groups.frombytes(_integers(groups[rows]).tobytes())
         accumulator.scores.frombytes(np.ravel(scores)[rows].astype(np.float64).tobytes())
         accumulator.labels.frombytes(np.ravel(labels)[rows].astype(np.float32).tobytes())
+        if self._request_key is not None:
+            accumulator.requests.frombytes(_integers(np.ravel(features[self._request_key])[rows]).tobytes())
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[_Columns]) -> _Columns:
@@ -117,8 +134,9 @@ class _Collect(beam.CombineFn):
         return merged
 
     def extract_output(self, accumulator: _Columns) -> dict[tfma.metrics.MetricKey, float]:
-        groups, scores, labels = (np.asarray(column) for column in accumulator)
-        values = measure(Rows(labels, scores, groups), [find_metric(key.name) for key in self._keys])
+        groups, scores, labels, requests = (np.asarray(column) for column in accumulator)
+        of_rows = Rows(labels, scores, groups, requests if self._request_key is not None else None)
+        values = measure(of_rows, [find_metric(key.name) for key in self._keys])
         return {key: values[key.name] for key in self._keys}
 
 

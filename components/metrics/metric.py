@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mixrank.components.metrics.number_metrics import GroupXauc, xauc_by_group
+from mixrank.components.metrics.ranked import Ranked, ranked
 from mixrank.components.metrics.ranking_metrics import GroupAuc, auc_by_group
 from mixrank.schemas.task_kinds import BINARY
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from mixrank.schemas import FeatureSpec
 
 # Elements of the largest work array, 32 MB.
 BLOCK = 4_000_000
@@ -30,22 +33,49 @@ class Rows:
         scores: `(rows,)`. The model's predictions.
         groups: integer or text, `(rows,)`. Group of each row, usually the user. `Metric.of_resamples` needs integers:
             columns of `drawn`.
+        requests: integer or text, `(rows,)`. Ranking request of each row; None if the log declares none.
     """
 
     labels: NDArray[Any]
     scores: NDArray[Any]
     groups: NDArray[Any]
+    requests: NDArray[Any] | None = None
 
     @classmethod
-    def of(cls, predictions: pd.DataFrame, task: str, groups: str) -> Rows:
+    def of(cls, predictions: pd.DataFrame, task: str, spec: FeatureSpec) -> Rows:
         """The rows of a table of predictions that count for a task: those whose `label_<task>` is known."""
         known = predictions[predictions[f"label_{task}"].notna()]
-        return cls(*(known[name].to_numpy() for name in (f"label_{task}", f"score_{task}", groups)))
+        requests = [] if spec.request is None else [spec.request.name]
+        names = (f"label_{task}", f"score_{task}", spec.user.name, *requests)
+        return cls(*(known[name].to_numpy() for name in names))
+
+    def take(self, rows: NDArray[Any]) -> Rows:
+        """Some of the rows, by their positions or a mask."""
+        requests = None if self.requests is None else self.requests[rows]
+        return Rows(self.labels[rows], self.scores[rows], self.groups[rows], requests)
 
     @cached_property
     def by_group(self) -> GroupAuc:
         """AUC, size and position of every group."""
         return auc_by_group(self.labels, self.scores, self.groups)
+
+    @cached_property
+    def ranked(self) -> Ranked:
+        """The rows of every group by falling score."""
+        return ranked(self.scores, self.groups)
+
+    @cached_property
+    def ranked_requests(self) -> Ranked:
+        """The rows of every request by falling score.
+
+        Raises:
+            ValueError: if the log declares no requests.
+        """
+        if self.requests is None:
+            raise ValueError(
+                'metrics per request need requests: declare `request=Request("...")` in the spec of the log'
+            )
+        return ranked(self.scores, self.requests)
 
     @cached_property
     def pairs_by_group(self) -> GroupXauc:
@@ -84,6 +114,7 @@ class Metric:
         kinds: kinds of tasks that it measures, as in `Label.kind`.
         of_each: rows -> value of each row, `(rows,)`, if the metric is their mean; else None.
         short: title where columns are narrow; the title by default.
+        per_request: whether it compares the rows of a request, and exists only for logs that declare requests.
 
     >>> wrong = lambda rows: float(np.mean((rows.scores > 0.5) != rows.labels))
     >>> list(Metric("error_rate", "error rate", wrong, higher_is_better=False).bounds)
@@ -101,6 +132,7 @@ class Metric:
     short: str = ""
     kinds: tuple[str, ...] = (BINARY.name,)
     of_each: Callable[[Rows], NDArray[np.float64]] | None = None
+    per_request: bool = False
 
     @property
     def heading(self) -> str:

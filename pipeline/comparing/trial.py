@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mixrank.components.metrics import Rows
 from mixrank.pipeline.comparing.trial_plan import RESULT_FILE, Given
 from mixrank.pipeline.reports import OVERALL, TASK_REPORTS, exact_metrics
 from mixrank.pipeline.run_record import split_files
@@ -83,6 +84,7 @@ def judge(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, dict[str, d
         rows, with labels that can be judged.
     """
     _, users = np.unique(predictions[spec.user.name].to_numpy(), return_inverse=True)
+    requests = None if spec.request is None else predictions[spec.request.name].to_numpy()
     scenario = predictions[spec.scenario.name].astype(str).to_numpy()
     values, counts = np.unique(scenario, return_counts=True)
     largest = sorted(zip(-counts, values, strict=True))
@@ -93,10 +95,10 @@ def judge(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, dict[str, d
     found: dict[str, dict[str, dict[str, float]]] = {}
     for task in spec.labels:
         labels = predictions[f"label_{task.name}"].to_numpy()
-        scores = predictions[f"score_{task.name}"].to_numpy(np.float64)
+        whole = Rows(labels, predictions[f"score_{task.name}"].to_numpy(np.float64), users, requests)
         counted = {name: rows[~np.isnan(labels[rows])] for name, rows in slices}
         found[task.name] = {
-            name: exact_metrics(task.kind, labels[rows], scores[rows], users[rows])
+            name: exact_metrics(task.kind, whole.take(rows))
             for name, rows in counted.items()
             if not TASK_REPORTS[task.kind].unjudged(labels[rows])
         }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,13 +21,7 @@ def draw_users(num_users: int, *, resamples: int = 200, seed: int = 0) -> NDArra
     return drawn
 
 
-def resampled_metrics(
-    kind: str,
-    labels: NDArray[Any],
-    predictions: NDArray[np.float64],
-    users: NDArray[np.int64],
-    drawn: NDArray[np.int32],
-) -> dict[str, NDArray[np.float64]]:
+def resampled_metrics(kind: str, rows: Rows, drawn: NDArray[np.int32]) -> dict[str, NDArray[np.float64]]:
     """Every metric of every resample; NaN where it has no value, such as the AUC of one class.
 
     All rows of a user come and go together, since they are not independent of each other. The same `drawn` for two
@@ -37,15 +29,14 @@ def resampled_metrics(
 
     Args:
         kind: of the task, as in `Label.kind`.
-        labels, predictions: `(rows,)`.
-        users: column of each row's user in `drawn`, `(rows,)`.
+        rows: their groups are columns of `drawn`, users.
         drawn: `(resamples, users)`, from `draw_users`.
 
     Returns:
         metric -> `(resamples,)`.
     """
-    rows, weights = Rows(labels, predictions, users), drawn.astype(np.float64)
-    return {metric.name: metric.of_resamples(rows, weights) for metric in reported(kind) if metric.of_resamples}
+    weights, known = drawn.astype(np.float64), reported(kind, requests=rows.requests is not None)
+    return {metric.name: metric.of_resamples(rows, weights) for metric in known if metric.of_resamples}
 
 
 def percentile_interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:

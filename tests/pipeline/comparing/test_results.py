@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mixrank.components.metrics import Rows
 from mixrank.pipeline.comparing import comparison_page
 from mixrank.pipeline.comparing.results import collect
 from mixrank.pipeline.comparing.significance import paired_t_test, t_test
@@ -196,5 +197,5 @@ def test_judging_takes_the_main_scenarios_with_both_outcomes():
     assert list(found["long_view"]) == ["overall", "1", "2", "3"]
     part = frame[frame["tab"] == "2"]
     columns = (part[name].to_numpy() for name in ("label_is_click", "score_is_click", "user_id"))
-    by_hand = exact_metrics("binary", *columns)
+    by_hand = exact_metrics("binary", Rows(*columns))
     assert found["is_click"]["2"] == by_hand

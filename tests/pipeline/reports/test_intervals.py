@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
+from mixrank.components.metrics import Rows
 from mixrank.pipeline.reports.intervals import draw_users, percentile_interval, resampled_metrics
 
 
@@ -16,7 +17,7 @@ def log():
 def test_a_resample_equals_scikit_learn_on_the_repeated_rows(log):
     labels, scores, users = log
     drawn = draw_users(9, resamples=5, seed=7)
-    got = resampled_metrics("binary", labels, scores, users, drawn)
+    got = resampled_metrics("binary", Rows(labels, scores, users), drawn)
     for resample, times in enumerate(drawn):
         rows = np.repeat(np.arange(70), times[users])
         y, p = labels[rows], scores[rows]
@@ -47,14 +48,14 @@ def test_users_missing_from_a_slice_do_not_count(log):
     drawn = draw_users(9, resamples=3, seed=1)
     without = np.delete(drawn, 4, axis=1)
     renamed = np.where(users > 4, users - 1, users)
-    for metric, values in resampled_metrics("binary", labels[kept], scores[kept], users[kept], drawn).items():
-        expected = resampled_metrics("binary", labels[kept], scores[kept], renamed[kept], without)[metric]
+    for metric, values in resampled_metrics("binary", Rows(labels, scores, users).take(kept), drawn).items():
+        expected = resampled_metrics("binary", Rows(labels, scores, renamed).take(kept), without)[metric]
         np.testing.assert_allclose(values, expected, rtol=1e-12)
 
 
 def test_a_resample_with_one_class_has_no_auc():
     drawn = np.array([[2, 0], [1, 1]], np.int32)
-    got = resampled_metrics("binary", np.array([1, 1, 0]), np.array([0.2, 0.7, 0.4]), np.array([0, 0, 1]), drawn)
+    got = resampled_metrics("binary", Rows(np.array([1, 1, 0]), np.array([0.2, 0.7, 0.4]), np.array([0, 0, 1])), drawn)
     np.testing.assert_array_equal(got["auc"], [np.nan, 0.5])
     np.testing.assert_array_equal(got["gauc"], [np.nan, np.nan])
 
@@ -71,7 +72,9 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
         entropy = {p: -p * np.log(p) - (1 - p) * np.log(1 - p) for p in (0.3, 0.6)}
         truth = (entropy[0.3] + entropy[0.6]) / 2
         drawn = draw_users(60, resamples=200, seed=seed)
-        low, high = percentile_interval(resampled_metrics("binary", labels, scores, np.arange(60), drawn)["log_loss"])
+        low, high = percentile_interval(
+            resampled_metrics("binary", Rows(labels, scores, np.arange(60)), drawn)["log_loss"]
+        )
         inside += low <= truth <= high
     assert 0.88 <= inside / 150 <= 0.99
 
