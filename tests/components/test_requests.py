@@ -106,3 +106,9 @@ def test_transformed_rows_and_predictions_keep_it(tmp_path, dtype):
     assert {"click.request_ndcg@10", "click.request_mrr"} <= set(validation_metrics(spec, found))
     without = s.FeatureSpec(**{**dict(spec), "request": None})
     assert not any("request" in name for name in validation_metrics(without, found))
+
+
+def test_the_candidates_of_a_request_cannot_have_requests_of_their_own():
+    source = {**dict(DATA.source), "explode": s.Explode(("article", "search"))}
+    with pytest.raises(ValueError, match="lists `search` in `columns`, which is the request and not one per item"):
+        s.Dataset(spec=SPEC, source=s.LogSource(**source))
