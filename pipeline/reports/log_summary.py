@@ -20,7 +20,7 @@ def summarise_log(run: RunFolder) -> list[tuple[str, str]]:
         ("rows", _joined([rows, _some(figures.rows_in_no_split, "in no split")])),
         ("lost", _joined(_lost(figures))),
         ("empty", _joined(_empty(figures))),
-        ("calibration", _joined(_calibrated(run))),
+        ("calibration", "; ".join(_calibrated(run))),
         ("unknown", _joined(f"{name} {share:.1%}" for name, share in unknown.items())),
     ]
     return [(heading, text) for heading, text in parts if text]
