@@ -92,7 +92,7 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
         place = first(inputs[position.name], PADDING["int"])
         known = 1 + tf.clip_by_value(place, 0, position.size - 1)
         outputs[position.name] = tf.where(place != PADDING["int"], known, tf.zeros_like(known))
-    for role, key in (("user", spec.user), ("item", spec.item), ("time", spec.time)):
+    for role, key in spec.row_keys.items():
         outputs[KEYS[role]] = first(inputs[key.name], PADDING[getattr(key, "dtype", "int")])
     return outputs
 

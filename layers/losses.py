@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Distributions announce their losses in this group of entry points, as `my_package.my_losses:LOSS`.
 ENTRY_POINTS = "mixrank.losses"
 # Groups in which a loss may compare rows.
-WITHIN = ("user",)
+WITHIN = ("user", "request")
 # What a file defines.
 OF_FILE = "LOSS"
 

@@ -33,6 +33,7 @@ PANELS = {
         "tune": "compare.tune",
         "tfrs-baseline": "train.tfrs_baseline",
         "report": "report.report",
+        "importance": "report.importance",
     },
     "Look": {
         "check": "run.check",

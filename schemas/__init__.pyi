@@ -20,6 +20,7 @@ from .features import MultiCategorical as MultiCategorical
 from .features import Number as Number
 from .features import Numeric as Numeric
 from .features import Position as Position
+from .features import Request as Request
 from .features import RowFeature as RowFeature
 from .features import Scenario as Scenario
 from .features import SeveralPooling as SeveralPooling

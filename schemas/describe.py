@@ -34,6 +34,8 @@ def describe(spec: FeatureSpec) -> Iterator[tuple[str, str, str, str, str, str]]
         yield key.name, role, "", "number of the row" if key.per_row else key.dtype, "", ""
     time = spec.time
     yield time.name, "event time", "", time.unit if time.format == "epoch" else f"ISO 8601, {time.timezone}", "", ""
+    if spec.request is not None:
+        yield spec.request.name, "request", "", spec.request.dtype, "", ""
     scenario = spec.scenario
     yield scenario.name, "scenario", "context", f"{len(scenario.values)} values", str(scenario.dim), ""
     for label in spec.labels:

@@ -72,7 +72,7 @@ class Column:
 
 
 def columns(spec: FeatureSpec) -> tuple[Column, ...]:
-    """Every column of a row: keys, time, scenario, labels, weights, position, then features in declaration order."""
+    """Every column of a row: keys, time, request, scenario, labels, weights, position, then features as declared."""
     return tuple(_columns(spec))
 
 
@@ -81,6 +81,8 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
         if spec.get(key.name) is None:
             yield Column(key.name, key.dtype, required=False, serving=False)
     yield Column(spec.time.name, "int", serving=False)
+    if spec.request is not None:
+        yield Column(spec.request.name, spec.request.dtype, serving=False)
     yield Column(spec.scenario.name, spec.scenario.dtype, required=True)
     for label in spec.labels:
         yield Column(label.name, label_kind(label.kind).column, serving=False)

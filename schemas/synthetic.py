@@ -26,6 +26,8 @@ from mixrank.schemas.features import (
 from mixrank.schemas.task_kinds import label_kind
 
 POOL = 50
+# Rows of a request.
+REQUEST = 6
 START_MS = 1_650_000_000_000
 
 
@@ -49,6 +51,8 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
             spec.time.name: START_MS + 1000 * number,
             spec.scenario.name: draw.choice(spec.scenario.values),
         }
+        if spec.request is not None:
+            row[spec.request.name] = _value(spec.request.dtype, number // REQUEST)
         for feature in spec.features:
             match feature:
                 case Categorical():

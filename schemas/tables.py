@@ -473,6 +473,7 @@ class Dataset(Declaration):
         fixed = {spec.user.name: "the key of the users", spec.time.name: "the time"}
         fixed |= {f.name: f"a {type(f).__name__}" for f in spec.inputs if f.max_values is not None}
         fixed |= {column: f"the weights of `{feature.name}`" for column, feature in spec.weights.items()}
+        fixed |= {spec.request.name: "the request"} if spec.request is not None else {}
         for name in explode.columns:
             if name in fixed:
                 raise ValueError(f"`explode` lists `{name}` in `columns`, which is {fixed[name]} and not one per item")

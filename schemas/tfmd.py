@@ -67,6 +67,8 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
         if key.name not in model_reads:
             add(key.name, key.dtype, always=True, serving=False)
     add(spec.time.name, "int", always=True, serving=False)
+    if spec.request is not None:
+        add(spec.request.name, spec.request.dtype, always=True, serving=False)
     # Without a domain: a value outside `values` is a scenario too, the one for any other.
     scenario = add(spec.scenario.name, spec.scenario.dtype, always=True)
     if spec.scenario.dtype == "int":

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mixrank.components.baselines import TASK_BASELINES
+from mixrank.components.calibration import TASK_CALIBRATIONS
 from mixrank.components.metrics import Rows, find_metric
 from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.pipeline.reports import TASK_REPORTS
@@ -23,6 +24,7 @@ TABLES = {
     "layers/task_kinds.py": TASK_KINDS,
     "serving/drift/task_kinds.py": TASK_DRIFT,
     "components/baselines/task_kinds.py": TASK_BASELINES,
+    "components/calibration/task_kinds.py": TASK_CALIBRATIONS,
     "pipeline/reports/task_kinds.py": TASK_REPORTS,
 }
 STOREYS = ("schemas", "layers", "serving", "components", "pipeline")

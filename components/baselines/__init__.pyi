@@ -3,6 +3,7 @@ from .boosted_trees import BoostedTrees as BoostedTrees
 from .component import Baselines as Baselines
 from .example_arrays import read_columns as read_columns
 from .example_arrays import read_examples as read_examples
+from .example_arrays import read_lists as read_lists
 from .score_files import ADDITIVE as ADDITIVE
 from .score_files import BOOSTED_TREES as BOOSTED_TREES
 from .scores import fit_additive as fit_additive

@@ -107,6 +107,28 @@ def read_columns(spec: FeatureSpec, pattern: str, names: Sequence[str]) -> dict[
     return {name: np.concatenate(part) for name, part in parts.items()}
 
 
+def read_lists(spec: FeatureSpec, pattern: str, names: Sequence[str]) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    """Some columns with any number of values in a row, in the order of `read_columns`.
+
+    Args:
+        spec, pattern, names: as in `read_columns`.
+
+    Returns:
+        name -> its values, one row after the other, int64, float32 or text; and how many each row has, `(rows,)`.
+
+    Raises:
+        ValueError: if no file matches.
+    """
+    wanted = [column for column in columns(spec) if column.name in names]
+    parts: dict[str, list[tuple[NDArray[Any], NDArray[Any]]]] = {name: [] for name in names}
+    for batch in _batches(pattern, wanted):
+        for name, part in parts.items():
+            values, lengths = batch[name]
+            text = values.dtype == object
+            part.append((np.array([each.decode() for each in values], object) if text else values, lengths))
+    return {name: tuple(map(np.concatenate, zip(*part, strict=True))) for name, part in parts.items()}  # type: ignore
+
+
 def _batches(pattern: str, wanted: Sequence[Column]) -> Iterator[dict[str, tuple[NDArray[Any], NDArray[np.int64]]]]:
     """Column -> its values, one row after the other, and how many each row has."""
     import tensorflow as tf

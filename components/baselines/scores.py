@@ -1,7 +1,7 @@
 """Scores of the baselines on the evaluation rows, fitted on the rows that a model is trained on.
 
-Both write a Parquet file with user, item, time and `score_<task>` of every row of the evaluation split, in the order of
-its files.
+Both write a Parquet file with the columns that identify a row and `score_<task>`, of every row of the evaluation
+split, in the order of its files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def fit_additive(spec: FeatureSpec, patterns: Mapping[str, str], splits: Sequenc
     wanted = [*keys, spec.time.name, *spec.tasks, *spec.row_weights]
     parts = [read_columns(spec, patterns[split], wanted) for split in splits if split in patterns]
     training = {name: pd.concat([pd.Series(part[name]) for part in parts]).to_numpy() for name in wanted}
-    evaluated = read_columns(spec, patterns["eval"], wanted)
+    evaluated = read_columns(spec, patterns["eval"], list(dict.fromkeys([*wanted, *spec.key_columns])))
     scores = {}
     for label in spec.labels:
         model = TASK_BASELINES[label.kind].additive()
@@ -66,12 +66,12 @@ def fit_boosted_trees(dataset: Dataset, patterns: Mapping[str, str], splits: Seq
     calendar = window if isinstance(window, CalendarDay) else CalendarDay()
     days = local_days(training.columns[spec.time.name], calendar.timezone, calendar.starts_at).astype(np.int64)
     scores = BoostedTrees(spec).fit(training, days).predict(rows.between(rows.ends[-2], rows.ends[-1]))
-    keys = (spec.user.name, spec.item.name, spec.time.name)
-    return _write(spec, read_columns(spec, patterns["eval"], keys), scores, target)
+    return _write(spec, read_columns(spec, patterns["eval"], spec.key_columns), scores, target)
 
 
 def _write(spec: FeatureSpec, columns: Mapping[str, Any], scores: Mapping[str, Any], target: Path) -> Path:
-    keys = (spec.user.name, spec.item.name, spec.time.name)
-    frame = pd.DataFrame({name: columns[name] for name in keys} | {f"score_{task}": s for task, s in scores.items()})
+    frame = pd.DataFrame(
+        {name: columns[name] for name in spec.key_columns} | {f"score_{task}": s for task, s in scores.items()}
+    )
     write_atomically(target, lambda path: frame.to_parquet(path, index=False))
     return target

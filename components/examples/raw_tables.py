@@ -236,6 +236,8 @@ def _needed(dataset: Dataset, declared: dict[str, Table], tables: dict[str, RawT
     needed: dict[str, dict[str, RawColumn]] = {name: {} for name in found}
     keys = (item,) if spec.user.per_row else (user, item)
     needed[LOG] = {c.name: c for c in (*keys, _time(spec.time))}
+    if spec.request is not None:
+        needed[LOG][spec.request.name] = RawColumn(spec.request.name, spec.request.dtype, required=True)
     chosen = source.explode.chosen if source.explode is not None else {}
     conditional = {label.name for label in spec.labels if label.given is not None}
     for flag in spec.flags:

@@ -150,6 +150,8 @@ def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:
         ValueColumn(key.name, key.dtype, log[key.name]) for key in (spec.user, spec.item) if spec.get(key.name) is None
     ]
     result.append(ValueColumn(spec.time.name, "int", log[spec.time.name]))
+    if spec.request is not None:
+        result.append(ValueColumn(spec.request.name, spec.request.dtype, log[spec.request.name]))
     result.append(ValueColumn(spec.scenario.name, spec.scenario.dtype, log[spec.scenario.name]))
     result += [ValueColumn(label.name, label_kind(label.kind).column, log[label.name]) for label in spec.labels]
     result += [ValueColumn(name, "float", log[name]) for name in spec.row_weights]

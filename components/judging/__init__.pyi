@@ -1,6 +1,7 @@
 from .attainable_metrics import attainable as attainable
 from .evaluation import Thresholds as Thresholds
 from .evaluation import build_evaluator as build_evaluator
+from .evaluation import check_slices as check_slices
 from .evaluation import check_thresholds as check_thresholds
 from .evaluation import load_metrics as load_metrics
 from .evaluation import why_not_blessed as why_not_blessed
@@ -9,4 +10,5 @@ from .model_check import REASONS as REASONS
 from .model_check import ModelCheck as ModelCheck
 from .model_gates import RESULTS as RESULTS
 from .model_gates import ModelGates as ModelGates
+from .row_scores import rows_beside as rows_beside
 from .row_scores import scores_beside as scores_beside

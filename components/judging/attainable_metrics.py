@@ -64,7 +64,9 @@ def attainable(folder: Path, spec: FeatureSpec) -> dict[str, dict[str, float]]:
     click, user = np.concatenate(clicks), np.concatenate(users)
     found = {name: np.concatenate(parts) for name, parts in scores.items()}
     found["constant"] = np.full(len(click), click.mean())
-    return {name: measure(Rows(click, score, user), headlines(BINARY.name)) for name, score in found.items()}
+    return {
+        name: measure(Rows(click, score, user), headlines(BINARY.name, requests=False)) for name, score in found.items()
+    }
 
 
 def evaluated(events: Events, days: int) -> NDArray[np.int64]:

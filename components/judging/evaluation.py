@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ConfigDict, RootModel, field_validator
@@ -63,7 +64,7 @@ def eval_config(spec: FeatureSpec, thresholds: Thresholds, source: str = "") -> 
     """Every metric of every task, overall and per scenario.
 
     The model's `serving_default` takes serialised `tf.Example`s and returns one probability per task under the
-    task's name; labels, user and scenario are raw columns of the examples.
+    task's name; labels, user, request and scenario are raw columns of the examples.
 
     Args:
         spec: declaration of the log.
@@ -79,12 +80,13 @@ def eval_config(spec: FeatureSpec, thresholds: Thresholds, source: str = "") -> 
     overall = tfma.SlicingSpec()
     metrics_specs = []
     for label in spec.labels:
-        names = [metric.name for metric in of_kinds(label.kind)]
+        names = [metric.name for metric in of_kinds(label.kind, requests=spec.request is not None)]
         config = {
             "group_key": spec.user.name,
             "names": names,
             "given": label.given,
             "weight": spec.weight_of(label),
+            "request_key": None if spec.request is None else spec.request.name,
             "source": source,
         }
         ranking = tfma.MetricConfig(
@@ -220,13 +222,35 @@ def check_thresholds(thresholds: Thresholds, spec: FeatureSpec) -> None:
         for task, value in by_task.items():
             if task not in kinds:
                 raise ValueError(f"`{bound}` names task `{task}`{nearest(task, spec.tasks)}")
-            if (metric := find_metric(bounds()[bound].metric)) not in (known := of_kinds(kinds[task])):
+            metric = find_metric(bounds()[bound].metric)
+            if metric.per_request and spec.request is None:
+                raise ValueError(
+                    f"`{bound}` is of {metric.title}, and log `{spec.name}` declares no requests: give its spec "
+                    '`request=Request("...")`, or leave the bound out'
+                )
+            if metric not in (known := of_kinds(kinds[task], requests=spec.request is not None)):
                 raise ValueError(
                     f"`{bound}` names task `{task}` of kind {kinds[task]}, which {metric.title} does not measure; its "
                     f"metrics are {', '.join(each.name for each in known)}"
                 )
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"`{bound}` of task `{task}` must be a finite number >= 0, received {value}")
+
+
+def check_slices(names: Iterable[str], spec: FeatureSpec) -> None:
+    """Refuses names that are no columns to slice the evaluation rows by.
+
+    Args:
+        names: features of the row and histories.
+        spec: columns of a row.
+
+    Raises:
+        ValueError: naming the nearest that is.
+    """
+    known = [feature.name for feature in (*spec.inputs, *spec.histories)]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"`slices` names `{name}`, which is neither a feature nor a history{nearest(name, known)}")
 
 
 def _tfma_thresholds(thresholds: Thresholds, task: str) -> dict[str, list[Any]]:

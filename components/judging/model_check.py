@@ -205,7 +205,7 @@ def compare(
     """
     if not examples:
         return ["there are no evaluation rows to check"]
-    keys = [spec.user.name, spec.item.name, spec.time.name]
+    keys = spec.key_columns
     rows = pd.DataFrame([{key: row[key] for key in keys} for row in (decode(spec, e) for e in examples)])
     rows[POSITION] = np.arange(len(rows))
     # Rows that share a key cannot be told apart.

@@ -126,7 +126,7 @@ class ModelGates(base_component.BaseComponent):
 
 
 def score_rows(model: Path, spec: FeatureSpec, pattern: str) -> pd.DataFrame:
-    """Scores of a pushed model: user, item, time, and `score_<task>` of every task that it has.
+    """Scores of a pushed model: the columns that identify a row, and `score_<task>` of every task that it has.
 
     Args:
         model: SavedModel.
@@ -141,7 +141,7 @@ def score_rows(model: Path, spec: FeatureSpec, pattern: str) -> pd.DataFrame:
     signature = tf.saved_model.load(str(plain(model))).signatures["serving_default"]
     records = untuned(tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(pattern)), compression_type="GZIP")).batch(BATCH)
     parts = [{task: score.numpy().reshape(-1) for task, score in signature(examples=each).items()} for each in records]
-    keys = read_columns(spec, pattern, (spec.user.name, spec.item.name, spec.time.name))
+    keys = read_columns(spec, pattern, spec.key_columns)
     tasks = [task for task in spec.tasks if task in parts[0]]
     return pd.DataFrame(keys | {f"score_{task}": np.concatenate([part[task] for part in parts]) for task in tasks})
 

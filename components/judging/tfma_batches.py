@@ -31,10 +31,10 @@ def extractors(eval_shared_model: Any, eval_config: tfma.EvalConfig, tensor_adap
     """
     slicing = sorted({key for spec in eval_config.slicing_specs for key in spec.feature_keys})
     measured = [json.loads(metric.config) for spec in eval_config.metrics_specs for metric in spec.metrics]
-    groups = {metric["group_key"] for metric in measured}
-    weights = {metric["weight"] for metric in measured if metric["weight"] is not None}
+    read = ("group_key", "request_key", "weight")
+    groups = {metric[key] for metric in measured for key in read if metric[key] is not None}
     labels = {label for model in eval_config.model_specs for label in model.label_keys.values()}
-    columns = {constants.ARROW_INPUT_COLUMN, *slicing, *groups, *labels, *weights}
+    columns = {constants.ARROW_INPUT_COLUMN, *slicing, *groups, *labels}
     default = tfma.default_extractors(
         eval_shared_model=eval_shared_model, eval_config=eval_config, tensor_adapter_config=tensor_adapter_config
     )

@@ -30,6 +30,7 @@ class Ranking(tfma.metrics.Metric):
         given: feature that is above 0 in the rows that count; None counts all.
         weight: feature with the weight of each row; None counts every row once.
         source: str. Fingerprint of the code, so that a cached evaluation notices an edit.
+        request_key: feature with the ranking request of each row; None for a log without. It takes 8 bytes more.
 
     Raises:
         ValueError: if an example has no single value of `group_key`.
@@ -41,6 +42,7 @@ class Ranking(tfma.metrics.Metric):
         names: Sequence[str],
         given: str | None = None,
         weight: str | None = None,
+        request_key: str | None = None,
         source: str = "",
     ) -> None:
         super().__init__(
@@ -50,6 +52,7 @@ class Ranking(tfma.metrics.Metric):
             given=given,
             weight=weight,
             source=source,
+            request_key=request_key,
         )
 
 
@@ -59,6 +62,7 @@ def _computations(
     given: str | None = None,
     weight: str | None = None,
     source: str = "",
+    request_key: str | None = None,
     eval_config: tfma.EvalConfig | None = None,
     model_name: str = "",
     output_name: str = "",
@@ -69,20 +73,23 @@ def _computations(
         tfma.metrics.MetricKey(name=name, model_name=model_name, output_name=output_name, example_weighted=None)
         for name in names
     ]
-    read = [name for name in (group_key, given, weight) if name is not None]
+    read = [name for name in (group_key, given, weight, request_key) if name is not None]
     preprocessor = tfma.metrics.FeaturePreprocessor(feature_keys=read)
-    return [tfma.metrics.MetricComputation(keys, [preprocessor], _Collect(keys, group_key, given, weight, eval_config))]
+    collect = _Collect(keys, group_key, given, weight, request_key, eval_config)
+    return [tfma.metrics.MetricComputation(keys, [preprocessor], collect)]
 
 
 class _Columns(NamedTuple):
     groups: array[int]
     scores: array[float]
     labels: array[float]
+    # Empty for rows that count once, and for a log without requests.
     weights: array[float]
+    requests: array[int]
 
 
 class _Collect(beam.CombineFn):
-    """Gathers group, score, label and weight of a slice's examples and computes the metrics at the end."""
+    """Gathers group, request, score, label and weight of a slice's examples and computes the metrics at the end."""
 
     def __init__(
         self,
@@ -90,16 +97,18 @@ class _Collect(beam.CombineFn):
         group_key: str,
         given: str | None,
         weight: str | None,
+        request_key: str | None,
         eval_config: tfma.EvalConfig | None,
     ) -> None:
         self._keys = keys
         self._group_key = group_key
         self._given = given
         self._weight = weight
+        self._request_key = request_key
         self._eval_config = eval_config
 
     def create_accumulator(self) -> _Columns:
-        return _Columns(array("q"), array("d"), array("f"), array("f"))
+        return _Columns(array("q"), array("d"), array("f"), array("f"), array("q"))
 
     def add_input(self, accumulator: _Columns, element: Any) -> _Columns:
         features = element.get_by_key("features")
@@ -124,6 +133,8 @@ class _Collect(beam.CombineFn):
         if self._weight is not None:
             weights = np.ravel(features[self._weight])
             accumulator.weights.frombytes(weights[rows].astype(np.float32).tobytes())
+        if self._request_key is not None:
+            accumulator.requests.frombytes(_integers(np.ravel(features[self._request_key])[rows]).tobytes())
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[_Columns]) -> _Columns:
@@ -134,9 +145,15 @@ class _Collect(beam.CombineFn):
         return merged
 
     def extract_output(self, accumulator: _Columns) -> dict[tfma.metrics.MetricKey, float]:
-        groups, scores, labels, weights = (np.asarray(column) for column in accumulator)
-        rows = Rows(labels, scores, groups, None if self._weight is None else weights)
-        values = measure(rows, [find_metric(key.name) for key in self._keys])
+        groups, scores, labels, weights, requests = (np.asarray(column) for column in accumulator)
+        of_rows = Rows(
+            labels,
+            scores,
+            groups,
+            requests if self._request_key is not None else None,
+            weights if self._weight is not None else None,
+        )
+        values = measure(of_rows, [find_metric(key.name) for key in self._keys])
         return {key: values[key.name] for key in self._keys}
 
 

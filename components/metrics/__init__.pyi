@@ -10,6 +10,9 @@ from .ranking_metrics import auc as auc
 from .ranking_metrics import log_losses as log_losses
 from .ranking_metrics import mean as mean
 from .ranking_metrics import rela_impr_auc as rela_impr_auc
+from .request_metrics import request_hit_rate_at as request_hit_rate_at
+from .request_metrics import request_mrr as request_mrr
+from .request_metrics import request_ndcg_at as request_ndcg_at
 from .table import bounds as bounds
 from .table import directed as directed
 from .table import find_metric as find_metric

@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mixrank.components.metrics.number_metrics import GroupXauc, xauc_by_group
+from mixrank.components.metrics.ranked import Ranked, ranked
 from mixrank.components.metrics.ranking_metrics import GroupAuc, auc_by_group
 from mixrank.schemas.task_kinds import BINARY
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from mixrank.schemas import FeatureSpec
 
 # Elements of the largest work array, 32 MB.
 BLOCK = 4_000_000
@@ -30,20 +33,28 @@ class Rows:
         scores: `(rows,)`. The model's predictions.
         groups: integer or text, `(rows,)`. Group of each row, usually the user. `Metric.of_resamples` needs integers:
             columns of `drawn`.
+        requests: integer or text, `(rows,)`. Ranking request of each row; None if the log declares none.
         weights: >= 0, `(rows,)`, or None: each row counts once. A row of weight 2 counts as two equal ones.
     """
 
     labels: NDArray[Any]
     scores: NDArray[Any]
     groups: NDArray[Any]
+    requests: NDArray[Any] | None = None
     weights: NDArray[Any] | None = None
 
     @classmethod
-    def of(cls, predictions: pd.DataFrame, task: str, groups: str) -> Rows:
+    def of(cls, predictions: pd.DataFrame, task: str, spec: FeatureSpec) -> Rows:
         """The rows of a table of predictions that count for a task: those whose `label_<task>` is known."""
         known = predictions[predictions[f"label_{task}"].notna()]
-        labels, scores, whose = (known[name].to_numpy() for name in (f"label_{task}", f"score_{task}", groups))
-        return cls(labels, scores, whose, weights_in(known, task))
+        requests = None if spec.request is None else known[spec.request.name].to_numpy()
+        labels, scores, users = (known[name].to_numpy() for name in (f"label_{task}", f"score_{task}", spec.user.name))
+        return cls(labels, scores, users, requests, weights_in(known, task))
+
+    def take(self, rows: NDArray[Any]) -> Rows:
+        """Some of the rows, by their positions or a mask."""
+        requests, weights = (None if each is None else each[rows] for each in (self.requests, self.weights))
+        return Rows(self.labels[rows], self.scores[rows], self.groups[rows], requests, weights)
 
     @property
     def weight(self) -> NDArray[np.float64]:
@@ -54,6 +65,24 @@ class Rows:
     def by_group(self) -> GroupAuc:
         """AUC, size and position of every group."""
         return auc_by_group(self.labels, self.scores, self.groups, self.weights)
+
+    @cached_property
+    def ranked(self) -> Ranked:
+        """The rows of every group by falling score."""
+        return ranked(self.scores, self.groups)
+
+    @cached_property
+    def ranked_requests(self) -> Ranked:
+        """The rows of every request by falling score.
+
+        Raises:
+            ValueError: if the log declares no requests.
+        """
+        if self.requests is None:
+            raise ValueError(
+                'metrics per request need requests: declare `request=Request("...")` in the spec of the log'
+            )
+        return ranked(self.scores, self.requests)
 
     @cached_property
     def pairs_by_group(self) -> GroupXauc:
@@ -98,6 +127,7 @@ class Metric:
         kinds: kinds of tasks that it measures, as in `Label.kind`.
         of_each: rows -> value of each row, `(rows,)`, if the metric is their mean; else None.
         short: title where columns are narrow; the title by default.
+        per_request: whether it compares the rows of a request, and exists only for logs that declare requests.
 
     >>> wrong = lambda rows: float(np.mean((rows.scores > 0.5) != rows.labels))
     >>> list(Metric("error_rate", "error rate", wrong, higher_is_better=False).bounds)
@@ -115,6 +145,7 @@ class Metric:
     short: str = ""
     kinds: tuple[str, ...] = (BINARY.name,)
     of_each: Callable[[Rows], NDArray[np.float64]] | None = None
+    per_request: bool = False
 
     @property
     def heading(self) -> str:

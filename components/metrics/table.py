@@ -29,6 +29,7 @@ from mixrank.components.metrics.ranking_metrics import (
     rela_impr_log_loss,
     summarise,
 )
+from mixrank.components.metrics.request_metrics import OF_REQUESTS
 from mixrank.schemas.naming import nearest
 from mixrank.schemas.safe_text import shown
 from mixrank.schemas.task_kinds import LABEL_KINDS, NUMBERS
@@ -209,7 +210,7 @@ def metrics() -> dict[str, Metric]:
     Raises:
         ValueError: if an entry point cannot be loaded, is not a `Metric`, or has a name that is taken.
     """
-    found = {metric.name: metric for metric in (*OWN, *OF_NUMBERS)}
+    found = {metric.name: metric for metric in (*OWN, *OF_NUMBERS, *OF_REQUESTS)}
     for point in sorted(entry_points(group=GROUP)):
         where = f"entry point `{point.name}` of `{GROUP}`, from `{point.dist.name if point.dist else point.value}`,"
         try:
@@ -235,29 +236,31 @@ def find_metric(name: str) -> Metric:
     return metrics()[name]
 
 
-def of_kinds(*kinds: str) -> list[Metric]:
-    """Metrics of tasks of any of the kinds."""
-    return [metric for metric in metrics().values() if set(kinds) & set(metric.kinds)]
+def of_kinds(*kinds: str, requests: bool) -> list[Metric]:
+    """Metrics of tasks of any of the kinds; those per request only where the log declares `requests`."""
+    known = (metric for metric in metrics().values() if requests or not metric.per_request)
+    return [metric for metric in known if set(kinds) & set(metric.kinds)]
 
 
-def directed(*kinds: str) -> list[Metric]:
+def directed(*kinds: str, requests: bool) -> list[Metric]:
     """Those with a direction, for early stopping and validation."""
-    return [metric for metric in of_kinds(*kinds) if metric.higher_is_better is not None]
+    return [metric for metric in of_kinds(*kinds, requests=requests) if metric.higher_is_better is not None]
 
 
-def reported(*kinds: str) -> list[Metric]:
+def reported(*kinds: str, requests: bool) -> list[Metric]:
     """Those of a run's page: the headlines, and all that have a direction."""
-    return [metric for metric in of_kinds(*kinds) if metric.headline or metric.higher_is_better is not None]
+    known = of_kinds(*kinds, requests=requests)
+    return [metric for metric in known if metric.headline or metric.higher_is_better is not None]
 
 
-def headlines(*kinds: str) -> list[Metric]:
+def headlines(*kinds: str, requests: bool) -> list[Metric]:
     """Headline metrics that have a direction: tables of models side by side show these."""
-    return [metric for metric in directed(*kinds) if metric.headline]
+    return [metric for metric in directed(*kinds, requests=requests) if metric.headline]
 
 
 def primary(kind: str) -> Metric:
     """The first headline metric of a kind, which significance tests, the RelaImp of a comparison and plots use."""
-    return headlines(kind)[0]
+    return headlines(kind, requests=False)[0]
 
 
 def bounds() -> dict[str, Bound]:

@@ -56,7 +56,7 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows, unknown: Unkno
         where rows have weights.
     """
     parts: dict[str, list[np.ndarray]] = {}
-    keep = {spec.user.name: KEYS["user"], spec.item.name: KEYS["item"], spec.time.name: KEYS["time"]}
+    keep = {key.name: KEYS[role] for role, key in spec.row_keys.items()}
     for batch in evaluation_batches(rows, EVALUATION_BATCH):
         logits = infer({name: batch[name] for name in rows.inputs})
         if unknown is not None:
@@ -76,23 +76,39 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows, unknown: Unkno
     columns = {name: np.concatenate(values) for name, values in parts.items()}
     names = np.array([None, *map(str, spec.scenario.values), "other"], dtype=object)
     scenario = names[columns.pop("__scenario")]
-    for key in (spec.user, spec.item):
-        if key.dtype == "str":
+    for key in spec.row_keys.values():
+        if columns[key.name].dtype == object:
             columns[key.name] = np.array([value.decode() for value in columns[key.name]], dtype=object)
     frame = pd.DataFrame(columns)
-    frame.insert(3, spec.scenario.name, scenario)
+    frame.insert(len(keep), spec.scenario.name, scenario)
     return frame
+
+
+def logits_of(spec: FeatureSpec, infer: Any, rows: TransformedRows) -> dict[str, np.ndarray]:
+    """What a calibration is fitted on: `scenario`, ids; `label_<task>`, in the unit of the loss; `logit_<task>`.
+
+    Args:
+        spec, infer, rows: as in `predict`.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    for batch in evaluation_batches(rows, EVALUATION_BATCH):
+        logits = infer({name: batch[name] for name in rows.inputs})
+        parts.setdefault("scenario", []).append(batch[spec.scenario.name].numpy())
+        for task in spec.tasks:
+            parts.setdefault(f"label_{task}", []).append(batch[task].numpy())
+            parts.setdefault(f"logit_{task}", []).append(logits[task].numpy().reshape(-1))
+    return {name: np.concatenate(values) for name, values in parts.items()}
 
 
 def validation_metrics(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, float]:
     """`loss` (weighted sum of the tasks' losses), and `<task>.<metric>` for every metric that has a direction."""
     found: dict[str, float] = {"loss": 0.0}
     for label in spec.labels:
-        rows = Rows.of(predictions, label.name, spec.user.name)
-        values = measure(rows, directed(label.kind))
+        rows = Rows.of(predictions, label.name, spec)
+        values = measure(rows, directed(label.kind, requests=spec.request is not None))
         found |= {f"{label.name}.{metric}": value for metric, value in values.items()}
         # As in training: in the unit of the loss, and 0 for a row that does not count.
-        learned = Rows(rows.labels / label.scale, rows.scores / label.scale, rows.groups, rows.weights)
+        learned = Rows(rows.labels / label.scale, rows.scores / label.scale, rows.groups, weights=rows.weights)
         share = float(rows.weight.sum()) / max(1, len(predictions))
         found["loss"] += label.weight * share * find_metric(TASK_KINDS[label.kind].loss_metric).of_rows(learned)
     return found
@@ -105,7 +121,7 @@ def shown_metrics(spec: FeatureSpec) -> list[str]:
         *(
             f"{label.name}.{metric.name}"
             for label in spec.labels
-            for metric in headlines(label.kind)
+            for metric in headlines(label.kind, requests=spec.request is not None)
             if metric.name != TASK_KINDS[label.kind].loss_metric
         ),
     ]

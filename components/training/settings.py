@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from mixrank.components.calibration import Calibration, parse_method
 from mixrank.components.metrics import directed, find_metric
 from mixrank.layers import losses
-from mixrank.schemas import KEYS, Label
+from mixrank.schemas import KEYS, FeatureSpec
 from mixrank.schemas.naming import Declaration, nearest
 from mixrank.schemas.safe_text import shown
 
@@ -185,16 +186,18 @@ class EarlyStopping(Declaration):
     def higher_is_better(self) -> bool:
         return self.metric != "loss" and bool(find_metric(self.metric.rpartition(".")[2]).higher_is_better)
 
-    def check(self, labels: Iterable[Label]) -> None:
+    def check(self, spec: FeatureSpec) -> None:
         """Refuses a metric that validation does not compute.
 
         Args:
-            labels: of the tasks.
+            spec: columns of a row.
 
         Raises:
             ValueError: naming the metric and the nearest valid one.
         """
-        known = ["loss", *(f"{label.name}.{metric.name}" for label in labels for metric in directed(label.kind))]
+        requests = spec.request is not None
+        named = {label.name: directed(label.kind, requests=requests) for label in spec.labels}
+        known = ["loss", *(f"{task}.{metric.name}" for task, metrics in named.items() for metric in metrics)]
         if self.metric not in known:
             raise ValueError(f"`early_stopping.metric` is {self.metric!r}{nearest(self.metric, known)}")
 
@@ -221,7 +224,7 @@ class TrainSettings(Declaration):
         loss: task -> loss that it is trained by in place of its kind's: "focal", "label_smoothing", "huber" or
             "quantile", the name of an entry point `mixrank.losses`, a dotted path, or the path of a .py file that
             defines `LOSS`; with options, a mapping such as `{name: focal, gamma: 1.5}`; "pairwise", "listwise" or
-            "jrc" for the order of the rows of a user, which need `rows_together`.
+            "jrc" for the order of the rows of a user or a request, which need `rows_together`.
         optimizer: for the dense weights.
         embedding_optimizer: for the embedding tables.
         early_stopping: when to stop, or None to run all epochs and keep the last weights.
@@ -236,6 +239,8 @@ class TrainSettings(Declaration):
         seed: int.
         warm_start: path of an earlier run, pushed model or export whose embedding rows are copied token by token;
             "pushed" for the version last pushed by this config (fresh rows before the first push).
+        calibration: how predictions are calibrated after training on the split `valid`, which then must not be trained
+            on: a mapping as of `Calibration`, or "platt" or "isotonic" alone; None leaves them as they are.
         table_storage: how the export holds the embedding tables: float32, bfloat16 (half the size) or int8 (about a
             quarter). Training is in float32; the evaluation split is scored with the stored tables.
     """
@@ -261,6 +266,7 @@ class TrainSettings(Declaration):
     rows_together: int = Field(default=1, ge=1)
     seed: int = 0
     warm_start: str | None = None
+    calibration: Annotated[Calibration | None, BeforeValidator(parse_method)] = None
     table_storage: Literal["float32", "bfloat16", "int8"] = "float32"
 
     @field_validator("loss")
@@ -281,6 +287,8 @@ class TrainSettings(Declaration):
             raise ValueError(f"`splits` must contain `train`, received {self.splits}")
         if self.early_stopping is not None and "valid" in self.splits:
             raise ValueError("`early_stopping` needs a split that is not trained on: leave `valid` out of `splits`")
+        if self.calibration is not None and "valid" in self.splits:
+            raise ValueError("`calibration` is fitted on a split that is not trained on: leave `valid` out of `splits`")
         if (self.learning_rate_scaling == "none") is not (self.base_batch_size is None):
             raise ValueError(
                 "`learning_rate_scaling` and `base_batch_size` go together, "
@@ -296,25 +304,28 @@ class TrainSettings(Declaration):
             )
         return self
 
-    def check(self, labels: Sequence[Label], splits: Collection[str]) -> None:
+    def check(self, spec: FeatureSpec, splits: Collection[str]) -> None:
         """Refuses tasks and splits that the log does not have, and a metric that validation does not compute.
 
         Args:
-            labels: of the tasks.
+            spec: columns of a row.
             splits: those that the log is split into.
 
         Raises:
             ValueError: naming the field and the nearest valid name.
         """
-        known = [label.name for label in labels]
-        kinds = {label.name: label.kind for label in labels}
+        known, kinds = spec.tasks, {label.name: label.kind for label in spec.labels}
         for task, given in self.loss.items():
             if task not in known:
                 raise ValueError(
                     f"`train.loss` names the task `{task}`, which the log does not have{nearest(task, known)}"
                 )
             losses.check(*named_loss(given), kinds[task])
-        if (sampled := [label.name for label in labels if label.keep_negatives < 1]) and self.splits != ("train",):
+        if spec.request is None and KEYS["request"] in self.groups.values():
+            raise ValueError(
+                "a loss `within: request` needs the log to declare `request=Request(...)`, or `within: user`"
+            )
+        if (sampled := [label.name for label in spec.labels if label.keep_negatives < 1]) and self.splits != ("train",):
             raise ValueError(
                 f"`train.splits` must be train alone, received {', '.join(self.splits)}: `keep_negatives` of label "
                 f"`{sampled[0]}` leaves rows out of that split only"
@@ -327,7 +338,24 @@ class TrainSettings(Declaration):
                 raise ValueError(
                     "`early_stopping` needs a `valid` split, and this dataset has none: give its `split` one"
                 )
-            self.early_stopping.check(labels)
+            self.early_stopping.check(spec)
+        if self.calibration is not None:
+            self._check_calibration(self.calibration, spec, splits)
+
+    def _check_calibration(self, calibration: Calibration, spec: FeatureSpec, splits: Collection[str]) -> None:
+        if "valid" not in splits:
+            raise ValueError("`calibration` needs a `valid` split, and this dataset has none: give its `split` one")
+        for task in calibration.tasks:
+            if task not in spec.tasks:
+                raise ValueError(
+                    f"`calibration.tasks` names `{task}`, which the log does not have{nearest(task, spec.tasks)}"
+                )
+        for label in filter(calibration.covers, spec.labels):
+            if not label.is_flag and label.name in self.loss:
+                raise ValueError(
+                    f"`calibration` makes predictions means, and task `{label.name}` is trained by "
+                    f"{self.losses[label.name]} to predict something else: name the others in `calibration.tasks`"
+                )
 
     @property
     def groups(self) -> dict[str, str]:

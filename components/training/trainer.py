@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
+import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from mixrank.components import calibration
 from mixrank.components.training.batches import TransformedRows, training_stream
 from mixrank.components.training.model_factory import (
     build_model,
@@ -29,7 +31,14 @@ from mixrank.components.training.model_factory import (
     transformed_rows,
 )
 from mixrank.components.training.position_bias import PositionBias
-from mixrank.components.training.predictions import UnknownIds, inference, predict, shown_metrics, validation_metrics
+from mixrank.components.training.predictions import (
+    UnknownIds,
+    inference,
+    logits_of,
+    predict,
+    shown_metrics,
+    validation_metrics,
+)
 from mixrank.components.training.resumable_training import Rounds, validations_within
 from mixrank.components.training.settings import PUSHED, ModelSettings, TrainSettings
 from mixrank.components.training.strategy import build_strategy
@@ -38,7 +47,7 @@ from mixrank.components.training.warm_start import warm_start
 from mixrank.components.training.workers import WorkerLostError, Workers
 from mixrank.layers import registry
 from mixrank.layers.backbone import backbone_of
-from mixrank.layers.ranking import take_weights
+from mixrank.layers.ranking import calibrated, take_weights
 from mixrank.layers.tokens import rows_on
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.files import abandoned, remove, withdraw, write_atomically, write_text_atomically
@@ -146,10 +155,10 @@ def train_model(
     _fit(job, compiled, _rounds(job, model))
     if not workers.chief:
         return
-    final, card = _export(job, model, model_settings, resolved, export_dir)
+    plain, final, card = _export(job, model, model_settings, resolved, export_dir)
     if compiled.position is not None:
         card["position_bias"] = compiled.position.learned()
-    _score(job, model, final, card)
+    _score(job, model, plain, final, card)
     if checkpoints.exists():
         # A kill in the middle must not leave half a state, from which nothing could resume.
         withdraw(checkpoints)
@@ -226,7 +235,7 @@ def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, TrainingStep
 
 def _rounds(job: Job, model: keras.Model) -> Rounds:
     """The rounds' callback; only the chief validates, and only on rows that are not trained on."""
-    job.settings.check(job.spec.labels, job.rows)
+    job.settings.check(job.spec, job.rows)
     validate, within = None, 0
     if "valid" in job.rows and "valid" not in job.settings.splits and job.workers.chief:
         held_out = job.rows["valid"]
@@ -294,9 +303,10 @@ def _fit(job: Job, compiled: TrainingStep, rounds: Rounds) -> None:
 
 def _export(
     job: Job, model: keras.Model, given: ModelSettings, resolved: ModelSettings, folder: Path | None
-) -> tuple[keras.Model, dict[str, Any]]:
-    """The weights as they are served, exported, and the model's card."""
-    final = _served(job, model, resolved)
+) -> tuple[keras.Model, keras.Model, dict[str, Any]]:
+    """The weights as they are served, the same calibrated and exported, and the model's card."""
+    plain = _served(job, model, resolved)
+    final, fitted = _calibrated(job, plain)
     card = model_card(final, {**given.model_dump(mode="json"), "params": resolved.params})
     card["insights"] = insights(final, job.rows["eval"])
     backbone_of(final).freeze()
@@ -305,7 +315,29 @@ def _export(
         for left in (*abandoned(folder.parent, folder.name), *([folder] if folder.exists() else [])):
             remove(left)
         export(folder, spec=job.spec, model=final, transform_output=job.transform_output, metadata={"model": card})
-    return final, card
+    if fitted:
+        card["calibration"] = fitted
+    return plain, final, card
+
+
+def _calibrated(job: Job, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
+    """The model with calibrated logits, and what was fitted; the model itself if nothing is to be calibrated."""
+    settings, spec = job.settings.calibration, job.spec
+    if settings is None:
+        return model, {}
+    found = calibration.fit(settings, spec, logits_of(spec, inference(model), job.rows["valid"]))
+    # Missing, those that are declared, and any other.
+    ids = [None, *map(str, spec.scenario.values), "other"]
+    curves = {task: [curve.as_argument() for curve in each.by_id(len(ids))] for task, each in found.items()}
+    tasks = {
+        task: {
+            "rows": each.rows,
+            "curve": each.curve.model_dump(),
+            "scenarios": {ids[number] or "": curve.model_dump() for number, curve in each.scenarios.items()},
+        }
+        for task, each in found.items()
+    }
+    return calibrated(spec, model, curves), {"method": settings.method, "split": "valid", "tasks": tasks}
 
 
 def _served(job: Job, model: keras.Model, resolved: ModelSettings) -> keras.Model:
@@ -319,17 +351,39 @@ def _served(job: Job, model: keras.Model, resolved: ModelSettings) -> keras.Mode
     return final
 
 
-def _score(job: Job, model: keras.Model, final: keras.Model, card: dict[str, Any]) -> None:
-    """Writes the model's card, and what every row of the evaluation split gets."""
+def _score(job: Job, model: keras.Model, plain: keras.Model, final: keras.Model, card: dict[str, Any]) -> None:
+    """Writes the model's card, and what every row of the evaluation split gets.
+
+    Args:
+        job: the training.
+        model: as it was trained.
+        plain: the same as it is stored.
+        final: the same, calibrated.
+        card: gets what storage and calibration changed.
+    """
     known = known_values(job.spec, job.transform_output)
     unknown = UnknownIds({job.spec.scenario.name: len(job.spec.scenario.values), **known})
     predictions = predict(job.spec, inference(final), job.rows["eval"], unknown)
+    stored = predictions if final is plain else predict(job.spec, inference(plain), job.rows["eval"])
+    if final is not plain:
+        _compare_calibrated(job, stored, predictions, card["calibration"]["tasks"])
     if job.settings.table_storage != "float32":
         trained = predict(job.spec, inference(model), job.rows["eval"])
-        card["table_storage"] = _cost_of_storage(job, trained, predictions)
+        card["table_storage"] = _cost_of_storage(job, trained, stored)
     write_text_atomically(job.run_dir / MODEL_CARD, json.dumps(card, indent=1))
     write_text_atomically(job.run_dir / UNKNOWN_IDS, json.dumps(unknown.as_dict(), indent=1))
     write_atomically(job.run_dir / PREDICTIONS, lambda path: predictions.to_parquet(path, index=False))
+
+
+def _compare_calibrated(job: Job, before: pd.DataFrame, after: pd.DataFrame, tasks: dict[str, Any]) -> None:
+    """Adds to each task's calibration how good its predictions of the evaluation split are without it and with it."""
+    for label in (each for each in job.spec.labels if each.name in tasks):
+        found = tasks[label.name]
+        for when, frame in (("before", before), ("after", after)):
+            columns = (frame[f"{what}_{label.name}"].to_numpy(np.float64) for what in ("label", "score"))
+            found[when] = calibration.quality(label, *columns)
+        said = calibration.sentence(label, found["before"], found["after"])
+        print(f"  calibrated on valid: {said}", file=sys.stderr, flush=True)
 
 
 def _cost_of_storage(job: Job, trained: pd.DataFrame, stored: pd.DataFrame) -> dict[str, Any]:

@@ -1,2 +1,3 @@
+from .calibrated_logits import CalibratedLogits as CalibratedLogits
 from .task_heads import TaskHead as TaskHead
 from .task_heads import TaskHeads as TaskHeads

@@ -7,6 +7,7 @@ from .inputs import table_sizes as table_sizes
 from .inputs import widths as widths
 from .ranker import Ranker as Ranker
 from .ranker import build_ranker as build_ranker
+from .ranker import calibrated as calibrated
 from .ranker import dense_ranker as dense_ranker
 from .ranker import load as load
 from .ranker import request_ranker as request_ranker

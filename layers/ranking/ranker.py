@@ -12,10 +12,14 @@ from keras import ops
 from mixrank.layers import registry
 from mixrank.layers.backbone import backbone_of
 from mixrank.layers.base import seeded
+from mixrank.layers.heads import CalibratedLogits
 from mixrank.layers.losses import takes_probabilities
 from mixrank.layers.ranking.inputs import field_names, model_inputs, table_sizes
 from mixrank.layers.tokens import EmbeddingTables, HistoryMask, SplitColumns, Storage, Table, ValuePooling
 from mixrank.schemas import GROUPS, FeatureSpec, History
+
+# Name of the layer behind the heads of a calibrated ranker.
+CALIBRATION = "calibration"
 
 
 @keras.saving.register_keras_serializable("mixrank")
@@ -114,7 +118,7 @@ def request_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
     column = inputs[candidates[0]]
     request_of = ops.zeros_like(column if len(column.shape) == 1 else column[:, 0], dtype="int32")
     representation = backbone(features, histories, scenario, request_of=request_of)
-    return Ranker(inputs, model.get_layer("heads")(representation, scenario), name="request_ranker")
+    return Ranker(inputs, _logits(model, representation, scenario), name="request_ranker")
 
 
 def dense_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
@@ -139,8 +143,27 @@ def dense_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
         if isinstance(layer, EmbeddingTables)
     }
     features, histories = _vectors(spec, inputs, backbone.windows, _Layers({}, model.layers), rows)
-    logits = model.get_layer("heads")(backbone(features, histories, scenario), scenario)
+    logits = _logits(model, backbone(features, histories, scenario), scenario)
     return Ranker([inputs, list(rows.values())], logits, name="dense_ranker")
+
+
+def calibrated(spec: FeatureSpec, model: keras.Model, curves: Mapping[str, Any]) -> keras.Model:
+    """A trained ranker whose logits go through the curves of `CalibratedLogits`; all layers and weights are shared.
+
+    Args:
+        spec: the declaration that `model` was built from.
+        model: a model of `build_ranker`, not calibrated yet.
+        curves: as in `CalibratedLogits`.
+    """
+    layer = CalibratedLogits(curves=dict(curves), name=CALIBRATION)
+    return Ranker(model.input, layer(model.output, model.input[spec.scenario.name]), name="ranker")
+
+
+def _logits(model: keras.Model, representation: Any, scenario: Any) -> dict[str, Any]:
+    """A representation through the heads of a built model, and its calibration if it has one."""
+    logits = model.get_layer("heads")(representation, scenario)
+    known = {layer.name: layer for layer in model.layers}
+    return known[CALIBRATION](logits, scenario) if CALIBRATION in known else logits
 
 
 def tables_of(model: keras.Model) -> dict[str, Table]:

@@ -40,6 +40,13 @@ def compare(
             "--budget", help="Take only this size of the tables, such as 250K; repeatable (default: all sizes)."
         ),
     ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Train the config's model without this feature or history, or without several with commas between "
+            "them, and with all; repeatable."
+        ),
+    ] = None,
     jobs: Jobs = None,
     speed: Annotated[
         bool, typer.Option(help="Measure speed after the trainings, one model at a time; needs a quiet machine.")
@@ -61,7 +68,8 @@ def compare(
     with nullcontext() if report_only else alone(settings.run_dir, "compare", wait):
         from mixrank.pipeline.comparing import Comparison, processes
 
-        comparison = Comparison.of(settings, tables or ["models"], budgets or [])
+        named = tables or ([] if without else ["models"])
+        comparison = Comparison.of(settings, named, budgets or [], without or [])
         failed: dict[str, str] = {}
         if not report_only:
             parallel = processes(jobs)

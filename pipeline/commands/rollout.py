@@ -286,6 +286,6 @@ def _metrics(version: Path) -> str:
         return ""
     said = []
     for label in record.spec.labels:
-        metric, rows = primary(label.kind), Rows.of(frame, label.name, record.spec.user.name)
+        metric, rows = primary(label.kind), Rows.of(frame, label.name, record.spec)
         said.append(f"{label.name} {metric.title} {metric.of_rows(rows):.4f}")
     return ", ".join(said)

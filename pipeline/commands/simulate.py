@@ -54,7 +54,7 @@ def simulate(
         f"{rows:,} impressions of {settings.items:,} items by {settings.users:,} users on {settings.days} days, "
         f"{clicks / max(rows, 1):.1%} clicked"
     )
-    shown = headlines(BINARY.name)
+    shown = headlines(BINARY.name, requests=False)
     table = Table("click, as predicted by a reader", *(metric.title for metric in shown), title="what can be attained")
     for name, found in attainable(folder, load("simulated").spec).items():
         table.add_row(name, *(f"{found[metric.name]:.4f}" for metric in shown))

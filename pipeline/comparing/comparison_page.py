@@ -210,7 +210,7 @@ def _quality(results: Results, rows: Sequence[Row], task: str, at: str, baseline
 def _shown(results: Results, task: str) -> list[Metric]:
     """Headline metrics of a task that every training of a table has."""
     rows = [row for part in results.parts.values() for row in part]
-    known = headlines(*LABEL_KINDS)
+    known = headlines(*LABEL_KINDS, requests=True)
     return [metric for metric in known if all((task, OVERALL, metric.name) in row.metrics for row in rows)]
 
 

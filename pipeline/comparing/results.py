@@ -167,7 +167,7 @@ def _judge(rows: list[Row], table: Table) -> None:
 def judged_by(rows: Sequence[Row], task: str) -> Metric:
     """The metric by which a task is compared: the first headline metric of its kind."""
     known = {metric for row in rows for name, part, metric in row.metrics if name == task and part == OVERALL}
-    return next(metric for metric in headlines(*LABEL_KINDS) if metric.name in known)
+    return next(metric for metric in headlines(*LABEL_KINDS, requests=True) if metric.name in known)
 
 
 def _slopes(parts: dict[Budget, list[Row]]) -> dict[tuple[str, str, str], Slope]:

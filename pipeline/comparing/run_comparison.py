@@ -15,7 +15,7 @@ from mixrank.pipeline.comparing.results import collect
 from mixrank.pipeline.comparing.scheduler import Job, run_jobs, training_jobs
 from mixrank.pipeline.comparing.trial import judge
 from mixrank.pipeline.comparing.trial_plan import FOLDER, Trial, size, trials
-from mixrank.pipeline.config import Budget, RunConfig, Table
+from mixrank.pipeline.config import Budget, RunConfig, Table, without_table
 from mixrank.pipeline.fast_loop import last_run
 from mixrank.pipeline.reports import RunFolder
 from mixrank.pipeline.run_record import RunRecord, split_files
@@ -43,13 +43,16 @@ class Comparison:
     trials: dict[str, list[Trial]]
 
     @classmethod
-    def of(cls, config: RunConfig, tables: Sequence[str], budgets: Sequence[str]) -> Comparison:
+    def of(
+        cls, config: RunConfig, tables: Sequence[str], budgets: Sequence[str], without: Sequence[str] = ()
+    ) -> Comparison:
         """Plans a comparison.
 
         Args:
             config: the run; `mixrank run` must have been through Transform with the same dataset.
             tables: names of tables.
             budgets: the only sizes wanted, as people write them; empty for all.
+            without: groups of features, as in `without_table`; a table `without` if there are any.
 
         Raises:
             ValueError: an unknown table or size, no earlier run, or settings that do not fit together.
@@ -67,6 +70,8 @@ class Comparison:
                 # No slope if there are too few sizes for a line.
                 table = table.model_copy(update={"budgets": left, "scaling": table.scaling and len(left) > 2})
             found[name] = table
+        if without:
+            found["without"] = without_table(config.model.name, config.model.match_params, without)
         planned = {name: trials(config, earlier, table) for name, table in found.items()}
         return cls(config, earlier, dataset, found, planned)
 

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mixrank.components.metrics import Rows, measure, reported, weights_in
+from mixrank.components.metrics import Rows, weights_in
 from mixrank.pipeline.comparing.trial_plan import RESULT_FILE, Given
-from mixrank.pipeline.reports import OVERALL, TASK_REPORTS
+from mixrank.pipeline.reports import OVERALL, TASK_REPORTS, exact_metrics
 from mixrank.pipeline.run_record import split_files
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.arrow import read_frame
@@ -84,6 +84,7 @@ def judge(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, dict[str, d
         rows, with labels that can be judged.
     """
     _, users = np.unique(predictions[spec.user.name].to_numpy(), return_inverse=True)
+    requests = None if spec.request is None else predictions[spec.request.name].to_numpy()
     scenario = predictions[spec.scenario.name].astype(str).to_numpy()
     values, counts = np.unique(scenario, return_counts=True)
     largest = sorted(zip(-counts, values, strict=True))
@@ -94,13 +95,10 @@ def judge(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, dict[str, d
     found: dict[str, dict[str, dict[str, float]]] = {}
     for task in spec.labels:
         labels, weights = predictions[f"label_{task.name}"].to_numpy(), weights_in(predictions, task.name)
-        scores = predictions[f"score_{task.name}"].to_numpy(np.float64)
+        whole = Rows(labels, predictions[f"score_{task.name}"].to_numpy(np.float64), users, requests, weights)
         counted = {name: rows[~np.isnan(labels[rows])] for name, rows in slices}
         found[task.name] = {
-            name: measure(
-                Rows(labels[rows], scores[rows], users[rows], None if weights is None else weights[rows]),
-                reported(task.kind),
-            )
+            name: exact_metrics(task.kind, whole.take(rows))
             for name, rows in counted.items()
             if not TASK_REPORTS[task.kind].unjudged(labels[rows])
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -203,6 +204,32 @@ class CompareSettings(Declaration):
         if name not in tables:
             raise ValueError(f"there is no table `{name}`{nearest(name, tables)}")
         return tables[name].filled(model)
+
+
+def without_table(model: str, budget: int | None, groups: Sequence[str]) -> Table:
+    """What features are worth: a model with all of them, and a variant without each group.
+
+    Args:
+        model: its name.
+        budget: dense parameters of every variant, or None for the preset's; without a feature a layer may be narrower.
+        groups: names as in `Variant.without`, those that leave together with commas between them.
+
+    Raises:
+        ValueError: if a group is empty or given twice.
+    """
+    variants = [Variant(name="all features", model={"name": model})]
+    for group in groups:
+        names = tuple(name.strip() for name in group.split(","))
+        if not all(names):
+            raise ValueError(f"a group of features is names with commas between them, received {shown(group)}")
+        variants.append(Variant(name=f"without {', '.join(names)}", model={"name": model}, without=names))
+    return Table(
+        title="What features are worth",
+        reference="all features",
+        tested="reference",
+        budgets=(budget,),
+        variants=tuple(variants),
+    )
 
 
 def shipped_tables() -> dict[str, Table]:

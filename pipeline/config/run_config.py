@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationInfo, field_validator
 
 from mixrank.components.gates import GateSettings, check_allowed
-from mixrank.components.judging import Thresholds, check_thresholds
+from mixrank.components.judging import Thresholds, check_slices, check_thresholds
 from mixrank.components.training import PUSHED, ModelSettings, TrainSettings, find_export
 from mixrank.layers import registry
 from mixrank.layers.ranking import field_names
@@ -54,6 +54,7 @@ class RunConfig(Declaration):
         train: how it is trained.
         thresholds: what it must reach to be pushed.
         gates: what stops a run before training or before the push, and what is allowed.
+        slices: features and histories by whose values the report also judges, besides the scenario.
         baselines: what the model is compared with, besides the additive baseline.
         shards: int >= 1 or None. User shards of ExampleGen; None chooses by the size of the log.
         check_rows: int >= 1. Evaluation rows that the model check sends through every signature.
@@ -71,6 +72,7 @@ class RunConfig(Declaration):
     train: TrainSettings = TrainSettings()
     thresholds: Thresholds = Thresholds()
     gates: GateSettings = GateSettings()
+    slices: tuple[str, ...] = ()
     baselines: BaselineSettings = BaselineSettings()
     shards: int | None = Field(default=None, ge=1)
     check_rows: int = Field(default=512, ge=1)
@@ -148,14 +150,15 @@ class RunConfig(Declaration):
         """The dataset's declaration.
 
         Raises:
-            ValueError: if it is not found; if thresholds, gates, early stopping, losses or splits name what it does not
-                have; if the model cannot read its spec; or if there is nothing to start warm from.
+            ValueError: if it is not found; if thresholds, slices, gates, early stopping, losses or splits name what it
+                does not have; if the model cannot read its spec; or if there is nothing to start warm from.
         """
         dataset = datasets.load(self.dataset)
         spec = dataset.spec
         check_thresholds(self.thresholds, spec)
+        check_slices(self.slices, spec)
         check_allowed(self.gates, dataset)
-        self.train.check(spec.labels, dataset.split_names)
+        self.train.check(spec, dataset.split_names)
         registry.check_spec(self.model.name, spec, field_names(spec), self.model.params, self.model.preset)
         if self.train.warm_start not in (None, PUSHED):
             find_export(self.train.warm_start)

@@ -1,4 +1,5 @@
 from .against_last_pushed import OVERALL as OVERALL
+from .against_last_pushed import exact_metrics as exact_metrics
 from .drift_report import compare as compare
 from .drift_report import drift_table as drift_table
 from .drift_report import write_json as write_json
@@ -7,6 +8,15 @@ from .drift_report import write_statistics as write_statistics
 from .drift_sources import known_model as known_model
 from .drift_sources import read_baseline as read_baseline
 from .drift_sources import read_new as read_new
+from .importance import Importance as Importance
+from .importance import by_measure as by_measure
+from .importance import feature_groups as feature_groups
+from .importance import importance_table as importance_table
+from .importance import measure_importance as measure_importance
+from .importance import read_importance as read_importance
+from .importance import read_rows as read_rows
+from .importance import scorer as scorer
+from .importance import write_importance as write_importance
 from .log_summary import summarise_log as summarise_log
 from .pages import RUN_COLOURS as RUN_COLOURS
 from .pages import altair as altair

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from mixrank.components.metrics import Rows, measure, reported, weights_in
 from mixrank.pipeline.reports.intervals import draw_users, percentile_interval, resampled_metrics
 from mixrank.pipeline.reports.run_folder import RunFolder
+from mixrank.pipeline.reports.slices import slices_of
 from mixrank.pipeline.reports.task_kinds import TASK_REPORTS
 from mixrank.schemas import Label
 from mixrank.serving.base import differences
@@ -71,27 +73,53 @@ def compare(run: RunFolder, *, resamples: int = RESAMPLES, seed: int = 0) -> lis
         seed: of the bootstrap; equal seeds give equal reports.
     """
     frame = run.predictions
-    _, users = np.unique(frame[run.keys[0]].to_numpy(), return_inverse=True)
-    drawn = draw_users(int(users.max()) + 1, resamples=resamples, seed=seed)
     scenario = frame[run.scenario].to_numpy()
     sizes = frame[run.scenario].value_counts()
     names = {**run.scenario_labels, **{value: value for value in sizes.index if value not in run.scenario_labels}}
+    slices = [(OVERALL, "all rows", scenario != "")]
+    slices += [
+        (value, names[value], scenario == value)
+        for value in sorted(names, key=lambda value: (-sizes.get(value, 0), value))
+    ]
+    return _judged(run, slices, resamples, seed)
+
+
+def compare_slices(
+    run: RunFolder, names: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, list[SliceScores]]:
+    """Judges a run on the slices by each of some columns, as `compare` judges its scenarios.
+
+    Args:
+        run, resamples, seed: as in `compare`.
+        names: as in `slices_of`.
+    """
+    found = slices_of(run, names) if names else {}
+    return {
+        name: _judged(run, [(part.title, part.title, part.inside) for part in parts], resamples, seed)
+        for name, parts in found.items()
+    }
+
+
+def _judged(
+    run: RunFolder, slices: Sequence[tuple[str, str, NDArray[np.bool_]]], resamples: int, seed: int
+) -> list[SliceScores]:
+    """Every task on every slice: its value, its title, and whether each row is inside."""
+    frame, spec = run.predictions, run.record.spec
+    _, users = np.unique(frame[run.keys[0]].to_numpy(), return_inverse=True)
+    drawn = draw_users(int(users.max()) + 1, resamples=resamples, seed=seed)
+    requests = None if spec.request is None else frame[spec.request.name].to_numpy()
     found = []
-    for task in run.record.spec.labels:
+    for task in spec.labels:
         labels, weights = frame[f"label_{task.name}"].to_numpy(), weights_in(frame, task.name)
         columns = [frame[f"score_{task.name}"].to_numpy(np.float64)]
         others = [each for each in (run.baseline, run.trees) if each is not None]
         columns += [each[f"score_{task.name}"].to_numpy(np.float64) for each in others]
-        slices = [(OVERALL, "all rows" if task.given is None else f"given {task.given}", scenario != "")]
-        slices += [
-            (value, names[value], scenario == value)
-            for value in sorted(names, key=lambda value: (-sizes.get(value, 0), value))
-        ]
         for value, title, inside in slices:
-            rows = np.flatnonzero(inside & ~np.isnan(labels))
-            weight = None if weights is None else weights[rows]
-            own = [Rows(labels[rows], column[rows], users[rows], weight) for column in columns]
-            found.append(_judge(task, value, title, own, drawn))
+            if value == OVERALL and task.given is not None:
+                title = f"given {task.given}"
+            counted = np.flatnonzero(inside & ~np.isnan(labels))
+            rows = [Rows(labels, column, users, requests, weights).take(counted) for column in columns]
+            found.append(_judge(task, value, title, rows, drawn))
     return found
 
 
@@ -109,13 +137,8 @@ def disagreements(run: RunFolder, scores: list[SliceScores]) -> list[tuple[Slice
     return found
 
 
-def _judge(
-    task: Label,
-    value: str,
-    title: str,
-    columns: list[Rows],
-    drawn: NDArray[np.int32],
-) -> SliceScores:
+def _judge(task: Label, value: str, title: str, columns: list[Rows], drawn: NDArray[np.int32]) -> SliceScores:
+    """Judges a slice by its rows with the scores of the model, and of the baselines where there are any."""
     labels = columns[0].labels
     rows, positives = len(labels), int((labels > 0).sum())
     counts = (task.name, value, title, rows, positives, len(np.unique(columns[0].groups)))
@@ -123,7 +146,7 @@ def _judge(
         return SliceScores(*counts, why=f"only {rows} rows" if rows else "no rows")
     if unjudged := TASK_REPORTS[task.kind].unjudged(labels):
         return SliceScores(*counts, why=unjudged)
-    exact = [measure(column, reported(task.kind)) for column in columns]
+    exact = [exact_metrics(task.kind, column) for column in columns]
     samples = [resampled_metrics(task.kind, column, drawn) for column in columns]
     none = np.full(len(drawn), np.nan)
     estimates = [
@@ -142,8 +165,13 @@ def _judge(
     }
     relative = {
         metric.name: metric.relative(exact[0][metric.name], exact[1][metric.name])
-        for metric in reported(task.kind)
+        for metric in reported(task.kind, requests=columns[0].requests is not None)
         if metric.relative
     }
     trees = estimates[2] if len(estimates) > 2 else {}
     return SliceScores(*counts, estimates[0], estimates[1], difference, relative, why, trees)
+
+
+def exact_metrics(kind: str, rows: Rows) -> dict[str, float]:
+    """Metric -> value of a page's metrics of a kind of task; the groups of the rows are users."""
+    return measure(rows, reported(kind, requests=rows.requests is not None))

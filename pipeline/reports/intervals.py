@@ -21,11 +21,7 @@ def draw_users(num_users: int, *, resamples: int = 200, seed: int = 0) -> NDArra
     return drawn
 
 
-def resampled_metrics(
-    kind: str,
-    rows: Rows,
-    drawn: NDArray[np.int32],
-) -> dict[str, NDArray[np.float64]]:
+def resampled_metrics(kind: str, rows: Rows, drawn: NDArray[np.int32]) -> dict[str, NDArray[np.float64]]:
     """Every metric of every resample; NaN where it has no value, such as the AUC of one class.
 
     All rows of a user come and go together, since they are not independent of each other. The same `drawn` for two
@@ -33,14 +29,14 @@ def resampled_metrics(
 
     Args:
         kind: of the task, as in `Label.kind`.
-        rows: of the task; the group of a row is the column of its user in `drawn`.
+        rows: their groups are columns of `drawn`, users.
         drawn: `(resamples, users)`, from `draw_users`.
 
     Returns:
         metric -> `(resamples,)`.
     """
-    times = drawn.astype(np.float64)
-    return {metric.name: metric.of_resamples(rows, times) for metric in reported(kind) if metric.of_resamples}
+    times, known = drawn.astype(np.float64), reported(kind, requests=rows.requests is not None)
+    return {metric.name: metric.of_resamples(rows, times) for metric in known if metric.of_resamples}
 
 
 def percentile_interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:

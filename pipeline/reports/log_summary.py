@@ -1,9 +1,10 @@
-"""What became of the rows of a log, in a few lines: rows, losses, empty histories, unknown values."""
+"""What became of the rows of a log, in a few lines: rows, losses, empty histories, calibration, unknown values."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mixrank.components.calibration import sentence
 from mixrank.components.gates import Figures
 from mixrank.pipeline.reports.run_folder import RunFolder
 
@@ -28,9 +29,18 @@ def summarise_log(run: RunFolder) -> list[tuple[str, str]]:
         ),
         ("lost", _joined(_lost(figures))),
         ("empty", _joined(_empty(figures))),
+        ("calibration", "; ".join(_calibrated(run))),
         ("unknown", _joined(f"{name} {share:.1%}" for name, share in unknown.items())),
     ]
     return [(heading, text) for heading, text in parts if text]
+
+
+def _calibrated(run: RunFolder) -> Iterable[str]:
+    """What the calibration changed on the evaluation rows, task by task."""
+    found = run.model.get("calibration")
+    labels = {label.name: label for label in run.record.spec.labels}
+    for task, each in found["tasks"].items() if found else ():
+        yield sentence(labels[task], each["before"], each["after"])
 
 
 def _lost(figures: Figures) -> Iterable[str]:

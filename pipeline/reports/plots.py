@@ -137,7 +137,10 @@ def training_curves(runs: Sequence[RunFolder]) -> Markup | None:
     """Training loss and validation metrics by samples trained on; None if no run logged its training."""
     points = []
     # The loss is already beside the training loss.
-    shown = {"loss", *(metric.name for metric in headlines(*kinds_of(runs).values()) if metric.name != "log_loss")}
+    shown = {
+        "loss",
+        *(metric.name for metric in headlines(*kinds_of(runs).values(), requests=True) if metric.name != "log_loss"),
+    }
     for run in runs:
         for point in (point for entry in run.training for point in entry["curve"]):
             valid = {k: v for k, v in point["valid"].items() if k.rpartition(".")[2] in shown}

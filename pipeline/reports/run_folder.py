@@ -60,9 +60,8 @@ class RunFolder:
 
     @property
     def keys(self) -> list[str]:
-        """Columns that identify a row: user, item and time."""
-        spec = self.record.spec
-        return [spec.user.name, spec.item.name, spec.time.name]
+        """Columns that identify a row: the user first."""
+        return self.record.spec.key_columns
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
@@ -176,6 +175,26 @@ class _Part(BaseModel):
     flops: float
 
 
+class _Figures(BaseModel):
+    loss: float
+    ratio: float
+    error: float
+
+
+class _Calibrated(BaseModel):
+    rows: int
+    curve: dict[str, Any]
+    scenarios: dict[str, dict[str, Any]]
+    before: _Figures
+    after: _Figures
+
+
+class _Calibration(BaseModel):
+    method: str
+    split: str
+    tasks: dict[str, _Calibrated]
+
+
 class _Card(BaseModel):
     name: str | None = None
     preset: str | None = None
@@ -183,6 +202,7 @@ class _Card(BaseModel):
     flops: float
     parts: list[_Part] = []
     insights: dict[str, dict[str, Any]] = {}
+    calibration: _Calibration | None = None
 
 
 class _Values(BaseModel):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mixrank.components.metrics import Metric, primary, reported
@@ -15,8 +16,10 @@ from mixrank.pipeline.reports.against_last_pushed import (
     RESAMPLES,
     SliceScores,
     compare,
+    compare_slices,
     disagreements,
 )
+from mixrank.pipeline.reports.importance import by_measure, read_importance
 from mixrank.pipeline.reports.log_summary import summarise_log
 from mixrank.pipeline.reports.pages import fill
 from mixrank.pipeline.reports.run_folder import RunFolder, kinds_of
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def write_report(run_dirs: Sequence[Path], output: Path) -> dict[str, Any]:
+def write_report(run_dirs: Sequence[Path], output: Path, slices: Sequence[str] = ()) -> dict[str, Any]:
     """Writes the HTML report of some runs.
 
     Every metric is computed exactly from the runs' `predictions.parquet`; intervals come from resampling users.
@@ -36,6 +39,7 @@ def write_report(run_dirs: Sequence[Path], output: Path) -> dict[str, Any]:
     Args:
         run_dirs: run folders, at least one; the baseline is that of the first.
         output: HTML file to write.
+        slices: features and histories to judge by, besides the scenario and those that the first run's config names.
 
     Returns:
         {"output": path, "runs": [{"name", "tasks": task -> slice -> metric -> value, "disagreements": count}]}.
@@ -45,7 +49,7 @@ def write_report(run_dirs: Sequence[Path], output: Path) -> dict[str, Any]:
     """
     runs = _load(run_dirs)
     scores = [compare(run) for run in runs]
-    page = render(runs, scores)
+    page = render(runs, scores, _sliced(runs, slices))
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(output, page)
@@ -69,23 +73,43 @@ def write_report(run_dirs: Sequence[Path], output: Path) -> dict[str, Any]:
     }
 
 
-def metrics_tables(run_dirs: Sequence[Path]) -> list[Table]:
+def metrics_tables(run_dirs: Sequence[Path], slices: Sequence[str] = ()) -> list[Table]:
     """The same metrics, without intervals, for the terminal: a table for the tasks that have the same ones.
+
+    Args:
+        run_dirs, slices: as in `write_report`.
 
     Raises:
         ValueError: as in `write_report`.
     """
     runs = _load(run_dirs)
-    scores = [compare(run, resamples=0) for run in runs]
+    parts = {runs[0].scenario: [compare(run, resamples=0) for run in runs], **_sliced(runs, slices, resamples=0)}
     by_metrics: dict[tuple[Metric, ...], list[str]] = {}
     for task, kind in kinds_of(runs).items():
-        shown = tuple(metric for metric in reported(kind) if metric.headline)
+        shown = tuple(metric for metric in reported(kind, requests=_with_requests(runs)) if metric.headline)
         by_metrics.setdefault(shown, []).append(task)
-    return [_metrics_table(runs, scores, tasks, shown) for shown, tasks in by_metrics.items()]
+    return [
+        _metrics_table(runs, column, scores, tasks, shown)
+        for column, scores in parts.items()
+        for shown, tasks in by_metrics.items()
+    ]
+
+
+def _sliced(
+    runs: Sequence[RunFolder], slices: Sequence[str], resamples: int = RESAMPLES
+) -> dict[str, list[list[SliceScores]]]:
+    """Column -> scores of each run on the slices by it."""
+    names = list(dict.fromkeys([*runs[0].record.config.get("slices", ()), *slices]))
+    found = [compare_slices(run, names, resamples=resamples) for run in runs]
+    return {name: [each[name] for each in found] for name in names}
 
 
 def _metrics_table(
-    runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]], tasks: Sequence[str], shown: Sequence[Metric]
+    runs: Sequence[RunFolder],
+    column: str,
+    scores: Sequence[list[SliceScores]],
+    tasks: Sequence[str],
+    shown: Sequence[Metric],
 ) -> Table:
     from rich import box
     from rich.table import Table
@@ -102,7 +126,7 @@ def _metrics_table(
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    for name in ("task", runs[0].scenario, *(("run",) if several else ())):
+    for name in ("task", column, *(("run",) if several else ())):
         table.add_column(name, no_wrap=True)
     # Short enough for 80 columns.
     titles = [metric.narrow_heading for metric in shown]
@@ -137,20 +161,26 @@ def _metrics_table(
     return table
 
 
-def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> str:
+def render(
+    runs: Sequence[RunFolder],
+    scores: Sequence[list[SliceScores]],
+    sliced: Mapping[str, Sequence[list[SliceScores]]] = MappingProxyType({}),
+) -> str:
     """The page as text; names from data are escaped by the template."""
     from mixrank.pipeline.reports import plots
 
     judged = any(row.model for rows in scores for row in rows)
-    kinds = kinds_of(runs)
+    kinds, requests = kinds_of(runs), _with_requests(runs)
     values = {
         "runs": runs,
         "tasks": list(kinds),
         "groups": side_by_side(scores),
-        "metrics_of": {task: reported(kind) for task, kind in kinds.items()},
+        "sliced": {column: side_by_side(each) for column, each in sliced.items()},
+        "metrics_of": {task: reported(kind, requests=requests) for task, kind in kinds.items()},
         "primary_of": {task: primary(kind) for task, kind in kinds.items()},
+        "requests": requests,
         "numbers": any(not label.is_flag for run in runs for label in run.record.spec.labels),
-        "titles": {metric.name: metric.heading for metric in reported(*kinds.values())},
+        "titles": {metric.name: metric.heading for metric in reported(*kinds.values(), requests=True)},
         "overall": OVERALL,
         "resamples": RESAMPLES,
         "min_rows": MIN_ROWS,
@@ -163,6 +193,7 @@ def render(runs: Sequence[RunFolder], scores: Sequence[list[SliceScores]]) -> st
         "gated": [run for run in runs if run.record.judgement and run.record.judgement.gates],
         "summaries": [summarise_log(run) for run in runs],
         "insights": [run.model.get("insights", {}) for run in runs],
+        "importance": [list(by_measure(read_importance(run.path))) for run in runs],
         "grouping_plot": plots.grouping,
         "nan": math.isnan,
         "alike": _unjudged_for_one_reason,
@@ -203,6 +234,11 @@ def count(value: float) -> str:
 
 def seconds(value: float) -> str:
     return f"{value:.1f} s" if value < 60 else f"{int(value // 60)} min {value % 60:.0f} s"
+
+
+def _with_requests(runs: Sequence[RunFolder]) -> bool:
+    """Whether all runs can be judged per request."""
+    return all(run.record.spec.request is not None for run in runs)
 
 
 def _unjudged_for_one_reason(group: list[SliceScores | None]) -> bool:

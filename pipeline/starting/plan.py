@@ -45,6 +45,7 @@ class Plan:
         rows: rows of the log, about.
         validates: whether there is a split `valid`.
         zone: whose days count.
+        request: of the spec; None if no column looks like it.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Plan:
     rows: int
     validates: bool
     zone: Noted
+    request: Noted | None = None
 
     @property
     def dataset(self) -> Dataset:
@@ -86,6 +88,7 @@ class Plan:
             scenario=self.scenario.value,
             labels=tuple(noted.value for noted in self.labels),
             features=tuple(noted.value for noted in self.features if noted.value is not None),
+            request=self.request.value if self.request is not None else None,
         )
 
     @property
@@ -106,7 +109,7 @@ class Plan:
         """Everything with a reason, in the order of the file."""
         yield from (self.user, self.item, self.time, self.scenario, *self.labels, *self.features, self.log, *self.joins)
         yield from (*self.labels_from.values(), *self.derive.values(), *self.popularity.values())
-        yield from (noted for noted in (self.window, self.split, self.zone) if noted is not None)
+        yield from (noted for noted in (self.request, self.window, self.split, self.zone) if noted is not None)
 
     @property
     def doubts(self) -> list[str]:

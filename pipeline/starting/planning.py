@@ -33,6 +33,7 @@ from mixrank.pipeline.starting.roles import (
     Outcome,
     choose_labels,
     guess_key,
+    guess_request,
     guess_scenario,
     looks_rated,
     outcomes,
@@ -52,6 +53,7 @@ from mixrank.schemas import (
     Match,
     Numeric,
     Popularity,
+    Request,
     Scenario,
     Table,
     Threshold,
@@ -76,6 +78,7 @@ class Log:
         outcomes: what the user did, the labels first.
         labels: how many of them are learned.
         scenario: column, or None.
+        request: column of the ranking request, or None.
     """
 
     table: Found
@@ -85,6 +88,7 @@ class Log:
     outcomes: list[Outcome]
     labels: list[Outcome]
     scenario: Guess
+    request: Guess
 
     @property
     def columns(self) -> dict[str, Column]:
@@ -93,7 +97,7 @@ class Log:
     @property
     def taken(self) -> set[str]:
         """Columns that have a role."""
-        found = {self.item.value, self.time.column, self.user.value, self.scenario.value}
+        found = {self.item.value, self.time.column, self.user.value, self.scenario.value, self.request.value}
         return {name for name in found if name} | {outcome.column for outcome in self.outcomes}
 
     def label(self, outcome: Outcome) -> np.ndarray:
@@ -199,7 +203,8 @@ def _roles(table: Found, others: Sequence[Found], answers: Answers, today: datet
         labels = _ask_label(answers, found, labels)
     ordered = labels + [outcome for outcome in found if outcome not in labels]
     scenario = _scenario(table, answers, {*taken, *(o.column for o in found)}, user.value, item.value)
-    return Log(table, user, item, time, ordered, labels, scenario)
+    request = guess_request(columns, {*taken, scenario.value, *(o.column for o in found)}, user.value)
+    return Log(table, user, item, time, ordered, labels, scenario, request)
 
 
 def _time(table: Found, answers: Answers, today: datetime.date) -> Time:
@@ -387,6 +392,7 @@ class _Planner:
             rows=log.table.rows,
             validates=divided.validates,
             zone=self._zone(),
+            request=self._request(),
         )
 
     def _dtype(self, role: str, column: Column) -> Dtype:
@@ -419,6 +425,15 @@ class _Planner:
             doubt = "some are written with leading zeros and some without; as numbers they are the same"
         options: dict[str, Any] = {} if dtype == "int" else {"dtype": dtype}
         return Noted(Key(str(guess.value), **options), guess.why, doubt)
+
+    def _request(self) -> Noted | None:
+        guess = self.log.request
+        if guess.value is None:
+            return None
+        dtype = self._dtype("request", self.log.columns[guess.value])
+        options: dict[str, Any] = {} if dtype == "int" else {"dtype": dtype}
+        why = f"{guess.why}; the order inside each request is judged too"
+        return Noted(Request(guess.value, **options), why)
 
     def _time(self) -> Noted:
         time = self.log.time

@@ -104,6 +104,8 @@ def _spec(plan: Plan) -> Call:
     for name in ("user", "item", "time", "scenario"):
         noted = getattr(plan, name)
         lines.append((name, noted.value, noted))
+    if plan.request is not None:
+        lines.append(("request", plan.request.value, plan.request))
     lines.append(("labels", _several(plan.labels), none))
     lines.append(("features", _several(plan.features), none))
     return Call("FeatureSpec(", tuple(lines), ")")

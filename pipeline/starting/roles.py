@@ -78,6 +78,31 @@ def guess_key(
     return Guess(ranked[0].name, 0.4, f"its values come again; {_many(ranked[0])}", others)
 
 
+def guess_request(columns: Mapping[str, Column], taken: Iterable[str | None], user: str | None) -> Guess:
+    """The column with the ranking request that showed a row; None if there is none.
+
+    Its name says so, it has no gaps, its values come again, and each belongs to one user.
+
+    Args:
+        columns, taken: as in `guess_key`.
+        user: key column of the user, or None.
+    """
+    named = sorted(((words.key_of(name, words.REQUEST), name) for name in columns if name not in taken), reverse=True)
+    for score, name in named:
+        column = columns[name]
+        if not score or not _may_be_key(column) or column.missing_share or column.distinct > 0.7 * column.rows:
+            continue
+        if user is None or _one_each(columns[user], column):
+            return Guess(name, 0.9, f"its name; {_many(column)}")
+    return Guess(None, 0.8, "no column looks like the request that showed a row")
+
+
+def _one_each(column: Column, owner: Column) -> bool:
+    """Whether nearly all values of the owner have one value of the column."""
+    pairs = len(np.unique(np.stack([owner.codes, column.codes]), axis=1).T)
+    return pairs <= 1.01 * owner.distinct
+
+
 def _may_be_key(column: Column) -> bool:
     return (
         column.lengths is None and column.look in ("int", "text") and column.distinct > 2 and not column.decimal_comma

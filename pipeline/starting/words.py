@@ -19,6 +19,7 @@ ITEM = _listed(
     "listing hotel restaurant business venue poi job post photo image doc document content offer deal recipe course",
     "episode show clip candidate music merchant shop place title story podcast pin coupon iid vid pid aid",
 )
+REQUEST = _listed("request req search query slate serp list impression pageview exposure trace")
 # What may follow the word of a key.
 KEY_ENDINGS = frozenset(_listed("id ids key no nr num number code index idx hash uuid guid pk"))
 # Outcomes that are wanted, the usual main one first.

@@ -13,6 +13,7 @@ from .keys import EventTime as EventTime
 from .keys import Key as Key
 from .keys import Label as Label
 from .keys import Position as Position
+from .keys import Request as Request
 from .keys import Scenario as Scenario
 from .keys import Zone as Zone
 from .named import GROUPS as GROUPS

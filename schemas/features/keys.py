@@ -13,7 +13,7 @@ from mixrank.schemas.safe_text import shown
 from mixrank.schemas.task_kinds import label_kind
 
 # Columns of a transformed row that identify it; the model does not read them.
-KEYS = {"user": "key_user", "item": "key_item", "time": "key_time"}
+KEYS = {"user": "key_user", "item": "key_item", "time": "key_time", "request": "key_request"}
 
 
 def _zone(name: str) -> str:
@@ -46,6 +46,19 @@ class Key(Named):
         if self.per_row and self.dtype != "int":
             raise ValueError(f"key `{self.name}` with per_row=True has dtype='int': rows are numbered")
         return self
+
+
+class Request(Named):
+    """Column that says which rows one ranking request had shown together; the model does not read it.
+
+    With it, models are also judged by the order of the items inside each request. A row of the log without a value is
+    bad. A served request and a file to be scored do not need the column.
+
+    Args:
+        dtype: "int" or "str", as in `Key`.
+    """
+
+    dtype: Dtype = "int"
 
 
 class EventTime(Named):

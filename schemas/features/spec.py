@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from mixrank.schemas.features.computed_features import Cross, Expression, Match
 from mixrank.schemas.features.encodings import Vocab
 from mixrank.schemas.features.event_features import Action, History, TimeGap
-from mixrank.schemas.features.keys import KEYS, EventTime, Key, Label, Position, Scenario
+from mixrank.schemas.features.keys import KEYS, EventTime, Key, Label, Position, Request, Scenario
 from mixrank.schemas.features.named import Group
 from mixrank.schemas.features.row_features import Categorical, MultiCategorical, Numeric, Vector
 from mixrank.schemas.features.unions import (
@@ -40,6 +40,7 @@ class FeatureSpec(Declaration):
         row_weight: column of the log with a weight >= 0 of each row, such as how many impressions it stands for; None
             if all rows count alike. Loss, metrics, baselines and gates weigh rows by it; no model reads it. It is
             divided by its mean over the training rows, so its unit does not matter.
+        request: column of the ranking request, or None if the log has none.
         position: column with the place of the impression in its list, whose effect training tells from that of all
             else; None if there is none.
 
@@ -54,6 +55,7 @@ class FeatureSpec(Declaration):
     scenario: Scenario
     labels: tuple[Label, ...] = Field(min_length=1)
     features: tuple[Annotated[Feature, Field(discriminator="type")], ...] = Field(min_length=1)
+    request: Request | None = None
     row_weight: str | None = None
     position: Position | None = None
 
@@ -65,6 +67,7 @@ class FeatureSpec(Declaration):
         outputs = [column for feature in self.features for column in _columns(feature)]
         for column, owner in (
             [(self.time.name, "time"), (self.scenario.name, "scenario")]
+            + ([(self.request.name, "request")] if self.request else [])
             + [(label.name, "label") for label in self.labels]
             + [(column, "row weight") for column in self.row_weights]
             + ([(self.position.name, "position")] if self.position is not None else [])
@@ -73,6 +76,8 @@ class FeatureSpec(Declaration):
             if column in owners:
                 raise ValueError(f"column `{column}` is declared twice: as {owners[column]} and as {owner}")
             owners[column] = owner
+        if self.request is not None and self.request.name in (self.user.name, self.item.name):
+            raise ValueError(f"`request` must be a column of its own, `{self.request.name}` is the user or the item")
         named = {self.scenario.name}
         for feature in self.features:
             if feature.name in named:
@@ -215,6 +220,17 @@ class FeatureSpec(Declaration):
     def get(self, name: str) -> Feature | None:
         """The feature of this name, or None."""
         return next((feature for feature in self.features if feature.name == name), None)
+
+    @property
+    def row_keys(self) -> dict[str, Key | EventTime | Request]:
+        """Role in `KEYS` -> the column that identifies a row by it."""
+        found: dict[str, Key | EventTime | Request] = {"user": self.user, "item": self.item, "time": self.time}
+        return found if self.request is None else {**found, "request": self.request}
+
+    @property
+    def key_columns(self) -> list[str]:
+        """Names of the columns that together identify a row: user, item and time, then the request if there is one."""
+        return [key.name for key in self.row_keys.values()]
 
     @property
     def histories(self) -> tuple[History, ...]:

@@ -61,7 +61,7 @@ def plan(files: Sequence[RawFile], rows_per_item: int = ROWS_PER_ITEM) -> list[I
 
 
 def output_schema(spec: FeatureSpec, files: Sequence[RawFile], keep: Sequence[str]) -> pa.Schema:
-    """The columns that are copied to the output: user, item, time and scenario where every file has them, and `keep`.
+    """The columns that are copied to the output: keys and scenario where every file has them, and those of `keep`.
 
     Args:
         spec: columns of a row.
@@ -77,7 +77,7 @@ def output_schema(spec: FeatureSpec, files: Sequence[RawFile], keep: Sequence[st
         for name in [*keep, *(c.name for c in known.values() if c.required)]:
             if name not in fields:
                 raise ValueError(f"{path} has no column `{name}`{nearest(name, fields)}")
-    keys = (spec.user.name, spec.item.name, spec.time.name, spec.scenario.name)
+    keys = (*spec.key_columns, spec.scenario.name)
     names = [key for key in dict.fromkeys(keys) if all(key in fields for fields in present.values())]
     first = next(iter(present.values()))
     return pa.schema([(name, first[name]) for name in dict.fromkeys([*names, *keep])])

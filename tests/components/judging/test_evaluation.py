@@ -12,7 +12,7 @@ from mixrank.components.judging.evaluation import (
     load_metrics,
     why_not_blessed,
 )
-from mixrank.schemas import Categorical, EventTime, FeatureSpec, Key, Label, Scenario
+from mixrank.schemas import Categorical, EventTime, FeatureSpec, Key, Label, Request, Scenario
 
 SPEC = FeatureSpec(
     name="shop",
@@ -22,6 +22,7 @@ SPEC = FeatureSpec(
     scenario=Scenario("page", values=("home", "cart")),
     labels=(Label("click", row_weight="worth"), Label("buy", given="click")),
     features=(Categorical("article", group="item"),),
+    request=Request("visit", dtype="str"),
 )
 ROWS = 611
 # Every member visits every page, so that a slice must not rank rows of another page; "help" has one class only.
@@ -33,6 +34,7 @@ def log():
     rng = np.random.default_rng(11)
     page = PAGES[rng.choice(3, ROWS, p=[0.6, 0.35, 0.05])]
     columns = {"member": np.array([f"m{i}" for i in rng.integers(0, 60, ROWS)]), "page": page}
+    columns["visit"] = np.array([f"v{i}" for i in rng.integers(0, 140, ROWS)])
     for task, model in (("click", "new"), ("buy", "new"), ("click", "old"), ("buy", "old")):
         # Seven levels: ties inside and between members.
         columns[f"{task}_{model}"] = rng.integers(1, 8, ROWS) / 8
@@ -147,6 +149,10 @@ def test_every_slice_equals_scikit_learn_on_its_rows(blocked, log):
                     counts.append(weights[mine].sum())
                     areas.append(roc_auc_score(labels[mine], scores[mine], sample_weight=weights[mine]))
                     gains.append(ndcg_score([labels[mine]], [scores[mine]], k=10))
+            visits = [log["visit"][rows] == visit for visit in np.unique(log["visit"][rows])]
+            hits = [mine for mine in visits if labels[mine].any()]
+            # scikit-learn takes no single row, whose order is always the best.
+            gained = [ndcg_score([labels[m]], [scores[m]], k=10) if m.sum() > 1 else 1.0 for m in hits]
             mean_label = np.full(len(labels), np.average(labels, weights=weights))
             loss, least = (log_loss(labels, each, sample_weight=weights) for each in (scores, mean_label))
             expected = {
@@ -155,6 +161,9 @@ def test_every_slice_equals_scikit_learn_on_its_rows(blocked, log):
                 "gauc_uniform": np.mean(areas),
                 "ndcg@10": np.average(gains, weights=counts),
                 "normalized_entropy": loss / least,
+                "request_ndcg@10": np.mean(gained),
+                "requests_used": len(hits),
+                "requests_skipped": len(visits) - len(hits),
                 "gauc_groups_used": len(areas),
                 "gauc_groups_skipped": len(np.unique(members)) - len(areas),
                 "log_loss": loss,

@@ -12,10 +12,9 @@ from sklearn.metrics import log_loss, ndcg_score
 from mixrank.components.judging import Thresholds
 from mixrank.components.metrics import Metric, Rows, measure, ndcg_at
 from mixrank.components.metrics import table as table_of_metrics
-from mixrank.components.metrics.table import OF_NUMBERS, OWN, directed, find_metric, metrics
+from mixrank.components.metrics.table import OF_NUMBERS, OF_REQUESTS, OWN, directed, find_metric, metrics
 from mixrank.components.training.settings import EarlyStopping
 from mixrank.pipeline.reports.intervals import draw_users
-from mixrank.schemas import Label
 
 PAGE = Path(__file__).parents[3] / "docs" / "add-a-metric.md"
 
@@ -24,7 +23,10 @@ PAGE = Path(__file__).parents[3] / "docs" / "add-a-metric.md"
 def rows():
     rng = np.random.default_rng(4)
     # Seven levels: ties inside and between groups.
-    return Rows(rng.integers(0, 2, 90), rng.integers(1, 8, 90) / 8, rng.integers(0, 9, 90))
+    groups = rng.integers(0, 9, 90)
+    # Three requests of each user.
+    requests = 3 * groups + rng.integers(0, 3, 90)
+    return Rows(rng.integers(0, 2, 90), rng.integers(1, 8, 90) / 8, groups, requests)
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def installed(tmp_path, monkeypatch):
     sys.modules.pop("outside_metrics", None)
 
 
-@pytest.mark.parametrize("metric", [*OWN, *OF_NUMBERS], ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", [*OWN, *OF_NUMBERS, *OF_REQUESTS], ids=lambda metric: metric.name)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_resample_equals_the_metric_on_the_repeated_rows(metric, rows, weighted):
     if metric.of_resamples is None:
@@ -55,6 +57,9 @@ def test_a_resample_equals_the_metric_on_the_repeated_rows(metric, rows, weighte
         return
     if metric in OF_NUMBERS:
         rows = Rows(rows.labels + rows.groups % 3, rows.scores, rows.groups)
+    elif metric in OF_REQUESTS:
+        # Some requests without a positive.
+        rows = replace(rows, labels=rows.labels * (rows.requests % 4 > 0))
     if weighted:
         rows = replace(rows, weights=np.random.default_rng(6).uniform(0, 2, 90))
     drawn = draw_users(9, resamples=4, seed=3)
@@ -63,8 +68,9 @@ def test_a_resample_equals_the_metric_on_the_repeated_rows(metric, rows, weighte
         taken = np.repeat(np.arange(90), times[rows.groups])
         # A group that is drawn twice is two groups.
         copy = np.concatenate([np.arange(n) for n in times[rows.groups]])
+        requests = None if rows.requests is None else rows.requests[taken] + 100 * copy
         weights = rows.weights[taken] if weighted else None
-        again = Rows(rows.labels[taken], rows.scores[taken], rows.groups[taken] + 100 * copy, weights)
+        again = Rows(rows.labels[taken], rows.scores[taken], rows.groups[taken] + 100 * copy, requests, weights)
         assert got[resample] == pytest.approx(metric.of_rows(again), abs=1e-12)
 
 
@@ -76,10 +82,10 @@ def test_a_row_of_weight_k_counts_as_k_rows(metric, rows):
     weights = np.random.default_rng(8).integers(0, 4, 90)
     taken = np.repeat(np.arange(90), weights)
     again = Rows(labels[taken], rows.scores[taken], rows.groups[taken])
-    got = metric.of_rows(Rows(labels, rows.scores, rows.groups, weights))
+    got = metric.of_rows(Rows(labels, rows.scores, rows.groups, weights=weights))
     assert got == pytest.approx(metric.of_rows(again), abs=1e-12)
     # Their unit does not matter.
-    assert metric.of_rows(Rows(labels, rows.scores, rows.groups, weights / 7)) == pytest.approx(got, abs=1e-12)
+    assert metric.of_rows(Rows(labels, rows.scores, rows.groups, weights=weights / 7)) == pytest.approx(got, abs=1e-12)
     assert got != pytest.approx(metric.of_rows(Rows(labels, rows.scores, rows.groups))) or "groups" in metric.name
 
 
@@ -122,7 +128,7 @@ def test_the_direction_of_a_metric_is_that_of_better_scores(metric, rows):
     assert (metric.of_rows(better) > metric.of_rows(rows)) is metric.higher_is_better
 
 
-def test_a_metric_of_a_package_enters_thresholds_and_early_stopping(installed, rows):
+def test_a_metric_of_a_package_enters_thresholds_and_early_stopping(installed, rows, toy_spec):
     installed(
         "error_rate = outside_metrics:ERROR_RATE\nndcg3 = outside_metrics:NDCG_3",
         "from mixrank.components.metrics import Metric, ndcg_at\n"
@@ -132,11 +138,11 @@ def test_a_metric_of_a_package_enters_thresholds_and_early_stopping(installed, r
         "NDCG_3 = ndcg_at(3)\n",
     )
     by_hand = np.mean((rows.scores > 0.5) != rows.labels)
-    assert measure(rows, directed("binary"))["error_rate"] == pytest.approx(by_hand)
+    assert measure(rows, directed("binary", requests=False))["error_rate"] == pytest.approx(by_hand)
     assert Thresholds(max_error_rate={"click": 0.2}, max_error_rate_rise={"click": 0.01}).root
     assert Thresholds(**{"min_ndcg@3": {"click": 0.2}}).root
     rule = EarlyStopping(metric="click.error_rate")
-    rule.check([Label("click")])
+    rule.check(toy_spec)
     assert not rule.higher_is_better
     assert EarlyStopping(metric="click.ndcg@3").higher_is_better
 

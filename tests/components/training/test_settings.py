@@ -114,13 +114,13 @@ def test_a_label_is_trained_by_its_loss_or_by_its_kinds():
     assert isinstance(task_loss(Label("buy"), settings), keras.losses.BinaryCrossentropy)
 
 
-def test_a_loss_that_is_not_there_or_of_another_task_is_refused():
+def test_a_loss_that_is_not_there_or_of_another_task_is_refused(toy_spec):
     with pytest.raises(ValueError, match="there is no loss `focl`; did you mean `focal`"):
         TrainSettings(loss={"click": "focl"})
     with pytest.raises(ValueError, match="`train.loss` names the task `clik`, .* did you mean `click`"):
-        TrainSettings(loss={"clik": "focal"}).check([Label("click"), Label("buy")], ["train"])
+        TrainSettings(loss={"clik": "focal"}).check(toy_spec, ["train"])
     with pytest.raises(ValueError, match="the loss `huber` is for labels of kind regression, not binary"):
-        TrainSettings(loss={"click": {"name": "huber", "delta": 2}}).check([Label("click")], ["train"])
+        TrainSettings(loss={"click": {"name": "huber", "delta": 2}}).check(toy_spec, ["train"])
     with pytest.raises(ValueError, match="a loss with options needs its `name`, received"):
         TrainSettings(loss={"click": {"gamma": 2}})
 

@@ -112,3 +112,8 @@ def test_a_report_of_a_part(mixrank, after_a_run, tmp_path, monkeypatch):
     assert "additive log-odds" in result.output
     text = (tmp_path / "mine" / "compare" / "report.md").read_text()
     assert "Not trained yet: hemix 100K seed 1, dlrm 200K seed 0" in text
+
+
+def test_a_feature_to_leave_out_that_is_not_there_is_named(mixrank, after_a_run):
+    said = failure(mixrank("compare", "--without", "vidoe_id"))
+    assert "variant `without vidoe_id`: `without` names `vidoe_id`" in said and "did you mean `video_id`" in said

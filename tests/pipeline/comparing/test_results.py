@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mixrank.components.metrics import Rows, measure, reported
+from mixrank.components.metrics import Rows
 from mixrank.pipeline.comparing import comparison_page
 from mixrank.pipeline.comparing.results import collect
 from mixrank.pipeline.comparing.significance import paired_t_test, t_test
 from mixrank.pipeline.comparing.trial import judge
 from mixrank.pipeline.comparing.trial_plan import Trial
 from mixrank.pipeline.config import Table
+from mixrank.pipeline.reports import exact_metrics
 from mixrank.schemas import datasets
 
 VARIANTS = tuple({"name": name, "model": {"name": name}} for name in ("hemix", "dlrm", "dcnv2"))
@@ -196,5 +197,5 @@ def test_judging_takes_the_main_scenarios_with_both_outcomes():
     assert list(found["long_view"]) == ["overall", "1", "2", "3"]
     part = frame[frame["tab"] == "2"]
     columns = (part[name].to_numpy() for name in ("label_is_click", "score_is_click", "user_id"))
-    by_hand = measure(Rows(*columns), reported("binary"))
+    by_hand = exact_metrics("binary", Rows(*columns))
     assert found["is_click"]["2"] == by_hand

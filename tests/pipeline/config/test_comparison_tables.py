@@ -9,7 +9,15 @@ import pytest
 from mixrank.layers import registry
 from mixrank.pipeline.comparing.trial_plan import seen, settings, size, trials
 from mixrank.pipeline.config import RunConfig, load_config
-from mixrank.pipeline.config.comparison_tables import CompareSettings, Range, Table, Tuned, Variant, shipped_tables
+from mixrank.pipeline.config.comparison_tables import (
+    CompareSettings,
+    Range,
+    Table,
+    Tuned,
+    Variant,
+    shipped_tables,
+    without_table,
+)
 from mixrank.schemas import Categorical, History, MultiCategorical, datasets
 
 TWO = ({"name": "hemix", "model": {"name": "hemix"}}, {"name": "dlrm", "model": {"name": "dlrm"}})
@@ -193,3 +201,30 @@ def test_tables_of_a_config_join_the_shipped_ones_and_sizes_read_well(tmp_path):
     assert scaling == shipped.model_copy(update={"budgets": (75_000, 150_000, 1_000_000)}) != shipped
     assert run.compare.tuned == {} == Tuned().train
     assert [size(n) for n in (None, 999, 250_000, 1_500_000, 2_000_000_000)] == ["preset", "999", "250K", "1.5M", "2B"]
+
+
+def test_a_table_without_features_compares_with_all_of_them(earlier):
+    table = without_table("dcnv2", 250_000, ["video_id", "author_id, tag"])
+    planned = {each.variant: each.given for each in trials(config(), earlier, table)}
+    assert list(planned) == ["all features", "without video_id", "without author_id, tag"]
+    assert table.tested == "reference" and table.budgets == (250_000,)
+    names = {name: {f.name for f in given.spec.features} for name, given in planned.items()}
+    assert names["all features"] - names["without author_id, tag"] >= {"author_id", "tag"}
+    spec = planned["without video_id"].spec
+    assert not any("video_id" in history.of for history in spec.histories)
+    assert not any(match.of == "video_id" for match in spec.matches)
+    assert spec.item.name == "video_id", "the key of the row stays"
+    # Those that are matched by other fields are still there.
+    assert spec.matches
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["a,,b"], "names with commas between them, received 'a,,b'"),
+        (["a", "a"], "two variants are named `without a`"),
+    ],
+)
+def test_wrong_groups_of_features_are_refused(groups, message):
+    with pytest.raises(ValueError, match=message):
+        without_table("dcnv2", None, groups)

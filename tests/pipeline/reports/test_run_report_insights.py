@@ -1,4 +1,4 @@
-"""A report shows a model's own insights."""
+"""A report shows a model's own insights, and its calibration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mixrank.pipeline.reports import write_report
+from mixrank.pipeline.reports import RunFolder, summarise_log, write_report
 
 # Test modules cannot import each other.
 neighbour = runpy.run_path(str(Path(__file__).with_name("test_run_report.py")))
@@ -43,6 +43,25 @@ def test_grouping_and_routing_are_shown_with_a_warning(tmp_path):
     rows = [[cell.strip() for cell in row] for row in text.rows]
     assert ["home", "900", "97.5 %", "home 60 %"] in rows
     assert ["other", "40", "-", "search 80 %"] in rows
+
+
+@pytest.mark.slow
+def test_a_calibration_is_shown_and_told_before_and_after(tmp_path):
+    folder = fake_run(tmp_path / "run")
+    card = json.loads((folder / "model/model.json").read_text())
+    before, after = {"loss": 0.58, "ratio": 1.05, "error": 0.0123}, {"loss": 0.57, "ratio": float("nan"), "error": 0.01}
+    line = {"knots": [0.0], "values": [0.25], "left": 0.9, "right": 0.9}
+    found = {"rows": 1234, "curve": line, "scenarios": {"0": line}, "before": before, "after": after}
+    card["calibration"] = {"method": "platt", "split": "valid", "tasks": {"click": found}}
+    (folder / "model/model.json").write_text(json.dumps(card))
+    write_report([folder], tmp_path / "report.html")
+    text = Text()
+    text.feed((tmp_path / "report.html").read_text())
+    rows = [[cell.strip() for cell in row] for row in text.rows]
+    figures = ["0.5800", "0.5700", "1.0500", "-", "0.0123", "0.0100"]
+    assert ["click", "1,234", "0.9000 z +0.2500", "home", *figures] in rows
+    told = dict(summarise_log(RunFolder.load(folder)))["calibration"]
+    assert told == "click log loss 0.5800 -> 0.5700, calibration 1.050 -> nan, error 0.0123 -> 0.0100"
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from mixrank.schemas import (
     Join,
     Key,
     Label,
+    Request,
     Scenario,
     SplitByDay,
     Table,
@@ -47,6 +48,7 @@ PLAN = Plan(
     rows=10,
     validates=False,
     zone=Noted("UTC", "Zone."),
+    request=Noted(Request("visit", dtype="str"), "its name"),
 )
 
 

@@ -12,6 +12,7 @@ from mixrank.pipeline.starting.columns import profile
 from mixrank.pipeline.starting.roles import (
     choose_labels,
     guess_key,
+    guess_request,
     guess_scenario,
     outcomes,
     scenario_values,
@@ -113,3 +114,17 @@ def test_rare_scenarios_are_not_listed():
     assert values == (0, 1)
     assert rest == pytest.approx(1e-4)
     assert scenario_values(profile("page", pa.array(["b", "a", "b"])))[0] == ("b", "a")
+
+
+def test_a_request_is_named_so_comes_again_and_has_one_user():
+    request = np.sort(numbers(500))
+    owner = request % 60
+    shared = numbers(500)
+    for name in ("request_id", "searchId", "slate_uuid"):
+        assert guess_request(columns(user_id=owner, **{name: request}), (), "user_id").value == name
+    for values in (np.arange(ROWS), shared):
+        # Of one row each; of several users.
+        assert guess_request(columns(user_id=owner, request_id=values), (), "user_id").value is None
+    assert guess_request(columns(request_id=shared), (), None).value == "request_id"
+    assert guess_request(columns(other=request, page_views=request), (), None).value is None
+    assert guess_request(columns(user_id=owner, request_id=request), ("request_id",), "user_id").value is None

@@ -1,0 +1,11 @@
+from .calibrate import Calibrator as Calibrator
+from .calibrate import calibration_error as calibration_error
+from .calibrate import fit as fit
+from .calibrate import quality as quality
+from .calibrate import sentence as sentence
+from .curves import Curve as Curve
+from .curves import fit_isotonic as fit_isotonic
+from .curves import fit_platt as fit_platt
+from .settings import Calibration as Calibration
+from .settings import parse_method as parse_method
+from .task_kinds import TASK_CALIBRATIONS as TASK_CALIBRATIONS
