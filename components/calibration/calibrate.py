@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mixrank.components.calibration.curves import IDENTITY, Curve, bins_of, fit_isotonic, fit_platt
 from mixrank.components.calibration.settings import Calibration
-from mixrank.components.metrics import Rows, find_metric
+from mixrank.components.metrics import Rows, find_metric, ratio
 from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.schemas import FeatureSpec, Label
 from mixrank.schemas.naming import Declaration
@@ -42,12 +42,15 @@ def fit(settings: Calibration, spec: FeatureSpec, columns: Mapping[str, NDArray[
     Args:
         settings: what to fit.
         spec: columns of a row.
-        columns: `scenario`, and per task `label_<task>` (NaN in rows that do not count) and `logit_<task>`; `(rows,)`.
+        columns: `scenario`, and per task `label_<task>` (NaN in rows that do not count), `logit_<task>`, and
+            `weight_<task>` if its rows have weights; `(rows,)`.
     """
     found = {}
     for label in filter(settings.covers, spec.labels):
         labels = columns[f"label_{label.name}"]
-        known = np.flatnonzero(~np.isnan(labels))
+        weights = np.asarray(columns.get(f"weight_{label.name}", np.ones(len(labels))), np.float64)
+        known = np.flatnonzero(~np.isnan(labels) & (weights > 0))
+        weights = weights[known]
         y, z, scenario = labels[known], columns[f"logit_{label.name}"][known], columns["scenario"][known]
         own = {}
         if settings.per_scenario:
@@ -55,38 +58,45 @@ def fit(settings: Calibration, spec: FeatureSpec, columns: Mapping[str, NDArray[
             for value in values[counts >= settings.min_rows].tolist():
                 inside = scenario == value
                 if len(np.unique(y[inside])) > 1:
-                    own[value] = _curve(settings.method, label.kind, y[inside], z[inside])
-        found[label.name] = Calibrator(rows=len(known), curve=_curve(settings.method, label.kind, y, z), scenarios=own)
+                    own[value] = _curve(settings.method, label.kind, y[inside], z[inside], weights[inside])
+        curve = _curve(settings.method, label.kind, y, z, weights)
+        found[label.name] = Calibrator(rows=len(known), curve=curve, scenarios=own)
     return found
 
 
-def _curve(method: str, kind: str, labels: NDArray[Any], logits: NDArray[Any]) -> Curve:
+def _curve(method: str, kind: str, labels: NDArray[Any], logits: NDArray[Any], weights: NDArray[np.float64]) -> Curve:
     if len(np.unique(labels)) < 2:
         # Nothing can be learned from equal labels.
         return IDENTITY
-    return fit_platt(kind, labels, logits) if method == "platt" else fit_isotonic(kind, labels, logits)
+    return (fit_platt if method == "platt" else fit_isotonic)(kind, labels, logits, weights)
 
 
-def quality(label: Label, labels: NDArray[Any], predictions: NDArray[Any]) -> dict[str, float]:
+def quality(
+    label: Label, labels: NDArray[Any], predictions: NDArray[Any], weights: NDArray[Any] | None = None
+) -> dict[str, float]:
     """How good the predictions of a task are as numbers: mean loss, sum p / sum y, and `calibration_error`.
 
     Args:
         label: the task.
         labels, predictions: `(rows,)` in the label's own unit; rows whose label is NaN do not count.
+        weights: of the rows, `(rows,)`; None: each counts once.
     """
     known = ~np.isnan(labels)
     y, p = np.asarray(labels[known], np.float64), np.asarray(predictions[known], np.float64)
+    w = None if weights is None else np.asarray(weights[known], np.float64)
     loss = find_metric(TASK_KINDS[label.kind].loss_metric)
     # In the unit of the loss.
-    learned = Rows(y / label.scale, p / label.scale, np.zeros(len(y), int))
+    learned = Rows(y / label.scale, p / label.scale, np.zeros(len(y), int), weights=w)
     return {
         "loss": loss.of_rows(learned),
-        "ratio": float(p.sum() / y.sum()) if y.min(initial=0) >= 0 and y.sum() else float("nan"),
-        "error": calibration_error(y, p),
+        "ratio": ratio(p, y, w) if y.min(initial=0) >= 0 else float("nan"),
+        "error": calibration_error(y, p, weights=w),
     }
 
 
-def calibration_error(labels: ArrayLike, predictions: ArrayLike, bins: int = ERROR_BINS) -> float:
+def calibration_error(
+    labels: ArrayLike, predictions: ArrayLike, bins: int = ERROR_BINS, weights: ArrayLike | None = None
+) -> float:
     """Expected calibration error: mean over rows of |mean prediction - mean label| of the row's bin; NaN without rows.
 
     `sum_b n_b / n |mean p - mean y|` (Naeini, Cooper, Hauskrecht 2015) over bins of equal size, not width: most rates
@@ -96,10 +106,10 @@ def calibration_error(labels: ArrayLike, predictions: ArrayLike, bins: int = ERR
     0.25
     """
     y, p = np.asarray(labels, np.float64), np.asarray(predictions, np.float64)
-    if not len(y):
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
+    if not w.sum():
         return float("nan")
-    number = bins_of(p, bins)
-    return float(np.abs(np.bincount(number, p - y)).sum() / len(y))
+    return float(np.abs(np.bincount(bins_of(p, bins), w * (p - y))).sum() / w.sum())
 
 
 def sentence(label: Label, before: Mapping[str, float], after: Mapping[str, float]) -> str:

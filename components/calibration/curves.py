@@ -50,7 +50,9 @@ class Curve(Declaration):
 IDENTITY = Curve()
 
 
-def fit_platt(kind: str, labels: NDArray[Any], logits: NDArray[Any]) -> Curve:
+def fit_platt(
+    kind: str, labels: NDArray[Any], logits: NDArray[Any], weights: NDArray[np.float64] | None = None
+) -> Curve:
     """The line `a z + b` with the least loss of the kind (Platt 1999, and the same for labels that are numbers).
 
     An increasing line keeps every order. If the best one would not increase, the logits carry no order worth keeping
@@ -59,15 +61,19 @@ def fit_platt(kind: str, labels: NDArray[Any], logits: NDArray[Any]) -> Curve:
     Args:
         kind: as in `Label.kind`.
         labels, logits: `(rows,)`, the labels in the unit of the loss.
+        weights: of the rows, > 0, `(rows,)`; None: each counts once.
     """
     task, y, z = TASK_CALIBRATIONS[kind], np.asarray(labels, np.float64), np.asarray(logits, np.float64)
-    a, b = _line(task, y, z, both=True)
+    w = np.full(len(y), 1 / len(y)) if weights is None else weights / weights.sum()
+    a, b = _line(task, y, z, w, both=True)
     if a <= 0:
-        a, b = _line(task, y, z, both=False)
+        a, b = _line(task, y, z, w, both=False)
     return Curve(values=(b,), left=a, right=a)
 
 
-def _line(task: TaskCalibration, y: NDArray[np.float64], z: NDArray[np.float64], both: bool) -> tuple[float, float]:
+def _line(
+    task: TaskCalibration, y: NDArray[np.float64], z: NDArray[np.float64], w: NDArray[np.float64], both: bool
+) -> tuple[float, float]:
     from scipy.optimize import minimize
 
     unchanged = np.array([1.0, 0.0])
@@ -75,16 +81,21 @@ def _line(task: TaskCalibration, y: NDArray[np.float64], z: NDArray[np.float64],
 
     def mean_loss(line: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         losses, slopes = task.loss(y, line[0] * z + line[1])
-        change = np.array([np.mean(slopes * z) if both else 0.0, np.mean(slopes)])
+        change = np.array([w @ (slopes * z) if both else 0.0, w @ slopes])
         away = line - unchanged
-        return float(np.mean(losses) + weight * away @ away / 2), change + weight * away
+        return float(w @ losses + weight * away @ away / 2), change + weight * away
 
     found = minimize(mean_loss, unchanged, jac=True, method="BFGS", options={"gtol": 1e-9})
     return float(found.x[0]), float(found.x[1])
 
 
 def fit_isotonic(
-    kind: str, labels: NDArray[Any], logits: NDArray[Any], rows_per_bin: int = ROWS_PER_BIN, gap: float = LEAST_GAP
+    kind: str,
+    labels: NDArray[Any],
+    logits: NDArray[Any],
+    weights: NDArray[np.float64] | None = None,
+    rows_per_bin: int = ROWS_PER_BIN,
+    gap: float = LEAST_GAP,
 ) -> Curve:
     """A strictly increasing curve through the mean labels of neighbouring logits.
 
@@ -95,7 +106,7 @@ def fit_isotonic(
     goes on with slope 1.
 
     Args:
-        kind, labels, logits: as in `fit_platt`.
+        kind, labels, logits, weights: as in `fit_platt`.
         rows_per_bin: int >= 1. Least rows of a bin.
         gap: float >= 0. Knots that are closer become one.
     """
@@ -104,8 +115,9 @@ def fit_isotonic(
     task = TASK_CALIBRATIONS[kind]
     z, target = np.asarray(logits, np.float64), task.target(np.asarray(labels, np.float64))
     number = bins_of(z, max(1, min(MOST_KNOTS, len(z) // rows_per_bin)))
-    weight = np.bincount(number).astype(np.float64)
-    at, mean = np.bincount(number, z) / weight, np.bincount(number, target) / weight
+    w = np.ones(len(z)) if weights is None else weights
+    weight = np.bincount(number, w)
+    at, mean = np.bincount(number, w * z) / weight, np.bincount(number, w * target) / weight
     pooled = isotonic_regression(mean, sample_weight=weight)
     pool = np.cumsum(np.append(False, pooled[1:] > pooled[:-1]))
     pools = [(w, w * x, w * m) for w, x, m in zip(weight, at, mean, strict=True)]

@@ -9,6 +9,7 @@ from .number_metrics import xauc as xauc
 from .ranking_metrics import auc as auc
 from .ranking_metrics import log_losses as log_losses
 from .ranking_metrics import mean as mean
+from .ranking_metrics import ratio as ratio
 from .ranking_metrics import rela_impr_auc as rela_impr_auc
 from .request_metrics import request_hit_rate_at as request_hit_rate_at
 from .request_metrics import request_mrr as request_mrr

@@ -85,7 +85,8 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows, unknown: Unkno
 
 
 def logits_of(spec: FeatureSpec, infer: Any, rows: TransformedRows) -> dict[str, np.ndarray]:
-    """What a calibration is fitted on: `scenario`, ids; `label_<task>`, in the unit of the loss; `logit_<task>`.
+    """What a calibration is fitted on: `scenario`, ids; `label_<task>`, in the unit of the loss; `logit_<task>`; and
+    `weight_<task>` where rows have weights.
 
     Args:
         spec, infer, rows: as in `predict`.
@@ -94,9 +95,11 @@ def logits_of(spec: FeatureSpec, infer: Any, rows: TransformedRows) -> dict[str,
     for batch in evaluation_batches(rows, EVALUATION_BATCH):
         logits = infer({name: batch[name] for name in rows.inputs})
         parts.setdefault("scenario", []).append(batch[spec.scenario.name].numpy())
-        for task in spec.tasks:
-            parts.setdefault(f"label_{task}", []).append(batch[task].numpy())
-            parts.setdefault(f"logit_{task}", []).append(logits[task].numpy().reshape(-1))
+        for label in spec.labels:
+            parts.setdefault(f"label_{label.name}", []).append(batch[label.name].numpy())
+            parts.setdefault(f"logit_{label.name}", []).append(logits[label.name].numpy().reshape(-1))
+            if (weight := spec.weight_of(label)) is not None:
+                parts.setdefault(f"weight_{label.name}", []).append(batch[weight].numpy())
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 

@@ -19,6 +19,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from mixrank.components import calibration
+from mixrank.components.metrics import weights_in
 from mixrank.components.training.batches import TransformedRows, training_stream
 from mixrank.components.training.model_factory import (
     build_model,
@@ -380,8 +381,8 @@ def _compare_calibrated(job: Job, before: pd.DataFrame, after: pd.DataFrame, tas
     for label in (each for each in job.spec.labels if each.name in tasks):
         found = tasks[label.name]
         for when, frame in (("before", before), ("after", after)):
-            columns = (frame[f"{what}_{label.name}"].to_numpy(np.float64) for what in ("label", "score"))
-            found[when] = calibration.quality(label, *columns)
+            labels, scores = (frame[f"{what}_{label.name}"].to_numpy(np.float64) for what in ("label", "score"))
+            found[when] = calibration.quality(label, labels, scores, weights_in(frame, label.name))
         said = calibration.sentence(label, found["before"], found["after"])
         print(f"  calibrated on valid: {said}", file=sys.stderr, flush=True)
 

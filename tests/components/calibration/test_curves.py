@@ -134,6 +134,18 @@ def test_few_or_separated_rows_give_finite_curves():
     assert flat.of([0.0, 1.0]) == pytest.approx([0.0, 1.0], abs=1e-12)
 
 
+@pytest.mark.parametrize("fit", [fit_platt, fit_isotonic])
+def test_a_row_of_weight_k_counts_as_k_rows(log, fit):
+    labels, logits = log
+    weights = 1.0 + np.arange(len(labels)) % 3 * (labels + 1)
+    taken = np.repeat(np.arange(len(labels)), weights.astype(int))
+    weighted = fit("binary", labels, logits, weights)
+    # Bins of an isotonic curve are of rows, not of weight.
+    repeated, apart = fit("binary", labels[taken], logits[taken]), 0.1 if fit is fit_isotonic else 1e-3
+    np.testing.assert_allclose(weighted.of([-1.0, 0.0, 1.0]), repeated.of([-1.0, 0.0, 1.0]), atol=apart)
+    assert np.abs(weighted.of([0.0]) - fit("binary", labels, logits).of([0.0])) > 0.2
+
+
 def test_bins_keep_equal_values_together():
     values = np.array([0.5] * 7 + [1.0, 2.0, 3.0])
     number = bins_of(values, 5)

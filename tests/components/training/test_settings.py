@@ -125,11 +125,11 @@ def test_a_loss_that_is_not_there_or_of_another_task_is_refused(toy_spec):
         TrainSettings(loss={"click": {"gamma": 2}})
 
 
-def test_rows_without_sampled_negatives_are_trained_on_alone():
-    labels = [Label("click", keep_negatives=0.1)]
-    TrainSettings().check(labels, ["train", "valid"])
+def test_rows_without_sampled_negatives_are_trained_on_alone(toy_spec):
+    spec = toy_spec.model_copy(update={"labels": (Label("click", keep_negatives=0.1),)})
+    TrainSettings().check(spec, ["train", "valid"])
     with pytest.raises(ValueError, match="`train.splits` must be train alone, received train, valid: `keep_negatives`"):
-        TrainSettings(splits=("train", "valid")).check(labels, ["train", "valid"])
+        TrainSettings(splits=("train", "valid")).check(spec, ["train", "valid"])
 
 
 def test_a_loss_of_groups_needs_rows_that_stay_together():
@@ -137,3 +137,11 @@ def test_a_loss_of_groups_needs_rows_that_stay_together():
         TrainSettings(loss={"click": "jrc"})
     settings = TrainSettings(loss={"click": {"name": "pairwise", "alpha": 0.2}, "buy": "focal"}, rows_together=16)
     assert settings.groups == {"click": KEYS["user"]}
+
+
+def test_a_loss_inside_requests_needs_requests(toy_spec):
+    settings = TrainSettings(loss={"click": {"name": "jrc", "within": "request"}}, rows_together=16)
+    assert settings.groups == {"click": KEYS["request"]}
+    spec = toy_spec.model_copy(update={"request": None})
+    with pytest.raises(ValueError, match="a loss `within: request` needs a log that declares `request=Request"):
+        settings.check(spec, ["train"])
