@@ -34,7 +34,7 @@ from mixrank.schemas import (
     TimeGap,
     Vector,
     Vocab,
-    evaluate,
+    evaluate_formula,
 )
 from mixrank.schemas.encode import PADDING
 
@@ -207,7 +207,7 @@ def expressed(spec: FeatureSpec, expression: Expression, raw: Mapping[str, tf.Ra
         "min": tf.minimum,
         "sqrt": tf.sqrt,
     }
-    value = evaluate(expression.formula, numbers, functions, lambda number: tf.constant(number, tf.float32))
+    value = evaluate_formula(expression.formula, numbers, functions, lambda number: tf.constant(number, tf.float32))
     return transformed(expression, value)
 
 

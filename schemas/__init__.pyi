@@ -27,7 +27,7 @@ from .features import SeveralPooling as SeveralPooling
 from .features import TimeGap as TimeGap
 from .features import Vector as Vector
 from .features import Vocab as Vocab
-from .features import evaluate as evaluate
+from .features import evaluate_formula as evaluate_formula
 from .tables import SPLITS as SPLITS
 from .tables import CalendarDay as CalendarDay
 from .tables import Cut as Cut

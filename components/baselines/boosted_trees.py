@@ -12,7 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 from mixrank.components.baselines.example_arrays import ExampleArrays
 from mixrank.components.baselines.target_statistics import TargetStatistics
 from mixrank.components.baselines.task_kinds import TASK_BASELINES
-from mixrank.schemas import Action, Categorical, Expression, FeatureSpec, History, MultiCategorical, TimeGap, evaluate
+from mixrank.schemas import (
+    Action,
+    Categorical,
+    Expression,
+    FeatureSpec,
+    History,
+    MultiCategorical,
+    TimeGap,
+    evaluate_formula,
+)
 
 # A feature with at most this many values is a category to the trees. scikit-learn allows 255, but learns little from
 # rare ones.
@@ -206,7 +215,7 @@ def _expressed(spec: FeatureSpec, expression: Expression, rows: ExampleArrays) -
         "sqrt": np.sqrt,
     }
     with np.errstate(all="ignore"):
-        value = evaluate(expression.formula, numbers, functions, np.float32)
+        value = evaluate_formula(expression.formula, numbers, functions, np.float32)
     return np.where(np.isfinite(value), value, np.float32(np.nan))
 
 

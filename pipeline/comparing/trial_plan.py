@@ -173,7 +173,7 @@ def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
             that leaves that history alone.
 
     Raises:
-        ValueError: for any other name; suggests the nearest valid name.
+        ValueError: for any other name; suggests the nearest valid name. For a feature whose table another one uses.
     """
     inside = {f"{f.name}.{field}": (f.name, field) for f in spec.histories for field in f.of}
     names = [*(feature.name for feature in spec.features), *inside]
@@ -181,6 +181,9 @@ def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
         raise ValueError(
             f"`without` names `{unknown[0]}`, which is not a feature or history{nearest(unknown[0], names)}"
         )
+    for feature in spec.categorical:
+        if feature.owner in without and feature.name not in without:
+            raise ValueError(f"`without` names `{feature.owner}`, whose table `{feature.name}` uses: name both")
     gone = {inside[name] for name in without if name in inside}
     shorter = {
         h.name: h.model_copy(
@@ -192,8 +195,6 @@ def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
         **{**dict(spec), "features": tuple(shorter.get(f.name, f) for f in spec.features if f.name not in without)}
     )
     computed: dict[str, Any] = {match.name: _still_possible(left, match) for match in left.matches}
-    # A table whose owner is gone: each that used it gets one of its own.
-    computed |= {f.name: f.model_copy(update={"table": None}) for f in left.categorical if f.owner in without}
     computed |= {cross.name: None for cross in left.crosses if set(cross.of) & set(without)}
     computed |= {each.name: None for each in left.expressions if set(each.of) & set(without)}
     features = (computed.get(feature.name, feature) for feature in left.features)

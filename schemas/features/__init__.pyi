@@ -7,7 +7,7 @@ from .encodings import Vocab as Vocab
 from .event_features import Action as Action
 from .event_features import History as History
 from .event_features import TimeGap as TimeGap
-from .formulas import evaluate as evaluate
+from .formulas import evaluate_formula as evaluate_formula
 from .keys import KEYS as KEYS
 from .keys import EventTime as EventTime
 from .keys import Key as Key

@@ -42,7 +42,7 @@ def names_in(formula: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(node.id for node in _parts(parsed(formula)) if isinstance(node, ast.Name)))
 
 
-def evaluate(
+def evaluate_formula(
     formula: str,
     columns: Mapping[str, Any],
     functions: Mapping[str, Callable[..., Any]],
@@ -56,7 +56,7 @@ def evaluate(
         functions: the functions in `FUNCTIONS`, for such arrays.
         number: makes such an array of a number.
 
-    >>> evaluate("a / (b + 1) - min(a, 2)", {"a": 6.0, "b": 2.0}, {"min": min}, float)
+    >>> evaluate_formula("a / (b + 1) - min(a, 2)", {"a": 6.0, "b": 2.0}, {"min": min}, float)
     0.0
     """
 

@@ -135,6 +135,16 @@ def test_a_model_without_a_feature_does_not_see_it_in_histories_either():
         seen(spec, ("real_time",))
 
 
+def test_what_is_computed_from_a_feature_leaves_with_it(toy_spec):
+    less = seen(toy_spec, ("country",))
+    names = {feature.name for feature in toy_spec.features} - {feature.name for feature in less.features}
+    assert names == {"country", "there", "habit"}
+    assert {f.name for f in toy_spec.features} - {f.name for f in seen(toy_spec, ("age",)).features} == {"age", "rate"}
+    assert {"last", "clip"}.isdisjoint(f.name for f in seen(toy_spec, ("clip", "last")).features)
+    with pytest.raises(ValueError, match="`without` names `clip`, whose table `last` uses: name both"):
+        seen(toy_spec, ("clip",))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
