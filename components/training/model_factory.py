@@ -20,7 +20,8 @@ from mixrank.components.training.training_step import TrainingStep
 from mixrank.layers import losses
 from mixrank.layers.backbone import backbone_of
 from mixrank.layers.base import counts
-from mixrank.layers.ranking import build_ranker, dense_ranker, match, model_inputs, widths
+from mixrank.layers.heads import heads_for
+from mixrank.layers.ranking import build_ranker, dense_ranker, field_names, match, model_inputs, widths
 from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.layers.tokens import Storage
 from mixrank.schemas import FeatureSpec, Hash, Label, Vocab
@@ -71,8 +72,17 @@ def resolve(spec: FeatureSpec, model: ModelSettings) -> ModelSettings:
     """
     if model.match_params is None:
         return model
-    fed = widths(spec.widened(model.embedding_width))
-    params = match(model.name, model.match_params, fed, spec.tasks, spec.scenario.values, model.params, model.preset)
+    params = match(
+        model.name,
+        model.match_params,
+        widths(spec.widened(model.embedding_width)),
+        spec.tasks,
+        spec.scenario.values,
+        params=model.params,
+        preset=model.preset,
+        heads=heads_for(model.heads, spec),
+        field_names=field_names(spec),
+    )
     return model.model_copy(update={"params": params, "match_params": None})
 
 
@@ -109,6 +119,7 @@ def build_model(
         params=model.params,
         seed=settings.seed,
         table_storage=table_storage,
+        heads=model.heads,
     )
 
 
@@ -163,6 +174,6 @@ def model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def insights(model: keras.Model, rows: TransformedRows) -> dict[str, Any]:
-    """The backbone's insights, some of them computed on the first evaluation rows."""
-    batches = itertools.islice(evaluation_batches(rows, EVALUATION_BATCH), INSIGHT_BATCHES)
-    return backbone_of(model).insights(model, batches)
+    """Insights of the backbone and the heads, some of them computed on the first evaluation rows."""
+    batches = list(itertools.islice(evaluation_batches(rows, EVALUATION_BATCH), INSIGHT_BATCHES))
+    return {**backbone_of(model).insights(model, batches), **model.get_layer("heads").insights(model, batches)}

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mixrank.components.metrics import directed, find_metric
-from mixrank.layers import losses
-from mixrank.schemas import Label
+from mixrank.layers import losses, registry
+from mixrank.layers.heads import check_heads, heads_for
+from mixrank.layers.ranking import field_names
+from mixrank.schemas import FeatureSpec, Label
 from mixrank.schemas.naming import Declaration, nearest
 from mixrank.schemas.safe_text import shown
 
@@ -57,6 +59,8 @@ class ModelSettings(Declaration):
         name: a model that `mixrank models` lists, the path of a .py file, or a dotted path of a module or class.
         preset: a preset of that model, or None for its defaults.
         params: constructor parameters that override the preset.
+        heads: heads in place of the model's own: `kind`, one of those that `mixrank heads` lists, and its options, such
+            as `{kind: mmoe, experts: 8}`. None keeps the model's own.
         match_params: int >= 1, "1M" or None. Target number of dense parameters (no embeddings): the preset is scaled to
             this size, so that models can be compared at one budget. None uses the preset as it is.
         embedding_width: float > 0. Factor on the width of every embedding that the log's spec declares.
@@ -65,8 +69,27 @@ class ModelSettings(Declaration):
     name: str = "hemix"
     preset: str | None = "tiny"
     params: dict[str, Any] = {}
+    heads: dict[str, Any] | None = None
     match_params: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(parse_count)] = None
     embedding_width: float = Field(default=1.0, gt=0)
+
+    @field_validator("heads")
+    @classmethod
+    def _check_heads(cls, heads: dict[str, Any] | None) -> dict[str, Any] | None:
+        check_heads(heads)
+        return heads
+
+    def check(self, spec: FeatureSpec) -> None:
+        """Refuses a spec that model or heads cannot read, and names in their options that it does not have.
+
+        Args:
+            spec: the log's declaration.
+
+        Raises:
+            ValueError: naming what is missing.
+        """
+        registry.check_spec(self.name, spec, field_names(spec), self.params, self.preset)
+        heads_for(self.heads, spec)
 
 
 def named_loss(given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -14,7 +14,6 @@ from mixrank.components.gates import GateSettings, check_allowed
 from mixrank.components.judging import Thresholds, check_thresholds
 from mixrank.components.training import PUSHED, ModelSettings, TrainSettings, find_export
 from mixrank.layers import registry
-from mixrank.layers.ranking import field_names
 from mixrank.pipeline.config.comparison_tables import CompareSettings
 from mixrank.pipeline.config.kubeflow_settings import KubeflowSettings
 from mixrank.pipeline.named_secrets import check_options, resolve
@@ -149,14 +148,14 @@ class RunConfig(Declaration):
 
         Raises:
             ValueError: if it is not found; if thresholds, gates, early stopping, losses or splits name what it does not
-                have; if the model cannot read its spec; or if there is nothing to start warm from.
+                have; if the model or its heads cannot read its spec; or if there is nothing to start warm from.
         """
         dataset = datasets.load(self.dataset)
         spec = dataset.spec
         check_thresholds(self.thresholds, spec)
         check_allowed(self.gates, dataset)
         self.train.check(spec.labels, dataset.split_names)
-        registry.check_spec(self.model.name, spec, field_names(spec), self.model.params, self.model.preset)
+        self.model.check(spec)
         if self.train.warm_start not in (None, PUSHED):
             find_export(self.train.warm_start)
         return dataset

@@ -143,6 +143,10 @@ def test_a_model_without_a_feature_does_not_see_it_in_histories_either():
             {"variants": ({"name": "a", "model": {"name": "hemix", "match_params": 5}}, TWO[0])},
             "takes name, preset",
         ),
+        (
+            {"variants": ({"name": "a", "model": {"name": "hemix", "heads": {"kind": "mmo"}}}, TWO[0])},
+            "no heads `mmo`; did you mean `mmoe`",
+        ),
         ({"variants": ({"name": "a", "model": {}}, TWO[0])}, "needs a `name`"),
         ({}, "give `variants` or `every_model: true`, received 0 variants"),
         ({"variants": TWO, "every_model": True}, "give `variants` or `every_model: true`, received 2 variants"),
