@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, assert_never
 
 import keras
@@ -148,6 +148,7 @@ def compile_for_training(
         build_table_optimizer(settings.embedding_optimizer, steps=steps),
         loss={label.name: task_loss(label, settings) for label in spec.labels},
         loss_weights={label.name: label.weight for label in spec.labels},
+        seen=_seen_by_losses(spec.labels, settings),
         parts=settings.accumulate_steps,
         jit=use_jit(settings.jit_compile, strategy),
         several_workers=several_workers,
@@ -160,6 +161,13 @@ def task_loss(label: Label, settings: TrainSettings) -> keras.losses.Loss:
     given = settings.loss.get(label.name)
     loss = TASK_KINDS[label.kind].loss() if given is None else losses.load(*named_loss(given))
     return loss if label.given is None else losses.of_known(loss)
+
+
+def _seen_by_losses(labels: Sequence[Label], settings: TrainSettings) -> Callable[[Any, Any], tuple[Any, Any]] | None:
+    if not settings.entire_space:
+        return None
+    given = {label.name: label.given for label in labels if label.given is not None}
+    return functools.partial(losses.over_entire_space, given=given, tasks=settings.entire_space)
 
 
 def model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:

@@ -241,6 +241,8 @@ class TrainSettings(Declaration):
         loss: task -> loss that it is trained by in place of its kind's: "focal", "label_smoothing", "huber" or
             "quantile", the name of an entry point `mixrank.losses`, a dotted path, or the path of a .py file that
             defines `LOSS`; with options, a mapping such as `{name: focal, gamma: 1.5}`.
+        entire_space: tasks that are given another and yet learned over all rows, by the product of both probabilities
+            (ESMM); what is predicted stays the probability given the other.
         optimizer: for the dense weights.
         embedding_optimizer: for the embedding tables.
         early_stopping: when to stop, or None to run all epochs and keep the last weights.
@@ -266,6 +268,7 @@ class TrainSettings(Declaration):
     epochs: int = Field(default=1, ge=1)
     steps_per_round: int | None = Field(default=None, ge=1)
     loss: dict[str, str | dict[str, Any]] = {}
+    entire_space: tuple[str, ...] = ()
     optimizer: Optimizer = Optimizer()
     embedding_optimizer: TableOptimizer = TableOptimizer()
     early_stopping: EarlyStopping | None = None
@@ -317,6 +320,15 @@ class TrainSettings(Declaration):
             ValueError: naming the field and the nearest valid name.
         """
         known = [label.name for label in labels]
+        for task in self.entire_space:
+            if task not in known:
+                raise ValueError(
+                    f"`train.entire_space` names the task `{task}`, which the log does not have{nearest(task, known)}"
+                )
+            (label,) = [each for each in labels if each.name == task]
+            if label.given is None or not label.is_flag:
+                what = f"of kind {label.kind}" if label.given is not None else "not given another"
+                raise ValueError(f"`train.entire_space` is for binary labels with `given`: label `{task}` is {what}")
         kinds = {label.name: label.kind for label in labels}
         for task, given in self.loss.items():
             if task not in known:

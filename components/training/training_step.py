@@ -15,6 +15,7 @@ once.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -36,6 +37,7 @@ class TrainingStep(keras.Model):
         optimizer: of the dense weights.
         rows: of the embedding tables.
         loss, loss_weights: as in Keras' `compile`.
+        seen: labels, outputs -> labels, outputs as the losses see them; None leaves them as they are.
         parts: int >= 1. Micro-batches per step; must divide the rows of a replica.
         jit: bool. Whether XLA compiles the dense part.
         several_workers: whether the strategy spans several processes.
@@ -51,6 +53,7 @@ class TrainingStep(keras.Model):
         *,
         loss: Any,
         loss_weights: Any = None,
+        seen: Callable[[Any, Any], tuple[Any, Any]] | None = None,
         parts: int = 1,
         jit: bool = False,
         several_workers: bool = False,
@@ -58,6 +61,7 @@ class TrainingStep(keras.Model):
     ) -> None:
         super().__init__(name="training_step")
         self.device = device
+        self.seen = seen
         self.model = model
         self.tables = [layer for layer in model.layers if isinstance(layer, EmbeddingTables)]
         self.dense = dense
@@ -123,10 +127,13 @@ class TrainingStep(keras.Model):
         with tf.GradientTape() as tape:
             tape.watch(vectors)
             outputs = self.dense([inputs, vectors], training=True)
-            loss = self.compute_loss(inputs, labels, outputs, training=True)
+            loss = self.compute_loss(inputs, *self._seen(labels, outputs), training=True)
         dense, rows = tape.gradient(loss, (self.dense_weights, vectors))
         rows = [tf.zeros_like(v) if g is None else g for v, g in zip(vectors, rows, strict=True)]
         return loss, outputs, (dense, [tf.cast(g, tf.float32) for g in rows])
+
+    def _seen(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+        return (labels, outputs) if self.seen is None else self.seen(labels, outputs)
 
     def _one_part(self, inputs: Any, vectors: list[tf.Tensor], labels: Any) -> tuple[Any, Any, Any]:
         loss, outputs, (dense, rows) = self._gradients(inputs, vectors, labels)

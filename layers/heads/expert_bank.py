@@ -80,7 +80,7 @@ class ExpertBank(Layer):
     def call(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         # (batch, width) -> (1, batch, width), which all experts share
         h, gates = x[None], None
-        if self.down is not None:
+        if self.down is not None and self.up is not None:
             # (experts, batch, rank) -> (experts, batch, width)
             gates = 2.0 * ops.sigmoid(self.up(self.down(h)))
             h = h * gates

@@ -13,6 +13,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from mixrank.layers.base import Part, Shape, Tensor, check_named, dense_part
 from mixrank.layers.heads import NO_FIELDS, Heads
 from mixrank.layers.models.mtmixatt.lora import ScenarioAdapter, adapter_rank
+from mixrank.layers.task_kinds import product_logit
 
 Adapter = Literal["dense", "logit", "none"]
 
@@ -130,15 +131,6 @@ class ScenarioHeads(Heads):
         tasks = len(self.tasks)
         adapters = [Part("heads: adapters", tasks * parameters, tasks * flops)] if parameters else []
         return [Part("heads", tasks * one.parameters, tasks * one.flops), *adapters]
-
-
-def product_logit(a: Tensor, b: Tensor) -> Tensor:
-    """The logit of `sigmoid(a) sigmoid(b)`: `-logsumexp(-a, -b, -a - b)`.
-
-    Args:
-        a, b: float32 tensors of one shape.
-    """
-    return -ops.logsumexp(ops.stack([-a, -b, -a - b], axis=-1), axis=-1)
 
 
 def check_parents(tasks: tuple[str, ...], esmm: tuple[tuple[str, str], ...]) -> dict[str, str]:
