@@ -6,6 +6,11 @@ from .backbone import register as register
 from .base import Part as Part
 from .experts import ScenarioSparseMoE as ScenarioSparseMoE
 from .experts import SharedDenseMoE as SharedDenseMoE
+from .heads import Heads as Heads
+from .heads import HoMEHeads as HoMEHeads
+from .heads import MMoEHeads as MMoEHeads
+from .heads import PEPNetHeads as PEPNetHeads
+from .heads import PLEHeads as PLEHeads
 from .heads import TaskHeads as TaskHeads
 from .mixing import MLP as MLP
 from .mixing import HeteroMixerBlock as HeteroMixerBlock

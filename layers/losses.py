@@ -13,7 +13,7 @@ import importlib
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -219,6 +219,47 @@ def of_kept(loss: keras.losses.Loss, keep: float) -> keras.losses.Loss:
             return loss.call(y_true, y_pred - math.log(keep))
 
     return OfKept(name=loss.name, reduction=loss.reduction)
+
+
+def over_entire_space(
+    labels: Mapping[str, Any], logits: Mapping[str, Any], given: Mapping[str, str], tasks: Collection[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the losses see if some tasks that are given another are learned over all rows (Ma et al., SIGIR 2018).
+
+    The label of such a task becomes `y_parent y`, its logit that of `p_parent p`; a parent that is given another itself
+    is taken in the same way. p is still the probability given the parent, but every row has a part in learning it: in a
+    row without the parent the label is a certain 0, whatever `y`, which is NaN there, would have been.
+
+    Args:
+        labels: task -> labels `(batch, 1)` or `(batch,)`, NaN where they are not known.
+        logits: task -> logits `(batch,)` of the probability given the parent.
+        given: task -> its parent, for every task that has one; both are binary.
+        tasks: those that are learned over all rows.
+
+    Returns:
+        labels and logits, those of all other tasks as they were.
+    """
+    from keras import ops
+
+    from mixrank.layers.task_kinds import product_logit
+
+    whole: dict[str, tuple[Any, Any]] = {}
+
+    def of_all_rows(task: str) -> tuple[Any, Any]:
+        if task not in whole:
+            y, z = labels[task], logits[task]
+            if task in given:
+                above, logit = of_all_rows(given[task])
+                # Where the parent is not 1, it is 0, or not known.
+                y, z = ops.where(above > 0, y, above), product_logit(logit, z)
+            whole[task] = y, z
+        return whole[task]
+
+    found = {task: of_all_rows(task) for task in tasks}
+    return (
+        {**labels, **{task: y for task, (y, _) in found.items()}},
+        {**logits, **{task: z for task, (_, z) in found.items()}},
+    )
 
 
 def origin(reference: str) -> str:

@@ -14,24 +14,19 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
-import inspect
 import pkgutil
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-import pydantic
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mixrank.layers.base import (
-    DropoutRate,
-    FieldName,
-    Share,
-    TaskName,
-    adapter,
-    check_argument,
+    Parameter,
     check_named,
     check_needs,
+    check_parameters,
+    read_literal,
+    read_parameters,
 )
 from mixrank.layers.references import announced, import_file, source_file
 from mixrank.schemas.naming import nearest
@@ -43,27 +38,6 @@ if TYPE_CHECKING:
 _MODELS = "mixrank.layers.models"
 # Distributions announce their models in this group of entry points, as `my_package.my_models:MyModel`.
 ENTRY_POINTS = "mixrank.models"
-# What the type of a parameter may be made of.
-_TYPES = {each.__name__: each for each in (int, float, bool, str, tuple)} | {
-    "Literal": Literal,
-    "PositiveInt": pydantic.PositiveInt,
-    "NonNegativeInt": pydantic.NonNegativeInt,
-    "PositiveFloat": pydantic.PositiveFloat,
-    "NonNegativeFloat": pydantic.NonNegativeFloat,
-    "DropoutRate": DropoutRate,
-    "Share": Share,
-    "FieldName": FieldName,
-    "TaskName": TaskName,
-}
-
-
-class Parameter(NamedTuple):
-    """One constructor argument of a model: its name, type as written, default and the docstring's words."""
-
-    name: str
-    type: str
-    default: Any
-    description: str
 
 
 class Model(NamedTuple):
@@ -135,19 +109,12 @@ def check(reference: str, params: Mapping[str, Any] | None = None, preset: str |
     ValueError: hemix has no parameter `num_layer`; did you mean `num_layers`?
     """
     found = model(reference)
-    known = {parameter.name: parameter for parameter in found.parameters}
     result: dict[str, Any] = {}
     if preset is not None:
         if preset not in found.presets:
             raise ValueError(f"{found.name} has no preset `{preset}`{nearest(preset, found.presets)}")
         result.update(found.presets[preset])
-    result.update(params or {})
-    for key, value in result.items():
-        if key not in known:
-            raise ValueError(f"{found.name} has no parameter `{key}`{nearest(key, known)}")
-        result[key] = value = _tuples(value)
-        check_argument(key, adapter(_type(known[key].type)), value, of=found.name)
-    return result
+    return check_parameters(found.name, found.parameters, {**result, **(params or {})})
 
 
 def check_spec(
@@ -278,7 +245,7 @@ def _read(place: _Place, changed: int) -> Model:
     mark = _mark(node)
     assert mark is not None
     paper = {
-        str(each.arg): str(_literal(place.path, each.value, f"`{each.arg}` of @register")) for each in mark.keywords
+        str(each.arg): str(read_literal(place.path, each.value, f"`{each.arg}` of @register")) for each in mark.keywords
     }
     if set(paper) != {"title", "arxiv"}:
         raise ValueError(f"{place.path}, line {mark.lineno}: @register takes title=..., arxiv=...")
@@ -289,10 +256,10 @@ def _read(place: _Place, changed: int) -> Model:
         for target in (each.targets if isinstance(each, ast.Assign) else [each.target])
     }
     presets, scaled, needs = (
-        _literal(place.path, assigned[name], f"`{name}`") if name in assigned else {}
+        read_literal(place.path, assigned[name], f"`{name}`") if name in assigned else {}
         for name in ("PRESETS", "SCALED", "NEEDS")
     )
-    parameters = _parameters(place.path, node)
+    parameters = read_parameters(place.path, node)
     return Model(
         place.name,
         **paper,
@@ -310,55 +277,3 @@ def _mark(node: ast.ClassDef) -> ast.Call | None:
     """The call of `register` above a class."""
     calls = [each for each in node.decorator_list if isinstance(each, ast.Call)]
     return next((call for call in calls if ast.unparse(call.func).rpartition(".")[2] == "register"), None)
-
-
-def _parameters(path: Path, node: ast.ClassDef) -> tuple[Parameter, ...]:
-    init = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
-    if init is None:
-        raise ValueError(f"{path}, line {node.lineno}: {node.name} must have an `__init__` that names its parameters")
-    if len(init.args.posonlyargs + init.args.args) > 1 or init.args.vararg or not init.args.kwarg:
-        raise ValueError(
-            f"{path}, line {init.lineno}: `__init__` of {node.name} must take keyword-only parameters and **kwargs: "
-            "def __init__(self, *, dim: int = 8, **kwargs)"
-        )
-    words = _descriptions(ast.get_docstring(node) or "")
-    found = []
-    for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
-        if arg.annotation is None or default is None:
-            raise ValueError(f"{path}, line {arg.lineno}: parameter `{arg.arg}` needs a type and a default")
-        written = ast.unparse(arg.annotation)
-        try:
-            _type(written)
-        except Exception:
-            raise ValueError(
-                f"{path}, line {arg.lineno}: the type of `{arg.arg}` is read without importing the file, so it must be "
-                f"made of {', '.join(_TYPES)} and None; received {written}"
-            ) from None
-        value = _literal(path, default, f"the default of `{arg.arg}`")
-        found.append(Parameter(arg.arg, written, value, words.get(arg.arg, "")))
-    return tuple(found)
-
-
-def _literal(path: Path, node: ast.expr, what: str) -> Any:
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        raise ValueError(
-            f"{path}, line {node.lineno}: {what} is read without importing the file, so it must be a literal; "
-            f"received {ast.unparse(node)}"
-        ) from None
-
-
-def _type(annotation: str) -> Any:
-    return eval(annotation, {"__builtins__": {}, **_TYPES})
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(each) for each in value) if isinstance(value, list | tuple) else value
-
-
-def _descriptions(docstring: str) -> dict[str, str]:
-    """Parameter -> its words in the section `Args:`."""
-    match = re.search(r"^Args:\n((?:[ ]{4}.*\n?|\n)*)", inspect.cleandoc(docstring), re.MULTILINE)
-    entries = re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {8}.*)*)", match.group(1) if match else "", re.MULTILINE)
-    return {name: " ".join(text.split()) for group, text in entries for name in group.split(", ")}

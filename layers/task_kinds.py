@@ -136,6 +136,15 @@ def _exp(z: Any) -> Any:
     return ops.exp(ops.minimum(z, LARGEST))
 
 
+def product_logit(a: Any, b: Any) -> Any:
+    """The logit of `sigmoid(a) sigmoid(b)`: `-logsumexp(-a, -b, -a - b)`, which neither over- nor underflows.
+
+    Args:
+        a, b: float32 tensors of one shape.
+    """
+    return -ops.logsumexp(ops.stack([-a, -b, -a - b], axis=-1), axis=-1)
+
+
 TASK_KINDS = {
     "binary": TaskKind(lambda: keras.losses.BinaryCrossentropy(from_logits=True), ops.sigmoid, "log_loss"),
     "regression": TaskKind(SquaredError, lambda z: z, "mse"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,8 @@ import numpy as np
 import mixrank
 from mixrank.layers import Backbone, registry
 from mixrank.layers.base import counts
-from mixrank.layers.ranking import Ranker, build_ranker, dense_parameters, match, model_inputs, widths
+from mixrank.layers.heads import heads_for
+from mixrank.layers.ranking import Ranker, build_ranker, dense_parameters, field_names, match, model_inputs, widths
 from mixrank.schemas import (
     GROUPS,
     Action,
@@ -66,17 +67,22 @@ class Case:
 
     Args:
         model, preset: as in `check_model`.
+        heads: as in `build_ranker`; None for the model's own.
     """
 
-    def __init__(self, model: type[Backbone] | str, preset: str = "tiny") -> None:
+    def __init__(
+        self, model: type[Backbone] | str, preset: str = "tiny", heads: Mapping[str, Any] | None = None
+    ) -> None:
         self.reference = model if isinstance(model, str) else f"{model.__module__}.{model.__name__}"
         self.model = registry.model(self.reference)
         self.preset = preset
         self.spec = toy_spec()
+        self.heads = heads
 
     def build(self, spec: FeatureSpec | None = None, seed: int = 1) -> Ranker:
         """A new ranker."""
-        return build_ranker(spec or self.spec, SIZES, model=self.reference, preset=self.preset, seed=seed)
+        spec = spec or self.spec
+        return build_ranker(spec, SIZES, model=self.reference, preset=self.preset, seed=seed, heads=self.heads)
 
     @functools.cached_property
     def ranker(self) -> Ranker:
@@ -276,7 +282,15 @@ def the_arithmetic_before_building_is_that_of_the_built_model(case: Case) -> Non
     dense = sum(part.parameters for part in counts(case.ranker) if part.name != "embeddings")
     fed, backbone = widths(case.spec), case.backbone
     params = registry.check(case.reference, preset=case.preset)
-    before = dense_parameters(case.reference, params, fed, case.spec.tasks, case.spec.scenario.values)
+    before = dense_parameters(
+        case.reference,
+        params,
+        fed,
+        case.spec.tasks,
+        case.spec.scenario.values,
+        heads=heads_for(case.heads, case.spec),
+        field_names=field_names(case.spec),
+    )
     _require(dense == before, f"{before} dense parameters before building, {dense} after")
     read = {window: size for window, size in fed.histories.items() if window in backbone.windows}
     _require(backbone.widths == fed._replace(histories=read), f"built with {backbone.widths}, expected {fed}")

@@ -40,6 +40,7 @@ PANELS = {
         "features": "inspect.features",
         "schema": "inspect.schema",
         "models": "inspect.models",
+        "heads": "inspect.heads",
         "doctor": "inspect.doctor",
         "simulate": "simulate.simulate",
     },

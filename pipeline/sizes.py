@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mixrank.layers import registry
-from mixrank.layers.ranking import dense_parts, match, widths
+from mixrank.layers.heads import heads_for
+from mixrank.layers.ranking import dense_parts, field_names, match, widths
 from mixrank.schemas import FeatureSpec
 
 
@@ -29,17 +30,26 @@ class Size(NamedTuple):
     why_not: str = ""
 
 
-def preset_sizes(spec: FeatureSpec, names: Sequence[str]) -> Iterator[Size]:
-    """Every preset of some models on a log's widths."""
+def preset_sizes(spec: FeatureSpec, names: Sequence[str], heads: Mapping[str, Any] | None = None) -> Iterator[Size]:
+    """Every preset of some models on a log's widths.
+
+    Args:
+        spec: the log's declaration.
+        names: models.
+        heads: kind and options of heads in place of each model's own, or None.
+    """
+    chosen = heads_for(heads, spec)
     for name in names:
         for preset in registry.presets(name):
             try:
-                yield Size(name, preset, *_totals(spec, name, registry.check(name, preset=preset)))
+                yield Size(name, preset, *_totals(spec, name, registry.check(name, preset=preset), chosen))
             except ValueError as error:
                 yield Size(name, preset, why_not=str(error))
 
 
-def matched_sizes(spec: FeatureSpec, names: Sequence[str], budget: int, preset: str) -> Iterator[Size]:
+def matched_sizes(
+    spec: FeatureSpec, names: Sequence[str], budget: int, preset: str, heads: Mapping[str, Any] | None = None
+) -> Iterator[Size]:
     """Some models, each scaled to a budget.
 
     Args:
@@ -47,16 +57,21 @@ def matched_sizes(spec: FeatureSpec, names: Sequence[str], budget: int, preset: 
         names: models.
         budget: int >= 1. Dense parameters wanted.
         preset: where scaling starts.
+        heads: as in `preset_sizes`.
     """
+    chosen, fields = heads_for(heads, spec), field_names(spec)
     for name in names:
         try:
-            params = match(name, budget, widths(spec), spec.tasks, spec.scenario.values, preset=preset)
+            given = (widths(spec), spec.tasks, spec.scenario.values)
+            params = match(name, budget, *given, preset=preset, heads=chosen, field_names=fields)
             scaled = {key: params[key] for key in registry.model(name).scaled}
-            yield Size(name, preset, *_totals(spec, name, params), scaled)
+            yield Size(name, preset, *_totals(spec, name, params, chosen), scaled)
         except ValueError as error:
             yield Size(name, preset, why_not=str(error))
 
 
-def _totals(spec: FeatureSpec, name: str, params: dict[str, Any]) -> tuple[int, int]:
-    parts = dense_parts(name, params, widths(spec), spec.tasks, spec.scenario.values)
+def _totals(spec: FeatureSpec, name: str, params: dict[str, Any], heads: Mapping[str, Any] | None) -> tuple[int, int]:
+    parts = dense_parts(
+        name, params, widths(spec), spec.tasks, spec.scenario.values, heads=heads, field_names=field_names(spec)
+    )
     return sum(part.parameters for part in parts), sum(part.flops for part in parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, assert_never
 
@@ -23,7 +23,8 @@ from mixrank.components.training.training_step import TrainingStep
 from mixrank.layers import losses
 from mixrank.layers.backbone import backbone_of
 from mixrank.layers.base import counts
-from mixrank.layers.ranking import build_ranker, dense_ranker, match, model_inputs, widths
+from mixrank.layers.heads import heads_for
+from mixrank.layers.ranking import build_ranker, dense_ranker, field_names, match, model_inputs, widths
 from mixrank.layers.task_kinds import TASK_KINDS
 from mixrank.layers.tokens import Storage
 from mixrank.schemas import FeatureSpec, Hash, Label, Vocab
@@ -74,8 +75,17 @@ def resolve(spec: FeatureSpec, model: ModelSettings) -> ModelSettings:
     """
     if model.match_params is None:
         return model
-    fed = widths(spec.widened(model.embedding_width))
-    params = match(model.name, model.match_params, fed, spec.tasks, spec.scenario.values, model.params, model.preset)
+    params = match(
+        model.name,
+        model.match_params,
+        widths(spec.widened(model.embedding_width)),
+        spec.tasks,
+        spec.scenario.values,
+        params=model.params,
+        preset=model.preset,
+        heads=heads_for(model.heads, spec),
+        field_names=field_names(spec),
+    )
     return model.model_copy(update={"params": params, "match_params": None})
 
 
@@ -142,6 +152,7 @@ def build_model(
         params=model.params,
         seed=settings.seed,
         table_storage=table_storage,
+        heads=model.heads,
     )
 
 
@@ -172,6 +183,7 @@ def compile_for_training(
         build_table_optimizer(settings.embedding_optimizer, steps=steps),
         loss={label.name: task_loss(label, settings) for label in spec.labels},
         loss_weights={label.name: label.weight for label in spec.labels},
+        seen=_seen_by_losses(spec.labels, settings),
         parts=settings.accumulate_steps,
         jit=use_jit(settings.jit_compile, strategy),
         several_workers=several_workers,
@@ -190,6 +202,13 @@ def task_loss(label: Label, settings: TrainSettings) -> keras.losses.Loss:
     return loss if label.given is None or label.name in settings.groups else losses.of_known(loss)
 
 
+def _seen_by_losses(labels: Sequence[Label], settings: TrainSettings) -> Callable[[Any, Any], tuple[Any, Any]] | None:
+    if not settings.entire_space:
+        return None
+    given = {label.name: label.given for label in labels if label.given is not None}
+    return functools.partial(losses.over_entire_space, given=given, tasks=settings.entire_space)
+
+
 def model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a model with its parameters and forward FLOPs per row, whole and by part."""
     parts = counts(model)
@@ -202,6 +221,6 @@ def model_card(model: keras.Model, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def insights(model: keras.Model, rows: TransformedRows) -> dict[str, Any]:
-    """The backbone's insights, some of them computed on the first evaluation rows."""
-    batches = itertools.islice(evaluation_batches(rows, EVALUATION_BATCH), INSIGHT_BATCHES)
-    return backbone_of(model).insights(model, batches)
+    """Insights of the backbone and the heads, some of them computed on the first evaluation rows."""
+    batches = list(itertools.islice(evaluation_batches(rows, EVALUATION_BATCH), INSIGHT_BATCHES))
+    return {**backbone_of(model).insights(model, batches), **model.get_layer("heads").insights(model, batches)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
@@ -103,18 +103,50 @@ def logits_of(spec: FeatureSpec, infer: Any, rows: TransformedRows) -> dict[str,
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def validation_metrics(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, float]:
-    """`loss` (weighted sum of the tasks' losses), and `<task>.<metric>` for every metric that has a direction."""
+def validation_metrics(
+    spec: FeatureSpec, predictions: pd.DataFrame, entire_space: Collection[str] = ()
+) -> dict[str, float]:
+    """`loss` (weighted sum of the tasks' losses), and `<task>.<metric>` for every metric that has a direction.
+
+    Args:
+        spec: columns of a row.
+        predictions: as from `predict`.
+        entire_space: tasks whose loss is that of the product with what they are given, over all rows; their metrics
+            are of the rows that count for them, as those of all others.
+    """
     found: dict[str, float] = {"loss": 0.0}
+    seen = _over_entire_space(spec, predictions, entire_space) if entire_space else predictions
     for label in spec.labels:
         rows = Rows.of(predictions, label.name, spec)
         values = measure(rows, directed(label.kind, requests=spec.request is not None))
         found |= {f"{label.name}.{metric}": value for metric, value in values.items()}
         # As in training: in the unit of the loss, and 0 for a row that does not count.
-        learned = Rows(rows.labels / label.scale, rows.scores / label.scale, rows.groups, weights=rows.weights)
-        share = float(rows.weight.sum()) / max(1, len(predictions))
+        learned_of = Rows.of(seen, label.name, spec)
+        learned = Rows(
+            learned_of.labels / label.scale,
+            learned_of.scores / label.scale,
+            learned_of.groups,
+            weights=learned_of.weights,
+        )
+        share = float(learned_of.weight.sum()) / max(1, len(predictions))
         found["loss"] += label.weight * share * find_metric(TASK_KINDS[label.kind].loss_metric).of_rows(learned)
     return found
+
+
+def _over_entire_space(spec: FeatureSpec, predictions: pd.DataFrame, tasks: Collection[str]) -> pd.DataFrame:
+    """`mixrank.layers.losses.over_entire_space` for predictions in place of logits."""
+    given = {label.name: label.given for label in spec.labels}
+
+    def of_all_rows(task: str) -> tuple[np.ndarray, np.ndarray]:
+        label, score = (predictions[f"{what}_{task}"].to_numpy() for what in ("label", "score"))
+        if (parent := given[task]) is None:
+            return label, score
+        above, probability = of_all_rows(parent)
+        return np.where(above > 0, label, above), probability * score
+
+    found = {task: of_all_rows(task) for task in tasks}
+    columns = {f"label_{task}": label for task, (label, _) in found.items()}
+    return predictions.assign(**columns, **{f"score_{task}": score for task, (_, score) in found.items()})
 
 
 def shown_metrics(spec: FeatureSpec) -> list[str]:

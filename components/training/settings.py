@@ -10,7 +10,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mixrank.components.calibration import Calibration, parse_method
 from mixrank.components.metrics import directed, find_metric
-from mixrank.layers import losses
+from mixrank.layers import losses, registry
+from mixrank.layers.heads import check_heads, heads_for
+from mixrank.layers.ranking import field_names
 from mixrank.schemas import KEYS, FeatureSpec
 from mixrank.schemas.naming import Declaration, nearest
 from mixrank.schemas.safe_text import shown
@@ -58,6 +60,8 @@ class ModelSettings(Declaration):
         name: a model that `mixrank models` lists, the path of a .py file, or a dotted path of a module or class.
         preset: a preset of that model, or None for its defaults.
         params: constructor parameters that override the preset.
+        heads: heads in place of the model's own: `kind`, one of those that `mixrank heads` lists, and its options, such
+            as `{kind: mmoe, experts: 8}`. None keeps the model's own.
         match_params: int >= 1, "1M" or None. Target number of dense parameters (no embeddings): the preset is scaled to
             this size, so that models can be compared at one budget. None uses the preset as it is.
         embedding_width: float > 0. Factor on the width of every embedding that the log's spec declares.
@@ -66,8 +70,27 @@ class ModelSettings(Declaration):
     name: str = "hemix"
     preset: str | None = "tiny"
     params: dict[str, Any] = {}
+    heads: dict[str, Any] | None = None
     match_params: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(parse_count)] = None
     embedding_width: float = Field(default=1.0, gt=0)
+
+    @field_validator("heads")
+    @classmethod
+    def _check_heads(cls, heads: dict[str, Any] | None) -> dict[str, Any] | None:
+        check_heads(heads)
+        return heads
+
+    def check(self, spec: FeatureSpec) -> None:
+        """Refuses a spec that model or heads cannot read, and names in their options that it does not have.
+
+        Args:
+            spec: the log's declaration.
+
+        Raises:
+            ValueError: naming what is missing.
+        """
+        registry.check_spec(self.name, spec, field_names(spec), self.params, self.preset)
+        heads_for(self.heads, spec)
 
 
 def named_loss(given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -225,6 +248,8 @@ class TrainSettings(Declaration):
             "quantile", the name of an entry point `mixrank.losses`, a dotted path, or the path of a .py file that
             defines `LOSS`; with options, a mapping such as `{name: focal, gamma: 1.5}`; "pairwise", "listwise" or
             "jrc" for the order of the rows of a user or a request, which need `rows_together`.
+        entire_space: tasks that are given another and yet learned over all rows, by the product of both probabilities
+            (ESMM); what is predicted stays the probability given the other.
         optimizer: for the dense weights.
         embedding_optimizer: for the embedding tables.
         early_stopping: when to stop, or None to run all epochs and keep the last weights.
@@ -255,6 +280,7 @@ class TrainSettings(Declaration):
     epochs: int = Field(default=1, ge=1)
     steps_per_round: int | None = Field(default=None, ge=1)
     loss: dict[str, str | dict[str, Any]] = {}
+    entire_space: tuple[str, ...] = ()
     optimizer: Optimizer = Optimizer()
     embedding_optimizer: TableOptimizer = TableOptimizer()
     early_stopping: EarlyStopping | None = None
@@ -278,6 +304,10 @@ class TrainSettings(Declaration):
 
     @model_validator(mode="after")
     def _check(self) -> TrainSettings:
+        if self.groups and self.entire_space:
+            raise ValueError(
+                f"`entire_space` does not go together with a loss of groups, which `{next(iter(self.groups))}` has"
+            )
         if self.groups and self.rows_together == 1:
             raise ValueError(
                 f"the loss of `{next(iter(self.groups))}` compares rows of one group, and a batch of shuffled rows has "
@@ -315,6 +345,20 @@ class TrainSettings(Declaration):
             ValueError: naming the field and the nearest valid name.
         """
         known, kinds = spec.tasks, {label.name: label.kind for label in spec.labels}
+        for task in self.entire_space:
+            if task not in known:
+                raise ValueError(
+                    f"`train.entire_space` names the task `{task}`, which the log does not have{nearest(task, known)}"
+                )
+            (label,) = [each for each in spec.labels if each.name == task]
+            if label.given is None or not label.is_flag:
+                what = f"of kind {label.kind}" if label.given is not None else "not given another"
+                raise ValueError(f"`train.entire_space` is for binary labels with `given`: label `{task}` is {what}")
+        if self.entire_space and spec.sampled is not None:
+            raise ValueError(
+                f"`train.entire_space` is over every row, and label `{spec.sampled.name}` has `keep_negatives`, which "
+                "leaves rows out"
+            )
         for task, given in self.loss.items():
             if task not in known:
                 raise ValueError(

@@ -244,7 +244,7 @@ def _rounds(job: Job, model: keras.Model) -> Rounds:
         within = validations_within(job.lengths.steps_per_round * job.settings.batch_size, held_out.count())
 
         def validate() -> dict[str, float]:
-            return validation_metrics(job.spec, predict(job.spec, infer, held_out))
+            return validation_metrics(job.spec, predict(job.spec, infer, held_out), job.settings.entire_space)
 
     return Rounds(
         directory=job.checkpoints,
@@ -391,8 +391,8 @@ def _cost_of_storage(job: Job, trained: pd.DataFrame, stored: pd.DataFrame) -> d
     """Metrics of the evaluation split by the trained tables and by the stored ones, which are printed as well."""
     storage = job.settings.table_storage
     found: dict[str, Any] = {
-        "float32": validation_metrics(job.spec, trained),
-        storage: validation_metrics(job.spec, stored),
+        "float32": validation_metrics(job.spec, trained, job.settings.entire_space),
+        storage: validation_metrics(job.spec, stored, job.settings.entire_space),
     }
     changes = "  ".join(
         f"{name} {found['float32'][name]:.4f} -> {found[storage][name]:.4f}" for name in shown_metrics(job.spec)

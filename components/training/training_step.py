@@ -15,6 +15,7 @@ once.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -37,6 +38,7 @@ class TrainingStep(keras.Model):
         optimizer: of the dense weights.
         rows: of the embedding tables.
         loss, loss_weights: as in Keras' `compile`.
+        seen: labels, outputs -> labels, outputs as the losses see them; None leaves them as they are.
         parts: int >= 1. Micro-batches per step; must divide the rows of a replica.
         jit: bool. Whether XLA compiles the dense part.
         several_workers: whether the strategy spans several processes.
@@ -53,6 +55,7 @@ class TrainingStep(keras.Model):
         *,
         loss: Any,
         loss_weights: Any = None,
+        seen: Callable[[Any, Any], tuple[Any, Any]] | None = None,
         parts: int = 1,
         jit: bool = False,
         several_workers: bool = False,
@@ -62,6 +65,7 @@ class TrainingStep(keras.Model):
         super().__init__(name="training_step")
         self.device = device
         self.position = position
+        self.seen = seen
         self.model = model
         self.tables = [layer for layer in model.layers if isinstance(layer, EmbeddingTables)]
         self.dense = dense
@@ -140,10 +144,13 @@ class TrainingStep(keras.Model):
             outputs = self.dense([inputs, vectors], training=True)
             if self.position is not None:
                 outputs = self.position.add(outputs, *bias)
-            loss = self.compute_loss(inputs, labels, outputs, *weights, training=True)
+            loss = self.compute_loss(inputs, *self._seen(labels, outputs), *weights, training=True)
         dense, rows = tape.gradient(loss, (self.dense_weights, read))
         rows = [tf.zeros_like(v) if g is None else g for v, g in zip(read, rows, strict=True)]
         return loss, outputs, (dense, [tf.cast(g, tf.float32) for g in rows])
+
+    def _seen(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+        return (labels, outputs) if self.seen is None else self.seen(labels, outputs)
 
     def _one_part(
         self, inputs: Any, vectors: list[tf.Tensor], labels: Any, weights: list[Any], bias: tuple[tf.Tensor, ...]

@@ -10,7 +10,7 @@ import keras
 from pydantic import PositiveInt
 
 from mixrank.layers.base import Layer, Part, Shape, Tensor, check_needs, per_candidate
-from mixrank.layers.heads import TaskHeads
+from mixrank.layers.heads import Heads, TaskHeads, build_heads
 from mixrank.schemas import GROUPS
 from mixrank.schemas.naming import nearest
 
@@ -105,11 +105,8 @@ class Backbone(Layer):
         """Windows of the histories this model reads."""
         return WINDOWS
 
-    def heads(self, tasks: tuple[str, ...]) -> Layer:
-        """A new layer (representation, scenario) -> {task: float32 logits (batch,)}, with `count(width)`.
-
-        Its scenario is an int64 tensor (batch,), or (1,) for the candidates of one request.
-        """
+    def heads(self, tasks: tuple[str, ...]) -> Heads:
+        """A new layer of this model's own heads, by the name `heads`; a configuration may choose others."""
         return TaskHeads(tasks=tasks, units=self.head_units, name="heads")
 
     def insights(self, ranker: keras.Model, batches: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -181,6 +178,20 @@ def all_vectors(features: Features, request_of: Tensor | None = None) -> list[Te
         for group in GROUPS
         for vector in features[group]
     ]
+
+
+def new_heads(backbone: Backbone, tasks: tuple[str, ...], chosen: Mapping[str, Any] | None = None) -> Heads:
+    """The heads of a ranker, not yet built: those chosen, with the model's `head_units`, or else the model's own.
+
+    Args:
+        backbone: of the ranker.
+        tasks: names of the tasks.
+        chosen: kind and options, as `mixrank.layers.heads.heads_for` returns them, or None.
+
+    Raises:
+        ValueError: a value that the heads refuse.
+    """
+    return backbone.heads(tasks) if chosen is None else build_heads(chosen, tasks=tasks, units=backbone.head_units)
 
 
 def backbone_of(model: keras.Model) -> Backbone:

@@ -1,6 +1,7 @@
 from .arguments import DropoutRate as DropoutRate
 from .arguments import Share as Share
 from .arguments import adapter as adapter
+from .arguments import as_tuples as as_tuples
 from .arguments import check_argument as check_argument
 from .arguments import check_divides as check_divides
 from .candidates import per_candidate as per_candidate
@@ -19,3 +20,7 @@ from .needs import check_needs as check_needs
 from .parts import Part as Part
 from .parts import counts as counts
 from .parts import dense_part as dense_part
+from .signatures import Parameter as Parameter
+from .signatures import check_parameters as check_parameters
+from .signatures import read_literal as read_literal
+from .signatures import read_parameters as read_parameters

@@ -10,6 +10,11 @@ DropoutRate = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
+def as_tuples(value: Any) -> Any:
+    """A value with tuples in place of its lists, as constructors take them."""
+    return tuple(as_tuples(each) for each in value) if isinstance(value, list | tuple) else value
+
+
 def adapter(annotation: Any) -> TypeAdapter:
     """The check of one annotation."""
     try:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias, get_args, get_type_hints
 import keras
 from pydantic import TypeAdapter
 
-from mixrank.layers.base.arguments import adapter, check_argument
+from mixrank.layers.base.arguments import adapter, as_tuples, check_argument
 
 # A tensor of the backend, or a symbolic one; Keras has no type for both.
 Tensor: TypeAlias = Any
@@ -69,7 +69,7 @@ class Layer(keras.Layer):
         read = {name: _read(value) for name, value in config.items()}
         for base in cls.__mro__:
             for name, value in vars(base).get("removed", {}).items():
-                if (came := _tuples(read.pop(name, value))) != value:
+                if (came := as_tuples(read.pop(name, value))) != value:
                     raise ValueError(
                         f"`{name}` of {cls.__name__} was removed and is always {value!r} now, but the file holds "
                         f"{came!r}; train the model again"
@@ -101,7 +101,7 @@ def _keeping(init: Callable[..., None]) -> Callable[..., None]:
         bound.apply_defaults()
         for name, (kind, check) in _declared(init).items():
             if name not in given:
-                value = _tuples(bound.arguments[name])
+                value = as_tuples(bound.arguments[name])
                 check_argument(name, check, value, of=f"layer `{kwargs['name']}`" if kwargs.get("name") else "")
                 given[name] = kind.get(value) if kind else value
         init(self, *args, **kwargs)
@@ -132,10 +132,6 @@ def _parameters(cls: type) -> dict[str, Any]:
         if base is not Layer and issubclass(base, Layer) and "__init__" in vars(base):
             found |= {name: module for name, (module, _) in _declared(inspect.unwrap(vars(base)["__init__"])).items()}
     return found
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(each) for each in value) if isinstance(value, list | tuple) else value
 
 
 def _written(value: Any, module: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Task heads."""
+"""Task heads, and the kinds of them that any model may have in place of its own."""
 
 import lazy_loader
 

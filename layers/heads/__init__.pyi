@@ -1,3 +1,16 @@
+from .base import NO_FIELDS as NO_FIELDS
+from .base import Heads as Heads
 from .calibrated_logits import CalibratedLogits as CalibratedLogits
+from .expert_bank import ExpertBank as ExpertBank
+from .home import HoMEHeads as HoMEHeads
+from .kinds import HEAD_KINDS as HEAD_KINDS
+from .kinds import HeadKind as HeadKind
+from .kinds import build_heads as build_heads
+from .kinds import check_heads as check_heads
+from .kinds import heads_for as heads_for
+from .mmoe import MMoEHeads as MMoEHeads
+from .pepnet import GateUnit as GateUnit
+from .pepnet import PEPNetHeads as PEPNetHeads
+from .ple import PLEHeads as PLEHeads
 from .task_heads import TaskHead as TaskHead
 from .task_heads import TaskHeads as TaskHeads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ from keras import ops
 from pydantic import PositiveInt
 
 from mixrank.layers.base import Layer, Part, Shape, Tensor, dense_part
+from mixrank.layers.heads.base import NO_FIELDS, Heads
 
 
 @keras.saving.register_keras_serializable("mixrank")
@@ -60,47 +62,60 @@ class TaskHead(Layer):
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class TaskHeads(Layer):
-    """One `TaskHead` per task on a shared representation.
+class TaskHeads(Heads):
+    """One `TaskHead` per task on the shared representation: a shared bottom, the backbone, below one tower per task.
 
     Args:
-        tasks: names of the tasks.
-        units: as in `TaskHead`, the same for every task.
+        units: widths of the hidden ReLU layers of every task's tower; empty for logistic regression.
+        tasks: as in `Heads`.
 
     Call arguments:
-        x: Tensor (batch, width).
-        scenario: int tensor (batch,), or (1,) for the candidates of one request; other heads read it.
+        x, scenario: as in `Heads`; the scenario is not read.
 
     Returns:
         task -> float32 tensor (batch,).
+
+    Source: R. Caruana, "Multitask Learning", Machine Learning 28, 1997.
 
     >>> heads = TaskHeads(tasks=("click", "buy"))
     >>> heads(keras.ops.ones((2, 3)), keras.ops.ones(2, "int32"))["buy"].shape
     TensorShape([2])
     """
 
-    def __init__(
-        self, *, tasks: tuple[str, ...], units: tuple[PositiveInt, ...] = (), dtype: Any = "float32", **kwargs: Any
-    ) -> None:
-        super().__init__(dtype=dtype, **kwargs)
+    def __init__(self, *, units: tuple[PositiveInt, ...] = (), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
 
-    def build(self, x_shape: Shape, scenario_shape: Shape) -> None:
-        self.task_heads = {task: TaskHead(units=self.units, name=task, dtype=self.dtype_policy) for task in self.tasks}
-        for head in self.task_heads.values():
-            head.build(x_shape)
-        self.input_width = x_shape[-1]
+    def build(self, x_shape: Shape, scenario_shape: Shape, fields_shape: Any = None) -> None:
+        super().build(x_shape, scenario_shape, fields_shape)
+        self.task_heads = new_towers(self, self.units, self.input_width)
 
-    def call(self, x: Tensor, scenario: Tensor) -> dict[str, Tensor]:
+    def call(self, x: Tensor, scenario: Tensor, fields: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         return {task: head(x) for task, head in self.task_heads.items()}
 
-    def compute_output_shape(self, x_shape: Shape, scenario_shape: Shape) -> dict[str, Shape]:
-        return dict.fromkeys(self.tasks, (x_shape[0],))
+    def count(self, width: int, fields: Mapping[str, int] = NO_FIELDS) -> list[Part]:
+        return [count_towers(len(self.tasks), width, self.units)]
 
-    def count(self, width: int) -> list[Part]:
-        """Parameters and FLOPs for a representation of `width`; works before `build`."""
-        one = dense_part("heads", [width, *self.units, 1])
-        return [Part("heads", len(self.tasks) * one.parameters, len(self.tasks) * one.flops)]
 
-    def parts(self) -> list[Part]:
-        """Parameters and FLOPs of the layer as it was built."""
-        return self.count(self.input_width)
+def new_towers(heads: Heads, units: tuple[int, ...], width: int) -> dict[str, TaskHead]:
+    """A built `TaskHead` for each task.
+
+    Args:
+        heads: the layer that they belong to.
+        units: as in `TaskHead`.
+        width: of their input.
+    """
+    towers = {task: TaskHead(units=units, name=task, dtype=heads.dtype_policy) for task in heads.tasks}
+    for tower in towers.values():
+        tower.build((None, width))
+    return towers
+
+
+def count_towers(tasks: int, width: int, units: tuple[int, ...]) -> Part:
+    """Parameters and FLOPs of `new_towers`.
+
+    Args:
+        tasks: their number.
+        width, units: as in `new_towers`.
+    """
+    one = dense_part("heads", [width, *units, 1])
+    return Part("heads", tasks * one.parameters, tasks * one.flops)

@@ -7,12 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from mixrank.layers import registry
-from mixrank.layers.backbone import Widths
+from mixrank.layers.backbone import Widths, new_heads
 from mixrank.layers.base import Part
 
 
 def dense_parts(
-    name: str, params: Mapping[str, Any], widths: Widths, tasks: tuple[str, ...], scenarios: tuple[int | str, ...]
+    name: str,
+    params: Mapping[str, Any],
+    widths: Widths,
+    tasks: tuple[str, ...],
+    scenarios: tuple[int | str, ...],
+    heads: Mapping[str, Any] | None = None,
+    field_names: tuple[str, ...] = (),
 ) -> list[Part]:
     """Parameters and FLOPs of backbone and heads, by arithmetic; embeddings are not counted.
 
@@ -22,18 +28,26 @@ def dense_parts(
         widths: what the spec gives the model, `mixrank.layers.ranking.inputs.widths(spec)`.
         tasks: names of the tasks.
         scenarios: declared values of the scenario.
+        heads: as `mixrank.layers.heads.heads_for` returns them for the spec; None for the model's own.
+        field_names: of the spec, as in `Backbone`; only heads that read features need them.
     """
     backbone = registry.build(name, params, scenarios=scenarios)
     backbone.check_widths(widths)
-    heads = backbone.heads(tasks)
-    return [*backbone.count(widths), *heads.count(backbone.width(widths))]
+    fields = dict(zip(field_names, widths.fields, strict=False))
+    return [*backbone.count(widths), *new_heads(backbone, tasks, heads).count(backbone.width(widths), fields)]
 
 
 def dense_parameters(
-    name: str, params: Mapping[str, Any], widths: Widths, tasks: tuple[str, ...], scenarios: tuple[int | str, ...]
+    name: str,
+    params: Mapping[str, Any],
+    widths: Widths,
+    tasks: tuple[str, ...],
+    scenarios: tuple[int | str, ...],
+    heads: Mapping[str, Any] | None = None,
+    field_names: tuple[str, ...] = (),
 ) -> int:
     """Trainable weights of backbone and heads; arguments as in `dense_parts`."""
-    return sum(part.parameters for part in dense_parts(name, params, widths, tasks, scenarios))
+    return sum(part.parameters for part in dense_parts(name, params, widths, tasks, scenarios, heads, field_names))
 
 
 def match(
@@ -44,16 +58,19 @@ def match(
     scenarios: tuple[int | str, ...],
     params: Mapping[str, Any] | None = None,
     preset: str | None = None,
+    heads: Mapping[str, Any] | None = None,
+    field_names: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Parameters of a model with about `budget` dense weights.
 
     The parameters in the model's `SCALED` are multiplied by one factor, each rounded to a multiple of what it must be
-    divisible by, and the factor whose count comes nearest to the budget is taken. All else stays as in the preset.
+    divisible by, and the factor whose count comes nearest to the budget is taken. All else stays as in the preset, and
+    chosen heads keep their options.
 
     Args:
         name, params, preset: as in `registry.check`.
         budget: int >= 1. Dense weights wanted.
-        widths, tasks, scenarios: as in `dense_parts`.
+        widths, tasks, scenarios, heads, field_names: as in `dense_parts`.
 
     Returns:
         The parameters, those of the preset and `params` included.
@@ -78,7 +95,7 @@ def match(
         return {**given, **grown}
 
     def count(factor: float) -> int:
-        return dense_parameters(name, at(factor), widths, tasks, scenarios)
+        return dense_parameters(name, at(factor), widths, tasks, scenarios, heads, field_names)
 
     low, high = 2.0**-10, 1.0
     while count(high) < budget:
@@ -91,7 +108,7 @@ def match(
     if count(best) > 1.5 * budget:
         raise ValueError(
             f"{name} has at least {count(best):,} dense parameters with these settings, above the budget {budget:,}; "
-            f"lower a parameter that is not scaled, such as num_layers"
+            f"lower a parameter that is not scaled, such as num_layers, or an option of the heads"
         )
     return at(best)
 

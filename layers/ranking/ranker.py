@@ -10,9 +10,9 @@ import keras
 from keras import ops
 
 from mixrank.layers import registry
-from mixrank.layers.backbone import backbone_of
+from mixrank.layers.backbone import backbone_of, new_heads
 from mixrank.layers.base import seeded
-from mixrank.layers.heads import CalibratedLogits
+from mixrank.layers.heads import CalibratedLogits, Heads, heads_for
 from mixrank.layers.losses import takes_probabilities
 from mixrank.layers.ranking.inputs import field_names, model_inputs, table_sizes
 from mixrank.layers.tokens import EmbeddingTables, HistoryMask, SplitColumns, Storage, Table, ValuePooling
@@ -57,6 +57,7 @@ def build_ranker(
     preset: str | None = None,
     seed: int = 0,
     table_storage: Storage = "float32",
+    heads: Mapping[str, Any] | None = None,
 ) -> keras.Model:
     """A functional model from the transformed columns of a spec to one logit per task.
 
@@ -68,15 +69,18 @@ def build_ranker(
         preset: name of one of its presets; None takes the constructor's defaults.
         seed: int. The same seed gives the same initial weights and dropout.
         table_storage: how the embedding tables are held (`EmbeddingTables`); float32 to be trained.
+        heads: a `kind` of `mixrank.layers.heads.HEAD_KINDS` and its options; None takes the model's own heads.
 
     Returns:
         Model {column: tensor} -> {task: float32 logits (batch,)}. Inputs are those of `model_inputs`; `tables_of` finds
         its embedding tables.
 
     Raises:
-        ValueError: unknown model, preset or parameter; sizes that do not fit the spec; a value the model refuses.
+        ValueError: unknown model, preset, parameter or heads; sizes that do not fit the spec; a value that the model or
+            its heads refuse.
     """
     params = registry.check(model, params, preset)
+    chosen = heads_for(heads, spec)
     with seeded(seed):
         inputs = model_inputs(spec)
         layers = _Layers(table_sizes(spec, sizes), storage=table_storage)
@@ -85,7 +89,7 @@ def build_ranker(
         scenario = inputs[spec.scenario.name]
         features, histories = _vectors(spec, inputs, backbone.windows, layers)
         representation = backbone(features, histories, scenario)
-        logits = backbone.heads(spec.tasks)(representation, scenario)
+        logits = _logits(new_heads(backbone, spec.tasks, chosen), spec, representation, scenario, features)
     return Ranker(inputs, logits, name="ranker")
 
 
@@ -118,7 +122,7 @@ def request_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
     column = inputs[candidates[0]]
     request_of = ops.zeros_like(column if len(column.shape) == 1 else column[:, 0], dtype="int32")
     representation = backbone(features, histories, scenario, request_of=request_of)
-    return Ranker(inputs, _logits(model, representation, scenario), name="request_ranker")
+    return Ranker(inputs, _logits_of(model, spec, representation, scenario, features), name="request_ranker")
 
 
 def dense_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
@@ -143,7 +147,8 @@ def dense_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
         if isinstance(layer, EmbeddingTables)
     }
     features, histories = _vectors(spec, inputs, backbone.windows, _Layers({}, model.layers), rows)
-    logits = _logits(model, backbone(features, histories, scenario), scenario)
+    representation = backbone(features, histories, scenario)
+    logits = _logits_of(model, spec, representation, scenario, features)
     return Ranker([inputs, list(rows.values())], logits, name="dense_ranker")
 
 
@@ -159,9 +164,11 @@ def calibrated(spec: FeatureSpec, model: keras.Model, curves: Mapping[str, Any])
     return Ranker(model.input, layer(model.output, model.input[spec.scenario.name]), name="ranker")
 
 
-def _logits(model: keras.Model, representation: Any, scenario: Any) -> dict[str, Any]:
-    """A representation through the heads of a built model, and its calibration if it has one."""
-    logits = model.get_layer("heads")(representation, scenario)
+def _logits_of(
+    model: keras.Model, spec: FeatureSpec, representation: Any, scenario: Any, features: Mapping[str, list]
+) -> dict[str, Any]:
+    """What the heads of a built model make of it, and its calibration if it has one."""
+    logits = _logits(model.get_layer("heads"), spec, representation, scenario, features)
     known = {layer.name: layer for layer in model.layers}
     return known[CALIBRATION](logits, scenario) if CALIBRATION in known else logits
 
@@ -322,6 +329,18 @@ def _vectors(
         if history.window in windows
     }
     return features, histories
+
+
+def _logits(
+    heads: Heads, spec: FeatureSpec, representation: Any, scenario: Any, features: Mapping[str, list]
+) -> dict[str, Any]:
+    """Task -> logits (batch,), from what the heads read."""
+    if not heads.reads:
+        return heads(representation, scenario)
+    vectors = [vector for group in GROUPS for vector in features[group]]
+    # Names of histories, which have no vector, come last.
+    named = dict(zip(field_names(spec), vectors, strict=False))
+    return heads(representation, scenario, {name: named[name] for name in heads.reads})
 
 
 def _vector(feature, column, vectors: Mapping[str, Any], layers: _Layers, weights=None):

@@ -1,4 +1,4 @@
-"""`mixrank features`, `schema`, `models` and `doctor`: what there is, without running anything."""
+"""`mixrank features`, `schema`, `models`, `heads` and `doctor`: what there is, without running anything."""
 
 from __future__ import annotations
 
@@ -67,10 +67,15 @@ def models(
         str, typer.Option(help="Log, or config, that gives --sizes and --match-params their input widths.")
     ] = "kuairand",
     preset: Annotated[str, typer.Option(help="Preset that --match-params scales.")] = "tiny",
+    heads: Annotated[
+        str | None,
+        typer.Option(help="Kind of heads that --sizes and --match-params count (default: each model's own)."),
+    ] = None,
 ) -> None:
     """List the models, or the parameters and presets of one; print their sizes, or scale them to one size."""
     from mixrank.layers import registry
 
+    chosen = None if heads is None else {"kind": heads}
     if match_params is not None:
         from mixrank.components.training import parse_count
 
@@ -78,11 +83,11 @@ def models(
         if budget < 1:
             raise ValueError(f"--match-params must be at least 1, received {match_params}")
         names = registry.names() if name is None else [registry.model(name).name]
-        _print_matched(_dataset(dataset).spec, names, budget, preset)
+        _print_matched(_dataset(dataset).spec, names, budget, preset, chosen)
         return
     if sizes:
         names = registry.names() if name is None else [registry.model(name).name]
-        _print_sizes(_dataset(dataset).spec, names)
+        _print_sizes(_dataset(dataset).spec, names, chosen)
         return
     if name is None:
         table = Table("model", "paper", "arXiv", "presets")
@@ -93,6 +98,7 @@ def models(
         console.print("next:\n  mixrank models NAME                # its parameters and presets")
         console.print("  mixrank models --sizes             # parameters and FLOPs of every preset")
         console.print("  mixrank models --match-params 1M   # all of them at one size")
+        console.print("  mixrank heads                      # heads that any of them can have")
         return
     found = registry.model(name)
     presets = list(found.presets)
@@ -101,6 +107,33 @@ def models(
         values = [str(found.presets[preset].get(parameter.name, "")) for preset in presets]
         cells = (parameter.name, parameter.type, str(parameter.default), *values, parameter.description)
         table.add_row(*cells)
+    console.print(table)
+
+
+@guarded
+@needs("layers")
+def heads(
+    kind: Annotated[str | None, typer.Argument(help="Kind whose options to print (default: list all kinds).")] = None,
+) -> None:
+    """List the kinds of heads that any model can have, or the options of one."""
+    from mixrank.layers.heads import HEAD_KINDS, check_heads
+
+    if kind is None:
+        table = Table("kind", "paper", "where", "options")
+        for name, each in HEAD_KINDS.items():
+            table.add_row(name, each.title, each.source, ", ".join(option.name for option in each.options))
+        console.print(table)
+        console.print("next:\n  mixrank heads KIND                                # its options")
+        console.print("  mixrank models --sizes --heads KIND               # parameters and FLOPs with it")
+        console.print("  mixrank train CONFIG --set model.heads.kind=KIND   # on the rows of the last run")
+        return
+    check_heads({"kind": kind})
+    found = HEAD_KINDS[kind]
+    table = Table("option", "type", "default", "meaning", title=f"{kind}: {found.title} ({found.source})")
+    for option in found.options:
+        # The model's, unless a configuration says otherwise.
+        default = "the model's `head_units`" if option.name == "units" else str(option.default)
+        table.add_row(option.name, option.type, default, option.description)
     console.print(table)
 
 
@@ -119,14 +152,14 @@ def doctor() -> None:
     console.print("next:\n  mixrank run movielens   # about four minutes")
 
 
-def _print_sizes(spec: Any, names: list[str]) -> None:
+def _print_sizes(spec: Any, names: list[str], heads: dict[str, Any] | None) -> None:
     _announce_keras()
     from mixrank.pipeline.sizes import preset_sizes
 
     table = Table("model", "preset", title=f"sizes on {spec.name}, without embeddings")
     for column in ("parameters (M)", "MFLOP per row"):
         table.add_column(column, justify="right")
-    sizes = list(preset_sizes(spec, names))
+    sizes = list(preset_sizes(spec, names, heads))
     if any(size.why_not for size in sizes):
         table.add_column("why not", overflow="fold")
     for size in sizes:
@@ -134,11 +167,11 @@ def _print_sizes(spec: Any, names: list[str]) -> None:
     console.print(table)
 
 
-def _print_matched(spec: Any, names: list[str], budget: int, preset: str) -> None:
+def _print_matched(spec: Any, names: list[str], budget: int, preset: str, heads: dict[str, Any] | None) -> None:
     _announce_keras()
     from mixrank.pipeline.sizes import matched_sizes
 
-    sizes = list(matched_sizes(spec, names, budget, preset))
+    sizes = list(matched_sizes(spec, names, budget, preset, heads))
     if len(sizes) == 1 and sizes[0].why_not:
         raise ValueError(sizes[0].why_not)
     title = f"{preset} at {budget / 1e6:,g} M parameters on {spec.name}, without embeddings"

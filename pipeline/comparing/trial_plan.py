@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mixrank.components.training import ModelSettings, TrainSettings
-from mixrank.layers import registry
-from mixrank.layers.ranking import field_names
 from mixrank.pipeline.config import Budget, RunConfig, Table, Tuned, Variant, merged
 from mixrank.pipeline.run_record import RunRecord
 from mixrank.schemas import FeatureSpec, Match
@@ -135,7 +133,7 @@ def trial(
         ValueError: if the model cannot read the spec.
     """
     rows, spec = earlier.rows, seen(earlier.spec, without)
-    registry.check_spec(model.name, spec, field_names(spec), model.params, model.preset)
+    model.check(spec)
     given = Given(model=model, train=train, spec=spec, rows=rows.transformed, graph=rows.transform_graph)
     root = config.run_dir / FOLDER
     return Trial(
@@ -157,6 +155,7 @@ def settings(config: RunConfig, variant: Variant, budget: Budget, seed: int) -> 
         name=name,
         preset=variant.model.get("preset", config.model.preset),
         params={**own, **tuned.params, **variant.model.get("params", {})},
+        heads=variant.model.get("heads", config.model.heads),
         match_params=budget,
         embedding_width=variant.model.get("embedding_width", tuned.embedding_width or config.model.embedding_width),
     )

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mixrank.components.training import parse_count
 from mixrank.layers import registry
+from mixrank.layers.heads import check_heads
 from mixrank.schemas.naming import Declaration, nearest, readable
 from mixrank.schemas.safe_text import shown
 
@@ -38,11 +39,14 @@ class Variant(Declaration):
     @field_validator("model")
     @classmethod
     def _check_model(cls, model: dict[str, Any]) -> dict[str, Any]:
-        if unknown := sorted(set(model) - {"name", "preset", "params", "embedding_width"}):
-            raise ValueError(f"a variant's `model` takes name, preset, params and embedding_width, received {unknown}")
+        if unknown := sorted(set(model) - {"name", "preset", "params", "heads", "embedding_width"}):
+            raise ValueError(
+                f"a variant's `model` takes name, preset, params, heads and embedding_width, received {unknown}"
+            )
         if "name" not in model:
             raise ValueError(f"a variant's `model` needs a `name`, received {model}")
         registry.check(model["name"], model.get("params"), model.get("preset"))
+        check_heads(model.get("heads"))
         return model
 
 

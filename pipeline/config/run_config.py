@@ -14,7 +14,6 @@ from mixrank.components.gates import GateSettings, check_allowed
 from mixrank.components.judging import Thresholds, check_slices, check_thresholds
 from mixrank.components.training import PUSHED, ModelSettings, TrainSettings, find_export
 from mixrank.layers import registry
-from mixrank.layers.ranking import field_names
 from mixrank.pipeline.config.comparison_tables import CompareSettings
 from mixrank.pipeline.config.kubeflow_settings import KubeflowSettings
 from mixrank.pipeline.named_secrets import check_options, resolve
@@ -151,7 +150,8 @@ class RunConfig(Declaration):
 
         Raises:
             ValueError: if it is not found; if thresholds, slices, gates, early stopping, losses or splits name what it
-                does not have; if the model cannot read its spec; or if there is nothing to start warm from.
+                does not have; if the model or its heads cannot read its spec; or if there is nothing to start warm
+                from.
         """
         dataset = datasets.load(self.dataset)
         spec = dataset.spec
@@ -159,7 +159,7 @@ class RunConfig(Declaration):
         check_slices(self.slices, spec)
         check_allowed(self.gates, dataset)
         self.train.check(spec, dataset.split_names)
-        registry.check_spec(self.model.name, spec, field_names(spec), self.model.params, self.model.preset)
+        self.model.check(spec)
         if self.train.warm_start not in (None, PUSHED):
             find_export(self.train.warm_start)
         return dataset

@@ -147,6 +147,103 @@ def test_rows_with_an_unknown_label_count_as_zero_and_move_nothing():
     np.testing.assert_allclose(tape.gradient(value, logits.value), slopes, rtol=1e-5)
 
 
+NAN = np.nan
+# A cart is given a click, an order a cart.
+GIVEN = {"cart": "click", "order": "cart"}
+
+
+def test_the_entire_space_has_every_row_and_the_product_of_the_probabilities():
+    labels = {
+        "click": np.array([[0], [1], [1], [1]], np.float32),
+        "cart": np.array([[NAN], [0], [1], [NAN]], np.float32),
+        "order": np.array([[NAN], [NAN], [1], [NAN]], np.float32),
+    }
+    rng = np.random.default_rng(2)
+    logits = {task: rng.normal(size=4).astype("float32") for task in labels}
+    p = {task: 1 / (1 + np.exp(-z)) for task, z in logits.items()}
+    y, z = losses.over_entire_space(labels, logits, GIVEN, ("order",))
+    assert y["click"] is labels["click"] and y["cart"] is labels["cart"] and z["cart"] is logits["cart"]
+    # The last row has a click, and nobody knows whether a cart came of it.
+    np.testing.assert_array_equal(np.ravel(y["order"]), [0, 0, 1, NAN])
+    np.testing.assert_allclose(1 / (1 + np.exp(-np.array(z["order"]))), p["click"] * p["cart"] * p["order"], rtol=1e-5)
+    y, z = losses.over_entire_space(labels, logits, GIVEN, ("cart",))
+    np.testing.assert_array_equal(np.ravel(y["cart"]), [0, 0, 1, NAN])
+    np.testing.assert_allclose(1 / (1 + np.exp(-np.array(z["cart"]))), p["click"] * p["cart"], rtol=1e-5)
+
+
+def _entire(labels, logits):
+    loss = losses.of_known(keras.losses.BinaryCrossentropy(from_logits=True))
+    y, z = losses.over_entire_space(labels, logits, {"buy": "click"}, ("buy",))
+    return sum(loss(y[task], z[task]) for task in ("click", "buy"))
+
+
+def test_the_gradient_over_the_entire_space_is_that_of_esmm_by_hand():
+    a, b = (tf.Variable(z) for z in (np.array([0.4, -0.3, 1.1], "float32"), np.array([0.2, -0.9, -0.5], "float32")))
+    # No click; a click without a purchase; a click and a purchase.
+    labels = {"click": np.array([[0], [1], [1]], "float32"), "buy": np.array([[NAN], [0], [1]], "float32")}
+    with tf.GradientTape() as tape:
+        value = _entire(labels, {"click": a, "buy": b})
+    p, q = (1 / (1 + np.exp(-np.array(z, "float64"))) for z in (a, b))
+    click, both = np.array([0, 1, 1]), np.array([0, 0, 1])
+    logs = click * np.log(p) + (1 - click) * np.log(1 - p) + both * np.log(p * q) + (1 - both) * np.log(1 - p * q)
+    assert float(value) == pytest.approx(-logs.mean(), rel=1e-5)
+    # d/da log(p q) = 1 - p, d/da log(1 - p q) = -p q (1 - p) / (1 - p q), and so for b.
+    odds = (1 - both) * p * q / (1 - p * q) - both
+    found = tape.gradient(value, (a, b))
+    np.testing.assert_allclose(found[0], (p - click + odds * (1 - p)) / 3, rtol=1e-4)
+    np.testing.assert_allclose(found[1], odds * (1 - q) / 3, rtol=1e-4)
+    # Without a click the purchase is learned, too: its logit falls.
+    assert found[1][0] > 0
+
+
+@pytest.mark.parametrize("size", [40.0, 90.0, 1e4])
+def test_extreme_logits_over_the_entire_space_have_finite_losses_and_slopes(size):
+    signs = np.array([-1, 1, -1, 1], "float32") * size, np.array([-1, -1, 1, 1], "float32") * size
+    a, b = (tf.Variable(z.astype("float32")) for z in signs)
+    labels = {"click": np.array([[0], [0], [1], [1]], "float32"), "buy": np.array([[NAN], [NAN], [0], [1]], "float32")}
+    with tf.GradientTape() as tape:
+        value = _entire(labels, {"click": a, "buy": b})
+    assert np.isfinite(value)
+    assert all(np.all(np.isfinite(slope)) for slope in tape.gradient(value, (a, b)))
+
+
+@pytest.mark.slow
+def test_selection_misleads_clicks_alone_and_not_the_entire_space():
+    """Purchases are linear in x where clicks are, and fall where clicks are rare; the model of purchases is a line."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-3, 3, 20_000).astype("float32")
+    p, q = 1 / (1 + np.exp(-(1.5 * x - 1))), 1 / (1 + np.exp(-(1.0 - 0.6 * x * x)))
+    click = (rng.random(x.size) < p).astype("float32")[:, None]
+    buy = np.where(click > 0, (rng.random(x.size) < q)[:, None], NAN).astype("float32")
+
+    def purchases_per_row(objective) -> float:
+        """Log loss of the product over all rows, after a line for each logit was fitted."""
+        w = tf.Variable(np.zeros((2, 2), "float32"))
+        optimizer = keras.optimizers.Adam(0.05)
+        optimizer.build([w])
+
+        @tf.function
+        def step():
+            with tf.GradientTape() as tape:
+                logits = {"click": w[0, 0] * x + w[0, 1], "buy": w[1, 0] * x + w[1, 1]}
+                value = objective({"click": click, "buy": buy}, logits)
+            optimizer.apply([tape.gradient(value, w)], [w])
+
+        for _ in range(400):
+            step()
+        (a, b), (c, d) = np.array(w, "float64")
+        product = 1 / (1 + np.exp(-(a * x + b))) / (1 + np.exp(-(c * x + d)))
+        return float(-np.mean(p * q * np.log(product) + (1 - p * q) * np.log(1 - product)))
+
+    def naive(labels, logits):
+        loss = losses.of_known(keras.losses.BinaryCrossentropy(from_logits=True))
+        return sum(loss(labels[task], logits[task]) for task in logits)
+
+    best = float(-np.mean(p * q * np.log(p * q) + (1 - p * q) * np.log(1 - p * q)))
+    alone, entire = purchases_per_row(naive), purchases_per_row(_entire)
+    assert best < entire < alone
+
+
 @pytest.mark.parametrize(
     ("reference", "message"),
     [

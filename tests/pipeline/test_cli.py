@@ -85,6 +85,26 @@ def test_models_are_listed_with_their_papers(mixrank):
     assert "hemix" in result.output and "2602.09387" in result.output and "tiny, small, large" in result.output
 
 
+def test_heads_are_listed_with_their_options(mixrank):
+    listed = mixrank("heads").output
+    assert all(word in listed for word in ("shared_bottom", "mmoe", "pepnet", "RecSys 2020"))
+    options = mixrank("heads", "home").output
+    assert "feature_rank" in options and "the model's `head_units`" in options
+    wrong = mixrank("heads", "hom")
+    assert wrong.exit_code == 1 and "there are no heads `hom`; did you mean `home`?" in wrong.output
+
+
+def test_sizes_are_those_with_the_heads_that_are_asked_for(mixrank):
+    def size(*options: str) -> float:
+        (row,) = (line for line in mixrank("models", "dlrm", "--sizes", *options).output.splitlines() if "tiny" in line)
+        return float(row.strip("│").split("│")[2])
+
+    own = size()
+    assert size("--heads", "shared_bottom") == own
+    # Four experts of 64 on a representation of a few hundred.
+    assert size("--heads", "mmoe") > own
+
+
 def test_every_preset_of_every_model_has_a_size(mixrank):
     output = mixrank("models", "--sizes").output
     assert "sizes on kuairand, without embeddings" in output

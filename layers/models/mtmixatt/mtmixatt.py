@@ -12,7 +12,6 @@ from pydantic import NonNegativeInt, PositiveInt
 from mixrank.layers.backbone import Features, FieldBackbone, Histories, Widths, register
 from mixrank.layers.base import (
     FieldName,
-    Layer,
     Part,
     Shape,
     TaskName,
@@ -29,6 +28,7 @@ from mixrank.layers.experts import (
     count_scenario_moe,
     dispatch_here,
 )
+from mixrank.layers.heads import Heads
 from mixrank.layers.mixing import TokenMixing
 from mixrank.layers.models.mtmixatt.auto_token import AutoToken, check_groups, count_auto_token
 from mixrank.layers.models.mtmixatt.learned_mixing import LearnedMixing
@@ -186,7 +186,7 @@ class MTmixAtt(FieldBackbone):
         # Where the model is built, the device decides.
         self.dispatch: Dispatch = "auto"
 
-    def heads(self, tasks: tuple[str, ...]) -> Layer:
+    def heads(self, tasks: tuple[str, ...]) -> Heads:
         return ScenarioHeads(
             tasks=tasks,
             units=self.head_units,

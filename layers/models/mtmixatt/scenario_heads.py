@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import keras
 from keras import ops
 from pydantic import NonNegativeInt, PositiveInt
 
-from mixrank.layers.base import Layer, Part, Shape, Tensor, check_named, dense_part
+from mixrank.layers.base import Part, Shape, Tensor, check_named, dense_part
+from mixrank.layers.heads import NO_FIELDS, Heads
 from mixrank.layers.models.mtmixatt.lora import ScenarioAdapter, adapter_rank
+from mixrank.layers.task_kinds import product_logit
 
 Adapter = Literal["dense", "logit", "none"]
 
 
 @keras.saving.register_keras_serializable("mixrank")
-class ScenarioHeads(Layer):
+class ScenarioHeads(Heads):
     """A network per task whose dense layers have an adapter per scenario: `h = relu(x W + b + x A_c B_c + b_c)`.
 
     A task of `esmm` is predicted through its parent, `p = p_parent sigmoid(y)`, in logits:
     `logit p = -log(exp(-a) + exp(-y) + exp(-a - y))`, a the logit of the parent, which neither over- nor underflows.
 
     Args:
-        tasks: names of the tasks.
+        tasks: as in `Heads`.
         units: widths of the hidden layers.
         scenarios, ratio: as in `ScenarioAdapter`.
         adapter: dense adapts every layer; logit adds one adapter from x to the logit; none has none.
@@ -51,16 +54,14 @@ class ScenarioHeads(Layer):
     def __init__(
         self,
         *,
-        tasks: tuple[str, ...],
         units: tuple[PositiveInt, ...] = (),
         scenarios: NonNegativeInt,
         ratio: PositiveInt = 16,
         adapter: Adapter = "dense",
         esmm: tuple[tuple[str, str], ...] = (),
-        dtype: Any = "float32",
         **kwargs: Any,
     ) -> None:
-        super().__init__(dtype=dtype, **kwargs)
+        super().__init__(**kwargs)
         self.parents = check_parents(self.tasks, self.esmm)
 
     def _adapter(self, units: int, width: int, name: str) -> ScenarioAdapter:
@@ -74,8 +75,8 @@ class ScenarioHeads(Layer):
         adapter.build((None, width))
         return adapter
 
-    def build(self, x_shape: Shape, scenario_shape: Shape | None = None) -> None:
-        self.input_width = x_shape[-1]
+    def build(self, x_shape: Shape, scenario_shape: Shape, fields_shape: Any = None) -> None:
+        super().build(x_shape, scenario_shape, fields_shape)
         self.dense, self.adapters = {}, {}
         for task in self.tasks:
             width = self.input_width
@@ -104,7 +105,7 @@ class ScenarioHeads(Layer):
         # (batch, 1) -> (batch,)
         return ops.reshape(h, (-1,))
 
-    def call(self, x: Tensor, scenario: Tensor) -> dict[str, Tensor]:
+    def call(self, x: Tensor, scenario: Tensor, fields: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         x = ops.cast(x, self.compute_dtype)
         own = {task: self._own_logit(task, x, scenario) for task in self.tasks}
         found: dict = {}
@@ -117,11 +118,7 @@ class ScenarioHeads(Layer):
 
         return {task: logit(task) for task in self.tasks}
 
-    def compute_output_shape(self, x_shape: Shape, scenario_shape: Shape | None = None) -> dict[str, Shape]:
-        return dict.fromkeys(self.tasks, (x_shape[0],))
-
-    def count(self, width: int) -> list[Part]:
-        """Parameters and FLOPs for a representation of `width`; works before `build`."""
+    def count(self, width: int, fields: Mapping[str, int] = NO_FIELDS) -> list[Part]:
         number = max(0, self.scenarios - 1)
         widths = [width, *self.units, 1]
         one = dense_part("heads", widths)
@@ -134,19 +131,6 @@ class ScenarioHeads(Layer):
         tasks = len(self.tasks)
         adapters = [Part("heads: adapters", tasks * parameters, tasks * flops)] if parameters else []
         return [Part("heads", tasks * one.parameters, tasks * one.flops), *adapters]
-
-    def parts(self) -> list[Part]:
-        """Parameters and FLOPs of the layer as it was built."""
-        return self.count(self.input_width)
-
-
-def product_logit(a: Tensor, b: Tensor) -> Tensor:
-    """The logit of `sigmoid(a) sigmoid(b)`: `-logsumexp(-a, -b, -a - b)`.
-
-    Args:
-        a, b: float32 tensors of one shape.
-    """
-    return -ops.logsumexp(ops.stack([-a, -b, -a - b], axis=-1), axis=-1)
 
 
 def check_parents(tasks: tuple[str, ...], esmm: tuple[tuple[str, str], ...]) -> dict[str, str]:

@@ -57,6 +57,31 @@ def test_rows_per_step_and_rates_follow_the_replicas(options, rows, rate):
     assert settings.on(4) == settings
 
 
+def test_heads_are_checked_with_the_model(toy_spec):
+    with pytest.raises(ValueError, match="there are no heads `mmo`; did you mean `mmoe`"):
+        ModelSettings(heads={"kind": "mmo"})
+    groups = ModelSettings(name="dcnv2", heads={"kind": "home", "groups": [["click", "bye"]]})
+    with pytest.raises(ValueError, match="`groups` names 'bye', which is not a task of the log; did you mean `buy`"):
+        groups.check(toy_spec)
+    ModelSettings(name="dcnv2", heads={"kind": "home", "groups": [["click", "buy"]]}).check(toy_spec)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("bye", "`train.entire_space` names the task `bye`, which the log does not have; did you mean `buy`"),
+        ("click", "`train.entire_space` is for binary labels with `given`: label `click` is not given another"),
+        ("spent", "`train.entire_space` is for binary labels with `given`: label `spent` is of kind count"),
+    ],
+)
+def test_only_binary_tasks_given_another_are_learned_over_all_rows(task, message):
+    labels = (Label("click"), Label("buy", given="click"), Label("spent", kind="count", given="click"))
+    TrainSettings(entire_space=("buy",)).check(labels, ("train",))
+    with pytest.raises(ValueError) as refused:
+        TrainSettings(entire_space=(task,)).check(labels, ("train",))
+    assert message in str(refused.value)
+
+
 def test_scaling_of_rates_needs_what_they_were_tuned_for():
     for options in ({"learning_rate_scaling": "linear"}, {"base_batch_size": 64}):
         with pytest.raises(ValueError, match="`learning_rate_scaling` and `base_batch_size` go together, received"):

@@ -207,6 +207,26 @@ def test_mixed_precision_trains_and_answers_float32(train, tmp_path):
     assert predictions["score_click"].dtype == np.float32
 
 
+def test_the_validation_loss_is_over_the_entire_space_where_training_is(toy_spec):
+    from sklearn.metrics import log_loss
+
+    rng = np.random.default_rng(4)
+    labels = (toy_spec.labels[0], toy_spec.labels[1].model_copy(update={"given": "click", "weight": 2.0}))
+    spec = toy_spec.model_copy(update={"labels": labels})
+    click, buy = rng.integers(0, 2, 60), rng.integers(0, 2, 60)
+    frame = pd.DataFrame({spec.user.name: rng.integers(0, 5, 60), "label_click": click})
+    frame["label_buy"] = np.where(click, buy, np.nan)
+    for task in ("click", "buy"):
+        frame[f"score_{task}"] = rng.uniform(0.1, 0.9, 60)
+    given, entire = validation_metrics(spec, frame), validation_metrics(spec, frame, ("buy",))
+    of_click = log_loss(click, frame["score_click"])
+    product = log_loss(click * buy, frame["score_click"] * frame["score_buy"])
+    assert entire["loss"] == pytest.approx(of_click + 2 * product)
+    assert given["loss"] != pytest.approx(entire["loss"])
+    # What is predicted is the same, and so are its metrics.
+    assert {k: v for k, v in given.items() if k != "loss"} == {k: v for k, v in entire.items() if k != "loss"}
+
+
 def test_validation_metrics_are_those_of_scikit_learn(toy_spec):
     from sklearn import metrics
 

@@ -39,3 +39,39 @@ def test_a_trained_mtmixatt_tells_its_grouping_and_routing_and_is_exported_froze
     graph = tf.saved_model.load(str(tmp_path / "export")).signatures["score_rows"].graph
     nested = [op for f in graph._functions.values() for op in f.graph.get_operations()] if graph._functions else []
     assert sum(op.type == "TopKV2" for op in [*graph.get_operations(), *nested]) <= 1
+
+
+@pytest.mark.slow
+def test_heads_that_read_features_are_trained_exported_and_tell_their_gates(
+    toy_spec, toy_data, toy_transform, tmp_path
+):
+    heads = {"kind": "pepnet", "domain": ["page"], "gate_dim": 4, "units": [5]}
+    model = ModelSettings(name="dcnv2", preset="tiny", params={"mlp_units": [16]}, heads=heads, match_params=15_000)
+    train_model(
+        spec=toy_spec,
+        model_settings=model,
+        settings=TrainSettings(batch_size=150, optimizer=Optimizer(learning_rate=0.01), replicas=1, jit_compile="off"),
+        patterns=toy_data.patterns(),
+        transform_output=toy_transform,
+        checkpoints=tmp_path / "checkpoints",
+        run_dir=tmp_path / "run",
+        export_dir=tmp_path / "export",
+    )
+    card = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert card["heads"] == heads
+    assert {"heads", "heads: gates"} <= {part["name"] for part in card["parts"]}
+    dense = sum(part["parameters"] for part in card["parts"] if part["name"] != "embeddings")
+    assert dense == pytest.approx(15_000, rel=0.1)
+    predictions = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    gates = card["insights"]["gates"]
+    assert gates["examined"] == len(predictions)
+    (mean, away) = gates["tables"]
+    assert [row["name"] for row in mean["rows"]] == [
+        "representation (EPNet)",
+        "input of tower layer 1 (PPNet)",
+        "input of tower layer 2 (PPNet)",
+    ]
+    assert all(0 < weight < 1 for row in away["rows"] for weight in row["weights"] if weight is not None)
+    # What is served, for one request as well, scores as the trained model does.
+    signatures = tf.saved_model.load(str(tmp_path / "export")).signatures
+    assert {"score_rows", "rank_candidates"} <= set(signatures)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from mixrank.components.training import Optimizer, TableOptimizer, build_strateg
 from mixrank.components.training.optimizing import build_optimizer, build_table_optimizer, row_optimizer
 from mixrank.components.training.optimizing.row_optimizer import summed_by_row
 from mixrank.components.training.training_step import TrainingStep
+from mixrank.layers.losses import over_entire_space
 from mixrank.layers.tokens import EmbeddingTables, SplitColumns, hash_rows, rows_on
 
 SGD = Optimizer(name="sgd", learning_rate=0.1)
@@ -61,7 +64,7 @@ def losses():
     return {task: keras.losses.BinaryCrossentropy(from_logits=True) for task in LOSSES}
 
 
-def trained(optimizer, tables=ROWWISE, *, parts=1, replicas=1, jit=False, steps=STEPS, functions=1):
+def trained(optimizer, tables=ROWWISE, *, parts=1, replicas=1, jit=False, steps=STEPS, functions=1, data=rows, **more):
     strategy = build_strategy(replicas)
     with strategy.scope():
         step = TrainingStep(
@@ -72,10 +75,11 @@ def trained(optimizer, tables=ROWWISE, *, parts=1, replicas=1, jit=False, steps=
             loss_weights=LOSSES,
             parts=parts,
             jit=jit,
+            **more,
         )
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    history = step.fit(rows().with_options(options), epochs=1, steps_per_epoch=steps, shuffle=False, verbose=0)
+    history = step.fit(data().with_options(options), epochs=1, steps_per_epoch=steps, shuffle=False, verbose=0)
     return step, history.history["loss"][0]
 
 
@@ -127,6 +131,33 @@ def test_both_optimizers_count_updates_not_parts(tables):
 @pytest.mark.parametrize("parts", [1, 2])
 def test_xla_gives_the_same_weights(parts):
     same_weights(trained(SGD, parts=parts, jit=True)[0], trained(SGD)[0], atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jit", [False, True])
+def test_the_losses_see_the_entire_space_and_the_model_is_trained_by_it(jit):
+    def selected():
+        return rows().map(
+            lambda x, y: (x, {**y, "buy": tf.where(y["click"] > 0, y["buy"], tf.constant(np.nan, tf.float32))})
+        )
+
+    seen = functools.partial(over_entire_space, given={"buy": "click"}, tasks=("buy",))
+    step, loss = trained(SGD, data=selected, steps=1, jit=jit, seen=seen)
+    model, _ = ranker()
+    (inputs, labels), *_ = rows()
+    with tf.GradientTape() as tape:
+        logits = {task: tf.reshape(z, (-1,)) for task, z in model(inputs).items()}
+        p = {task: tf.sigmoid(z) for task, z in logits.items()}
+        both = labels["click"] * labels["buy"]
+        of_probabilities = keras.losses.BinaryCrossentropy()
+        value = of_probabilities(labels["click"][:, 0], p["click"]) + 0.5 * of_probabilities(
+            both[:, 0], p["click"] * p["buy"]
+        )
+    assert loss == pytest.approx(float(value), rel=1e-4)
+    dense = [v for v in model.trainable_weights if "tables_4" not in v.path]
+    after = {v.path: np.array(v) for v in step.model.trainable_weights}
+    for variable, gradient in zip(dense, tape.gradient(value, dense), strict=True):
+        np.testing.assert_allclose(after[variable.path], np.array(variable) - 0.1 * np.array(gradient), atol=1e-5)
 
 
 @pytest.mark.slow

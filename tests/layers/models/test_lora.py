@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from mixrank.layers.models.mtmixatt import ScenarioAdapter
-from mixrank.layers.models.mtmixatt.scenario_heads import ScenarioHeads, product_logit
+from mixrank.layers.models.mtmixatt.scenario_heads import ScenarioHeads
+from mixrank.layers.task_kinds import product_logit
 
 HEADS = {"tasks": ("click", "buy"), "units": (5, 7), "scenarios": 4}
 

@@ -161,6 +161,10 @@ def test_what_is_computed_from_a_feature_leaves_with_it(toy_spec):
             {"variants": ({"name": "a", "model": {"name": "hemix", "match_params": 5}}, TWO[0])},
             "takes name, preset",
         ),
+        (
+            {"variants": ({"name": "a", "model": {"name": "hemix", "heads": {"kind": "mmo"}}}, TWO[0])},
+            "no heads `mmo`; did you mean `mmoe`",
+        ),
         ({"variants": ({"name": "a", "model": {}}, TWO[0])}, "needs a `name`"),
         ({}, "give `variants` or `every_model: true`, received 0 variants"),
         ({"variants": TWO, "every_model": True}, "give `variants` or `every_model: true`, received 2 variants"),

@@ -26,6 +26,32 @@ ROUTING = {
     "blocks": [{"own": [0.975, None], "load": [[0.6, 0.4], [0.2, 0.8]]}],
 }
 
+GATES = {
+    "examined": 4096,
+    "tables": [
+        {
+            "title": "level 1",
+            "columns": ["click 1", "<b>shared</b> 1", "buy 1"],
+            "rows": [{"name": "click", "weights": [0.25, 0.75, None]}, {"name": "buy", "weights": [None, 0.5, 0.5]}],
+        }
+    ],
+}
+
+
+@pytest.mark.slow
+def test_the_gates_of_heads_are_shown_as_tables(tmp_path):
+    folder = fake_run(tmp_path / "run")
+    card = json.loads((folder / "model/model.json").read_text())
+    card["insights"] = {"gates": GATES}
+    (folder / "model/model.json").write_text(json.dumps(card))
+    write_report([folder], tmp_path / "report.html")
+    text = Text()
+    text.feed((tmp_path / "report.html").read_text())
+    assert text.open == []
+    rows = [[cell.strip() for cell in row] for row in text.rows]
+    assert ["level 1", "click 1", "<b>shared</b> 1", "buy 1"] in rows
+    assert ["click", "0.250", "0.750", "-"] in rows and ["buy", "-", "0.500", "0.500"] in rows
+
 
 @pytest.mark.slow
 def test_grouping_and_routing_are_shown_with_a_warning(tmp_path):
