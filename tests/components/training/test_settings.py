@@ -74,11 +74,12 @@ def test_heads_are_checked_with_the_model(toy_spec):
         ("spent", "`train.entire_space` is for binary labels with `given`: label `spent` is of kind count"),
     ],
 )
-def test_only_binary_tasks_given_another_are_learned_over_all_rows(task, message):
+def test_only_binary_tasks_given_another_are_learned_over_all_rows(task, message, toy_spec):
     labels = (Label("click"), Label("buy", given="click"), Label("spent", kind="count", given="click"))
-    TrainSettings(entire_space=("buy",)).check(labels, ("train",))
+    spec = toy_spec.model_copy(update={"labels": labels})
+    TrainSettings(entire_space=("buy",)).check(spec, ("train",))
     with pytest.raises(ValueError) as refused:
-        TrainSettings(entire_space=(task,)).check(labels, ("train",))
+        TrainSettings(entire_space=(task,)).check(spec, ("train",))
     assert message in str(refused.value)
 
 
@@ -168,5 +169,13 @@ def test_a_loss_inside_requests_needs_requests(toy_spec):
     settings = TrainSettings(loss={"click": {"name": "jrc", "within": "request"}}, rows_together=16)
     assert settings.groups == {"click": KEYS["request"]}
     spec = toy_spec.model_copy(update={"request": None})
-    with pytest.raises(ValueError, match="a loss `within: request` needs a log that declares `request=Request"):
+    with pytest.raises(ValueError, match="a loss `within: request` needs the log to declare `request=Request"):
         settings.check(spec, ["train"])
+
+
+def test_tasks_over_the_entire_space_need_every_row(toy_spec):
+    labels = (Label("click", keep_negatives=0.5), Label("buy", given="click"))
+    with pytest.raises(ValueError, match="`train.entire_space` is over every row, and label `click` has"):
+        TrainSettings(entire_space=("buy",)).check(toy_spec.model_copy(update={"labels": labels}), ("train",))
+    with pytest.raises(ValueError, match="`entire_space` does not go together with a loss of groups"):
+        TrainSettings(entire_space=("buy",), loss={"click": "jrc"}, rows_together=8)
