@@ -19,6 +19,8 @@ OLD = {"person": [b"7", b"3", b"9"], "clip": [b"a", b"b"], "tag": [b"red", b"blu
 NEW = {"person": [b"9", b"1", b"7", b"4"], "clip": [b"a", b"b", b"c"], "tag": [b"pink", b"red"]}
 OOV = {"person": 3, "clip": 2, "tag": 1}
 HASHED = 7
+# Ids of features that the old model did not have.
+CROSSES = {"there": 6, "habit": 41}
 
 
 def write_export(folder, tables, vocabularies, functions=2):
@@ -62,7 +64,7 @@ def old_tables(spec, **changes):
 def new(build_small, tmp_path):
     """A fresh model and the vocabularies it was built for."""
     sizes = {name: 1 + len(tokens) + OOV[name] for name, tokens in NEW.items()} | {"country": 1 + HASHED}
-    model = build_small(sizes, seed=1)
+    model = build_small({**sizes, **CROSSES}, seed=1)
     fresh = {name: table_of(model, name) for name in sizes}
     files = tmp_path / "vocabularies"
     write_vocabularies(files, NEW)
@@ -136,7 +138,7 @@ def test_rows_are_matched_as_by_a_dictionary_in_blocks_of_any_size(toy_spec, bui
     tables = {"person": rng.normal(size=(604, toy_spec.get("person").dim)).astype("float32")}
     write_export(tmp_path / "model", tables, {"person": before})
     write_vocabularies(tmp_path / "new", {"person": now})
-    model = build_small({"person": 604, "country": 8, "clip": 6, "tag": 4}, seed=1)
+    model = build_small({"person": 604, "country": 8, "clip": 6, "tag": 4, **CROSSES}, seed=1)
     expected = table_of(model, "person")
     row_of = {token: row for row, token in enumerate(before, start=1)}
     pairs = [(row_of[token], row) for row, token in enumerate(now, start=1) if token in row_of]

@@ -225,7 +225,9 @@ def test_parameters_are_counted_part_by_part(model):
         "heads",
     ]
     assert sum(part.parameters for part in parts.values()) == model.count_params()
-    assert parts["embeddings"] == Part("embeddings", 4 * 2 + 6 * 5 + 9 * 6 + 5 * 3 + 5 * 2 + 4 * 4 + 5 * 2 + 9 * 3, 0)
+    rows = 4 * 2 + 6 * 5 + 9 * 6 + 5 * 3 + 5 * 2 + 4 * 4 + 5 * 2 + 9 * 3
+    # The tags of the row and of both histories are pooled by attention, each with a query.
+    assert parts["embeddings"] == Part("embeddings", rows + 3 * 3, 0)
     assert parts["heads"] == Part("heads", 2 * (8 * 6 + 6 + 6 + 1), 2 * 2 * (8 * 6 + 6))
 
 

@@ -25,7 +25,7 @@ REQUEST_CASES: dict[str, dict] = {
         f"{history}_{field}": [] for history in ("global", "realtime") for field in ("clip", "tag", "action", "gap")
     },
 }
-ITEM_CASES: tuple[dict, ...] = ({}, {"clip": "never seen"}, {"tag": [], "price": None})
+ITEM_CASES: tuple[dict, ...] = ({}, {"clip": "never seen"}, {"tag": [], "tag_weight": [], "price": None, "look": None})
 
 
 @pytest.mark.slow
