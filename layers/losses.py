@@ -262,6 +262,28 @@ def over_entire_space(
     )
 
 
+def with_uncertainty(loss: keras.losses.Loss, log_variance: keras.Variable) -> keras.losses.Loss:
+    """`exp(-s) l + s / 2`, s the learned log variance of a task (Kendall, Gal, Cipolla, CVPR 2018, equation 10).
+
+    At its best `exp(-s) = 1 / (2 E[l])`: every task weighs as much as it is well predicted. For squared errors the
+    paper's form is `exp(-s) l / 2 + s / 2`, which is this one with s moved by log 2.
+
+    Args:
+        loss: of labels `(batch, 1)` and logits of as many elements.
+        log_variance: scalar s, trained with the weights.
+    """
+    import keras
+    from keras import ops
+
+    class WithUncertainty(keras.losses.Loss):
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            values = loss.call(y_true, y_pred)
+            s = ops.cast(log_variance, values.dtype)
+            return ops.exp(-s) * values + s / 2
+
+    return WithUncertainty(name=loss.name, reduction=loss.reduction)
+
+
 def origin(reference: str) -> str:
     """What to fingerprint for a loss: its module, or the path of its file."""
     if reference in OWN:

@@ -176,14 +176,23 @@ def compile_for_training(
         several_workers: whether other processes train too.
         position: bias of an impression's place, made in the same scope, or None.
     """
+    task_losses = {label.name: task_loss(label, settings) for label in spec.labels}
+    variances = {}
+    if settings.task_weighting == "uncertainty":
+        variances = {task: keras.Variable(0.0, name=f"log_variance_{task}") for task in task_losses}
     return TrainingStep(
         model,
         dense_ranker(spec, model),
         build_optimizer(settings.optimizer, steps=steps),
         build_table_optimizer(settings.embedding_optimizer, steps=steps),
-        loss={label.name: task_loss(label, settings) for label in spec.labels},
+        loss={
+            task: losses.with_uncertainty(loss, variances[task]) if variances else loss
+            for task, loss in task_losses.items()
+        },
         loss_weights={label.name: label.weight for label in spec.labels},
         seen=_seen_by_losses(spec.labels, settings),
+        log_variances=variances,
+        project=settings.task_weighting == "pcgrad",
         parts=settings.accumulate_steps,
         jit=use_jit(settings.jit_compile, strategy),
         several_workers=several_workers,

@@ -250,6 +250,8 @@ class TrainSettings(Declaration):
             "jrc" for the order of the rows of a user or a request, which need `rows_together`.
         entire_space: tasks that are given another and yet learned over all rows, by the product of both probabilities
             (ESMM); what is predicted stays the probability given the other.
+        task_weighting: "fixed" by the labels' weights; "uncertainty", by learned variances besides (Kendall et al.
+            2018); or "pcgrad": gradients of tasks that conflict are projected (Yu et al. 2020).
         optimizer: for the dense weights.
         embedding_optimizer: for the embedding tables.
         early_stopping: when to stop, or None to run all epochs and keep the last weights.
@@ -281,6 +283,7 @@ class TrainSettings(Declaration):
     steps_per_round: int | None = Field(default=None, ge=1)
     loss: dict[str, str | dict[str, Any]] = {}
     entire_space: tuple[str, ...] = ()
+    task_weighting: Literal["fixed", "uncertainty", "pcgrad"] = "fixed"
     optimizer: Optimizer = Optimizer()
     embedding_optimizer: TableOptimizer = TableOptimizer()
     early_stopping: EarlyStopping | None = None

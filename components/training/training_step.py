@@ -15,7 +15,7 @@ once.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -38,6 +38,9 @@ class TrainingStep(keras.Model):
         optimizer: of the dense weights.
         rows: of the embedding tables.
         loss, loss_weights: as in Keras' `compile`.
+        log_variances: task -> variable that its loss is weighted by, trained with the dense weights and left out of
+            their decay.
+        project: bool. Whether gradients of tasks that conflict are projected (`project_conflicts`).
         seen: labels, outputs -> labels, outputs as the losses see them; None leaves them as they are.
         parts: int >= 1. Micro-batches per step; must divide the rows of a replica.
         jit: bool. Whether XLA compiles the dense part.
@@ -56,6 +59,8 @@ class TrainingStep(keras.Model):
         loss: Any,
         loss_weights: Any = None,
         seen: Callable[[Any, Any], tuple[Any, Any]] | None = None,
+        log_variances: Mapping[str, keras.Variable] | None = None,
+        project: bool = False,
         parts: int = 1,
         jit: bool = False,
         several_workers: bool = False,
@@ -72,7 +77,12 @@ class TrainingStep(keras.Model):
         self.parts = parts
         self.several_workers = several_workers
         self.row_optimizer = rows
-        self.dense_weights = self.dense.trainable_weights
+        self.log_variances = dict(log_variances or {})
+        self.project = project
+        self.task_losses, self.task_weights = loss, loss_weights or dict.fromkeys(loss, 1.0)
+        self.dense_weights = [*self.dense.trainable_weights, *self.log_variances.values()]
+        if self.log_variances and optimizer.weight_decay:
+            optimizer.exclude_from_weight_decay(var_list=list(self.log_variances.values()))
         optimizer.build(self.dense_weights)
         rows.build(self._table_weights)
         # The step compiles its dense part itself.
@@ -87,8 +97,8 @@ class TrainingStep(keras.Model):
     @property
     def state(self) -> list[keras.Variable]:
         """Everything that a later step depends on: weights, random states, and the slots of both optimizers."""
-        biases = [] if self.position is None else [self.position.weights]
-        return [*self.model.variables, *biases, *self.optimizer.variables, *self.row_optimizer.variables]
+        own = [*([] if self.position is None else [self.position.weights]), *self.log_variances.values()]
+        return [*self.model.variables, *own, *self.optimizer.variables, *self.row_optimizer.variables]
 
     @property
     def _table_weights(self) -> list[keras.Variable]:
@@ -124,6 +134,7 @@ class TrainingStep(keras.Model):
             replicas = self.distribute_strategy.num_replicas_in_sync
             self._loss_tracker.update_state(loss * replicas, sample_weight=tf.shape(tf.nest.flatten(inputs)[0])[0])
             logs = self.compute_metrics(inputs, labels, outputs, *weights)
+        logs |= {f"{task}_task_weight": tf.exp(-tf.identity(s)) for task, s in self.log_variances.items()}
         if dense:
             with self._on_device():
                 self.optimizer.apply([_over(g, self.parts) for g in dense], self.dense_weights)
@@ -139,13 +150,23 @@ class TrainingStep(keras.Model):
         self, inputs: Any, vectors: list[tf.Tensor], labels: Any, weights: list[Any], bias: tuple[tf.Tensor, ...]
     ) -> tuple[Any, Any, tuple[Any, Any]]:
         read = [*vectors, *bias[:1]]
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(persistent=self.project) as tape:
             tape.watch(read)
             outputs = self.dense([inputs, vectors], training=True)
             if self.position is not None:
                 outputs = self.position.add(outputs, *bias)
-            loss = self.compute_loss(inputs, *self._seen(labels, outputs), *weights, training=True)
+            y, z = self._seen(labels, outputs)
+            loss = self.compute_loss(inputs, y, z, *weights, training=True)
+            each = [
+                w * self.task_losses[task](y[task], z[task], *(of[task] for of in weights))
+                for task, w in self.task_weights.items()
+                if self.project
+            ]
         dense, rows = tape.gradient(loss, (self.dense_weights, read))
+        if self.project:
+            of_tasks = [[*a, *b] for a, b in (tape.gradient(value, (self.dense_weights, read)) for value in each)]
+            found = project_conflicts([*dense, *rows], of_tasks, self.optimizer.iterations)
+            dense, rows = found[: len(dense)], found[len(dense) :]
         rows = [tf.zeros_like(v) if g is None else g for v, g in zip(read, rows, strict=True)]
         return loss, outputs, (dense, [tf.cast(g, tf.float32) for g in rows])
 
@@ -168,6 +189,64 @@ class TrainingStep(keras.Model):
             with strategy.scope():
                 self._symbolic_build(data_batch=first)
             break
+
+
+def project_conflicts(total: list[Any], of_tasks: list[list[Any]], step: Any) -> list[Any]:
+    """PCGrad (Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, algorithm 1).
+
+    The gradient of each task i, over all weights that several tasks reach, is taken through the other tasks j in random
+    order, and where `g_i . g_j < 0` becomes `g_i - (g_i . g_j) / (g_j . g_j) g_j`; the results are added up. That is
+    a sum `sum_j a_j g_j`, whose coefficients follow from the products `g_j . g_k` alone.
+
+    Gradients of embedding rows count as those of what was looked up, before equal rows are summed; each replica, and
+    each part of a batch, projects its own.
+
+    Args:
+        total: gradient of the whole loss by each weight; None where it has none.
+        of_tasks: the same for the loss of each task.
+        step: int tensor; the order of the tasks follows from it alone.
+
+    Returns:
+        As `total`: that of a weight of one task is as it was.
+    """
+    shared = [index for index, found in enumerate(zip(*of_tasks, strict=True)) if sum(g is not None for g in found) > 1]
+    dense = [[None if g[index] is None else tf.convert_to_tensor(g[index]) for index in shared] for g in of_tasks]
+
+    def product(a: list[Any], b: list[Any]) -> Any:
+        pairs = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+        return sum((tf.reduce_sum(tf.cast(x, tf.float32) * tf.cast(y, tf.float32)) for x, y in pairs), tf.constant(0.0))
+
+    products = tf.stack([tf.stack([product(a, b) for b in dense]) for a in dense])
+    added = tf.unstack(projected(products, step) - 1.0)
+    changed = list(total)
+    for place, index in enumerate(shared):
+        mine = [(a, g[place]) for a, g in zip(added, dense, strict=True)]
+        changes = [tf.cast(a, g.dtype) * g for a, g in mine if g is not None]
+        changed[index] = tf.convert_to_tensor(total[index]) + tf.add_n(changes)
+    return changed
+
+
+def projected(products: tf.Tensor, step: Any) -> tf.Tensor:
+    """Coefficients a of `sum_j a_j g_j`, the sum of all projected gradients.
+
+    Args:
+        products: float32 tensor (tasks, tasks) of `g_j . g_k`.
+        step: int tensor; the order of the tasks follows from it alone.
+    """
+    tasks = products.shape[0]
+    seed = tf.stack([tf.cast(step, tf.int32), tf.constant(tasks)])
+    orders = tf.argsort(tf.random.stateless_uniform((tasks, tasks), seed), axis=1)
+    total = tf.zeros(tasks)
+    for task in range(tasks):
+        mine = tf.one_hot(task, tasks)
+        for place in range(tasks):
+            other = orders[task, place]
+            along = tf.reduce_sum(mine * tf.gather(products, other, axis=1))
+            conflict = tf.logical_and(along < 0, tf.not_equal(other, task))
+            length = tf.gather(tf.linalg.diag_part(products), other)
+            mine -= tf.where(conflict, tf.math.divide_no_nan(along, length), 0.0) * tf.one_hot(other, tasks)
+        total += mine
+    return total
 
 
 def _part(rows: tf.Tensor, part: int, parts: int) -> tf.Tensor:

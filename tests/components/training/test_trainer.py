@@ -207,6 +207,19 @@ def test_mixed_precision_trains_and_answers_float32(train, tmp_path):
     assert predictions["score_click"].dtype == np.float32
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["uncertainty", "pcgrad"])
+def test_tasks_may_be_weighted_by_what_is_learned_or_projected(train, tmp_path, way):
+    log, predictions = train(tmp_path, task_weighting=way, epochs=1)
+    assert np.isfinite(log[0]["loss"]) and np.isfinite(predictions["score_buy"]).all()
+    weights = {name: value for name, value in log[0]["metrics"].items() if name.endswith("_task_weight")}
+    if way == "pcgrad":
+        assert weights == {}
+    else:
+        assert set(weights) == {"click_task_weight", "buy_task_weight"}
+        assert all(value > 0 and value != 1 for value in weights.values())
+
+
 def test_the_validation_loss_is_over_the_entire_space_where_training_is(toy_spec):
     from sklearn.metrics import log_loss
 

@@ -12,8 +12,8 @@ import tensorflow as tf
 from mixrank.components.training import Optimizer, TableOptimizer, build_strategy
 from mixrank.components.training.optimizing import build_optimizer, build_table_optimizer, row_optimizer
 from mixrank.components.training.optimizing.row_optimizer import summed_by_row
-from mixrank.components.training.training_step import TrainingStep
-from mixrank.layers.losses import over_entire_space
+from mixrank.components.training.training_step import TrainingStep, project_conflicts, projected
+from mixrank.layers.losses import over_entire_space, with_uncertainty
 from mixrank.layers.tokens import EmbeddingTables, SplitColumns, hash_rows, rows_on
 
 SGD = Optimizer(name="sgd", learning_rate=0.1)
@@ -92,6 +92,139 @@ def same_weights(a, b, atol):
     assert max(np.abs(theirs[path] - old).max() for path, old in before.items()) > 0.005
     for (path, value), other in zip(mine.items(), theirs.values(), strict=True):
         np.testing.assert_allclose(value, other, atol=atol, rtol=0, err_msg=path)
+
+
+def alike():
+    """Rows with one label for both tasks, whose heads start apart, so that their gradients conflict."""
+    return rows().map(lambda inputs, labels: (inputs, {"click": labels["click"], "buy": labels["click"]}))
+
+
+def by_hand(gradients, orders):
+    """Algorithm 1 of PCGrad, vector by vector."""
+    total = 0
+    for task, order in enumerate(orders):
+        mine = gradients[task].copy()
+        for other in order:
+            if other != task and mine @ gradients[other] < 0:
+                mine -= mine @ gradients[other] / (gradients[other] @ gradients[other]) * gradients[other]
+        total = total + mine
+    return total
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_conflicting_gradients_are_projected_as_in_pcgrads_algorithm(step):
+    gradients = np.random.default_rng(step).normal(size=(4, 3)).astype("float32")
+    found = np.array(projected(tf.constant(gradients @ gradients.T), tf.constant(step, tf.int64)))
+    seed = tf.constant([step, 4])
+    orders = np.argsort(np.array(tf.random.stateless_uniform((4, 4), seed)), axis=1)
+    np.testing.assert_allclose(found @ gradients, by_hand(gradients.astype("float64"), orders), rtol=1e-3, atol=1e-5)
+    assert np.any(np.abs(found - 1) > 0.01)
+
+
+def test_the_order_of_the_tasks_changes_with_the_step_and_is_the_same_for_a_step():
+    gradients = np.array([[1, 0], [-1, 1], [-1, -2], [0.5, -1]], "float32")
+    products = tf.constant(gradients @ gradients.T)
+    found = {tuple(np.array(projected(products, step)).round(4)) for step in (0, 1, 2, 3, 0, 1, 2, 3)}
+    assert 1 < len(found) <= 4
+
+
+def test_gradients_that_agree_and_weights_of_one_task_are_left_alone():
+    shared = [np.array(g, "float32") for g in ([1, 0], [-1, 1])]
+    own = np.array([5, 7], "float32")
+    of_tasks = [[tf.constant(shared[0]), tf.constant(own), None], [tf.constant(shared[1]), None, None]]
+    total = [tf.constant(shared[0] + shared[1]), tf.constant(own), None]
+    changed, alone, none = project_conflicts(total, of_tasks, 0)
+    # [1, 0] loses what it has along [-1, 1], and [-1, 1] what it has along [1, 0].
+    np.testing.assert_allclose(changed, [0.5, 0.5 + 1.0], atol=1e-6)
+    np.testing.assert_array_equal(alone, own)
+    assert none is None
+    agree = [[tf.constant([1.0, 0.0])], [tf.constant([0.5, 1.0])]]
+    np.testing.assert_allclose(project_conflicts([tf.constant([1.5, 1.0])], agree, 0)[0], [1.5, 1.0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"jit": True}, {"parts": 2}, {"replicas": 2}], ids=str)
+def test_projected_gradients_train_on_one_device_and_several(options):
+    fixed, _ = trained(SGD, data=alike, **options)
+    step, loss = trained(SGD, project=True, data=alike, **options)
+    assert np.isfinite(loss)
+    pairs = zip(weights(fixed).values(), weights(step).values(), strict=True)
+    assert max(np.abs(a - b).max() for a, b in pairs) > 1e-5
+
+
+@pytest.mark.slow
+def test_the_first_projected_step_moves_the_weights_by_hand():
+    model, dense = ranker()
+    (inputs, labels), *_ = alike()
+    (tables,) = [layer for layer in model.layers if isinstance(layer, EmbeddingTables)]
+    vectors = [tables({column: inputs[column] for column in tables.columns})]
+    variables, gradients = dense.trainable_weights, []
+    for task, weight in LOSSES.items():
+        with tf.GradientTape() as tape:
+            tape.watch(vectors)
+            value = weight * losses()[task](labels[task], dense([inputs, vectors])[task])
+        gradients.append([None if g is None else np.array(g) for g in tape.gradient(value, [*variables, *vectors])])
+    shared = [i for i, pair in enumerate(zip(*gradients, strict=True)) if all(g is not None for g in pair)]
+    flat = [np.concatenate([np.ravel(g[i]) for i in shared]).astype("float64") for g in gradients]
+    assert flat[0] @ flat[1] < 0 and len(shared) == 3
+    total = by_hand(flat, [[0, 1], [0, 1]])
+    after = {v.path: np.array(v) for v in trained(SGD, steps=1, project=True, data=alike)[0].model.trainable_weights}
+    first = 0
+    for index, variable in enumerate(variables):
+        if index in shared:
+            change = total[first : first + np.size(variable)].reshape(variable.shape)
+            first += np.size(variable)
+        else:
+            (change,) = [g[index] for g in gradients if g[index] is not None]
+        np.testing.assert_allclose(after[variable.path], np.array(variable) - 0.1 * change, atol=1e-6)
+    table = tables.embeddings
+    moved = np.flatnonzero(np.abs(after[table.path] - np.array(table)).max(axis=1) > 1e-6)
+    assert moved.size
+
+
+@pytest.mark.slow
+def test_learned_variances_come_to_twice_the_loss_and_are_part_of_the_state():
+    variances = {}
+
+    def uncertain():
+        variances.update({task: keras.Variable(0.0, name=f"log_variance_{task}") for task in LOSSES})
+        return {task: with_uncertainty(loss, variances[task]) for task, loss in losses().items()}
+
+    optimizer = build_optimizer(Optimizer(name="adam", learning_rate=0.05, options={"weight_decay": 0.5}))
+    # Rates of zero everywhere else: the losses stay as they are.
+    model, dense = ranker()
+    for layer in (*model.layers, *dense.layers):
+        layer.trainable = False
+    step = TrainingStep(
+        model,
+        dense,
+        optimizer,
+        build_table_optimizer(TableOptimizer(learning_rate=1e-30)),
+        loss=uncertain(),
+        loss_weights=LOSSES,
+        log_variances=variances,
+    )
+    history = step.fit(rows().repeat(), epochs=1, steps_per_epoch=400, shuffle=False, verbose=0).history
+    outputs = {task: [] for task in LOSSES}
+    for inputs, labels in rows():
+        for task, loss in losses().items():
+            outputs[task].append(float(loss(labels[task], model(inputs)[task])))
+    for task, variable in variances.items():
+        assert float(np.exp(np.array(variable))) == pytest.approx(2 * np.mean(outputs[task]), rel=0.05)
+        assert history[f"{task}_task_weight"][0] > 0
+    assert {id(v) for v in variances.values()} <= {id(v) for v in step.state}
+    assert not {id(v) for v in variances.values()} & {id(v) for v in step.model.variables}
+
+
+def test_the_loss_under_a_learned_variance_is_kendalls():
+    labels, logits = np.array([[1], [0]], "float32"), np.array([0.3, -1.2], "float32")
+    s = keras.Variable(0.7)
+    plain = keras.losses.BinaryCrossentropy(from_logits=True)
+    with tf.GradientTape() as tape:
+        value = with_uncertainty(plain, s)(labels, logits[:, None])
+    mean = float(plain(labels, logits[:, None]))
+    assert float(value) == pytest.approx(np.exp(-0.7) * mean + 0.35, rel=1e-5)
+    assert float(tape.gradient(value, s.value)) == pytest.approx(-np.exp(-0.7) * mean + 0.5, rel=1e-5)
 
 
 @pytest.mark.slow
