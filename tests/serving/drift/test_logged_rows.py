@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from mixrank.schemas.encode import Column, encode, to_instance
+from mixrank.schemas.encode import columns as columns_of_row
 from mixrank.schemas.synthetic import toy_rows
 from mixrank.serving.drift.logged_rows import LoggedRows, as_lists
 
@@ -42,8 +43,8 @@ def expected(spec, rows):
         return [each.encode() if isinstance(each, str) else each for each in values]
 
     columns = {name: [as_list(row[name]) for row in rows] for name in served(spec, rows)[0]}
-    numbers = {name: [pytest.approx(value, rel=1e-6) for value in columns[name]] for name in ("price", "age")}
-    return columns | numbers
+    floats = [column.name for column in columns_of_row(spec) if column.kind == "float"]
+    return columns | {name: [pytest.approx(value, rel=1e-6) for value in columns[name]] for name in floats}
 
 
 def lines(path, entries):
