@@ -18,7 +18,7 @@ from mixrank.layers.mixing import PerTokenDense
 
 @keras.saving.register_keras_serializable("mixrank")
 class MMoEHeads(Heads):
-    """`y_k = h^k(f^k(x))`, `f^k(x) = sum_i g^k(x)_i f_i(x)`, `g^k(x) = softmax(W_gk x)`; MMoE equations (5) to (7).
+    """`y_k = h^k(f^k(x))`, `f^k(x) = sum_i g^k(x)_i f_i(x)`, `g^k(x) = softmax(W_gk x)`; MMoE, section 4.2.
 
     f_i are E experts on the representation x, h^k is the tower of task k.
 

@@ -18,7 +18,7 @@ from mixrank.layers.mixing import PerTokenDense
 
 @keras.saving.register_keras_serializable("mixrank")
 class GateUnit(Layer):
-    """`delta = 2 sigmoid(relu(x W + b) W' + b')`, x several vectors side by side; PEPNet's Gate NU, equations (1), (2).
+    """`delta = 2 sigmoid(relu(x W + b) W' + b')`, x several vectors side by side; PEPNet's Gate NU.
 
     1 leaves a value as it is, 0 takes it away, 2 doubles it. What one row shares with all others, a vector (1, width)
     beside vectors (batch, width), is multiplied once.
@@ -71,7 +71,7 @@ class PEPNetHeads(Heads):
 
     x is the representation, `h^0 = o`, the last layer gives the logit and has no ReLU. `delta_ep` is a `GateUnit` of
     [domain; stop(x)], `delta^l` for all tasks one of [personal; stop(o)]: gates read the representation without
-    changing it. PEPNet equations (3) to (8).
+    changing it. PEPNet's EPNet and PPNet.
 
     Args:
         domain: features that tell the domain; empty is the scenario.

@@ -20,7 +20,7 @@ SHARED = "(shared)"
 
 @keras.saving.register_keras_serializable("mixrank")
 class PLEHeads(Heads):
-    """`g^k(x) = w^k(x) S^k(x)`, `w^k(x) = softmax(W_g^k x)`, over `levels` levels; PLE equations (1) to (7).
+    """`g^k(x) = w^k(x) S^k(x)`, `w^k(x) = softmax(W_g^k x)`, over `levels` levels; PLE, section 4.
 
     S^k are the outputs of the experts of task k and of the shared ones: customized gate control, CGC. At the next level
     the experts and the gate of task k read `g^k`, and the shared experts read the output of a shared gate, which weighs
