@@ -61,7 +61,8 @@ def feature_groups(spec: FeatureSpec, wanted: Sequence[str] = ()) -> dict[str, t
         ValueError: for any other name; suggests the nearest valid name.
     """
     known: dict[str, tuple[str, ...]] = {spec.scenario.name: (spec.scenario.name,)}
-    known |= {feature.name: (feature.name,) for feature in spec.inputs}
+    weights = {feature.name: column for column, feature in spec.weights.items()}
+    known |= {f.name: (f.name, *([weights[f.name]] if f.name in weights else [])) for f in spec.inputs}
     known |= {history.name: tuple(map(history.column, history.of)) for history in spec.histories}
     alone = tuple(known)
     known |= {f"{h.name}.{field}": (h.column(field),) for h in spec.histories for field in h.of}
@@ -69,10 +70,8 @@ def feature_groups(spec: FeatureSpec, wanted: Sequence[str] = ()) -> dict[str, t
     for group in wanted or alone:
         columns: list[str] = []
         for name in (each.strip() for each in group.split(",")):
-            if name in {match.name for match in spec.matches}:
-                raise ValueError(
-                    f"`{name}` is a match, which is computed from other columns: name its feature or its histories"
-                )
+            if name not in known and name in {feature.name for feature in spec.model_features}:
+                raise ValueError(f"`{name}` is computed from other columns: name its features or histories")
             if name not in known:
                 raise ValueError(f"`{name}` is neither a feature nor a history{nearest(name, known)}")
             columns += known[name]
@@ -101,7 +100,7 @@ def measure_importance(
     Args:
         spec: columns of a row.
         columns: what `score` takes; `(rows, ...)`.
-        truth: user, and the labels; `(rows,)`.
+        truth: user, labels and row weights; `(rows,)`.
         score: columns -> task -> predictions, `(rows,)`.
         groups: as of `feature_groups`.
         permutations: int >= 1. Of each group.
@@ -115,7 +114,11 @@ def measure_importance(
     rng = np.random.default_rng(seed)
     _, user = np.unique(truth[spec.user.name], return_inverse=True)
     drawn = draw_users(int(user.max()) + 1, resamples=resamples, seed=seed).astype(np.float64)
-    measures = [_Measure(label, metric, truth, user, drawn) for label in spec.labels for metric in measured_by(label)]
+    measures = [
+        _Measure(label, metric, truth, spec.weight_of(label), user, drawn)
+        for label in spec.labels
+        for metric in measured_by(label)
+    ]
     plain = score(columns)
     before = [measure.of(plain) for measure in measures]
     found = []
@@ -161,28 +164,37 @@ class _Measure:
 
     Args:
         label, metric: the task and its metric.
-        truth: labels.
+        truth: labels and row weights.
+        weight: the row weight of the task, or None.
         user: column of each row's user in `drawn`.
         drawn: `(resamples, users)`.
     """
 
     def __init__(
-        self, label: Label, metric: Metric, truth: Columns, user: NDArray[np.int64], drawn: NDArray[np.float64]
+        self,
+        label: Label,
+        metric: Metric,
+        truth: Columns,
+        weight: str | None,
+        user: NDArray[np.int64],
+        drawn: NDArray[np.float64],
     ) -> None:
         self.label, self.metric, self.user, self.drawn = label, metric, user, drawn
         self.counted = np.arange(len(user))[label.counted(truth)]
         # In the unit of the loss.
         self.labels = np.asarray(truth[label.name], np.float64)[self.counted] / label.scale
+        self.weights = None if weight is None else np.asarray(truth[weight], np.float64)[self.counted]
 
     def of(self, scores: Columns) -> tuple[float, NDArray[np.float64]]:
         """The value, and that of every resample."""
         assert self.metric.of_resamples is not None
-        rows = Rows(self.labels, scores[self.label.name][self.counted] / self.label.scale, self.user[self.counted])
+        own = scores[self.label.name][self.counted] / self.label.scale
+        rows = Rows(self.labels, own, self.user[self.counted], weights=self.weights)
         return float(self.metric.of_rows(rows)), self.metric.of_resamples(rows, self.drawn)
 
 
 def read_rows(spec: FeatureSpec, pattern: str, most: int, seed: int = 0) -> tuple[Columns, Columns]:
-    """The columns that the signature `score_rows` takes, and user and labels, of evaluation rows.
+    """The columns that the signature `score_rows` takes, and user, labels and row weights, of evaluation rows.
 
     Args:
         spec: columns of a row.
@@ -208,10 +220,11 @@ def read_rows(spec: FeatureSpec, pattern: str, most: int, seed: int = 0) -> tupl
     if len(examples) > most:
         kept = np.sort(np.random.default_rng(seed).choice(len(examples), most, replace=False))
     parts: list[tuple[Columns, Columns]] = []
+    known = (spec.user.name, *spec.tasks, *spec.row_weights)
     # Decoded rows are Python objects, ten times as large as arrays.
     for at in range(0, len(kept), DECODED):
         rows = [decode(spec, examples[place]) for place in kept[at : at + DECODED]]
-        truth = {name: np.array([row[name] for row in rows]) for name in (spec.user.name, *spec.tasks)}
+        truth = {name: np.array([row[name] for row in rows]) for name in known}
         parts.append((to_columns(spec, rows), truth))
     columns, truth = (
         {n: np.concatenate([each[n] for each in side]) for n in side[0]} for side in zip(*parts, strict=True)

@@ -104,7 +104,7 @@ def test_groups_are_columns_of_features_and_histories(toy_spec):
     assert feature_groups(toy_spec, ["clip, realtime.tag"]) == {"clip, realtime.tag": ("clip", "realtime_tag")}
     with pytest.raises(ValueError, match="`clp` is neither a feature nor a history; did you mean `clip`"):
         feature_groups(toy_spec, ["clp"])
-    with pytest.raises(ValueError, match="`had` is a match, which is computed from other columns"):
+    with pytest.raises(ValueError, match="`had` is computed from other columns"):
         feature_groups(toy_spec, ["had"])
 
 
