@@ -50,7 +50,7 @@ def preprocessing_fn(inputs: Mapping[str, tf.RaggedTensor], custom_config: Mappi
         custom_config: must hold `spec`, the JSON of a `FeatureSpec`.
 
     Returns:
-        Model input -> dense tensor; every label as float32, NaN where the row lacks the label that it is given; every
+        Model input -> dense tensor; every label as float32, NaN where the row does not count for the task; every
         row weight as float32, over its mean of the training split; the keys of the row under the names in `KEYS`.
     """
     return transform(FeatureSpec.from_json(custom_config["spec"]), inputs)
@@ -83,7 +83,9 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
     for label in spec.labels:
         value = labels[label.name]
         # NaN in the rows that do not count.
-        outputs[label.name] = value if label.given is None else tf.where(labels[label.given] > 0, value, math.nan)
+        for name in label.counts_where:
+            value = tf.where(first(inputs[name], 0) > 0, value, math.nan)
+        outputs[label.name] = value
     for name in spec.row_weights:
         weight = first(inputs[name], 0.0)
         # Rows that all weigh 0 have no mean to be measured by.

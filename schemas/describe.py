@@ -42,7 +42,8 @@ def describe(spec: FeatureSpec) -> Iterator[tuple[str, str, str, str, str, str]]
         given = f", given {label.given}" if label.given else ""
         kind = "" if label.is_flag else f"{label.kind}, in units of {label.scale:g}, "
         kept = f", {100 * label.keep_negatives:g} % of the negatives" if label.keep_negatives < 1 else ""
-        yield label.name, "label", "", f"{kind}weight {label.weight:g}{given}{kept}", "", ""
+        mature = f", known after {label.matures_after}" if label.matures_after else ""
+        yield label.name, "label", "", f"{kind}weight {label.weight:g}{given}{kept}{mature}", "", ""
     for name in spec.row_weights:
         tasks = [label.name for label in spec.labels if spec.weight_of(label) == name]
         yield name, "row weight", "", f"of {', '.join(tasks)}", "", ""

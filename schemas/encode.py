@@ -88,6 +88,8 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
         yield Column(label.name, label_kind(label.kind).column, serving=False)
     for name in spec.row_weights:
         yield Column(name, "float", serving=False)
+    for name in spec.mature:
+        yield Column(name, "int", serving=False)
     if spec.position is not None:
         yield Column(spec.position.name, "int", optional=True, serving=False)
     weights_of = {feature.name: column for column, feature in spec.weights.items()}

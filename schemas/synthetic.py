@@ -87,6 +87,8 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
         for name in spec.row_weights:
             # A quarter of the rows counts nothing.
             row[name] = max(0.0, round(4 * draw.random() - 1, 3))
+        for name in spec.mature:
+            row[name] = int(draw.random() > missing)
         if spec.position is not None:
             row[spec.position.name] = None if draw.random() < missing else draw.randrange(2 * spec.position.size)
         yield row

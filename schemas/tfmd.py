@@ -84,6 +84,9 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
 
     for name in spec.row_weights:
         add(name, "float", always=True, serving=False).float_domain.min = 0
+    for name in spec.mature:
+        domain = add(name, "int", always=True, serving=False).int_domain
+        domain.min, domain.max = 0, 1
     if spec.position is not None:
         add(spec.position.name, "int", serving=False)
 

@@ -132,7 +132,10 @@ def toy_spec() -> s.FeatureSpec:
         item=s.Key("clip", dtype="str"),
         time=s.EventTime("at"),
         scenario=s.Scenario("page", values=("home", "search", "cart"), dim=3),
-        labels=(s.Label("click"), s.Label("buy", weight=0.5, given="click", row_weight="worth")),
+        labels=(
+            s.Label("click"),
+            s.Label("buy", weight=0.5, given="click", row_weight="worth", matures_after="2d"),
+        ),
         features=(
             s.Categorical("person", group="user", vocab=s.Vocab(min_count=2, oov=3), dim=4),
             s.Categorical("country", group="user", dtype="str", vocab=s.Hash(size=7, functions=2), dim=2),

@@ -174,7 +174,7 @@ class _Collected:
         fields = {name: field for history in spec.histories for name, field in spec.history_fields(history)}
         field = fields.get(column.name)
         self.column, self.length = column, column.length or 1
-        self.has_one = column.name in (spec.time.name, *spec.tasks, *spec.row_weights)
+        self.has_one = column.name in (spec.time.name, *spec.tasks, *spec.row_weights, *spec.mature)
         self.is_gap = False
         self.coder: _Coder | None = None
         self.fill: float = 0

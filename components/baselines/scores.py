@@ -31,7 +31,7 @@ def fit_additive(spec: FeatureSpec, patterns: Mapping[str, str], splits: Sequenc
         target: Parquet file to write; replaced if it exists.
     """
     keys = [spec.scenario.name, spec.user.name, spec.item.name]
-    wanted = [*keys, spec.time.name, *spec.tasks, *spec.row_weights]
+    wanted = [*keys, spec.time.name, *spec.tasks, *spec.row_weights, *spec.mature]
     parts = [read_columns(spec, patterns[split], wanted) for split in splits if split in patterns]
     training = {name: pd.concat([pd.Series(part[name]) for part in parts]).to_numpy() for name in wanted}
     evaluated = read_columns(spec, patterns["eval"], list(dict.fromkeys([*wanted, *spec.key_columns])))

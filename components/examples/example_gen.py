@@ -182,7 +182,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             if dataset.source.popularity:
                 popularity = FileSystems.join(artifact.uri, POPULARITY)
                 stages.write_parquet(popularity, self._count(dataset, shards, num_shards, scratch))
-            write = stages.WriteShard(dataset.model_dump_json(), shards, num_shards, scratch, folders, popularity)
+            newest = max((read.get("newest", 0) for read in reads), default=0)
+            dumped = dataset.model_dump_json()
+            write = stages.WriteShard(dumped, shards, num_shards, scratch, folders, popularity, newest)
             self._each_shard("WriteShard", write, num_shards)
             writes = _summaries(scratch, "write-*.json")
             late = [{"table": LOG, "rows": 0, **write} for write in writes]

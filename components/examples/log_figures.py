@@ -71,6 +71,7 @@ def shard_figures(
     places = {name: SPLITS.index(name) for name in dataset.split_names}
     rows = np.bincount(split[split >= 0], minlength=len(SPLITS))
     labels = {label.name: log[label.name].numbers(np.float64) for label in spec.labels}
+    counted = labels | {name: log[name].numbers() for name in spec.mature}
     # A number is told by whether it is above its median.
     high = {
         label.name: labels[label.name] > (0 if label.is_flag else np.median(labels[label.name]) if len(time) else 0)
@@ -88,7 +89,7 @@ def shard_figures(
                 log,
                 labels[label.name],
                 # Rows that do not count are in no split.
-                split if label.given is None else np.where(labels[label.given] > 0, split, -1),
+                split if not label.counts_where else np.where(label.counted(counted), split, -1),
                 places,
             )
             for label in spec.labels

@@ -63,6 +63,7 @@ class RawTable:
         hidden, empty: files that were left out, as in `Found`.
         numbered: key column that no file has, which numbers the rows, or None.
         explode: how a row becomes several, or None.
+        time: column with the time of a row, or None.
     """
 
     name: str
@@ -75,6 +76,7 @@ class RawTable:
     empty: int = 0
     numbered: str | None = None
     explode: Explode | None = None
+    time: str | None = None
 
     @property
     def fields(self) -> list[tuple[str, pa.DataType]]:
@@ -133,6 +135,7 @@ def find_tables(dataset: Dataset, data_dir: str) -> dict[str, RawTable]:
             bytes=sum(file.uncompressed_size() for file in table.files),
             numbered=dataset.spec.user.name if name == LOG and dataset.spec.user.per_row else None,
             explode=source.explode if name == LOG else None,
+            time=next((column.name for column in needed[name] if column.kind == "time"), None),
         )
     return result
 

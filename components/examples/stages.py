@@ -26,7 +26,7 @@ from mixrank.components.examples.raw_tables import LOG, RawTable, checked_rows, 
 from mixrank.components.examples.splits import stable_hash
 from mixrank.components.examples.user_shard import Shard, build
 from mixrank.schemas import SPLITS, Dataset, stores
-from mixrank.schemas.arrow import open_parquet, pa, pq
+from mixrank.schemas.arrow import open_parquet, pa, pc, pq
 from mixrank.schemas.raw import Piece, dead_letter
 
 SHUFFLE_SEED = 2022
@@ -64,6 +64,8 @@ class ReadPiece(beam.DoFn):
         try:
             for count, batch in enumerate(read_batches(table, number, piece)):
                 columns, bad = checked_rows(table, number, batch)
+                if table.time is not None and len(times := columns[table.time]):
+                    summary["newest"] = max(summary.get("newest", 0), pc.max(times).as_py() or 0)
                 path = FileSystems.join(self._scratch, f"{stem}-{count:06d}.arrow")
                 _write_batches(path, columns, table.key, self._num_shards)
                 summary["rows"] += len(batch.rows) + len(batch.bad)
@@ -160,6 +162,7 @@ class WriteShard(beam.DoFn):
         scratch: folder for temporary files.
         folders: split name -> folder of its files.
         popularity: file with the counts of all shards, or None without a `Popularity`.
+        newest: latest time of all tables, in milliseconds.
     """
 
     def __init__(
@@ -170,8 +173,9 @@ class WriteShard(beam.DoFn):
         scratch: str,
         folders: dict[str, str],
         popularity: str | None,
+        newest: int,
     ):
-        self._dataset, self._shards, self._popularity = dataset, shards, popularity
+        self._dataset, self._shards, self._popularity, self._newest = dataset, shards, popularity, newest
         self._num_shards, self._scratch, self._folders = num_shards, scratch, folders
 
     def setup(self) -> None:
@@ -183,7 +187,7 @@ class WriteShard(beam.DoFn):
         summary: dict[str, Any] = {"bad": []}
         try:
             dataset = Dataset.model_validate_json(self._dataset)
-            shard = build(dataset, self._shards.load(number), self._counts)
+            shard = build(dataset, self._shards.load(number), self._counts, self._newest)
             files = self._shards.tables[LOG].files
             summary["bad"] = [dead_letter(files[file].path, row, *rest) for file, row, *rest in shard.bad]
             summary["figures"] = shard.figures.model_dump()

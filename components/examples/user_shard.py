@@ -62,7 +62,10 @@ def build_whole(dataset: Dataset, tables: dict[str, Columns]) -> Shard:
 
 
 def build(
-    dataset: Dataset, tables: dict[str, Columns], popularity: Mapping[str, DailyCounts] = MappingProxyType({})
+    dataset: Dataset,
+    tables: dict[str, Columns],
+    popularity: Mapping[str, DailyCounts] = MappingProxyType({}),
+    newest: int | None = None,
 ) -> Shard:
     """Builds the rows of one user shard.
 
@@ -72,6 +75,7 @@ def build(
             The log also has `FILE` and `ROW`, in the order of the files.
         popularity: column -> counts of all shards, for every column in `source.popularity`; of values that hold the
             user, no more than the total.
+        newest: latest time of all tables with times, in milliseconds; None takes that of the shard's log.
 
     Returns:
         The shard.
@@ -95,7 +99,11 @@ def build(
     order = np.lexsort((time, user))
     log, user, time = take_all(log, order), user[order], time[order]
     keys = [log[spec.user.name].values[code] for code in users]
+    last = int(time.max(initial=0)) if newest is None else newest
 
+    for label in spec.labels:
+        if label.mature is not None:
+            log[label.mature] = Coded((time <= last - label.matures_after_ms).astype(np.int64), [0, 1])
     columns, split = _row_columns(dataset, log), splits.assign(source.split, user, keys, time)
     left_out = _left_out(dataset, log, split)
     split = np.where(left_out, splits.NONE, split)
@@ -155,6 +163,7 @@ def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:
     result.append(ValueColumn(spec.scenario.name, spec.scenario.dtype, log[spec.scenario.name]))
     result += [ValueColumn(label.name, label_kind(label.kind).column, log[label.name]) for label in spec.labels]
     result += [ValueColumn(name, "float", log[name]) for name in spec.row_weights]
+    result += [ValueColumn(name, "int", log[name]) for name in spec.mature]
     if spec.position is not None:
         result.append(ValueColumn(spec.position.name, "int", log[spec.position.name]))
     result += [ValueColumn(f.name, f.kind, log[f.name], f.max_values) for f in spec.inputs]

@@ -84,7 +84,7 @@ def eval_config(spec: FeatureSpec, thresholds: Thresholds, source: str = "") -> 
         config = {
             "group_key": spec.user.name,
             "names": names,
-            "given": label.given,
+            "where": label.counts_where,
             "weight": spec.weight_of(label),
             "request_key": None if spec.request is None else spec.request.name,
             "source": source,

@@ -33,6 +33,7 @@ def extractors(eval_shared_model: Any, eval_config: tfma.EvalConfig, tensor_adap
     measured = [json.loads(metric.config) for spec in eval_config.metrics_specs for metric in spec.metrics]
     read = ("group_key", "request_key", "weight")
     groups = {metric[key] for metric in measured for key in read if metric[key] is not None}
+    groups |= {name for metric in measured for name in metric["where"]}
     labels = {label for model in eval_config.model_specs for label in model.label_keys.values()}
     columns = {constants.ARROW_INPUT_COLUMN, *slicing, *groups, *labels}
     default = tfma.default_extractors(

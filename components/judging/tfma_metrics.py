@@ -27,7 +27,7 @@ class Ranking(tfma.metrics.Metric):
     Args:
         group_key: str. Feature with the group of each row, usually the user; integer or text.
         names: metrics to compute.
-        given: feature that is above 0 in the rows that count; None counts all.
+        where: features that are above 0 in the rows that count.
         weight: feature with the weight of each row; None counts every row once.
         source: str. Fingerprint of the code, so that a cached evaluation notices an edit.
         request_key: feature with the ranking request of each row; None for a log without. It takes 8 bytes more.
@@ -40,7 +40,7 @@ class Ranking(tfma.metrics.Metric):
         self,
         group_key: str,
         names: Sequence[str],
-        given: str | None = None,
+        where: Sequence[str] = (),
         weight: str | None = None,
         request_key: str | None = None,
         source: str = "",
@@ -49,7 +49,7 @@ class Ranking(tfma.metrics.Metric):
             metric_util.merge_per_key_computations(_computations),
             group_key=group_key,
             names=list(names),
-            given=given,
+            where=list(where),
             weight=weight,
             source=source,
             request_key=request_key,
@@ -59,7 +59,7 @@ class Ranking(tfma.metrics.Metric):
 def _computations(
     group_key: str,
     names: Sequence[str],
-    given: str | None = None,
+    where: Sequence[str] = (),
     weight: str | None = None,
     source: str = "",
     request_key: str | None = None,
@@ -73,9 +73,9 @@ def _computations(
         tfma.metrics.MetricKey(name=name, model_name=model_name, output_name=output_name, example_weighted=None)
         for name in names
     ]
-    read = [name for name in (group_key, given, weight, request_key) if name is not None]
+    read = [name for name in (group_key, *where, weight, request_key) if name is not None]
     preprocessor = tfma.metrics.FeaturePreprocessor(feature_keys=read)
-    collect = _Collect(keys, group_key, given, weight, request_key, eval_config)
+    collect = _Collect(keys, group_key, where, weight, request_key, eval_config)
     return [tfma.metrics.MetricComputation(keys, [preprocessor], collect)]
 
 
@@ -95,14 +95,14 @@ class _Collect(beam.CombineFn):
         self,
         keys: list[tfma.metrics.MetricKey],
         group_key: str,
-        given: str | None,
+        where: Sequence[str],
         weight: str | None,
         request_key: str | None,
         eval_config: tfma.EvalConfig | None,
     ) -> None:
         self._keys = keys
         self._group_key = group_key
-        self._given = given
+        self._where = where
         self._weight = weight
         self._request_key = request_key
         self._eval_config = eval_config
@@ -126,7 +126,9 @@ class _Collect(beam.CombineFn):
                 f"an example needs one `{self._group_key}`, one label and one score, "
                 f"received {groups.size}, {labels.size} and {scores.size} for {self._keys[0].output_name!r}"
             )
-        rows = slice(None) if self._given is None else np.ravel(features[self._given]) > 0
+        rows = np.ones(groups.size, bool)
+        for name in self._where:
+            rows &= np.ravel(features[name]) > 0
         accumulator.groups.frombytes(_integers(groups[rows]).tobytes())
         accumulator.scores.frombytes(np.ravel(scores)[rows].astype(np.float64).tobytes())
         accumulator.labels.frombytes(np.ravel(labels)[rows].astype(np.float32).tobytes())

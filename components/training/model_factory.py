@@ -208,7 +208,7 @@ def task_loss(label: Label, settings: TrainSettings) -> keras.losses.Loss:
     if label.keep_negatives < 1:
         loss = losses.of_kept(loss, label.keep_negatives)
     # A loss of groups leaves unknown labels out itself.
-    return loss if label.given is None or label.name in settings.groups else losses.of_known(loss)
+    return loss if not label.counts_where or label.name in settings.groups else losses.of_known(loss)
 
 
 def _seen_by_losses(labels: Sequence[Label], settings: TrainSettings) -> Callable[[Any, Any], tuple[Any, Any]] | None:

@@ -67,7 +67,7 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows, unknown: Unkno
         for label in spec.labels:
             score = TASK_KINDS[label.kind].link(logits[label.name]).numpy().reshape(-1)
             truth = batch[label.name].numpy()
-            if label.is_flag and label.given is None:
+            if label.is_flag and not label.counts_where:
                 truth = truth.astype(np.int64)
             parts.setdefault(f"label_{label.name}", []).append(truth if label.scale == 1 else truth * label.scale)
             parts.setdefault(f"score_{label.name}", []).append(score if label.scale == 1 else score * label.scale)

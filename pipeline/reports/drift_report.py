@@ -206,7 +206,7 @@ def _label_means(side: Side, labels: Sequence[Label]) -> dict[str, float]:
     }
     means |= {
         task: features[task].num_stats.mean
-        for task in (label.name for label in labels if label.given is None)
+        for task in (label.name for label in labels if not label.counts_where)
         if task in features and features[task].num_stats.common_stats.tot_num_values
     }
     return {task: mean for task, mean in means.items() if not math.isnan(mean)}

@@ -220,7 +220,7 @@ def read_rows(spec: FeatureSpec, pattern: str, most: int, seed: int = 0) -> tupl
     if len(examples) > most:
         kept = np.sort(np.random.default_rng(seed).choice(len(examples), most, replace=False))
     parts: list[tuple[Columns, Columns]] = []
-    known = (spec.user.name, *spec.tasks, *spec.row_weights)
+    known = (spec.user.name, *spec.tasks, *spec.row_weights, *spec.mature)
     # Decoded rows are Python objects, ten times as large as arrays.
     for at in range(0, len(kept), DECODED):
         rows = [decode(spec, examples[place]) for place in kept[at : at + DECODED]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -152,6 +153,9 @@ class Label(Named):
             click: all others count neither in the loss nor in metrics, baselines and plots, and may lack this label.
         row_weight: column of the log with a weight >= 0 of each row for this task, in place of the spec's
             `row_weight`; None takes that one.
+        matures_after: how long after an impression the label is known for sure, such as "1d", "12h", "30m" or "90s".
+            A younger row, by the newest time of the log, is no negative yet: it counts for the task nowhere, whatever
+            its label is so far.
         keep_negatives: float above 0, at most 1. Share of the training rows without this label that is kept, drawn by
             a hash of the row's keys; histories and counts know all rows. Predictions stay those of the whole log: the
             loss of this task sees the logit less log(keep_negatives), which is the logit among the rows that were kept
@@ -165,6 +169,7 @@ class Label(Named):
     scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     given: str | None = None
     row_weight: str | None = None
+    matures_after: str | None = None
     keep_negatives: float = Field(default=1.0, gt=0, le=1)
 
     @field_validator("kind")
@@ -183,9 +188,35 @@ class Label(Named):
             )
         return self
 
+    @field_validator("matures_after")
+    @classmethod
+    def _check_age(cls, age: str | None) -> str | None:
+        if age is not None and not re.fullmatch(r"[1-9]\d*[smhd]", age):
+            raise ValueError(f"`matures_after` must be such as '1d', '12h', '30m' or '90s', received {shown(age)}")
+        return age
+
+    @property
+    def matures_after_ms(self) -> int:
+        """`matures_after` in milliseconds, 0 if the label is known at once."""
+        units = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+        return 0 if self.matures_after is None else int(self.matures_after[:-1]) * units[self.matures_after[-1]]
+
+    @property
+    def counts_where(self) -> tuple[str, ...]:
+        """Columns that are above 0 in the rows that count for the task; none if all count."""
+        return (*([self.given] if self.given else ()), *([self.mature] if self.mature else ()))
+
+    @property
+    def mature(self) -> str | None:
+        """Column of the written rows that says whether the label is known for sure, or None if it always is."""
+        return None if self.matures_after is None else f"{self.name}_is_mature"
+
     def counted(self, columns: Mapping[str, Any]) -> Any:
         """Index of the rows that count for the task, for arrays beside those of `columns`: all, or a mask."""
-        return slice(None) if self.given is None else columns[self.given] > 0
+        found: Any = slice(None)
+        for number, name in enumerate(self.counts_where):
+            found = found & (columns[name] > 0) if number else columns[name] > 0
+        return found
 
     @property
     def is_flag(self) -> bool:

@@ -70,6 +70,7 @@ class FeatureSpec(Declaration):
             + ([(self.request.name, "request")] if self.request else [])
             + [(label.name, "label") for label in self.labels]
             + [(column, "row weight") for column in self.row_weights]
+            + [(column, "whether a label is mature") for column in self.mature]
             + ([(self.position.name, "position")] if self.position is not None else [])
             + outputs
         ):
@@ -343,6 +344,11 @@ class FeatureSpec(Declaration):
         stands_for = (columns[self.sampled.name] > 0) * (1 - 1 / self.sampled.keep_negatives)
         stands_for = stands_for + 1 / self.sampled.keep_negatives
         return stands_for if found is None else found * stands_for
+
+    @property
+    def mature(self) -> tuple[str, ...]:
+        """Columns of the written rows that say whether labels are known for sure."""
+        return tuple(label.mature for label in self.labels if label.mature is not None)
 
     @property
     def row_weights(self) -> tuple[str, ...]:

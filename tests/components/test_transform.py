@@ -280,7 +280,7 @@ def test_a_vector_that_is_not_all_there_is_missing_and_a_long_one_does_not_overf
 
 def test_labels_keep_their_zeros_and_are_unknown_without_what_they_are_given(transformed):
     assert [new["click"] for _, new in transformed] == [old["click"] for old, _ in transformed]
-    expected = [old["buy"] if old["click"] else np.nan for old, _ in transformed]
+    expected = [old["buy"] if old["click"] and old["buy_is_mature"] else np.nan for old, _ in transformed]
     np.testing.assert_array_equal([new["buy"] for _, new in transformed], expected)
     assert len(set(expected)) > 2 and 0 < sum(old["click"] for old, _ in transformed) < len(transformed)
 

@@ -61,7 +61,7 @@ def test_encodings_are_told_apart(toy_spec):
     assert one(toy_spec, "rate")["encoding"] == said
     assert one(toy_spec, "action")["encoding"] == "click + buy"
     assert one(toy_spec, "page")["encoding"] == "3 values"
-    assert one(toy_spec, "buy")["encoding"] == "weight 0.5, given click"
+    assert one(toy_spec, "buy")["encoding"] == "weight 0.5, given click, known after 2d"
     assert one(toy_spec, "worth")["encoding"] == "of buy"
     assert one(toy_spec, "rank")["encoding"] == "4 places of each scenario, in training alone"
     assert one(toy_spec, "had")["encoding"] == "clip in global, realtime: count, recency, click"

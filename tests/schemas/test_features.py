@@ -162,6 +162,10 @@ def test_a_wrong_declaration_is_refused(declare, message):
         ),
         (lambda: spec(CLIP, s.TimeGap("gap")), "`gap` is a history-only field but no history lists it"),
         (
+            lambda: s.Label("click", matures_after="1 day"),
+            "`matures_after` must be such as '1d', '12h', '30m' or '90s', received '1 day'",
+        ),
+        (
             lambda: s.Label("seen", kind="count", keep_negatives=0.5),
             "label `seen`: `keep_negatives` is for a binary label that is given no other, received kind='count'",
         ),

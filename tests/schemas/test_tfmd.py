@@ -43,7 +43,7 @@ def test_an_action_is_a_bit_mask_of_its_flags(columns):
 
 def test_a_request_carries_no_label_and_no_time(columns, toy_spec):
     absent = {name for name, column in columns.items() if SERVING in column.not_in_environment}
-    assert absent == {"at", "click", "buy", "worth", "rank"}
+    assert absent == {"at", "click", "buy", "worth", "buy_is_mature", "rank"}
     assert list(schema(toy_spec).default_environment) == [TRAINING, SERVING]
 
 
@@ -84,6 +84,7 @@ def test_types_are_those_of_the_raw_columns(columns):
         "seconds": "FLOAT", "tag_weight": "FLOAT", "look": "FLOAT", "taste": "FLOAT", "global_clip": "BYTES",
         "global_tag": "BYTES", "global_action": "INT", "global_gap": "INT", "realtime_clip": "BYTES",
         "realtime_tag": "BYTES", "realtime_action": "INT", "realtime_gap": "INT", "worth": "FLOAT",
+        "buy_is_mature": "INT",
         "rank": "INT",
     }  # fmt: skip
 
@@ -109,7 +110,7 @@ def test_every_column_parses_ragged(toy_spec, columns):
     assert schema(toy_spec).represent_variable_length_as_ragged
     training, serving = parsing_spec(toy_spec, labels=True), parsing_spec(toy_spec, labels=False)
     assert set(training) == set(columns)
-    assert set(training) - set(serving) == {"at", "click", "buy", "worth", "rank"}
+    assert set(training) - set(serving) == {"at", "click", "buy", "worth", "buy_is_mature", "rank"}
     assert all(isinstance(feature, tf.io.RaggedFeature) for feature in training.values())
     assert {training[name].dtype for name in ("price", "tag", "click")} == {tf.float32, tf.string, tf.int64}
 

@@ -37,7 +37,7 @@ def test_every_value_of_every_row_is_read(toy_spec, tmp_path, monkeypatch):
             elif isinstance(field, TimeGap) or column.kind == "float":
                 numbers = [np.nan if value is None else np.float32(value) for value in listed]
                 np.testing.assert_array_equal(found, numbers + [np.nan] * (len(found) - len(numbers)))
-            elif column.name in (toy_spec.time.name, *toy_spec.tasks):
+            elif column.name in (toy_spec.time.name, *toy_spec.tasks, *toy_spec.mature):
                 assert found.tolist() == listed
             elif column.name in toy_spec.row_weights:
                 assert found.tolist() == [np.float32(value) for value in listed]
@@ -58,7 +58,7 @@ def test_every_value_of_every_row_is_read(toy_spec, tmp_path, monkeypatch):
 
 
 def test_unknown_times_missing_attributes_and_long_histories(tmp_path, toy_spec):
-    one = {"person": 1, "clip": "a", "at": 5, "page": "home", "click": 1, "buy": 0, "worth": 1.5}
+    one = {"person": 1, "clip": "a", "at": 5, "page": "home", "click": 1, "buy": 0, "worth": 1.5, "buy_is_mature": 1}
     history = {"clip": ["b", "", "a"], "tag": ["x", "", "", "y", "x", ""] + [""] * 3, "action": [1, 0, 3]}
     rows = [one | {f"realtime_{name}": value for name, value in history.items()}]
     rows[0]["realtime_gap"] = [4, UNKNOWN_GAP, 9]

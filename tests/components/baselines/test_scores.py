@@ -98,8 +98,8 @@ def test_the_additive_baseline_is_fitted_on_the_splits_of_the_training(run, toy_
     later = pd.DataFrame(rows["eval"]["a"] + rows["eval"]["b"])
     keys = ["page", "person", "clip"]
     training = pd.DataFrame([row for split in ("train", "valid") for part in rows[split].values() for row in part])
-    # Of the rows with a click, as the spec says.
-    clicked = training[training["click"] > 0]
+    # Of the rows with a click whose purchases are known, as the spec says.
+    clicked = training[(training["click"] > 0) & (training["buy_is_mature"] > 0)]
     model = AdditiveLogOdds().fit({key: clicked[key] for key in keys}, clicked["buy"], clicked["worth"])
     # Weights are stored in 32 bits.
     np.testing.assert_allclose(found["score_buy"], model.predict({key: later[key] for key in keys}), rtol=1e-6)
@@ -110,7 +110,7 @@ def test_baselines_of_sampled_negatives_predict_rates_of_the_whole_log(toy_spec,
     """Of 10,000 rows of one page, user and item, 2,000 with the label; every fourth negative is kept."""
     labels = (Label("click", keep_negatives=0.25), Label("buy"))
     spec = toy_spec.model_copy(update={"labels": labels})
-    row = {name: value for name, value in rows["train"]["a"][0].items() if name != "worth"}
+    row = {name: value for name, value in rows["train"]["a"][0].items() if name not in ("worth", "buy_is_mature")}
     rng = np.random.default_rng(3)
     whole = [row | {"click": int(n < 2000), "buy": int(n % 10 == 0)} for n in range(10_000)]
     kept = [each for each in whole if each["click"] or rng.random() < 0.25]

@@ -332,6 +332,21 @@ def test_a_row_weight_is_read_and_must_be_a_number_of_0_or_more(tmp_path):
     assert sorted(row["worth"] for row in rows) == [n / 4 for n in range(len(LOG)) if n not in wrong]
 
 
+def test_a_young_row_is_no_negative_yet(tmp_path):
+    # Times are seconds from 1000 to 1503; the last 250 seconds are too young.
+    spec = SPEC.model_copy(update={"labels": (Label("click", matures_after="250s"),)})
+    write_all(tmp_path)
+    artifact = execute(Dataset(spec=spec, source=dataset().source), tmp_path, tmp_path / "out")
+    rows = [row for split in rows_of(artifact, spec).values() for row in split]
+    newest = max(row["when"] for row in LOG) * 1000
+    mature = [row for row in rows if row["click_is_mature"]]
+    assert all((row["when"] <= newest - 250_000) == bool(row["click_is_mature"]) for row in rows)
+    assert 0 < len(mature) < len(rows) == len(LOG)
+    figures = [each for split in report_of(artifact)["labels"]["click"].values() for each in split.values()]
+    assert sum(each["rows"] for each in figures) == len(mature)
+    assert sum(each["positives"] for each in figures) == sum(row["click"] for row in mature)
+
+
 def test_a_share_of_the_negatives_is_kept_for_training(tmp_path):
     write_all(tmp_path)
     whole = execute(dataset(), tmp_path, tmp_path / "whole")
@@ -415,9 +430,9 @@ def test_one_user_shard_is_held_at_a_time(tmp_path, monkeypatch):
     seen = []
     build = module.stages.build
 
-    def watched(data, tables, popularity):
+    def watched(data, tables, *others):
         seen.append((set(tables["log"]["user"].tolist()), set(tables["user_0"]["user"].tolist())))
-        return build(data, tables, popularity)
+        return build(data, tables, *others)
 
     monkeypatch.setattr(module.stages, "build", watched)
     execute(dataset(), tmp_path, tmp_path / "out", num_shards=4)

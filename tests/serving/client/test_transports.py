@@ -54,8 +54,13 @@ def valid_rows(draw, spec):
             length = column.length // column.width
             count = events.setdefault(column.history, draw(st.integers(0, length)))
             row[column.name] = draw(st.lists(value, min_size=count * column.width, max_size=count * column.width))
+        elif column.weighs is not None:
+            size = draw(st.sampled_from([0, len(row[column.weighs])]))
+            row[column.name] = [abs(weight) for weight in draw(st.lists(value, min_size=size, max_size=size))]
         elif column.length is not None:
-            row[column.name] = draw(st.lists(value, max_size=column.length))
+            least = draw(st.sampled_from([0, column.length])) if column.exact else 0
+            most = least if column.exact else column.length
+            row[column.name] = draw(st.lists(value, min_size=least, max_size=most))
         elif column.required or draw(st.booleans()):
             row[column.name] = draw(value)
     return row
