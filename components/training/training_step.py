@@ -106,7 +106,13 @@ class TrainingStep(keras.Model):
         return [*(layer.embeddings for layer in self.tables), *biases]
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        return self.model(inputs, training=training)
+        return self.model(self._of_model(inputs), training=training)
+
+    def _of_model(self, inputs: Any) -> Any:
+        """The inputs without the place of the impression, which no model reads."""
+        if self.position is None:
+            return inputs
+        return {name: column for name, column in inputs.items() if name != self.position.position.name}
 
     def train_step(self, data: tuple[Any, ...]) -> dict[str, tf.Tensor]:
         step = tf.identity(self.optimizer.iterations)
@@ -122,7 +128,7 @@ class TrainingStep(keras.Model):
             if self.position is not None:
                 # Last of the tables, and no input of the model.
                 places.append(self.position.index(inputs))
-                inputs = {name: column for name, column in inputs.items() if name != self.position.position.name}
+                inputs = self._of_model(inputs)
                 bias = self.position.read(places[-1])
             with self._on_device():
                 if self.parts == 1 and self._inside:
