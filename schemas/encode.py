@@ -144,7 +144,7 @@ def _check_names(spec: FeatureSpec, known: Sequence[Column], row: Mapping[str, A
 
 def _check_values(spec: FeatureSpec, known: Iterable[Column], row: Mapping[str, Any], labels: bool) -> None:
     events: dict[str, tuple[str, int]] = {}
-    counts: dict[str, int] = {}
+    lists: dict[str, list[Any]] = {}
     labels_of = {label.name: label for label in spec.labels}
     for column in known:
         values = _values(column, row.get(column.name))
@@ -157,24 +157,26 @@ def _check_values(spec: FeatureSpec, known: Iterable[Column], row: Mapping[str, 
                     f"history `{column.history}` has {count} events in `{first}` "
                     f"but {len(values) // column.width} in `{column.name}`"
                 )
-        counts[column.name] = len(values)
+        lists[column.name] = values
         # In the order of the columns, the values come first.
         if column.weighs is not None and values:
-            _check_weights(column.name, values, column.weighs, counts[column.weighs])
+            _check_weights(column.name, values, column.weighs, lists[column.weighs])
         if values and (label := labels_of.get(column.name)):
             label_kind(label.kind).check(f"label `{column.name}`", values)
         if values and column.name in spec.row_weights and not values[0] >= 0:
             raise ValueError(f"row weight `{column.name}` must be >= 0, received {shown(values[0])}")
 
 
-def _check_weights(name: str, weights: Sequence[float], weighs: str, count: int) -> None:
+def _check_weights(name: str, weights: Sequence[float], weighs: str, values: Sequence[Any]) -> None:
     """Refuses weights that are negative, or not as many as the values that they weigh.
 
     Raises:
         ValueError: naming both columns.
     """
-    if len(weights) != count:
-        raise ValueError(f"column `{name}` has {len(weights)} weights for {count} values of `{weighs}`")
+    present = [place for place, value in enumerate(values, start=1) if value not in PADDING.values()]
+    # What pads the values has no weight.
+    if not max(present, default=0) <= len(weights) <= len(values):
+        raise ValueError(f"column `{name}` has {len(weights)} weights for {len(values)} values of `{weighs}`")
     if min(weights) < 0:
         raise ValueError(f"column `{name}` takes weights of at least 0, received {min(weights)}")
 
@@ -191,6 +193,12 @@ def _values(column: Column, value: Any) -> list[Any]:
         if value is not None and not isinstance(value, list | tuple):
             raise ValueError(f"column `{column.name}` takes a list, received {shown(value)}")
         values = list(value or ())
+        if column.kind == "float":
+            # Padding as in a request; in lists of the other kinds it is a value that Transform passes over.
+            kept = [
+                place for place, each in enumerate(values, start=1) if not (isinstance(each, Real) and each != each)
+            ]
+            values = values if column.exact and kept else values[: max(kept, default=0)]
         if len(values) > column.length:
             raise ValueError(f"column `{column.name}` takes at most {column.length} values, received {len(values)}")
         if column.exact and len(values) not in (0, column.length):

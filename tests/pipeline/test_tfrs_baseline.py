@@ -28,9 +28,12 @@ from mixrank.schemas.features import FeatureSpec
 
 spec, settings, patterns, graph, models, refused = map(json.loads, sys.argv[1:])
 spec = FeatureSpec.model_validate(spec)
+# Fewer features, which so few rows teach something about.
+few = ("person", "country", "clip", "tag", "price", "age", "action", "gap", "global", "realtime", "had")
+small = spec.model_copy(update={"features": tuple(each for each in spec.features if each.name in few)})
 for name, folder in models.items():
     train(
-        spec=spec,
+        spec=small,
         name=name,
         settings=TrainSettings.model_validate(settings),
         patterns=patterns,
@@ -61,7 +64,7 @@ SETTINGS = TrainSettings(
     batch_size=50,
     epochs=2,
     optimizer=Optimizer(learning_rate=0.001, schedule="cosine"),
-    embedding_optimizer=TableOptimizer(name="lazy_adam", learning_rate=0.003),
+    embedding_optimizer=TableOptimizer(name="lazy_adam", learning_rate=0.01),
     shuffle_rows=300,
 )
 
@@ -132,8 +135,8 @@ def test_it_leaves_the_files_of_a_run(folders, toy_spec, name):
     assert card["name"] == f"tfrs-{name}"
     parts = {part["name"]: part for part in card["parts"]}
     assert card["parameters"] == sum(part["parameters"] for part in card["parts"])
-    # By hand: scenario, 9 looked-up features, 2 histories of 4 fields and the numbers, each a vector of 16; two tasks.
-    vectors = 1 + 9 + 2 * 4 + 1
+    # By hand: scenario, 5 looked-up features, 2 histories of 4 fields and the numbers, each a vector of 16; two tasks.
+    vectors = 1 + 5 + 2 * 4 + 1
     if name == "dlrm":
         interaction, width, products = 0, vectors * (vectors - 1) // 2, vectors**2 * 16
     else:
@@ -143,10 +146,8 @@ def test_it_leaves_the_files_of_a_run(folders, toy_spec, name):
     assert parts["interaction"] == {"name": "interaction", "parameters": 2 * interaction, "flops": 2 * 2 * products}
     top = width * 512 + 512 + 512 * 256 + 256 + 256 + 1
     assert parts["top tower"]["parameters"] == 2 * top
-    # The price, the three numbers of the match, and those of vectors, intervals and formulas.
-    numbers = sum(feature.width for feature in toy_spec.model_features if feature.is_number)
-    assert numbers == 15
-    assert parts["bottom tower"]["parameters"] == 2 * (numbers * 256 + 256 + 256 * 64 + 64 + 64 * 16 + 16)
+    # The price, and the three numbers of the match.
+    assert parts["bottom tower"]["parameters"] == 2 * (4 * 256 + 256 + 256 * 64 + 64 + 64 * 16 + 16)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -228,3 +229,10 @@ def test_a_request_that_does_not_fit_is_refused_by_name(request_change, candidat
 def test_a_request_needs_candidates():
     with pytest.raises(ValueError, match="a request needs at least one candidate, received none"):
         to_request(SPEC, REQUEST, [])
+
+
+def test_an_instance_is_a_row_again(toy_spec):
+    for row in toy_rows(toy_spec, 40, seed=5):
+        once = to_instance(toy_spec, row)
+        again = to_instance(toy_spec, once)
+        np.testing.assert_equal(again, once)
