@@ -179,9 +179,10 @@ class WriteShard(beam.DoFn):
         self._num_shards, self._scratch, self._folders = num_shards, scratch, folders
 
     def setup(self) -> None:
-        rules = Dataset.model_validate_json(self._dataset).source.popularity
+        dataset = Dataset.model_validate_json(self._dataset)
+        rules = dataset.source.popularity
         self._counts = daily_counts(rules, read_parquet(self._popularity)) if self._popularity else {}
-        self._user = Dataset.model_validate_json(self._dataset).spec.user.name
+        self._user = dataset.spec.user.name
 
     def process(self, number: int) -> Iterator[None]:
         summary: dict[str, Any] = {"bad": []}

@@ -121,7 +121,7 @@ def validation_metrics(
         values = measure(rows, directed(label.kind, requests=spec.request is not None))
         found |= {f"{label.name}.{metric}": value for metric, value in values.items()}
         # As in training: in the unit of the loss, and 0 for a row that does not count.
-        learned_of = Rows.of(seen, label.name, spec)
+        learned_of = Rows.of(seen, label.name, spec) if label.name in entire_space else rows
         learned = Rows(
             learned_of.labels / label.scale,
             learned_of.scores / label.scale,
