@@ -4,6 +4,7 @@ from .dictionary_column import Coded as Coded
 from .example_gen import Executor as Executor
 from .example_gen import build_example_gen as build_example_gen
 from .log_scoring import write_examples as write_examples
+from .log_scoring import write_popularity as write_popularity
 from .raw_tables import LOG as LOG
 from .raw_tables import PRIOR as PRIOR
 from .raw_tables import RawTable as RawTable

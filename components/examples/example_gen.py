@@ -175,16 +175,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         for folder in (scratch, *folders.values()):
             FileSystems.mkdirs(folder)
         try:
-            reads = _whole(tables, self._read(tables, num_shards, scratch))
-            _stop_if_bad(dataset, reads, artifact.uri)
-            shards = stages.ShardTables(tables, _batches(tables, reads))
+            reads, shards = self._sort(dataset, tables, num_shards, scratch, artifact.uri)
             popularity = None
             if dataset.source.popularity:
                 popularity = FileSystems.join(artifact.uri, POPULARITY)
                 stages.write_parquet(popularity, self._count(dataset, shards, num_shards, scratch))
-            newest = max((read.get("newest", 0) for read in reads), default=0)
             dumped = dataset.model_dump_json()
-            write = stages.WriteShard(dumped, shards, num_shards, scratch, folders, popularity, newest)
+            write = stages.WriteShard(dumped, shards, num_shards, scratch, folders, popularity, newest_time(reads))
             self._each_shard("WriteShard", write, num_shards)
             writes = _summaries(scratch, "write-*.json")
             late = [{"table": LOG, "rows": 0, **write} for write in writes]
@@ -199,6 +196,21 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
     def _check(self, figures: Figures, dataset: Dataset) -> None:
         _stop_if_empty(figures, dataset)
+
+    def _sort(
+        self, dataset: Dataset, tables: dict[str, RawTable], num_shards: int, scratch: str, uri: str
+    ) -> tuple[list[dict[str, Any]], stages.ShardTables]:
+        """Sorts the rows of all tables by user shard.
+
+        Returns:
+            Summaries of the pieces that were read, and the shards.
+
+        Raises:
+            ValueError: for a file that cannot be read, or too many bad rows, which are then listed beside `uri`.
+        """
+        reads = _whole(tables, self._read(tables, num_shards, scratch))
+        _stop_if_bad(dataset, reads, uri)
+        return reads, stages.ShardTables(tables, _batches(tables, reads))
 
     def _read(self, tables: dict[str, RawTable], num_shards: int, scratch: str) -> list[dict[str, Any]]:
         pieces = [(name, *piece) for name, table in tables.items() for piece in table.pieces()]
@@ -228,6 +240,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | "SpreadShards" >> beam.Reshuffle()
                 | label >> beam.ParDo(step)
             )
+
+
+def newest_time(reads: list[dict[str, Any]]) -> int:
+    """Latest time in the summaries of all pieces, in milliseconds; 0 without a row."""
+    return max((read.get("newest", 0) for read in reads), default=0)
 
 
 def _batches(tables: dict[str, RawTable], reads: list[dict[str, Any]]) -> dict[str, list[str]]:

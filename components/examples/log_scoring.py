@@ -1,26 +1,34 @@
-"""A raw log -> examples of some days to score, with the joins and histories of training, made by ExampleGen."""
+"""A raw log -> examples of some days to score, or what requests of a day carry of popularity, by ExampleGen's jobs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
+import numpy as np
+import pandas as pd
 from apache_beam.options.pipeline_options import PipelineOptions
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.types import standard_artifacts
 
-from mixrank.components.examples.example_gen import Executor, build_example_gen
-from mixrank.components.examples.raw_tables import declared_tables
+from mixrank.components.examples import stages
+from mixrank.components.examples.calendar import local_days
+from mixrank.components.examples.example_gen import Executor, build_example_gen, newest_time
+from mixrank.components.examples.popularity import popularity_on, rate_before
+from mixrank.components.examples.raw_tables import declared_tables, default_shards, find_tables
 from mixrank.components.gates import REPORT, Figures
-from mixrank.schemas import CalendarDay, Dataset, Sliding, SplitByDay
+from mixrank.schemas import CalendarDay, Dataset, Popularity, Sliding, SplitByDay
+from mixrank.schemas.arrow import pa, pq
 from mixrank.schemas.files import abandoned, locked, remove, write_folder_atomically, write_text_atomically
 from mixrank.schemas.raw import find_files
 
 RUNNER = "--runner=FnApiRunner"
 # ExampleGen fills splits of these names; the days to score go to the first, the second stays empty.
 NOTE = "log.json"
+SUMMARY = "popularity.json"
 SCORED, NEVER = "train", "eval"
 FIRST, LAST = "1970-01-01", "2200-12-31"
 AFTER_ALL = ("9999-12-30", "9999-12-31")
@@ -44,39 +52,83 @@ def write_examples(
     Raises:
         ValueError: as ExampleGen; if the log has no rows on these days; or if `folder` holds something else.
     """
-    wanted = json.loads(json.dumps([dataset.model_dump(mode="json"), days, _files(dataset, data)]))
-    note, target = folder / NOTE, folder / f"Split-{SCORED}"
-    with locked(folder.parent, "mixrank score --dataset"):
+
+    def write(temporary: Path) -> None:
+        artifact = standard_artifacts.Examples()
+        artifact.uri = str(temporary)
+        component = build_example_gen(_of_days(dataset, days), str(data))
+        _Executor(_context(temporary, beam_args)).Do({}, {"examples": [artifact]}, dict(component.exec_properties))
+        if not Figures.model_validate_json((temporary / REPORT).read_bytes()).rows[SCORED]:
+            raise ValueError(f"the log in {data} has no rows from {' to '.join(days or (FIRST, LAST))}")
+
+    _once(folder, "examples", [dataset.model_dump(mode="json"), days, _files(dataset, data)], write)
+    return folder / f"Split-{SCORED}"
+
+
+def write_popularity(
+    dataset: Dataset, data: Path | str, folder: Path, day: str | None = None, beam_args: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """Writes what requests of one day carry for every `Popularity`: a Parquet file for each, named after it.
+
+    A file has the columns that are counted, the feature, and its `positives` and `rows`; a row for each value, or
+    combination, that occurs on a day before. `popularity.json` is what is returned.
+
+    Args:
+        dataset: the declaration.
+        data: folder or address of the raw files.
+        folder: folder to write; if it already holds the same log and day, it is left as it is.
+        day: local day of the requests, in each declaration's time zone; None is the day after the newest event.
+        beam_args: options of the Beam pipelines.
+
+    Returns:
+        Feature -> its `day`, number of `values`, and, with a label, the `rate` of all rows. A value without a row has
+        popularity 0; of several values of a row, positives and rows are added up first.
+
+    Raises:
+        ValueError: as ExampleGen; if nothing is declared; or if `folder` holds something else.
+    """
+    if not dataset.source.popularity:
+        raise ValueError(f"dataset {dataset.spec.name} declares no Popularity, so requests carry none")
+
+    def write(temporary: Path) -> None:
+        found = _Counter(_context(temporary, beam_args)).write(dataset, data, temporary, day)
+        write_text_atomically(temporary / SUMMARY, json.dumps(found, indent=1))
+
+    _once(folder, "popularity", [dataset.model_dump(mode="json"), day, _files(dataset, data)], write)
+    return json.loads((folder / SUMMARY).read_bytes())
+
+
+def _once(folder: Path, what: str, wanted: list[Any], write: Callable[[Path], None]) -> None:
+    """Writes a folder, unless it was written from the same.
+
+    Raises:
+        ValueError: if it holds something else.
+    """
+    wanted, note = json.loads(json.dumps(wanted)), folder / NOTE
+    with locked(folder.parent, "mixrank score --dataset, or mixrank popularity"):
         if note.is_file():
             if json.loads(note.read_text()) != wanted:
                 raise ValueError(
-                    f"{folder} holds examples of another log or other days; give another folder or remove it"
+                    f"{folder} holds {what} of another log or other days; give another folder or remove it"
                 )
-            return target
+            return
         if folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder} holds files that are not the examples of a log; give another folder")
+            raise ValueError(f"{folder} holds files that are not the {what} of a log; give another folder")
         for left in abandoned(folder.parent, folder.name):
             remove(left)
 
-        def write(temporary: Path) -> None:
-            _join(_of_days(dataset, days), data, temporary, beam_args)
-            if not Figures.model_validate_json((temporary / REPORT).read_bytes()).rows[SCORED]:
-                raise ValueError(f"the log in {data} has no rows from {' to '.join(days or (FIRST, LAST))}")
+        def write_all(temporary: Path) -> None:
+            write(temporary)
             write_text_atomically(temporary / NOTE, json.dumps(wanted))
 
-        write_folder_atomically(folder, write)
-    return target
+        write_folder_atomically(folder, write_all)
 
 
-def _join(dataset: Dataset, data: Path | str, folder: Path, beam_args: Sequence[str]) -> None:
-    artifact = standard_artifacts.Examples()
-    artifact.uri = str(folder)
+def _context(folder: Path, beam_args: Sequence[str]) -> Any:
     arguments = [*([] if any(a.startswith("--runner") for a in beam_args) else [RUNNER]), *beam_args]
-    context = BaseBeamExecutor.Context(
+    return BaseBeamExecutor.Context(
         make_beam_pipeline_fn=lambda: beam.Pipeline(options=PipelineOptions(arguments)), tmp_dir=str(folder)
     )
-    component = build_example_gen(dataset, str(data))
-    _Executor(context).Do({}, {"examples": [artifact]}, dict(component.exec_properties))
 
 
 class _Executor(Executor):
@@ -84,6 +136,54 @@ class _Executor(Executor):
 
     def _check(self, figures: Figures, dataset: Dataset) -> None:
         pass
+
+
+class _Counter(Executor):
+    """The part of an ExampleGen that counts."""
+
+    def write(self, dataset: Dataset, data: Path | str, folder: Path, day: str | None) -> dict[str, dict[str, Any]]:
+        """Writes the files of `write_popularity`, and returns their summary."""
+        tables = find_tables(dataset, str(data))
+        num_shards = default_shards(tables)
+        scratch = folder / "_scratch"
+        scratch.mkdir()
+        reads, shards = self._sort(dataset, tables, num_shards, str(scratch), str(folder))
+        counts = stages.SharedCounts(dataset, self._count(dataset, shards, num_shards, str(scratch)))
+        found: dict[str, dict[str, Any]] = {}
+        for name, rule in dataset.source.popularity.items():
+            newest = np.array([newest_time(reads)])
+            last = local_days(newest, rule.timezone, rule.starts_at)[0]
+            asked = np.datetime64(day, "D") if day is not None else last + 1
+            number = np.array([asked.astype(np.int64)])
+            # Values with the user are in the counts of their shards, all others in those of all.
+            places = range(num_shards) if name in counts.own_rules else range(1)
+            frames = (
+                popularity_on(rule, counts.of_shard(str(scratch), place)[name], int(number[0])) for place in places
+            )
+            values = _write_table(folder / f"{name}.parquet", dataset, name, rule, frames)
+            found[name] = {"day": str(asked), "values": values}
+            if rule.label is not None:
+                found[name]["rate"] = float(rate_before(counts.of_shard(str(scratch), 0)[name], number)[0])
+        remove(scratch)
+        return found
+
+
+def _write_table(path: Path, dataset: Dataset, name: str, rule: Popularity, frames: Iterator[pd.DataFrame]) -> int:
+    """Writes one file of `write_popularity`, and returns its number of rows."""
+    spec, written = dataset.spec, 0
+    known: dict[str, str] = {key.name: key.dtype for key in (spec.user, spec.item, spec.scenario)}
+    known |= {feature.name: feature.dtype for feature in spec.categorical}
+    types = {part: pa.int64() if known[part] == "int" else pa.string() for part in rule.parts}
+    number = pa.int64() if rule.label is None and rule.half_life is None else pa.float64()
+    schema = pa.schema({**types, name: number, "positives": pa.float64(), "rows": pa.float64()})
+    with pq.ParquetWriter(path, schema) as writer:
+        for frame in frames:
+            texts = [json.loads(text) for text in frame["value"]] if len(types) > 1 else [[v] for v in frame["value"]]
+            values = [pa.array([text[i] for text in texts], pa.string()).cast(t) for i, t in enumerate(types.values())]
+            columns = [frame[each].to_numpy() for each in ("popularity", "positives", "rows")]
+            writer.write_table(pa.Table.from_arrays([*values, *map(pa.array, columns)], schema=schema))
+            written += len(frame)
+    return written
 
 
 def _of_days(dataset: Dataset, days: tuple[str, str] | None) -> Dataset:

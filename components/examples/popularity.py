@@ -2,7 +2,7 @@
 
 Impressions are sharded by user, but most popularity is over all users. So `count` runs in every shard, `merge` adds up
 the counts (one row per value and day), and a second pass looks up `popularity_of` the rows of each shard. Values that
-hold the user occur in one shard only: they are counted where they are looked up, and only their total is added up.
+hold the user occur in one shard only: their counts stay with it, and only their total is added up.
 """
 
 from __future__ import annotations
@@ -157,10 +157,17 @@ def merge(counts: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(counts).groupby(keys, as_index=False).sum().sort_values(keys, ignore_index=True)
 
 
-def over_users(spec: FeatureSpec, rules: Mapping[str, Popularity], counts: pd.DataFrame) -> pd.DataFrame:
-    """The counts of one shard that others add to: all but those of values that hold the user."""
-    own = [column for column, rule in rules.items() if spec.user.name in rule.parts]
-    return counts[~counts["column"].isin(own) | (counts["value"] == ALL)]
+def shared_and_own(
+    spec: FeatureSpec, rules: Mapping[str, Popularity], counts: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The counts of one shard that others add to, and those of values that hold the user, which none adds to."""
+    own = counts["column"].isin(own_rules(spec, rules)) & (counts["value"] != ALL)
+    return counts[~own], counts[own]
+
+
+def own_rules(spec: FeatureSpec, rules: Mapping[str, Popularity]) -> dict[str, Popularity]:
+    """The rules whose values hold the user."""
+    return {column: rule for column, rule in rules.items() if spec.user.name in rule.parts}
 
 
 def daily_counts(rules: Mapping[str, Popularity], merged: pd.DataFrame) -> dict[str, DailyCounts]:
@@ -203,34 +210,67 @@ def _up_to_each_day(at: NDArray[np.int64], counts: NDArray[np.float64], half_lif
 
 
 def popularity_of(
-    rule: Popularity,
-    counts: DailyCounts,
-    totals: DailyCounts,
-    columns: Mapping[str, Coded],
-    time: NDArray[np.int64],
+    rule: Popularity, counts: DailyCounts, columns: Mapping[str, Coded], time: NDArray[np.int64]
 ) -> Coded:
     """The popularity of every row's value; missing where it has none. Counts of several values are added up.
 
     Args:
         rule: the declaration.
-        counts: of its values, over all rows that have them.
-        totals: the same, over all shards, for the rate of all rows.
+        counts: of its values, over all rows that have them, and of `ALL`, over all shards.
         columns: of the log.
         time: int array (rows,), milliseconds.
     """
     days, found = _day_numbers(rule, time), values_of(rule, columns)
     each = counts.before(found.texts, found.codes, days[found.rows])
     positives, rows = (np.bincount(found.rows, part, len(time)) for part in each)
-    result: Any = rows if rule.half_life is not None else rows.astype(np.int64)
-    if rule.label is not None:
-        all_positives, all_rows = totals.before([ALL], np.zeros(len(time), np.int64), days)
-        # Add one row of each outcome, so that the rate is finite even if a log begins with clicks only.
-        rate = (all_positives + 1) / (all_rows + 2)
-        odds = (positives + rule.smoothing * rate) / (rows - positives + rule.smoothing * (1 - rate))
-        result = np.log(odds) - np.log(rate / (1 - rate))
+    result = _numbers(rule, counts, positives, rows, days)
     distinct, codes = np.unique(result, return_inverse=True)
     missing = np.bincount(found.rows, minlength=len(time)) == 0
     return Coded(np.where(missing, 0, codes + 1), [None, *distinct.tolist()])
+
+
+def _numbers(
+    rule: Popularity,
+    counts: DailyCounts,
+    positives: NDArray[Any],
+    rows: NDArray[Any],
+    days: NDArray[np.int64],
+) -> NDArray[Any]:
+    """The feature, of the positives and rows on all days before `days`; int for rows without decay."""
+    if rule.label is None:
+        return rows if rule.half_life is not None else rows.astype(np.int64)
+    rate = rate_before(counts, days)
+    odds = (positives + rule.smoothing * rate) / (rows - positives + rule.smoothing * (1 - rate))
+    return np.log(odds) - np.log(rate / (1 - rate))
+
+
+def rate_before(counts: DailyCounts, days: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The rate of all rows on all days before `days`, with one row of each outcome added.
+
+    So it is neither 0 nor 1, even if a log begins with clicks only.
+    """
+    positives, rows = counts.before([ALL], np.zeros(len(days), np.int64), days)
+    return (positives + 1) / (rows + 2)
+
+
+def popularity_on(rule: Popularity, counts: DailyCounts, day: int) -> pd.DataFrame:
+    """The popularity of every value on one day, for a request of that day.
+
+    Args:
+        rule: the declaration.
+        counts: of its values and of `ALL`.
+        day: number of the day since 1970-01-01.
+
+    Returns:
+        A row for each value that occurs before the day, sorted: `value` as text, the feature as `popularity`, and the
+        `positives` and `rows` it is made of.
+    """
+    texts = sorted(text for text in counts.places if text != ALL)
+    days = np.full(len(texts), day, np.int64)
+    positives, rows = counts.before(texts, np.arange(len(texts)), days)
+    numbers = _numbers(rule, counts, positives, rows, days)
+    frame = pd.DataFrame({"value": texts, "popularity": numbers, "positives": positives, "rows": rows})
+    return frame[rows > 0].reset_index(drop=True)
 
 
 def _day_numbers(rule: Popularity, time: NDArray[np.int64]) -> NDArray[np.int64]:

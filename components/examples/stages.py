@@ -21,7 +21,7 @@ from apache_beam.io.filesystems import FileSystems
 from mixrank.components.examples.columns import examples
 from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.joined_log import Columns, joined_log
-from mixrank.components.examples.popularity import count, daily_counts, over_users
+from mixrank.components.examples.popularity import DailyCounts, count, daily_counts, own_rules, shared_and_own
 from mixrank.components.examples.raw_tables import LOG, RawTable, checked_rows, read_batches, stored_fields
 from mixrank.components.examples.splits import stable_hash
 from mixrank.components.examples.user_shard import Shard, build
@@ -144,12 +144,38 @@ class CountShard(beam.DoFn):
         try:
             log, _, _ = joined_log(dataset, self._shards.load(number))
             rules = dataset.source.popularity
-            counts = over_users(dataset.spec, rules, count(rules, log, log[dataset.spec.time.name].numbers()))
-            write_parquet(FileSystems.join(self._scratch, f"count-{number:06d}.parquet"), counts)
+            counts = count(rules, log, log[dataset.spec.time.name].numbers())
+            shared, own = shared_and_own(dataset.spec, rules, counts)
+            write_parquet(FileSystems.join(self._scratch, f"count-{number:06d}.parquet"), shared)
+            if own_rules(dataset.spec, rules):
+                write_parquet(FileSystems.join(self._scratch, f"own-{number:06d}.parquet"), own)
         except ValueError as error:
             summary["error"] = str(error)
         write_json(FileSystems.join(self._scratch, f"count-{number:06d}.json"), summary)
         yield from ()
+
+
+class SharedCounts:
+    """The counts that every shard looks up, and the way to those of one shard alone.
+
+    Args:
+        dataset: the declaration.
+        merged: counts of all shards, as `merge` makes them.
+    """
+
+    def __init__(self, dataset: Dataset, merged: pd.DataFrame):
+        rules = dataset.source.popularity
+        self.own_rules = own_rules(dataset.spec, rules)
+        own = merged["column"].isin(self.own_rules)
+        self.of_all = daily_counts(rules, merged[~own])
+        self._totals = merged[own]
+
+    def of_shard(self, scratch: str, number: int) -> dict[str, DailyCounts]:
+        """Column -> its counts, as the rows of a shard need them."""
+        if not self.own_rules:
+            return self.of_all
+        own = read_parquet(FileSystems.join(scratch, f"own-{number:06d}.parquet"))
+        return {**self.of_all, **daily_counts(self.own_rules, pd.concat([self._totals, own]))}
 
 
 class WriteShard(beam.DoFn):
@@ -180,15 +206,15 @@ class WriteShard(beam.DoFn):
 
     def setup(self) -> None:
         dataset = Dataset.model_validate_json(self._dataset)
-        rules = dataset.source.popularity
-        self._counts = daily_counts(rules, read_parquet(self._popularity)) if self._popularity else {}
+        self._shared = SharedCounts(dataset, read_parquet(self._popularity)) if self._popularity else None
         self._user = dataset.spec.user.name
 
     def process(self, number: int) -> Iterator[None]:
         summary: dict[str, Any] = {"bad": []}
         try:
             dataset = Dataset.model_validate_json(self._dataset)
-            shard = build(dataset, self._shards.load(number), self._counts, self._newest)
+            counts = self._shared.of_shard(self._scratch, number) if self._shared is not None else {}
+            shard = build(dataset, self._shards.load(number), counts, self._newest)
             files = self._shards.tables[LOG].files
             summary["bad"] = [dead_letter(files[file].path, row, *rest) for file, row, *rest in shard.bad]
             summary["figures"] = shard.figures.model_dump()

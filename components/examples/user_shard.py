@@ -73,8 +73,8 @@ def build(
         dataset: the declaration.
         tables: table name -> its columns: the shard's rows of the log and user tables, all rows of item tables.
             The log also has `FILE` and `ROW`, in the order of the files.
-        popularity: column -> counts of all shards, for every column in `source.popularity`; of values that hold the
-            user, no more than the total.
+        popularity: column -> its counts, for every column in `source.popularity`: of all shards, but of values that
+            hold the user, those of this one.
         newest: latest time of all tables with times, in milliseconds; None takes that of the shard's log.
 
     Returns:
@@ -85,13 +85,8 @@ def build(
     """
     spec, source = dataset.spec, dataset.source
     log, joined, bad = joined_log(dataset, tables)
-    own = {column: rule for column, rule in source.popularity.items() if spec.user.name in rule.parts}
     at = log[spec.time.name].numbers()
-    counts = {**popularity, **(daily_counts(own, count(own, log, at)) if own else {})}
-    log |= {
-        column: popularity_of(rule, counts[column], popularity[column], log, at)
-        for column, rule in source.popularity.items()
-    }
+    log |= {column: popularity_of(rule, popularity[column], log, at) for column, rule in source.popularity.items()}
 
     users, user = np.unique(log[spec.user.name].codes, return_inverse=True)
     time = log[spec.time.name].numbers()

@@ -1,4 +1,4 @@
-"""`mixrank score`: files in, one score per task and row out."""
+"""`mixrank score`: files in, one score per task and row out; `mixrank popularity`: a log in, a day's rates out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mixrank.pipeline.commands.terminal import Unverified, console, errors, guarded, needs
+from mixrank.pipeline.commands.terminal import Config, Overrides, Unverified, console, errors, guarded, needs
 from mixrank.pipeline.named_secrets import check_options, resolve
 from mixrank.schemas import stores
 from mixrank.schemas.safe_text import shown
@@ -108,6 +108,40 @@ def score(
             verified=not unverified,
         )
     _print(summary, output)
+
+
+@guarded
+@needs("pipeline")
+def popularity(
+    config: Config,
+    output: Annotated[Path, typer.Argument(help="Folder to write, one for each day.")],
+    day: Annotated[
+        str | None, typer.Option(help="Day of the requests, such as 2022-05-07 (default: that after the newest event).")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Write what requests of a day carry of popularity: a table per feature, from all days of the log before."""
+    from mixrank.components.examples import parse_days
+    from mixrank.pipeline.config import load_config
+
+    if day is not None and len(set(parse_days(day))) > 1:
+        raise ValueError(f"--day must be a single day, received {shown(day)}")
+    settings = load_config(config, overrides or [])
+    dataset = settings.load_dataset()
+    settings.open_stores()
+    errors.print("loading TFX and Beam, counting ...", style="dim")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from mixrank.components.examples import write_popularity
+
+    found = write_popularity(dataset, settings.data_dir(), output, day, resolve(settings.beam))
+    table = Table("feature", "requests of", "values")
+    for name, each in found.items():
+        table.add_row(name, each["day"], f"{each['values']:,}")
+    console.print(table)
+    say = partial(console.print, soft_wrap=True)
+    say(f"wrote {output}; the popularity of a value that a table lacks is 0")
+    first = next(iter(found))
+    say(f"next:\n  python -c \"import pandas; print(pandas.read_parquet('{output}/{first}.parquet'))\"")
 
 
 def _places(

@@ -47,7 +47,7 @@ def model_inputs(world: World, events: Events) -> dict[str, np.ndarray]:
     }
     counts = daily_counts(rules, count(rules, columns, events.time_ms))
     for name, rule in rules.items():
-        known = popularity_of(rule, counts[name], counts[name], columns, events.time_ms).numbers(np.float64)
+        known = popularity_of(rule, counts[name], columns, events.time_ms).numbers(np.float64)
         inputs[name] = ((known - known.mean()) / known.std()).astype(np.float32)
 
     # The log is drawn user by user, in the order of time.

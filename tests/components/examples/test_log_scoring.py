@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from mixrank import schemas as s
@@ -84,3 +86,78 @@ def test_days_without_rows_are_refused(data, tmp_path):
 
     with pytest.raises(ValueError, match=r"has no rows from 2023-01-01 to 2023-01-02"):
         write_examples(DATASET, data, tmp_path / "out", ("2023-01-01", "2023-01-02"))
+
+
+COUNTED = {
+    "item_rate": s.Popularity(of="item", label="click", smoothing=2.0, half_life=1.5, timezone="Asia/Tokyo"),
+    "user_page_rate": s.Popularity(of=("user", "page"), label="click", timezone="Asia/Tokyo"),
+    "page_rows": s.Popularity(of="page", timezone="Asia/Tokyo"),
+}
+
+
+@pytest.fixture
+def counted(data):
+    features = [s.Numeric(name, group="item" if "item" in name else "user") for name in COUNTED]
+    spec = s.FeatureSpec(**{**dict(SPEC), "features": (*SPEC.features, *features)})
+    source = s.LogSource(**{**dict(DATASET.source), "popularity": COUNTED})
+    rows = [
+        (user, (number + user) % 4, START + 6 * HOUR * number + user, ("home", "cart")[number % 3 == 0], number % 2)
+        for user in range(5)
+        for number in range(12)
+    ]
+    lines = ["user,item,ms,page,click", *(",".join(map(str, row)) for row in rows)]
+    (data / "log.csv").write_text("\n".join(lines) + "\n")
+    return s.Dataset(spec=spec, source=source)
+
+
+@pytest.mark.slow
+def test_a_table_of_a_day_has_what_the_rows_of_that_day_have(counted, data, tmp_path, monkeypatch):
+    import pandas as pd
+
+    from mixrank.components.examples import log_scoring, write_examples, write_popularity
+    from mixrank.schemas.encode import decode
+
+    monkeypatch.setattr(log_scoring, "default_shards", lambda tables: 3)
+    found = write_popularity(counted, data, tmp_path / "tables", "2022-05-03")
+    assert found == json.loads((tmp_path / "tables" / "popularity.json").read_text())
+    assert {each["day"] for each in found.values()} == {"2022-05-03"}
+    tables = {name: pd.read_parquet(tmp_path / "tables" / f"{name}.parquet") for name in COUNTED}
+    assert tables["user_page_rate"].columns.tolist() == ["user", "page", "user_page_rate", "positives", "rows"]
+    assert len(tables["user_page_rate"]) == found["user_page_rate"]["values"] == 10
+    # Half of the rows of the first two days are clicks, and one row of each outcome is added.
+    assert found["user_page_rate"]["rate"] == 0.5
+    assert tables["page_rows"].set_index("page")["page_rows"].sum() == 40
+
+    import tensorflow as tf
+
+    folder = write_examples(counted, data, tmp_path / "out", ("2022-05-03", "2022-05-03"))
+    records = tf.data.TFRecordDataset(sorted(map(str, folder.iterdir())), "GZIP").as_numpy_iterator()
+    rows = [decode(counted.spec, record) for record in records]
+    assert len(rows) == 20
+    for name, rule in COUNTED.items():
+        table = tables[name].set_index(list(rule.parts))[name]
+        for row in rows:
+            key = tuple(row[part] for part in rule.parts)
+            assert table[key if len(key) > 1 else key[0]] == pytest.approx(row[name], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_the_day_after_the_newest_event_is_the_default(counted, data, tmp_path):
+    from mixrank.components.examples import write_popularity
+
+    found = write_popularity(counted, data, tmp_path / "tables")
+    assert {each["day"] for each in found.values()} == {"2022-05-04"}
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == sorted(
+        ["log.json", "popularity.json", *(f"{name}.parquet" for name in COUNTED)]
+    )
+    # The same again is left alone, another day is refused.
+    assert write_popularity(counted, data, tmp_path / "tables") == found
+    with pytest.raises(ValueError, match="tables holds popularity of another log or other days"):
+        write_popularity(counted, data, tmp_path / "tables", "2022-05-03")
+
+
+def test_a_dataset_without_popularity_has_no_tables(data, tmp_path):
+    from mixrank.components.examples import write_popularity
+
+    with pytest.raises(ValueError, match="dataset shop declares no Popularity"):
+        write_popularity(DATASET, data, tmp_path / "tables")

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from mixrank import schemas as s
 from mixrank.components.examples import local_days
 from mixrank.components.examples.dictionary_column import Coded
-from mixrank.components.examples.popularity import ALL, count, daily_counts, merge, over_users, popularity_of
+from mixrank.components.examples.popularity import (
+    ALL,
+    count,
+    daily_counts,
+    merge,
+    popularity_of,
+    shared_and_own,
+)
 
 HOUR = 3_600_000
 ZONE = "Asia/Shanghai"
@@ -59,7 +66,7 @@ def test_popularity_counts_every_row_of_an_earlier_day_and_no_other(shards):
     everything = [row for part in shards for row in part]
     for part, (columns, time) in zip(shards, logs, strict=True):
         for name, rule in RULES.items():
-            found = popularity_of(rule, counts[name], counts[name], columns, time).tolist()
+            found = popularity_of(rule, counts[name], columns, time).tolist()
             for own, value in zip(part, found, strict=True):
                 expected = popularity(rule, own, everything)
                 assert value is None if expected is None else value == pytest.approx(expected, abs=1e-9)
@@ -90,7 +97,7 @@ def _day(rule, hour):
 def test_a_new_value_is_as_popular_as_the_average():
     columns, time = log_of([(1, 1, 0, 1, 1), (1, 0, 1, 1, 1), (2, 1, 100, 1, 1)])
     counts = daily_counts(RULES, merge([count(RULES, columns, time)]))["rate"]
-    assert popularity_of(RULES["rate"], counts, counts, columns, time).tolist() == [0, 0, 0]
+    assert popularity_of(RULES["rate"], counts, columns, time).tolist() == [0, 0, 0]
 
 
 def test_counts_hold_every_value_and_day_once():
@@ -106,13 +113,14 @@ def test_values_with_the_user_stay_in_the_shard():
     spec = dataset({}).spec
     rules = {"own": s.Popularity(of=("user", "item")), "all": s.Popularity(of="item")}
     columns = {"user": Coded(np.array([1, 1]), [None, 5]), "item": Coded(np.array([1, 2]), [None, 7, 8])}
-    counts = over_users(spec, rules, count(rules, columns, np.array([0, HOUR])))
-    assert counts[["column", "value", "rows"]].to_numpy().tolist() == [
+    shared, own = shared_and_own(spec, rules, count(rules, columns, np.array([0, HOUR])))
+    assert shared[["column", "value", "rows"]].to_numpy().tolist() == [
         ["own", ALL, 2],
         ["all", ALL, 2],
         ["all", "7", 1],
         ["all", "8", 1],
     ]
+    assert own[["value", "rows"]].to_numpy().tolist() == [['["5", "7"]', 1], ['["5", "8"]', 1]]
 
 
 def dataset(popularity):
