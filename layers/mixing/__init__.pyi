@@ -15,3 +15,4 @@ from .swiglu import SwiGLU as SwiGLU
 from .token_mixing import HeteroMixing as HeteroMixing
 from .token_mixing import TokenMixing as TokenMixing
 from .token_mixing import block_transpose as block_transpose
+from .token_mixing import inverse_block_transpose as inverse_block_transpose

@@ -6,16 +6,13 @@ from typing import Any
 
 import keras
 from keras import ops
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from mixrank.layers.base import Layer, Shape, Tensor
 from mixrank.layers.mixing.per_token import PerTokenDense
 
 
 class _Gated(Layer):
-    def __init__(self, *, units: PositiveInt, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-
     def _transform(self, x: Tensor) -> Tensor:
         return self.down(self.up(x) * ops.silu(self.gate(x)))
 
@@ -45,6 +42,9 @@ class SwiGLU(_Gated):
     TensorShape([2, 3, 4])
     """
 
+    def __init__(self, *, units: PositiveInt, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
     def build(self, input_shape: Shape) -> None:
         options = {"use_bias": False, "dtype": self.dtype_policy}
         self.up = keras.layers.Dense(self.units, name="up", **options)
@@ -64,6 +64,8 @@ class PerTokenSwiGLU(_Gated):
 
     Args:
         units: int >= 1. Hidden width.
+        start: float > 0. Scale at which W_down starts, over that of Glorot's; a small one makes a fresh residual block
+            close to the identity.
 
     Call arguments:
         x: Tensor (batch, tokens, dim).
@@ -72,7 +74,7 @@ class PerTokenSwiGLU(_Gated):
         Tensor (batch, tokens, dim).
 
     Raises:
-        ValueError: if `units` is below 1.
+        ValueError: if `units` is below 1 or `start` is not above 0.
 
     Source: arXiv 2002.05202 and 2602.14110.
 
@@ -80,12 +82,16 @@ class PerTokenSwiGLU(_Gated):
     TensorShape([2, 3, 4])
     """
 
+    def __init__(self, *, units: PositiveInt, start: PositiveFloat = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
     def build(self, input_shape: Shape) -> None:
         tokens, dim = input_shape[1:]
         options = {"use_bias": False, "token_leading": True, "dtype": self.dtype_policy}
         self.up = PerTokenDense(self.units, name="up", **options)
         self.gate = PerTokenDense(self.units, name="gate", **options)
-        self.down = PerTokenDense(dim, name="down", **options)
+        glorot = keras.initializers.VarianceScaling(scale=self.start**2, mode="fan_avg", distribution="uniform")
+        self.down = PerTokenDense(dim, kernel_initializer=glorot, name="down", **options)
         self.up.build((tokens, None, dim))
         self.gate.build((tokens, None, dim))
         self.down.build((tokens, None, self.units))
