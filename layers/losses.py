@@ -2,8 +2,9 @@
 
 A loss is named by one of `names()` (one of mixrank, or the entry point of another distribution), by the dotted path
 `my_package.my_losses.LOSS`, or by the path of a .py file that defines `LOSS`. What stands there is an instance of
-`keras.losses.Loss` of (labels, logits), both `(batch, 1)`. Names are looked up in the source text, so that a typo in a
-configuration is answered before Keras is imported; only `load` imports the loss.
+`keras.losses.Loss` of (labels, logits), both `(batch, 1)`; logits are `(batch, ...)` if the label has classes. Names
+are looked up in the source text, so that a typo in a configuration is answered before Keras is imported; only `load`
+imports the loss.
 """
 
 from __future__ import annotations
@@ -196,7 +197,7 @@ def of_known(loss: keras.losses.Loss) -> keras.losses.Loss:
     class OfKnown(keras.losses.Loss):
         def call(self, y_true: Any, y_pred: Any) -> Any:
             known = ops.isfinite(y_true)
-            values = loss.call(ops.where(known, y_true, 0.0), ops.reshape(y_pred, ops.shape(y_true)))
+            values = loss.call(ops.where(known, y_true, 0.0), _columns(y_pred))
             return values * ops.cast(known[:, 0], values.dtype)
 
     return OfKnown(name=loss.name, reduction=loss.reduction)
@@ -303,6 +304,11 @@ def takes_probabilities(loss: Any) -> bool:
     return told is False
 
 
+def _columns(logits: Any) -> Any:
+    """Logits `(batch,)` as `(batch, 1)`; those of a task that has several as they are."""
+    return logits[:, None] if len(logits.shape) == 1 else logits
+
+
 def _place(reference: str) -> tuple[Path, str | None, str]:
     """File, module (None for a file by its path), and name inside it."""
     if reference.endswith(".py"):
@@ -338,7 +344,6 @@ def _defined(path: Path) -> set[str]:
 
 def _checked(reference: str, found: Any) -> keras.losses.Loss:
     import keras
-    from keras import ops
 
     if not isinstance(found, keras.losses.Loss):
         raise ValueError(
@@ -350,6 +355,6 @@ def _checked(reference: str, found: Any) -> keras.losses.Loss:
     class OfColumns(keras.losses.Loss):
         # Keras gives a loss labels (batch, 1) and logits (batch,) as they are: a difference would be (batch, batch).
         def call(self, y_true: Any, y_pred: Any) -> Any:
-            return found.call(y_true, ops.reshape(y_pred, ops.shape(y_true)))
+            return found.call(y_true, _columns(y_pred))
 
     return OfColumns(name=found.name, reduction=found.reduction)

@@ -103,6 +103,14 @@ class FeatureSpec(Declaration):
                     f"label `{label.name}` is given {label.given!r}, which must be another binary label"
                     f"{nearest(label.given, others)}"
                 )
+        answered: dict[str, str] = {}
+        for label in self.labels:
+            for output in label.outputs:
+                if output in answered:
+                    raise ValueError(
+                        f"labels `{answered[output]}` and `{label.name}` both have an output `{output}`: rename one"
+                    )
+                answered[output] = label.name
         if len(sampled := [label.name for label in self.labels if label.keep_negatives < 1]) > 1:
             raise ValueError(f"`keep_negatives` is for one label at most, received {' and '.join(sampled)}")
         if self.position is not None and not self.biased_tasks:
@@ -358,6 +366,16 @@ class FeatureSpec(Declaration):
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(label.name for label in self.labels)
+
+    @property
+    def logits(self) -> tuple[str, ...]:
+        """Names of the logits that heads give, task by task: `Label.logits`."""
+        return tuple(name for label in self.labels for name in label.logits)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what a model answers, task by task: `Label.outputs`."""
+        return tuple(name for label in self.labels for name in label.outputs)
 
     @property
     def tasks_by_kind(self) -> dict[str, tuple[str, ...]]:
