@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mixrank.layers.references import announced, import_file, source_file
 from mixrank.schemas.naming import nearest
-from mixrank.schemas.task_kinds import BINARY, REGRESSION
+from mixrank.schemas.task_kinds import BINARY, LOG_REGRESSION, REGRESSION, WATCH_TIME
 
 if TYPE_CHECKING:
     import keras
@@ -64,11 +64,11 @@ def huber(delta: float = 1.0) -> keras.losses.Loss:
     return HuberLoss(delta)
 
 
-def quantile(q: float = 0.5) -> keras.losses.Loss:
-    """`mixrank.layers.task_kinds.QuantileLoss`."""
+def quantile(q: float = 0.5, *, kind: str = REGRESSION.name) -> keras.losses.Loss:
+    """`mixrank.layers.task_kinds.QuantileLoss` of a task of some kind."""
     from mixrank.layers.task_kinds import QuantileLoss
 
-    return QuantileLoss(q)
+    return QuantileLoss(q, kind)
 
 
 def pairwise(alpha: float = 0.5, within: str = "user") -> keras.losses.Loss:
@@ -96,7 +96,7 @@ class Own(NamedTuple):
     """A loss of mixrank.
 
     Attributes:
-        make: makes it; its arguments are the options.
+        make: makes it; its arguments are the options, but for a keyword-only `kind`, that of the task.
         kinds: of the tasks that it fits.
         grouped: whether it is of the order inside a group; it then takes labels `(batch, 2)` as those of
             `mixrank.layers.group_losses`.
@@ -111,7 +111,7 @@ OWN = {
     "focal": Own(focal, (BINARY.name,)),
     "label_smoothing": Own(label_smoothing, (BINARY.name,)),
     "huber": Own(huber, (REGRESSION.name,)),
-    "quantile": Own(quantile, (REGRESSION.name,)),
+    "quantile": Own(quantile, (REGRESSION.name, LOG_REGRESSION.name, WATCH_TIME.name)),
     "pairwise": Own(pairwise, (BINARY.name,), grouped=True),
     "listwise": Own(listwise, (BINARY.name,), grouped=True),
     "jrc": Own(jrc, (BINARY.name,), grouped=True),
@@ -146,7 +146,8 @@ def check(reference: str, options: Mapping[str, Any] | None = None, kind: str | 
     ValueError: there is no loss `fokal`; did you mean `focal`?
     """
     if reference in OWN:
-        known = inspect.signature(OWN[reference].make).parameters
+        given = inspect.signature(OWN[reference].make).parameters.values()
+        known = [option.name for option in given if option.kind is not option.KEYWORD_ONLY]
         for name in options or {}:
             if name not in known:
                 raise ValueError(f"the loss `{reference}` has no option `{name}`{nearest(name, known)}")
@@ -165,11 +166,11 @@ def check(reference: str, options: Mapping[str, Any] | None = None, kind: str | 
         raise ValueError(f"{path} must define `{name}`, a keras.losses.Loss, for the loss `{reference}`")
 
 
-def load(reference: str, options: Mapping[str, Any] | None = None) -> keras.losses.Loss:
+def load(reference: str, options: Mapping[str, Any] | None = None, kind: str | None = None) -> keras.losses.Loss:
     """The loss of a reference.
 
     Args:
-        reference, options: as in `check`.
+        reference, options, kind: as in `check`.
 
     Returns:
         Keras loss of labels `(batch, 1)` and logits of as many elements.
@@ -177,9 +178,11 @@ def load(reference: str, options: Mapping[str, Any] | None = None) -> keras.loss
     Raises:
         ValueError: as `check`, or if it is no Keras loss, one that takes probabilities, or has an option out of bounds.
     """
-    check(reference, options)
+    check(reference, options, kind)
     if reference in OWN:
-        return OWN[reference].make(**(options or {}))
+        make = OWN[reference].make
+        of_kind = {"kind": kind} if kind is not None and "kind" in inspect.signature(make).parameters else {}
+        return make(**(options or {}), **of_kind)
     path, module, name = _place(reference)
     found = getattr(import_file(path) if module is None else importlib.import_module(module), name, None)
     return _checked(reference, found)

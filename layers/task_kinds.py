@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
@@ -17,9 +17,10 @@ class TaskKind(NamedTuple):
 
     Attributes:
         loss: makes the Keras loss (labels, logits) that a task is trained by; of a kind with classes from these.
-        link: logits -> predictions, tensor to tensor of the same shape; of a kind with classes logits (batch, ...) ->
-            the probability of each, (batch, classes).
-        loss_metric: metric of `mixrank.components.metrics` that is the mean of the loss.
+        link: logits -> predictions, tensor to tensor of the same shape; those of watch_quantile are ranks. Of a kind
+            with classes logits (batch, ...) -> the probability of each, (batch, classes).
+        loss_metric: metric of `mixrank.components.metrics` that is the mean of the loss; of watch_quantile, whose loss
+            is one of ranks, the mean absolute error.
     """
 
     loss: Callable[..., keras.losses.Loss]
@@ -121,21 +122,30 @@ class HuberLoss(_OfNumbers):
 class QuantileLoss(_OfNumbers):
     """`max(q (y - z), (q - 1) (y - z))`: z is the q-quantile of y (Koenker, Bassett 1978).
 
+    A quantile of log(1 + y) is the logarithm of that of 1 + y. So the kinds whose predictions p are exponentials are
+    learned by `log(1 + y)` and `log(1 + p)`, in which long times weigh no more than short ones.
+
     Args:
         q: float above 0 and below 1; 0.5 is the median.
+        kind: of the task, "regression", "log_regression" or "watch_time".
     """
 
-    def __init__(self, q: float = 0.5, **options: Any) -> None:
+    def __init__(self, q: float = 0.5, kind: str = "regression", **options: Any) -> None:
         if not 0 < q < 1:
             raise ValueError(f"`q` of the quantile loss must be above 0 and below 1, received {q}")
         super().__init__(**options)
-        self.q = q
+        self.q, self.kind = q, kind
 
     def of_rows(self, y: Any, z: Any) -> Any:
+        if self.kind != "regression":
+            y = ops.log1p(y)
+        if self.kind == "watch_time":
+            # log(1 + e^z)
+            z = ops.softplus(z)
         return ops.maximum(self.q * (y - z), (self.q - 1) * (y - z))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "q": self.q}
+        return {**super().get_config(), "q": self.q, "kind": self.kind}
 
 
 class _OfClasses(keras.losses.Loss):
@@ -218,6 +228,8 @@ TASK_KINDS = {
     "log_regression": TaskKind(SquaredLogError, lambda z: ops.expm1(ops.minimum(z, LARGEST)), "msle"),
     "count": TaskKind(PoissonLoss, _exp, "poisson_loss"),
     "watch_time": TaskKind(WeightedLogistic, _exp, "watch_loss"),
+    # Labels are ranks here, numbers from 0 to 1: the logistic function of the logit is their mean.
+    "watch_quantile": TaskKind(lambda: keras.losses.BinaryCrossentropy(from_logits=True), ops.sigmoid, "mae"),
     "ordinal": TaskKind(OrdinalLoss, _of_levels, "class_log_loss"),
     "multiclass": TaskKind(MulticlassLoss, lambda z: ops.softmax(z, axis=1), "class_log_loss"),
 }
@@ -229,14 +241,31 @@ def new_loss(label: Label) -> keras.losses.Loss:
     return kind.loss(label.classes) if label.classes else kind.loss()
 
 
-def predicted(label: Label, logits: Any) -> dict[str, Any]:
+def at_rank(ranks: Any, quantiles: Any) -> Any:
+    """What stands at a rank in a table of quantiles, linear between two of them, (batch,).
+
+    Args:
+        ranks: float32 tensor (batch,), from 0 to 1.
+        quantiles: float32 tensor (batch, quantiles + 1), or (1, quantiles + 1) for one request: those of 0, 1/Q, 2/Q,
+            ..., 1.
+    """
+    last = quantiles.shape[1] - 1
+    # How much of each quantile: 1 at its place, 0 at its neighbours' and beyond.
+    away = ops.abs(ranks[:, None] * last - ops.arange(last + 1, dtype="float32"))
+    return ops.sum(ops.maximum(1 - away, 0) * quantiles, axis=1)
+
+
+def predicted(label: Label, logits: Any, row: Mapping[str, Any]) -> dict[str, Any]:
     """What a model answers for a task: each of `Label.outputs` -> tensor (batch,), in the label's own unit.
 
     Args:
         label: the task.
         logits: float32 tensor, as a ranker gives them for the task: (batch,), or (batch, ...) of a label with classes.
+        row: column -> tensor of the transformed rows; `Label.quantiles` is read, if the label has it.
     """
     found = TASK_KINDS[label.kind].link(logits)
+    if label.quantiles is not None:
+        return dict(zip(label.outputs, (label.scale * at_rank(found, row[label.quantiles]), found), strict=True))
     if not label.classes:
         return {label.name: found if label.scale == 1 else label.scale * found}
     mean = ops.sum(found * ops.convert_to_tensor([label.classes], found.dtype), axis=1)

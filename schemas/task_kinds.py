@@ -22,6 +22,7 @@ class LabelKind(NamedTuple):
         is_flag: whether a value says that something happened or not, so that histories may read it and rates count it.
         has_classes: whether a label declares its values, `Label.classes`, each of which gets a probability.
         logit_per_class: whether each of them has a logit of its own.
+        by_duration: whether it is learned as a rank among rows of about equal duration, `Label.duration`.
         classes: those of a label, ascending; empty for the kind itself.
     """
 
@@ -34,6 +35,7 @@ class LabelKind(NamedTuple):
     is_flag: bool = False
     has_classes: bool = False
     logit_per_class: bool = False
+    by_duration: bool = False
     classes: tuple[int, ...] = ()
 
     @property
@@ -103,6 +105,7 @@ WATCH_TIME = LabelKind(
     False,
     lambda drawn, chance: round(5 * chance * drawn, 3) if drawn > 0.3 else 0.0,
 )
+WATCH_QUANTILE = WATCH_TIME._replace(name="watch_quantile", by_duration=True)
 ORDINAL = LabelKind(
     "ordinal", "a whole number >= 0", 0, math.inf, True, lambda drawn, chance: int(5 * chance), has_classes=True
 )
@@ -116,7 +119,10 @@ MULTICLASS = LabelKind(
     has_classes=True,
     logit_per_class=True,
 )
-LABEL_KINDS = {kind.name: kind for kind in (BINARY, REGRESSION, LOG_REGRESSION, COUNT, WATCH_TIME, ORDINAL, MULTICLASS)}
+LABEL_KINDS = {
+    kind.name: kind
+    for kind in (BINARY, REGRESSION, LOG_REGRESSION, COUNT, WATCH_TIME, WATCH_QUANTILE, ORDINAL, MULTICLASS)
+}
 # Kinds whose labels are numbers, told apart by how far a prediction is off.
 NUMBERS = tuple(name for name, kind in LABEL_KINDS.items() if not kind.is_flag)
 # Those among them whose predictions are probabilities of declared values, and the mean of these.

@@ -519,5 +519,5 @@ def toy_scores(toy_export: SimpleNamespace, toy_spec: Any, toy_data: Any, toy_tr
 
 @pytest.fixture(scope="session")
 def transform_log() -> Callable[[s.FeatureSpec, dict[str, list[dict[str, Any]]], Path], None]:
-    """A function `(spec, rows by split, folder)` that writes the rows and sends them through the real Transform code."""
+    """A function `(spec, rows by split, folder)` that writes the rows and sends them through the real Transform."""
     return _transform

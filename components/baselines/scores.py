@@ -73,7 +73,8 @@ def _write(spec: FeatureSpec, columns: Mapping[str, Any], scores: Mapping[str, A
     found = {name: columns[name] for name in spec.key_columns}
     for label in spec.labels:
         answers = np.reshape(scores[label.name], (len(scores[label.name]), -1))
-        found |= {f"score_{output}": own for output, own in zip(label.outputs, answers.T, strict=True)}
+        # No baseline has ranks.
+        found |= {f"score_{output}": own for output, own in zip(label.outputs, answers.T, strict=False)}
     frame = pd.DataFrame(found)
     write_atomically(target, lambda path: frame.to_parquet(path, index=False))
     return target

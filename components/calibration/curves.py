@@ -141,7 +141,7 @@ def fit_isotonic(
 
 def _of(kind: str) -> TaskCalibration:
     if (found := TASK_CALIBRATIONS[kind]) is None:
-        raise ValueError(f"a curve maps one logit, and a task of kind {kind} has one for each class")
+        raise ValueError(f"a task of kind {kind} has no one logit whose prediction is a mean")
     return found
 
 

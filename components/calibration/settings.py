@@ -19,7 +19,8 @@ class Calibration(Declaration):
         per_scenario: bool. Whether each scenario gets a curve of its own. Scores of different scenarios then change
             their order; those of one scenario do not.
         min_rows: int >= 1. A scenario with fewer rows in `valid` takes the curve of all rows.
-        tasks: those to calibrate; if empty, all but those whose labels have classes.
+        tasks: those to calibrate; if empty, all whose predictions are means of one logit: those of labels with
+            classes and of watch_quantile are not.
     """
 
     method: Literal["platt", "isotonic"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mixrank.schemas.task_kinds import CLASSES
+from mixrank.schemas.task_kinds import CLASSES, WATCH_QUANTILE
 
 # As in `mixrank.layers.task_kinds`: the largest logit whose exponential is a prediction.
 LARGEST = 30.0
@@ -57,7 +57,7 @@ def _of_counts(y: NDArray[np.float64], z: NDArray[np.float64]) -> tuple[NDArray[
     return mean - y * z, mean - y
 
 
-# None: a task with several logits has no one logit that a curve could map.
+# None: a task with several logits has no one logit that a curve could map, and one of ranks predicts no mean.
 TASK_CALIBRATIONS: dict[str, TaskCalibration | None] = {
     "binary": TaskCalibration(lambda y, z: (_softplus(z) - y * z, _sigmoid(z) - y), _same, _log_odds),
     "regression": TaskCalibration(lambda y, z: ((y - z) ** 2, 2 * (z - y)), _same, _same),
@@ -66,5 +66,5 @@ TASK_CALIBRATIONS: dict[str, TaskCalibration | None] = {
     "watch_time": TaskCalibration(
         lambda y, z: (y * _softplus(-z) + _softplus(z), (1 + y) * _sigmoid(z) - y), _same, _log
     ),
-    **dict.fromkeys(CLASSES),
+    **dict.fromkeys((WATCH_QUANTILE.name, *CLASSES)),
 }

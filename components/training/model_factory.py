@@ -118,6 +118,7 @@ def training_rows(
         transformed_rows(spec, patterns, transform_output),
         weights=weights,
         beside=() if spec.position is None else (spec.position.name,),
+        learned={label.name: label.learned for label in spec.labels if label.learned != label.name},
         groups=settings.groups,
     )
     if (label := spec.sampled) is not None:
@@ -204,7 +205,7 @@ def compile_for_training(
 def task_loss(label: Label, settings: TrainSettings) -> keras.losses.Loss:
     """The loss of labels and logits that a label is trained by."""
     given = settings.loss.get(label.name)
-    loss = new_loss(label) if given is None else losses.load(*named_loss(given))
+    loss = new_loss(label) if given is None else losses.load(*named_loss(given), label.kind)
     if label.keep_negatives < 1:
         loss = losses.of_kept(loss, label.keep_negatives)
     # A loss of groups leaves unknown labels out itself.

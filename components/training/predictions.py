@@ -69,7 +69,7 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows, unknown: Unkno
             if label.is_flag and not label.counts_where:
                 truth = truth.astype(np.int64)
             parts.setdefault(f"label_{label.name}", []).append(truth if label.scale == 1 else truth * label.scale)
-            for output, score in predicted(label, logits[label.name]).items():
+            for output, score in predicted(label, logits[label.name], batch).items():
                 parts.setdefault(f"score_{output}", []).append(score.numpy().reshape(-1))
             if (weight := spec.weight_of(label)) is not None:
                 parts.setdefault(f"weight_{label.name}", []).append(batch[weight].numpy())

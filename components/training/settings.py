@@ -401,8 +401,8 @@ class TrainSettings(Declaration):
         for label in spec.labels:
             if label not in covered and (label.name in calibration.tasks or not covered):
                 raise ValueError(
-                    f"`calibration` fits a curve of one logit, and task `{label.name}` of kind {label.kind} has one "
-                    "for each class: leave it out"
+                    f"`calibration` fits a curve of one logit that predicts a mean, which task `{label.name}` of kind "
+                    f"{label.kind} does not have: leave it out"
                 )
         for label in covered:
             if not label.is_flag and label.name in self.loss:

@@ -16,6 +16,8 @@ from mixrank.schemas.task_kinds import CLASSES, LabelKind, label_kind
 
 # Each class is an output of the model and a column of its scores.
 MOST_CLASSES = 100
+# Of a watch_quantile label: groups of about equal duration, and intervals between the quantiles that each knows.
+GROUPS_OF_DURATION, QUANTILES = 30, 50
 # Columns of a transformed row that identify it; the model does not read them.
 KEYS = {"user": "key_user", "item": "key_item", "time": "key_time", "request": "key_request"}
 
@@ -153,6 +155,10 @@ class Label(Named):
         classes: of an ordinal or a multiclass label all of its values, ascending whole numbers >= 0, such as the stars
             (1, 2, 3, 4, 5). The model answers a probability for each, and as the prediction of the task their mean.
             What a class is worth in a ranking is therefore its value.
+        duration: of a watch_quantile label the `Numeric` of the spec with the length of what is watched. The model
+            learns the rank of a watch time among rows of about equal duration, 0 to 1, and answers it beside the time
+            that has this rank there (D2Q: Zhan et al., "Deconfounding Duration Bias in Watch-time Prediction for Video
+            Recommendation", KDD 2022).
         scale: float > 0. Unit in which a label that is a number is learned: the loss sees label / scale, predictions
             are in the label's own unit. Take about the size of a typical label, such as 1000 for milliseconds.
         given: another label of the spec. The task is one of the rows with that label alone, such as a purchase given a
@@ -173,6 +179,7 @@ class Label(Named):
     weight: float = Field(default=1.0, gt=0)
     kind: str = "binary"
     classes: tuple[int, ...] = ()
+    duration: str | None = None
     scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     given: str | None = None
     row_weight: str | None = None
@@ -212,6 +219,14 @@ class Label(Named):
                 )
             if self.scale != 1:
                 raise ValueError(f"label `{self.name}`: `scale` is for labels without `classes`")
+        return self
+
+    @model_validator(mode="after")
+    def _check_duration(self) -> Label:
+        if self.values.by_duration and self.duration is None:
+            raise ValueError(f"label `{self.name}` of kind={self.kind!r} needs `duration`: a Numeric of the spec")
+        if self.duration is not None and not self.values.by_duration:
+            raise ValueError(f"label `{self.name}`: `duration` is for kind='watch_quantile', not for {self.kind!r}")
         return self
 
     @field_validator("matures_after")
@@ -261,8 +276,23 @@ class Label(Named):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of what a model answers for the task: its prediction, then the probability of each class."""
-        return (self.name, *self._of_classes)
+        """Names of what a model answers for the task: its prediction, then the probability of each class, or a rank."""
+        return (self.name, *self._of_classes, *([] if self.duration is None else [self.learned]))
+
+    @property
+    def learned(self) -> str:
+        """Column of a transformed row that the loss sees."""
+        return self.name if self.duration is None else f"{self.name}_rank"
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """Columns of a transformed row that are made of the label and have no column of the log."""
+        return () if self.quantiles is None else (self.learned, self.quantiles)
+
+    @property
+    def quantiles(self) -> str | None:
+        """Column of a transformed row that its predictions are read from, `(QUANTILES + 1,)`; None if there is none."""
+        return None if self.duration is None else f"{self.name}_quantiles"
 
     @property
     def _of_classes(self) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ class Scorer(tf.Module):
             return {
                 output: answer
                 for label in spec.labels
-                for output, answer in _predictions(label, logits[label.name]).items()
+                for output, answer in _predictions(label, logits[label.name], transformed).items()
             }
 
         self.answer: Callable[..., dict[str, tf.Tensor]] = answer
@@ -233,9 +233,9 @@ def _require(spec: FeatureSpec, raw: Mapping[str, tf.RaggedTensor]) -> list[tf.O
     return checks
 
 
-def _predictions(label: Label, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+def _predictions(label: Label, logits: tf.Tensor, row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     finite = tf.debugging.check_numerics(logits, f"the model has no finite score for task `{label.name}`")
-    return {output: answer[:, None] for output, answer in predicted(label, finite).items()}
+    return {output: answer[:, None] for output, answer in predicted(label, finite, row).items()}
 
 
 def _embeddings(spec: FeatureSpec, model: keras.Model) -> dict[str, dict[str, Any]]:

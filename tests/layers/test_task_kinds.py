@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.special import expit
+from scipy.stats import spearmanr
 
+from mixrank.layers import losses
 from mixrank.layers.heads import TaskLogits
-from mixrank.layers.task_kinds import TASK_KINDS, new_loss, predicted
+from mixrank.layers.task_kinds import TASK_KINDS, at_rank, new_loss, predicted
 from mixrank.schemas import Label
 from mixrank.schemas.task_kinds import CLASSES, LABEL_KINDS, NUMBERS
 
@@ -38,13 +40,14 @@ def draw(kind):
 
 def learned(kind, labels):
     """Predictions of a logit per item that minimizes the loss of a kind."""
-    z, loss = tf.Variable(np.zeros(ITEMS, "float32")), TASK_KINDS[kind].loss()
+    items, rows = labels.shape
+    z, loss = tf.Variable(np.zeros(items, "float32")), TASK_KINDS[kind].loss()
     optimizer = keras.optimizers.Adam(0.05)
 
     @tf.function
     def step():
         with tf.GradientTape() as tape:
-            value = loss(tf.reshape(labels, (-1, 1)), tf.repeat(z, ROWS))
+            value = loss(tf.reshape(labels, (-1, 1)), tf.repeat(z, rows))
         optimizer.apply([tape.gradient(value, z)], [z])
 
     optimizer.build([z])
@@ -53,7 +56,7 @@ def learned(kind, labels):
     return TASK_KINDS[kind].link(keras.ops.convert_to_tensor(z)).numpy()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in LABEL_KINDS if kind not in CLASSES])
+@pytest.mark.parametrize("kind", [kind for kind in LABEL_KINDS if kind not in (*CLASSES, "watch_quantile")])
 def test_the_loss_of_a_kind_finds_what_its_labels_were_drawn_from(kind):
     labels, truth = draw(kind)
     np.testing.assert_allclose(learned(kind, labels), truth, rtol=0.1, atol=0.06)
@@ -125,19 +128,21 @@ def learned_shares(kind, labels):
 
     for _ in range(400):
         step()
-    found = predicted(label, logits())
+    found = predicted(label, logits(), {})
     shares = np.stack([found[name].numpy() for name in label.outputs[1:]], axis=1)
     np.testing.assert_allclose(found["stars"], shares @ np.array(LEVELS), rtol=1e-5)
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
     return shares
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSES)
 def test_levels_of_proportional_odds_are_found_by_both_kinds_with_classes(kind):
     truth = of_levels(SCORES)
     np.testing.assert_allclose(learned_shares(kind, drawn_classes(truth, ROWS)), truth, atol=0.02)
 
 
+@pytest.mark.slow
 def test_few_labels_of_an_item_say_more_where_levels_have_an_order():
     truth = of_levels(np.linspace(-2, 2, 60))
     labels = drawn_classes(truth, 8)
@@ -147,12 +152,14 @@ def test_few_labels_of_an_item_say_more_where_levels_have_an_order():
     assert ordinal < 0.5 * multiclass
 
 
+@pytest.mark.slow
 def test_classes_without_an_order_are_found_by_the_multiclass_loss_alone():
     labels = drawn_classes(SHARES, ROWS)
     np.testing.assert_allclose(learned_shares("multiclass", labels), SHARES, atol=0.03)
     assert np.abs(learned_shares("ordinal", labels) - SHARES).max() > 0.15
 
 
+@pytest.mark.slow
 def test_the_mean_level_is_not_what_a_loss_of_logarithms_finds():
     truth = of_levels(SCORES)
     labels, mean = drawn_classes(truth, ROWS), truth @ np.array(LEVELS)
@@ -169,7 +176,7 @@ def test_the_ordinal_loss_is_the_negative_logarithm_of_the_probability_of_the_le
     label = Label("stars", kind="ordinal", classes=LEVELS)
     got = new_loss(label).call(y[:, None].astype("float32"), logits)
     np.testing.assert_allclose(got, expected, rtol=1e-4)
-    found = predicted(label, keras.ops.convert_to_tensor(logits))
+    found = predicted(label, keras.ops.convert_to_tensor(logits), {})
     np.testing.assert_allclose(np.stack([found[f"stars_{c}"] for c in LEVELS], axis=1), shares, rtol=1e-3)
 
 
@@ -188,8 +195,61 @@ def test_thresholds_rise_and_start_with_levels_that_are_equally_likely():
     layer = TaskLogits(tasks=("click", "stars"), levels={"stars": 5})
     found = layer({"click": tf.ones(2), "stars": tf.zeros(2)})
     assert list(found) == ["click", "stars"] and found["click"].shape == (2,)
-    shares = predicted(label, found["stars"])
+    shares = predicted(label, found["stars"], {})
     np.testing.assert_allclose([shares[name][0] for name in label.outputs[1:]], 0.2, rtol=1e-5)
     layer.thresholds["stars"].assign([3.0, -9.0, -9.0, 5.0])
     assert np.all(np.diff(layer.rising("stars")) > 0)
     assert layer.parts()[0].parameters == layer.count_params() == 4
+
+
+@pytest.mark.slow
+def test_ranks_among_equal_durations_find_the_interest_that_watch_times_hide():
+    # Items of one minute and of ten; what a user likes is watched to a larger part, whatever its length.
+    interest, length = np.tile(np.linspace(0.2, 0.8, 6), 2), np.repeat([60.0, 600.0], 6)
+    rng = np.random.default_rng(7)
+    watched = length[:, None] * rng.beta(4 * interest, 4 * (1 - interest), (ROWS, 12)).T
+    steps = np.linspace(0, 1, 51)
+    tables = np.stack([np.quantile(watched[length == each], steps) for each in length])
+    ranks = np.stack([np.interp(y, table, steps) for y, table in zip(watched, tables, strict=True)])
+    label = Label("seen_s", kind="watch_quantile", duration="length_s")
+    z, loss = tf.Variable(np.zeros(12, "float32")), new_loss(label)
+    optimizer = keras.optimizers.Adam(0.05)
+    optimizer.build([z])
+    for _ in range(200):
+        with tf.GradientTape() as tape:
+            value = loss(ranks.reshape(-1, 1).astype("float32"), tf.repeat(z, ROWS)[:, None])
+        optimizer.apply([tape.gradient(value, z)], [z])
+    found = predicted(label, z, {"seen_s_quantiles": tf.constant(tables, tf.float32)})
+    # One order for both lengths, and the mean rank of each item.
+    np.testing.assert_allclose(found["seen_s_rank"], ranks.mean(axis=1), atol=0.01)
+    assert spearmanr(found["seen_s_rank"], interest).statistic > 0.98
+    np.testing.assert_allclose(
+        found["seen_s"],
+        [np.interp(p, steps, t) for p, t in zip(found["seen_s_rank"].numpy(), tables, strict=True)],
+        rtol=1e-3,
+    )
+    times = learned("watch_time", (watched / 60).astype("float32"))
+    assert spearmanr(times, interest).statistic < 0.7 and spearmanr(times, length).statistic > 0.8
+
+
+def test_a_rank_is_read_from_the_table_of_its_row_or_of_its_request():
+    tables = tf.constant([[0.0, 0.0, 4.0, 10.0], [1.0, 2.0, 3.0, 4.0]])
+    ranks = tf.constant([0.5, 1.0])
+    np.testing.assert_allclose(at_rank(ranks, tables), [2.0, 4.0], rtol=1e-6)
+    np.testing.assert_allclose(at_rank(ranks, tables[:1]), [2.0, 10.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "q"), [("watch_time", 0.5), ("watch_time", 0.8), ("log_regression", 0.3)])
+def test_the_quantile_loss_of_times_finds_their_quantile(kind, q):
+    labels, _ = draw("watch_time")
+    labels = labels + np.float32(0.2)
+    loss = losses.load("quantile", {"q": q}, kind)
+    # The loss is least where the prediction is the quantile: looked at around it.
+    for item in labels:
+        truth = np.quantile(item, q)
+        link = TASK_KINDS[kind].link
+        grid = np.linspace(0.3, 3, 200) * truth
+        z = np.log(grid) if kind == "watch_time" else np.log1p(grid)
+        np.testing.assert_allclose(link(keras.ops.convert_to_tensor(z)), grid, rtol=1e-4)
+        values = [loss(item[:, None], np.full((ROWS, 1), each, "float32")) for each in z.astype("float32")]
+        assert grid[np.argmin(values)] == pytest.approx(truth, rel=0.05)

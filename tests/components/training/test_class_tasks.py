@@ -1,4 +1,4 @@
-"""Tasks with classes, from a log whose probabilities are known to every way of scoring its rows."""
+"""Tasks that answer more than a number, from a log whose truth is known to every way of scoring its rows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit
+from scipy.stats import spearmanr
 
 from mixrank.components.baselines import fit_additive
 from mixrank.components.metrics import Rows, find_metric
 from mixrank.components.training import train_model
 from mixrank.components.training.settings import ModelSettings, Optimizer, TableOptimizer, TrainSettings
-from mixrank.schemas import Categorical, EventTime, FeatureSpec, Key, Label, Scenario, Vocab
+from mixrank.schemas import Categorical, EventTime, FeatureSpec, Key, Label, Numeric, Scenario, Vocab
 from mixrank.schemas.encode import encode
 
 SPEC = FeatureSpec(
@@ -26,13 +27,34 @@ SPEC = FeatureSpec(
         Label("click"),
         Label("stars", kind="ordinal", classes=(1, 2, 3, 5)),
         Label("done", kind="multiclass", classes=(0, 1, 4), given="click"),
+        Label("seen", kind="watch_quantile", duration="length", scale=10.0),
     ),
-    features=(Categorical("clip", group="item", vocab=Vocab(), dim=4), Categorical("member", group="user", dim=2)),
+    features=(
+        Categorical("clip", group="item", vocab=Vocab(), dim=4),
+        Categorical("member", group="user", dim=2),
+        Numeric("length", group="item", transform="log1p"),
+    ),
 )
 CLIPS = 12
 SCORES = np.linspace(-2, 2, CLIPS)
 SHARES = np.random.default_rng(4).dirichlet([1, 1, 1], CLIPS)
-OUTPUTS = ("click", "stars", "stars_1", "stars_2", "stars_3", "stars_5", "done", "done_0", "done_1", "done_4")
+# Half of the clips are twelve times as long, and a clip is watched to a part that has nothing to do with it.
+LENGTHS = np.repeat([10.0, 120.0], CLIPS // 2)
+PARTS = np.tile(np.linspace(0.2, 0.8, CLIPS // 2), 2)
+OUTPUTS = (
+    "click",
+    "stars",
+    "stars_1",
+    "stars_2",
+    "stars_3",
+    "stars_5",
+    "done",
+    "done_0",
+    "done_1",
+    "done_4",
+    "seen",
+    "seen_rank",
+)
 
 
 def of_stars():
@@ -54,6 +76,8 @@ def rows(count, seed):
             "click": click,
             "stars": int(rng.choice((1, 2, 3, 5), p=of_stars()[clip])),
             "done": int(rng.choice((0, 1, 4), p=SHARES[clip])) if click else 0,
+            "length": float(LENGTHS[clip]),
+            "seen": float(LENGTHS[clip] * rng.beta(4 * PARTS[clip], 4 * (1 - PARTS[clip]))),
         }
 
 
@@ -111,9 +135,20 @@ def test_probabilities_of_the_classes_come_close_to_those_of_the_log(predictions
         found = predictions[[f"score_{task}_{value}" for value in classes]].to_numpy()
         np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
         np.testing.assert_allclose(found @ np.array(classes), predictions[f"score_{task}"], rtol=1e-5)
-        assert np.abs(found - truth[clip]).mean() < 0.05
+        # Of what the mean shares of all clips are off.
+        assert np.abs(found - truth[clip]).mean() < 0.4 * np.abs(truth.mean(axis=0) - truth[clip]).mean()
     # Of rows without a click nothing is known.
     assert (predictions["label_done"].notna() == (predictions["label_click"] > 0)).all()
+
+
+@pytest.mark.slow
+def test_ranks_among_equal_durations_are_those_of_the_interest(predictions):
+    clip = predictions.groupby("clip")[["score_seen", "score_seen_rank", "label_seen"]].mean()
+    # The label is in its own unit.
+    np.testing.assert_allclose(predictions["label_seen"].mean(), (LENGTHS * PARTS).mean(), rtol=0.1)
+    assert spearmanr(clip["score_seen_rank"], PARTS).statistic > 0.9
+    assert spearmanr(clip["score_seen"], PARTS).statistic < 0.7
+    np.testing.assert_allclose(clip["score_seen"], LENGTHS * PARTS, rtol=0.35)
 
 
 @pytest.mark.slow
