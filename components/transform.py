@@ -14,6 +14,7 @@ from typing import Any, assert_never
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from mixrank.components.watch_quantiles import quantiles_of_group, rank
 from mixrank.schemas import (
     KEYS,
     Action,
@@ -50,8 +51,9 @@ def preprocessing_fn(inputs: Mapping[str, tf.RaggedTensor], custom_config: Mappi
         custom_config: must hold `spec`, the JSON of a `FeatureSpec`.
 
     Returns:
-        Model input -> dense tensor; every label as float32, NaN where the row does not count for the task; every
-        row weight as float32, over its mean of the training split; the keys of the row under the names in `KEYS`.
+        Model input -> dense tensor; every label as float32, NaN where the row does not count for the task; of a
+        watch_quantile label its rank and its group's quantiles besides (`Label.learned`, `Label.quantiles`); every row
+        weight as float32, over its mean of the training split; the keys of the row under the names in `KEYS`.
     """
     return transform(FeatureSpec.from_json(custom_config["spec"]), inputs)
 
@@ -86,6 +88,9 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
         for name in label.counts_where:
             value = tf.where(first(inputs[name], 0) > 0, value, math.nan)
         outputs[label.name] = value
+        if label.duration is not None and label.quantiles is not None:
+            quantiles = quantiles_of_group(first(inputs[label.duration], math.nan), value)
+            outputs |= {label.quantiles: quantiles, label.learned: rank(value, quantiles)}
     for name in spec.row_weights:
         weight = first(inputs[name], 0.0)
         # Rows that all weigh 0 have no mean to be measured by.

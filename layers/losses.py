@@ -2,8 +2,9 @@
 
 A loss is named by one of `names()` (one of mixrank, or the entry point of another distribution), by the dotted path
 `my_package.my_losses.LOSS`, or by the path of a .py file that defines `LOSS`. What stands there is an instance of
-`keras.losses.Loss` of (labels, logits), both `(batch, 1)`. Names are looked up in the source text, so that a typo in a
-configuration is answered before Keras is imported; only `load` imports the loss.
+`keras.losses.Loss` of (labels, logits), both `(batch, 1)`; logits are `(batch, ...)` if the label has classes. Names
+are looked up in the source text, so that a typo in a configuration is answered before Keras is imported; only `load`
+imports the loss.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mixrank.layers.references import announced, import_file, source_file
 from mixrank.schemas.naming import nearest
-from mixrank.schemas.task_kinds import BINARY, REGRESSION
+from mixrank.schemas.task_kinds import BINARY, LOG_REGRESSION, REGRESSION, WATCH_TIME
 
 if TYPE_CHECKING:
     import keras
@@ -63,11 +64,11 @@ def huber(delta: float = 1.0) -> keras.losses.Loss:
     return HuberLoss(delta)
 
 
-def quantile(q: float = 0.5) -> keras.losses.Loss:
-    """`mixrank.layers.task_kinds.QuantileLoss`."""
+def quantile(q: float = 0.5, *, kind: str = REGRESSION.name) -> keras.losses.Loss:
+    """`mixrank.layers.task_kinds.QuantileLoss` of a task of some kind."""
     from mixrank.layers.task_kinds import QuantileLoss
 
-    return QuantileLoss(q)
+    return QuantileLoss(q, kind)
 
 
 def pairwise(alpha: float = 0.5, within: str = "user") -> keras.losses.Loss:
@@ -95,7 +96,7 @@ class Own(NamedTuple):
     """A loss of mixrank.
 
     Attributes:
-        make: makes it; its arguments are the options.
+        make: makes it; its arguments are the options, but for a keyword-only `kind`, that of the task.
         kinds: of the tasks that it fits.
         grouped: whether it is of the order inside a group; it then takes labels `(batch, 2)` as those of
             `mixrank.layers.group_losses`.
@@ -110,7 +111,7 @@ OWN = {
     "focal": Own(focal, (BINARY.name,)),
     "label_smoothing": Own(label_smoothing, (BINARY.name,)),
     "huber": Own(huber, (REGRESSION.name,)),
-    "quantile": Own(quantile, (REGRESSION.name,)),
+    "quantile": Own(quantile, (REGRESSION.name, LOG_REGRESSION.name, WATCH_TIME.name)),
     "pairwise": Own(pairwise, (BINARY.name,), grouped=True),
     "listwise": Own(listwise, (BINARY.name,), grouped=True),
     "jrc": Own(jrc, (BINARY.name,), grouped=True),
@@ -145,7 +146,8 @@ def check(reference: str, options: Mapping[str, Any] | None = None, kind: str | 
     ValueError: there is no loss `fokal`; did you mean `focal`?
     """
     if reference in OWN:
-        known = inspect.signature(OWN[reference].make).parameters
+        given = inspect.signature(OWN[reference].make).parameters.values()
+        known = [option.name for option in given if option.kind is not option.KEYWORD_ONLY]
         for name in options or {}:
             if name not in known:
                 raise ValueError(f"the loss `{reference}` has no option `{name}`{nearest(name, known)}")
@@ -164,11 +166,11 @@ def check(reference: str, options: Mapping[str, Any] | None = None, kind: str | 
         raise ValueError(f"{path} must define `{name}`, a keras.losses.Loss, for the loss `{reference}`")
 
 
-def load(reference: str, options: Mapping[str, Any] | None = None) -> keras.losses.Loss:
+def load(reference: str, options: Mapping[str, Any] | None = None, kind: str | None = None) -> keras.losses.Loss:
     """The loss of a reference.
 
     Args:
-        reference, options: as in `check`.
+        reference, options, kind: as in `check`.
 
     Returns:
         Keras loss of labels `(batch, 1)` and logits of as many elements.
@@ -176,9 +178,11 @@ def load(reference: str, options: Mapping[str, Any] | None = None) -> keras.loss
     Raises:
         ValueError: as `check`, or if it is no Keras loss, one that takes probabilities, or has an option out of bounds.
     """
-    check(reference, options)
+    check(reference, options, kind)
     if reference in OWN:
-        return OWN[reference].make(**(options or {}))
+        make = OWN[reference].make
+        of_kind = {"kind": kind} if kind is not None and "kind" in inspect.signature(make).parameters else {}
+        return make(**(options or {}), **of_kind)
     path, module, name = _place(reference)
     found = getattr(import_file(path) if module is None else importlib.import_module(module), name, None)
     return _checked(reference, found)
@@ -196,7 +200,7 @@ def of_known(loss: keras.losses.Loss) -> keras.losses.Loss:
     class OfKnown(keras.losses.Loss):
         def call(self, y_true: Any, y_pred: Any) -> Any:
             known = ops.isfinite(y_true)
-            values = loss.call(ops.where(known, y_true, 0.0), ops.reshape(y_pred, ops.shape(y_true)))
+            values = loss.call(ops.where(known, y_true, 0.0), _columns(y_pred))
             return values * ops.cast(known[:, 0], values.dtype)
 
     return OfKnown(name=loss.name, reduction=loss.reduction)
@@ -303,6 +307,11 @@ def takes_probabilities(loss: Any) -> bool:
     return told is False
 
 
+def _columns(logits: Any) -> Any:
+    """Logits `(batch,)` as `(batch, 1)`; those of a task that has several as they are."""
+    return logits[:, None] if len(logits.shape) == 1 else logits
+
+
 def _place(reference: str) -> tuple[Path, str | None, str]:
     """File, module (None for a file by its path), and name inside it."""
     if reference.endswith(".py"):
@@ -338,7 +347,6 @@ def _defined(path: Path) -> set[str]:
 
 def _checked(reference: str, found: Any) -> keras.losses.Loss:
     import keras
-    from keras import ops
 
     if not isinstance(found, keras.losses.Loss):
         raise ValueError(
@@ -350,6 +358,6 @@ def _checked(reference: str, found: Any) -> keras.losses.Loss:
     class OfColumns(keras.losses.Loss):
         # Keras gives a loss labels (batch, 1) and logits (batch,) as they are: a difference would be (batch, batch).
         def call(self, y_true: Any, y_pred: Any) -> Any:
-            return found.call(y_true, ops.reshape(y_pred, ops.shape(y_true)))
+            return found.call(y_true, _columns(y_pred))
 
     return OfColumns(name=found.name, reduction=found.reduction)

@@ -62,7 +62,7 @@ def matched_sizes(
     chosen, fields = heads_for(heads, spec), field_names(spec)
     for name in names:
         try:
-            given = (widths(spec), spec.tasks, spec.scenario.values)
+            given = (widths(spec), spec.logits, spec.scenario.values)
             params = match(name, budget, *given, preset=preset, heads=chosen, field_names=fields)
             scaled = {key: params[key] for key in registry.model(name).scaled}
             yield Size(name, preset, *_totals(spec, name, params, chosen), scaled)
@@ -72,6 +72,6 @@ def matched_sizes(
 
 def _totals(spec: FeatureSpec, name: str, params: dict[str, Any], heads: Mapping[str, Any] | None) -> tuple[int, int]:
     parts = dense_parts(
-        name, params, widths(spec), spec.tasks, spec.scenario.values, heads=heads, field_names=field_names(spec)
+        name, params, widths(spec), spec.logits, spec.scenario.values, heads=heads, field_names=field_names(spec)
     )
     return sum(part.parameters for part in parts), sum(part.flops for part in parts)

@@ -221,9 +221,13 @@ def train(
         run_dir: gets `training.jsonl`, `model.json` and `predictions.parquet`, as from the Trainer.
 
     Raises:
-        ValueError: if there is no such model or a setting does not apply.
+        ValueError: if there is no such model, a setting does not apply, or a label has classes.
     """
     check(name, settings)
+    if several := [label.name for label in spec.labels if label.classes]:
+        raise ValueError(
+            f"the TFRS baseline has one logit per task, and label `{several[0]}` has classes: leave it out"
+        )
     settings = settings.on(1)
     run_dir.mkdir(parents=True, exist_ok=True)
     tf_keras.utils.set_random_seed(settings.seed)

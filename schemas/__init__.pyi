@@ -1,5 +1,7 @@
 from .features import GROUPS as GROUPS
+from .features import GROUPS_OF_DURATION as GROUPS_OF_DURATION
 from .features import KEYS as KEYS
+from .features import QUANTILES as QUANTILES
 from .features import Action as Action
 from .features import AnyCategorical as AnyCategorical
 from .features import Categorical as Categorical

@@ -40,7 +40,8 @@ def describe(spec: FeatureSpec) -> Iterator[tuple[str, str, str, str, str, str]]
     yield scenario.name, "scenario", "context", f"{len(scenario.values)} values", str(scenario.dim), ""
     for label in spec.labels:
         given = f", given {label.given}" if label.given else ""
-        kind = "" if label.is_flag else f"{label.kind}, in units of {label.scale:g}, "
+        unit = f"of {', '.join(map(str, label.classes))}" if label.classes else f"in units of {label.scale:g}"
+        kind = "" if label.is_flag else f"{label.kind}, {unit}, "
         kept = f", {100 * label.keep_negatives:g} % of the negatives" if label.keep_negatives < 1 else ""
         mature = f", known after {label.matures_after}" if label.matures_after else ""
         yield label.name, "label", "", f"{kind}weight {label.weight:g}{given}{kept}{mature}", "", ""

@@ -29,7 +29,6 @@ from mixrank.schemas.features import (
 )
 from mixrank.schemas.naming import nearest
 from mixrank.schemas.safe_text import shown
-from mixrank.schemas.task_kinds import label_kind
 from mixrank.schemas.wire import entry, example
 
 # Encodes a missing attribute of a history event, and a missing value in a JSON instance.
@@ -85,7 +84,7 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
         yield Column(spec.request.name, spec.request.dtype, serving=False)
     yield Column(spec.scenario.name, spec.scenario.dtype, required=True)
     for label in spec.labels:
-        yield Column(label.name, label_kind(label.kind).column, serving=False)
+        yield Column(label.name, label.values.column, serving=False)
     for name in spec.row_weights:
         yield Column(name, "float", serving=False)
     for name in spec.mature:
@@ -162,7 +161,7 @@ def _check_values(spec: FeatureSpec, known: Iterable[Column], row: Mapping[str, 
         if column.weighs is not None and values:
             _check_weights(column.name, values, column.weighs, lists[column.weighs])
         if values and (label := labels_of.get(column.name)):
-            label_kind(label.kind).check(f"label `{column.name}`", values)
+            label.values.check(f"label `{column.name}`", values)
         if values and column.name in spec.row_weights and not values[0] >= 0:
             raise ValueError(f"row weight `{column.name}` must be >= 0, received {shown(values[0])}")
 

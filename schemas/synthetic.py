@@ -23,7 +23,6 @@ from mixrank.schemas.features import (
     TimeGap,
     Vector,
 )
-from mixrank.schemas.task_kinds import label_kind
 
 POOL = 50
 # Rows of a request.
@@ -80,7 +79,7 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
                     assert_never(feature)
         for label in spec.labels:
             item, scenario = (_hidden(row[column], label.name) for column in (spec.item.name, spec.scenario.name))
-            row[label.name] = label_kind(label.kind).toy(draw.random(), 0.7 * item + 0.3 * scenario)
+            row[label.name] = label.values.toy(draw.random(), 0.7 * item + 0.3 * scenario)
         for label in spec.labels:
             if label.given is not None and not row[label.given]:
                 row[label.name] = 0

@@ -20,6 +20,10 @@ class LabelKind(NamedTuple):
         whole: whether only whole numbers are values.
         toy: number in [0, 1) that was drawn, number in [0, 1] that the row makes likely -> label of a toy row.
         is_flag: whether a value says that something happened or not, so that histories may read it and rates count it.
+        has_classes: whether a label declares its values, `Label.classes`, each of which gets a probability.
+        logit_per_class: whether each of them has a logit of its own.
+        by_duration: whether it is learned as a rank among rows of about equal duration, `Label.duration`.
+        classes: those of a label, ascending; empty for the kind itself.
     """
 
     name: str
@@ -29,6 +33,10 @@ class LabelKind(NamedTuple):
     whole: bool
     toy: Callable[[float, float], float]
     is_flag: bool = False
+    has_classes: bool = False
+    logit_per_class: bool = False
+    by_duration: bool = False
+    classes: tuple[int, ...] = ()
 
     @property
     def column(self) -> Literal["int", "float"]:
@@ -45,7 +53,22 @@ class LabelKind(NamedTuple):
             v
             for v in values
             if not (math.isfinite(v) and self.low <= v <= self.high and (not self.whole or v == int(v)))
+            or (self.classes and v not in self.classes)
         ]
+
+    def of(self, classes: tuple[int, ...]) -> LabelKind:
+        """The values of a label with these classes.
+
+        >>> label_kind("ordinal").of((1, 2, 3)).wrong([1, 3, 4])
+        [4]
+        """
+
+        def toy(drawn: float, chance: float) -> int:
+            return classes[min(len(classes) - 1, int(len(classes) * (0.7 * chance + 0.3 * drawn)))]
+
+        *others, last = map(str, classes)
+        expected = f"{', '.join(others)} or {last}"
+        return self._replace(expected=expected, low=classes[0], high=classes[-1], toy=toy, classes=classes)
 
     def check(self, name: str, values: Iterable[float]) -> None:
         """Refuses values that are not labels of the kind.
@@ -82,17 +105,36 @@ WATCH_TIME = LabelKind(
     False,
     lambda drawn, chance: round(5 * chance * drawn, 3) if drawn > 0.3 else 0.0,
 )
-LABEL_KINDS = {kind.name: kind for kind in (BINARY, REGRESSION, LOG_REGRESSION, COUNT, WATCH_TIME)}
+WATCH_QUANTILE = WATCH_TIME._replace(name="watch_quantile", by_duration=True)
+ORDINAL = LabelKind(
+    "ordinal", "a whole number >= 0", 0, math.inf, True, lambda drawn, chance: int(5 * chance), has_classes=True
+)
+MULTICLASS = LabelKind(
+    "multiclass",
+    "a whole number >= 0",
+    0,
+    math.inf,
+    True,
+    lambda drawn, chance: int(4 * drawn),
+    has_classes=True,
+    logit_per_class=True,
+)
+LABEL_KINDS = {
+    kind.name: kind
+    for kind in (BINARY, REGRESSION, LOG_REGRESSION, COUNT, WATCH_TIME, WATCH_QUANTILE, ORDINAL, MULTICLASS)
+}
 # Kinds whose labels are numbers, told apart by how far a prediction is off.
 NUMBERS = tuple(name for name, kind in LABEL_KINDS.items() if not kind.is_flag)
+# Those among them whose predictions are probabilities of declared values, and the mean of these.
+CLASSES = tuple(name for name, kind in LABEL_KINDS.items() if kind.has_classes)
 
 
-def label_kind(name: str) -> LabelKind:
-    """The kind of a name.
+def label_kind(name: str, classes: tuple[int, ...] = ()) -> LabelKind:
+    """The kind of a name, with the values of a label that declares its classes.
 
     Raises:
         ValueError: naming the nearest kind.
     """
     if name not in LABEL_KINDS:
         raise ValueError(f"there is no kind of task `{name}`{nearest(name, LABEL_KINDS)}")
-    return LABEL_KINDS[name]
+    return LABEL_KINDS[name].of(classes) if classes else LABEL_KINDS[name]

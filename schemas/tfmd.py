@@ -23,7 +23,6 @@ from mixrank.schemas.features import (
     TimeGap,
     Vector,
 )
-from mixrank.schemas.task_kinds import label_kind
 
 if TYPE_CHECKING:
     from tensorflow_metadata.proto.v0 import schema_pb2
@@ -74,7 +73,7 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
     if spec.scenario.dtype == "int":
         scenario.int_domain.is_categorical = True
     for label in spec.labels:
-        kind = label_kind(label.kind)
+        kind = label.values
         column = add(label.name, kind.column, always=True, serving=False)
         domain = column.int_domain if kind.whole else column.float_domain
         if math.isfinite(kind.low):

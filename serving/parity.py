@@ -92,7 +92,7 @@ def parity(
         _difference(way, task, found[reference][task], scores[task])
         for way, scores in found.items()
         if way != reference
-        for task in spec.tasks
+        for task in spec.outputs
     ]
 
 
@@ -125,7 +125,7 @@ def _server(spec: FeatureSpec, address: str, name: str, rows: Sequence[Mapping[s
         scored = client.score(rows)
         ranked = [client.rank(request, items)[own] for request, items, own in requests(spec, rows)]
     return {
-        f"{protocol}, {signature}": {task: np.array([answer[task] for answer in answers]) for task in spec.tasks}
+        f"{protocol}, {signature}": {task: np.array([answer[task] for answer in answers]) for task in spec.outputs}
         for signature, answers in (("score_rows", scored), ("rank_candidates", ranked))
     }
 
@@ -138,7 +138,7 @@ def _beam(spec: FeatureSpec, version: Path, examples: Sequence[bytes]) -> Scores
                 writer.write(example)
         score_on_beam(version, source, output, max_bad=0.0)
         parts = [open_parquet(path).read() for path in sorted((output / "scores").glob("part-*.parquet"))]
-        return {task: np.concatenate([part[f"score_{task}"].to_numpy() for part in parts]) for task in spec.tasks}
+        return {task: np.concatenate([part[f"score_{task}"].to_numpy() for part in parts]) for task in spec.outputs}
 
 
 def _served(spec: FeatureSpec, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -515,3 +515,9 @@ def toy_scores(toy_export: SimpleNamespace, toy_spec: Any, toy_data: Any, toy_tr
     logits = toy_export.model({name: columns[name] for name in toy_export.model.input}, training=False)
     order = np.argsort(columns[KEYS["time"]].numpy())
     return {task: tf.sigmoid(logits[task]).numpy()[order].reshape(-1, 1) for task in toy_spec.tasks}
+
+
+@pytest.fixture(scope="session")
+def transform_log() -> Callable[[s.FeatureSpec, dict[str, list[dict[str, Any]]], Path], None]:
+    """A function `(spec, rows by split, folder)` that writes the rows and sends them through the real Transform."""
+    return _transform

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -137,6 +137,51 @@ class AdditiveMean(_Additive):
     def predict(self, keys: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
         """Prediction of every row, `(rows,)`; arguments and errors as in `AdditiveLogOdds.predict`."""
         return np.maximum(self._sum(keys), self.least if self.least < 0 else max(self.least, self.prior / 100))
+
+
+class AdditiveClasses(AdditiveMean):
+    """Probabilities of the classes of a label, as far from their shares as the mean of `AdditiveMean` asks.
+
+    Of all probabilities with a mean p of the label those nearest to the shares `q_c` of the training rows are
+    `p_c = q_c e^{t c} / sum_j q_j e^{t j}` (the minimum of the Kullback-Leibler divergence, Csiszar 1975); t is solved
+    for. A share is `(rows of c + 1/2) / (rows + classes / 2)`, so that none is 0.
+
+    Args:
+        classes: values of the label, ascending.
+        smoothing: as in `AdditiveLogOdds`.
+
+    >>> AdditiveClasses((1, 2, 3)).fit({"page": [0, 0, 1]}, [1, 3, 3]).predict({"page": [0, 1]}).round(3)
+    array([[2.238, 0.336, 0.09 , 0.574],
+           [2.429, 0.248, 0.076, 0.676]])
+    """
+
+    def __init__(self, classes: Sequence[int], *, smoothing: float = 5.0) -> None:
+        super().__init__(smoothing=smoothing, least=min(classes))
+        self.classes = np.asarray(classes, np.float64)
+
+    def fit(
+        self, keys: Mapping[str, ArrayLike], labels: ArrayLike, weights: ArrayLike | None = None
+    ) -> AdditiveClasses:
+        """Counts the training rows; arguments and errors as in `AdditiveLogOdds.fit`."""
+        super().fit(keys, labels, weights)
+        y = np.asarray(labels)
+        w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
+        counts = np.array([w[y == value].sum() for value in self.classes]) / w.mean() + 0.5
+        self.shares = counts / counts.sum()
+        return self
+
+    def predict(self, keys: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+        """Mean, then the probability of each class, `(rows, 1 + classes)`; errors as in `AdditiveLogOdds.predict`."""
+        wanted = self._sum(keys)
+        # Probabilities and mean on a grid of t, between which means are looked up.
+        span = self.classes[-1] - self.classes[0]
+        t = np.linspace(-20, 20, 8001)[:, None] / span * len(self.classes)
+        weight = np.log(self.shares) + t * (self.classes - self.classes[0])
+        grid = np.exp(weight - weight.max(axis=1, keepdims=True))
+        grid /= grid.sum(axis=1, keepdims=True)
+        means = grid @ self.classes
+        shares = np.stack([np.interp(wanted, means, column) for column in grid.T], axis=1)
+        return np.column_stack([shares @ self.classes, shares])
 
 
 def constant_mean(labels: NDArray[Any]) -> float | None:

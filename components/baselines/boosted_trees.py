@@ -87,7 +87,7 @@ class BoostedTrees:
         self.categories: dict[str, NDArray[np.int32]] = {}
         self.models: dict[str, Any] = {}
         # Predictions of tasks with labels of one class.
-        self.constants: dict[str, float] = {}
+        self.constants: dict[str, Any] = {}
 
     def fit(self, rows: ExampleArrays, days: ArrayLike) -> BoostedTrees:
         """Counts the training rows and grows the trees; a row's features know the days before its own.
@@ -120,7 +120,7 @@ class BoostedTrees:
             kind = TASK_BASELINES[label.kind]
             counted = label.counted(rows.columns)
             column = rows.columns[label.name][counted]
-            if (constant := kind.constant(column)) is not None:
+            if (constant := kind.constant(column, label.classes)) is not None:
                 self.constants[label.name] = constant
             else:
                 weights = self.spec.weights_of(label, rows.columns)
@@ -129,16 +129,17 @@ class BoostedTrees:
         return self
 
     def predict(self, rows: ExampleArrays) -> dict[str, NDArray[np.float64]]:
-        """Task -> prediction of every row, `(rows,)`; every training day counts as earlier.
+        """Task -> prediction of every row, `(rows,)`, of a label with classes `(rows, 1 + classes)`; every training day
+        counts as earlier.
 
         Raises:
             ValueError: before `fit`.
         """
         table = self.features(rows)
         return {
-            label.name: np.full(len(rows), self.constants[label.name])
+            label.name: np.repeat(np.asarray(self.constants[label.name])[None], len(rows), axis=0)
             if label.name in self.constants
-            else TASK_BASELINES[label.kind].predict(self.models[label.name], table)
+            else TASK_BASELINES[label.kind].predict(self.models[label.name], table, label.classes)
             for label in self.spec.labels
         }
 

@@ -1,7 +1,7 @@
 """Scores of the baselines on the evaluation rows, fitted on the rows that a model is trained on.
 
-Both write a Parquet file with the columns that identify a row and `score_<task>`, of every row of the evaluation
-split, in the order of its files.
+Both write a Parquet file with the columns that identify a row and `score_<output>` of each output of a task, of every
+row of the evaluation split, in the order of its files.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def fit_additive(spec: FeatureSpec, patterns: Mapping[str, str], splits: Sequenc
     evaluated = read_columns(spec, patterns["eval"], list(dict.fromkeys([*wanted, *spec.key_columns])))
     scores = {}
     for label in spec.labels:
-        model = TASK_BASELINES[label.kind].additive()
+        model = TASK_BASELINES[label.kind].additive(label.classes)
         rows = label.counted(training)
         weights = spec.weights_of(label, training)
         weights = None if weights is None else weights[rows]
@@ -70,8 +70,11 @@ def fit_boosted_trees(dataset: Dataset, patterns: Mapping[str, str], splits: Seq
 
 
 def _write(spec: FeatureSpec, columns: Mapping[str, Any], scores: Mapping[str, Any], target: Path) -> Path:
-    frame = pd.DataFrame(
-        {name: columns[name] for name in spec.key_columns} | {f"score_{task}": s for task, s in scores.items()}
-    )
+    found = {name: columns[name] for name in spec.key_columns}
+    for label in spec.labels:
+        answers = np.reshape(scores[label.name], (len(scores[label.name]), -1))
+        # No baseline has ranks.
+        found |= {f"score_{output}": own for output, own in zip(label.outputs, answers.T, strict=False)}
+    frame = pd.DataFrame(found)
     write_atomically(target, lambda path: frame.to_parquet(path, index=False))
     return target

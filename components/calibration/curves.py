@@ -63,7 +63,7 @@ def fit_platt(
         labels, logits: `(rows,)`, the labels in the unit of the loss.
         weights: of the rows, > 0, `(rows,)`; None: each counts once.
     """
-    task, y, z = TASK_CALIBRATIONS[kind], np.asarray(labels, np.float64), np.asarray(logits, np.float64)
+    task, y, z = _of(kind), np.asarray(labels, np.float64), np.asarray(logits, np.float64)
     w = np.full(len(y), 1 / len(y)) if weights is None else weights / weights.sum()
     a, b = _line(task, y, z, w, both=True)
     if a <= 0:
@@ -112,7 +112,7 @@ def fit_isotonic(
     """
     from sklearn.isotonic import isotonic_regression
 
-    task = TASK_CALIBRATIONS[kind]
+    task = _of(kind)
     z, target = np.asarray(logits, np.float64), task.target(np.asarray(labels, np.float64))
     number = bins_of(z, max(1, min(MOST_KNOTS, len(z) // rows_per_bin)))
     w = np.ones(len(z)) if weights is None else weights
@@ -137,6 +137,12 @@ def fit_isotonic(
     return (
         Curve(knots=tuple(x / w for w, x, _ in kept), values=tuple(values)) if np.isfinite(values).all() else IDENTITY
     )
+
+
+def _of(kind: str) -> TaskCalibration:
+    if (found := TASK_CALIBRATIONS[kind]) is None:
+        raise ValueError(f"a task of kind {kind} has no one logit whose prediction is a mean")
+    return found
 
 
 def _sum(pools: Any) -> tuple[float, float, float]:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from mixrank.components.calibration.task_kinds import TASK_CALIBRATIONS
 from mixrank.schemas import Label
 from mixrank.schemas.naming import Declaration
 
@@ -18,7 +19,8 @@ class Calibration(Declaration):
         per_scenario: bool. Whether each scenario gets a curve of its own. Scores of different scenarios then change
             their order; those of one scenario do not.
         min_rows: int >= 1. A scenario with fewer rows in `valid` takes the curve of all rows.
-        tasks: those to calibrate; all if empty.
+        tasks: those to calibrate; if empty, all whose predictions are means of one logit: those of labels with
+            classes and of watch_quantile are not.
     """
 
     method: Literal["platt", "isotonic"]
@@ -28,7 +30,7 @@ class Calibration(Declaration):
 
     def covers(self, label: Label) -> bool:
         """Whether a task is calibrated."""
-        return not self.tasks or label.name in self.tasks
+        return TASK_CALIBRATIONS[label.kind] is not None and (not self.tasks or label.name in self.tasks)
 
 
 def parse_method(given: Any) -> Any:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mixrank.schemas.task_kinds import CLASSES, WATCH_QUANTILE
+
 # As in `mixrank.layers.task_kinds`: the largest logit whose exponential is a prediction.
 LARGEST = 30.0
 
@@ -55,7 +57,8 @@ def _of_counts(y: NDArray[np.float64], z: NDArray[np.float64]) -> tuple[NDArray[
     return mean - y * z, mean - y
 
 
-TASK_CALIBRATIONS = {
+# None: a task with several logits has no one logit that a curve could map, and one of ranks predicts no mean.
+TASK_CALIBRATIONS: dict[str, TaskCalibration | None] = {
     "binary": TaskCalibration(lambda y, z: (_softplus(z) - y * z, _sigmoid(z) - y), _same, _log_odds),
     "regression": TaskCalibration(lambda y, z: ((y - z) ** 2, 2 * (z - y)), _same, _same),
     "log_regression": TaskCalibration(lambda y, z: ((np.log1p(y) - z) ** 2, 2 * (z - np.log1p(y))), np.log1p, _same),
@@ -63,4 +66,5 @@ TASK_CALIBRATIONS = {
     "watch_time": TaskCalibration(
         lambda y, z: (y * _softplus(-z) + _softplus(z), (1 + y) * _sigmoid(z) - y), _same, _log
     ),
+    **dict.fromkeys((WATCH_QUANTILE.name, *CLASSES)),
 }

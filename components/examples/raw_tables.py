@@ -36,7 +36,6 @@ from mixrank.schemas.raw import (
     find_files,
     uneven_weights,
 )
-from mixrank.schemas.task_kinds import label_kind
 
 LOG, PRIOR = "log", "prior"
 # Where a row of the log came from; not a column of the spec.
@@ -249,8 +248,10 @@ def _needed(dataset: Dataset, declared: dict[str, Table], tables: dict[str, RawT
             needed[LOG][flag] = RawColumn(flag, "flag", required=flag not in conditional)
     for label in spec.labels:
         if not label.is_flag:
-            kind, required = label_kind(label.kind).column, label.given is None
-            needed[LOG][label.name] = RawColumn(label.name, kind, required=required, label=label.kind)
+            kind, required = label.values.column, label.given is None
+            needed[LOG][label.name] = RawColumn(
+                label.name, kind, required=required, label=label.kind, classes=label.classes
+            )
     if spec.position is not None and (source.explode is None or source.explode.position != spec.position.name):
         needed[LOG][spec.position.name] = RawColumn(spec.position.name, "int")
     for name in spec.row_weights:

@@ -22,7 +22,6 @@ from mixrank.components.examples.popularity import DailyCounts, count, daily_cou
 from mixrank.components.examples.raw_tables import PRIOR, join_name
 from mixrank.components.gates import Figures
 from mixrank.schemas import SPLITS, Action, Categorical, Dataset, MultiCategorical, TimeGap
-from mixrank.schemas.task_kinds import label_kind
 
 
 @dataclass
@@ -156,7 +155,7 @@ def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:
     if spec.request is not None:
         result.append(ValueColumn(spec.request.name, spec.request.dtype, log[spec.request.name]))
     result.append(ValueColumn(spec.scenario.name, spec.scenario.dtype, log[spec.scenario.name]))
-    result += [ValueColumn(label.name, label_kind(label.kind).column, log[label.name]) for label in spec.labels]
+    result += [ValueColumn(label.name, label.values.column, log[label.name]) for label in spec.labels]
     result += [ValueColumn(name, "float", log[name]) for name in spec.row_weights]
     result += [ValueColumn(name, "int", log[name]) for name in spec.mature]
     if spec.position is not None:

@@ -60,6 +60,7 @@ def judge_model(
     baseline: Mapping[str, NDArray[np.float64]],
     pushed: Mapping[str, NDArray[np.float64]],
     weights: Mapping[str, NDArray[np.float64]] | None = None,
+    classes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> list[GateResult]:
     """Verdicts on the scores of the evaluation rows, task by task.
 
@@ -71,18 +72,21 @@ def judge_model(
 
     Args:
         labels: task -> `(rows,)`, NaN in rows that do not count for the task.
-        scores: task -> predictions, `(rows,)`.
+        scores: task -> predictions, `(rows,)`; of a label with classes `(rows, 1 + classes)`, as `answers_in` gives
+            them. The same holds for `baseline` and `pushed`.
         users: of each row, `(rows,)`.
         gates: bounds; `gates.allow` is left to the caller.
         losses: task -> the metric that is the mean of its loss.
         baseline: task -> scores of the additive baseline.
         pushed: task -> scores of the last pushed model; without the tasks that it does not have.
         weights: task -> weights of the rows, `(rows,)`; without the tasks in which every row counts once.
+        classes: task -> the classes of its label, if it has any.
     """
     _, user = np.unique(np.asarray(users), return_inverse=True)
     results = []
     for task, score in scores.items():
-        y, finite, known = labels[task], np.isfinite(score), ~np.isnan(labels[task])
+        y, known = labels[task], ~np.isnan(labels[task])
+        finite = np.isfinite(score if score.ndim == 1 else score.sum(axis=1))
         where = f"task `{task}`: "
         if not finite.all():
             said = f"{where}{int((~finite).sum())} of {len(score)} predictions are not finite numbers"
@@ -90,7 +94,8 @@ def judge_model(
         elif len(np.unique(y[known])) > 1:
             others = (each[task][known] if task in each else None for each in (baseline, pushed, weights or {}))
             _, own = np.unique(user[known], return_inverse=True)
-            results += _judge_task(task, losses[task], y[known], score[known], own, gates, *others)
+            of = (classes or {}).get(task, ())
+            results += _judge_task(task, losses[task], y[known], score[known], own, gates, of, *others)
     return results
 
 
@@ -101,13 +106,14 @@ def _judge_task(
     scores: NDArray[np.float64],
     user: NDArray[np.int64],
     gates: GateSettings,
+    classes: tuple[int, ...],
     baseline: NDArray[np.float64] | None,
     pushed: NDArray[np.float64] | None,
     weights: NDArray[np.float64] | None,
 ) -> list[GateResult]:
     def loss(of: NDArray[np.float64]) -> NDArray[np.float64]:
         assert metric.of_each is not None, f"{metric.name} is no mean over rows"
-        return metric.of_each(Rows(labels, of, user))
+        return metric.of_each(Rows.of_answers(labels, of, user, classes))
 
     own, one = loss(scores), np.ones(len(labels)) if weights is None else weights
     level = mean(own, weights)
@@ -133,7 +139,8 @@ def _judge_task(
         most = bound + SAME
         add("worse_than_pushed", found.low <= most, found.low <= most < found.high, found, said)
     if (widest := gates.calibration) is not None and labels.min() >= 0:
-        found = ratio_interval(one * scores, one * labels, user, gates.confidence)
+        level_of = scores if scores.ndim == 1 else scores[:, 0]
+        found = ratio_interval(one * level_of, one * labels, user, gates.confidence)
         least = 1 / widest
         inside = found.low <= widest and found.high >= least
         said = f"calibration is {found.value:.3f}, {least:.3g} to {widest:.3g} is allowed"

@@ -63,8 +63,8 @@ class MetricValue(NamedTuple):
 def eval_config(spec: FeatureSpec, thresholds: Thresholds, source: str = "") -> tfma.EvalConfig:
     """Every metric of every task, overall and per scenario.
 
-    The model's `serving_default` takes serialised `tf.Example`s and returns one probability per task under the
-    task's name; labels, user, request and scenario are raw columns of the examples.
+    The model's `serving_default` takes serialised `tf.Example`s and returns one prediction per task under the task's
+    name, and those of classes beside it; labels, user, request and scenario are raw columns of the examples.
 
     Args:
         spec: declaration of the log.
@@ -87,6 +87,7 @@ def eval_config(spec: FeatureSpec, thresholds: Thresholds, source: str = "") -> 
             "where": label.counts_where,
             "weight": spec.weight_of(label),
             "request_key": None if spec.request is None else spec.request.name,
+            "classes": label.classes,
             "source": source,
         }
         ranking = tfma.MetricConfig(

@@ -181,7 +181,7 @@ def stamp(model: Path, copy: Path, spec: FeatureSpec, examples: list[bytes], sco
     write_warmup(copy, spec, examples, sorted({name.split("/")[1] for name in scores}))
     known = [request_and_item(spec, decode(spec, example)) for example in examples[:GOLDEN_ROWS]]
     answers = [
-        {task: float(scores[f"tf2/score_rows/{task}"][position, 0]) for task in spec.tasks}
+        {task: float(scores[f"tf2/score_rows/{task}"][position, 0]) for task in spec.outputs}
         for position in range(len(known))
     ]
     write_golden(copy / GOLDEN_FILE, [request | item for request, item in known], answers)
@@ -209,7 +209,7 @@ def compare(
     rows = pd.DataFrame([{key: row[key] for key in keys} for row in (decode(spec, e) for e in examples)])
     rows[POSITION] = np.arange(len(rows))
     # Rows that share a key cannot be told apart.
-    known = predictions[[*keys, *map("score_{}".format, spec.tasks)]].drop_duplicates(keys, keep=False)
+    known = predictions[[*keys, *map("score_{}".format, spec.outputs)]].drop_duplicates(keys, keep=False)
     joined = rows.drop_duplicates(keys, keep=False).merge(known, on=keys, how="inner")
     if len(joined) < 0.5 * len(rows) or joined.empty:
         return [f"only {len(joined)} of {len(rows)} evaluation rows are among the Trainer's predictions"]

@@ -15,10 +15,10 @@ from mixrank.components.baselines import ADDITIVE, read_columns
 from mixrank.components.gates import GateSettings, judge_model
 from mixrank.components.judging.last_pushed import saved_model
 from mixrank.components.judging.row_scores import scores_beside
-from mixrank.components.metrics import find_metric, weights_in
+from mixrank.components.metrics import answers_in, find_metric, weights_in
 from mixrank.components.training import PREDICTIONS
 from mixrank.layers.task_kinds import TASK_KINDS
-from mixrank.schemas import FeatureSpec
+from mixrank.schemas import FeatureSpec, Label
 from mixrank.schemas.arrow import read_frame
 from mixrank.schemas.files import write_text_atomically
 from mixrank.schemas.plain_names import plain
@@ -43,7 +43,7 @@ class Executor(base_executor.BaseExecutor):
             scored = score_rows(folder, spec, artifact_utils.get_split_uri([examples], "eval") + "/*")
             pushed = scores_beside(predictions, scored, spec, f"the last pushed model, {folder},")
         results = judge_model(
-            _by_task(predictions, spec, "label"),
+            {label.name: _in_unit(predictions[f"label_{label.name}"].to_numpy(), label) for label in spec.labels},
             _by_task(predictions, spec),
             predictions[spec.user.name].to_numpy(),
             gates,
@@ -51,6 +51,7 @@ class Executor(base_executor.BaseExecutor):
             baseline=_by_task(baseline, spec),
             pushed=_by_task(pushed, spec),
             weights={task: found for task in spec.tasks if (found := weights_in(predictions, task)) is not None},
+            classes={label.name: label.classes for label in spec.labels},
         )
         for result in results:
             logging.info("%s %s", "passed:" if result.passed else "not passed:", result.said)
@@ -126,7 +127,7 @@ class ModelGates(base_component.BaseComponent):
 
 
 def score_rows(model: Path, spec: FeatureSpec, pattern: str) -> pd.DataFrame:
-    """Scores of a pushed model: the columns that identify a row, and `score_<task>` of every task that it has.
+    """Scores of a pushed model: the columns that identify a row, and `score_<output>` of every task that it has.
 
     Args:
         model: SavedModel.
@@ -142,16 +143,18 @@ def score_rows(model: Path, spec: FeatureSpec, pattern: str) -> pd.DataFrame:
     records = untuned(tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(pattern)), compression_type="GZIP")).batch(BATCH)
     parts = [{task: score.numpy().reshape(-1) for task, score in signature(examples=each).items()} for each in records]
     keys = read_columns(spec, pattern, spec.key_columns)
-    tasks = [task for task in spec.tasks if task in parts[0]]
-    return pd.DataFrame(keys | {f"score_{task}": np.concatenate([part[task] for part in parts]) for task in tasks})
+    # A label that has other classes now is another task.
+    outputs = [name for label in spec.labels if {*label.outputs} <= {*parts[0]} for name in label.outputs]
+    return pd.DataFrame(keys | {f"score_{name}": np.concatenate([part[name] for part in parts]) for name in outputs})
 
 
-def _by_task(frame: pd.DataFrame, spec: FeatureSpec, what: str = "score") -> dict[str, Any]:
-    """Task -> its column, in the unit in which its loss is measured; without the tasks that have none."""
-    columns = {label.name: (f"{what}_{label.name}", label.scale) for label in spec.labels}
-    # Labels of 0 and 1 stay whole numbers.
+def _by_task(frame: pd.DataFrame, spec: FeatureSpec) -> dict[str, Any]:
+    """Task -> what `answers_in` finds, in the unit in which its loss is measured; without the tasks that have none."""
     return {
-        task: frame[name].to_numpy() if scale == 1 else frame[name].to_numpy() / scale
-        for task, (name, scale) in columns.items()
-        if name in frame
+        label.name: _in_unit(answers_in(frame, label), label) for label in spec.labels if f"score_{label.name}" in frame
     }
+
+
+def _in_unit(values: Any, label: Label) -> Any:
+    # Labels of 0 and 1 stay whole numbers.
+    return values if label.scale == 1 else values / label.scale

@@ -13,7 +13,7 @@ TURN, PLACE = "#", "@"
 
 
 def scores_beside(predictions: pd.DataFrame, found: pd.DataFrame, spec: FeatureSpec, name: str) -> pd.DataFrame:
-    """`score_<task>` of another model, in the order of the Trainer's predictions.
+    """`score_<output>` of another model, in the order of the Trainer's predictions.
 
     Args:
         predictions: of the Trainer, with the columns that identify a row.
@@ -25,7 +25,7 @@ def scores_beside(predictions: pd.DataFrame, found: pd.DataFrame, spec: FeatureS
         ValueError: if its keys are not those of the predictions.
     """
     own = predictions
-    columns = [f"score_{task}" for task in spec.tasks if f"score_{task}" in found]
+    columns = [f"score_{name}" for name in spec.outputs if f"score_{name}" in found]
     # What is not there, at -1, has no score.
     scores = found[columns].reset_index(drop=True).reindex(rows_beside(predictions, found, spec)).reset_index(drop=True)
     if scores.isna().to_numpy().any():

@@ -31,6 +31,7 @@ class Ranking(tfma.metrics.Metric):
         weight: feature with the weight of each row; None counts every row once.
         source: str. Fingerprint of the code, so that a cached evaluation notices an edit.
         request_key: feature with the ranking request of each row; None for a log without. It takes 8 bytes more.
+        classes: of the label, ascending; each takes 4 bytes more.
 
     Raises:
         ValueError: if an example has no single value of `group_key`.
@@ -43,6 +44,7 @@ class Ranking(tfma.metrics.Metric):
         where: Sequence[str] = (),
         weight: str | None = None,
         request_key: str | None = None,
+        classes: Sequence[int] = (),
         source: str = "",
     ) -> None:
         super().__init__(
@@ -53,6 +55,7 @@ class Ranking(tfma.metrics.Metric):
             weight=weight,
             source=source,
             request_key=request_key,
+            classes=list(classes),
         )
 
 
@@ -63,6 +66,7 @@ def _computations(
     weight: str | None = None,
     source: str = "",
     request_key: str | None = None,
+    classes: Sequence[int] = (),
     eval_config: tfma.EvalConfig | None = None,
     model_name: str = "",
     output_name: str = "",
@@ -75,7 +79,7 @@ def _computations(
     ]
     read = [name for name in (group_key, *where, weight, request_key) if name is not None]
     preprocessor = tfma.metrics.FeaturePreprocessor(feature_keys=read)
-    collect = _Collect(keys, group_key, where, weight, request_key, eval_config)
+    collect = _Collect(keys, group_key, where, weight, request_key, tuple(classes), eval_config)
     return [tfma.metrics.MetricComputation(keys, [preprocessor], collect)]
 
 
@@ -86,6 +90,8 @@ class _Columns(NamedTuple):
     # Empty for rows that count once, and for a log without requests.
     weights: array[float]
     requests: array[int]
+    # Row by row, of a label with classes.
+    shares: array[float]
 
 
 class _Collect(beam.CombineFn):
@@ -98,8 +104,10 @@ class _Collect(beam.CombineFn):
         where: Sequence[str],
         weight: str | None,
         request_key: str | None,
+        classes: tuple[int, ...],
         eval_config: tfma.EvalConfig | None,
     ) -> None:
+        self._classes = classes
         self._keys = keys
         self._group_key = group_key
         self._where = where
@@ -108,7 +116,7 @@ class _Collect(beam.CombineFn):
         self._eval_config = eval_config
 
     def create_accumulator(self) -> _Columns:
-        return _Columns(array("q"), array("d"), array("f"), array("f"), array("q"))
+        return _Columns(array("q"), array("d"), array("f"), array("f"), array("q"), array("f"))
 
     def add_input(self, accumulator: _Columns, element: Any) -> _Columns:
         features = element.get_by_key("features")
@@ -137,6 +145,10 @@ class _Collect(beam.CombineFn):
             accumulator.weights.frombytes(weights[rows].astype(np.float32).tobytes())
         if self._request_key is not None:
             accumulator.requests.frombytes(_integers(np.ravel(features[self._request_key])[rows]).tobytes())
+        if self._classes:
+            answers = element.get_predictions(model)
+            shares = np.stack([np.ravel(answers[f"{output}_{value}"]) for value in self._classes], axis=1)
+            accumulator.shares.frombytes(shares[rows].astype(np.float32).tobytes())
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[_Columns]) -> _Columns:
@@ -147,13 +159,15 @@ class _Collect(beam.CombineFn):
         return merged
 
     def extract_output(self, accumulator: _Columns) -> dict[tfma.metrics.MetricKey, float]:
-        groups, scores, labels, weights, requests = (np.asarray(column) for column in accumulator)
+        groups, scores, labels, weights, requests, shares = (np.asarray(column) for column in accumulator)
         of_rows = Rows(
             labels,
             scores,
             groups,
             requests if self._request_key is not None else None,
             weights if self._weight is not None else None,
+            self._classes,
+            shares.reshape(-1, len(self._classes)) if self._classes else None,
         )
         values = measure(of_rows, [find_metric(key.name) for key in self._keys])
         return {key: values[key.name] for key in self._keys}

@@ -1,6 +1,7 @@
 from .metric import Bound as Bound
 from .metric import Metric as Metric
 from .metric import Rows as Rows
+from .metric import answers_in as answers_in
 from .metric import ratio_of_sums as ratio_of_sums
 from .metric import sums as sums
 from .metric import weights_in as weights_in

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +18,7 @@ from mixrank.schemas.task_kinds import BINARY
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mixrank.schemas import FeatureSpec
+    from mixrank.schemas import FeatureSpec, Label
 
 # Elements of the largest work array, 32 MB.
 BLOCK = 4_000_000
@@ -35,6 +35,8 @@ class Rows:
             columns of `drawn`.
         requests: integer or text, `(rows,)`. Ranking request of each row; None if the log declares none.
         weights: >= 0, `(rows,)`, or None: each row counts once. A row of weight 2 counts as two equal ones.
+        classes: values of a label that has classes, ascending; else empty.
+        shares: predicted probability of each class, `(rows, classes)`, or None.
     """
 
     labels: NDArray[Any]
@@ -42,19 +44,51 @@ class Rows:
     groups: NDArray[Any]
     requests: NDArray[Any] | None = None
     weights: NDArray[Any] | None = None
+    classes: tuple[int, ...] = ()
+    shares: NDArray[Any] | None = None
 
     @classmethod
     def of(cls, predictions: pd.DataFrame, task: str, spec: FeatureSpec) -> Rows:
         """The rows of a table of predictions that count for a task: those whose `label_<task>` is known."""
         known = predictions[predictions[f"label_{task}"].notna()]
         requests = None if spec.request is None else known[spec.request.name].to_numpy()
-        labels, scores, users = (known[name].to_numpy() for name in (f"label_{task}", f"score_{task}", spec.user.name))
-        return cls(labels, scores, users, requests, weights_in(known, task))
+        labels, users = (known[name].to_numpy() for name in (f"label_{task}", spec.user.name))
+        (label,) = (label for label in spec.labels if label.name == task)
+        return cls.of_answers(
+            labels, answers_in(known, label), users, label.classes, requests=requests, weights=weights_in(known, task)
+        )
+
+    @classmethod
+    def of_answers(
+        cls,
+        labels: NDArray[Any],
+        answers: NDArray[Any],
+        groups: NDArray[Any],
+        classes: tuple[int, ...] = (),
+        *,
+        requests: NDArray[Any] | None = None,
+        weights: NDArray[Any] | None = None,
+    ) -> Rows:
+        """Rows from what a model answers for a task.
+
+        Args:
+            labels, groups, requests, weights: as in `Rows`.
+            answers: predictions `(rows,)`; of a label with classes `(rows, 1 + classes)`, see `answers_in`.
+            classes: those of the label.
+        """
+        scores, shares = (answers[:, 0], answers[:, 1:]) if classes else (answers, None)
+        return cls(labels, scores, groups, requests, weights, classes, shares)
 
     def take(self, rows: NDArray[Any]) -> Rows:
         """Some of the rows, by their positions or a mask."""
-        requests, weights = (None if each is None else each[rows] for each in (self.requests, self.weights))
-        return Rows(self.labels[rows], self.scores[rows], self.groups[rows], requests, weights)
+        requests, weights, shares = (
+            None if each is None else each[rows] for each in (self.requests, self.weights, self.shares)
+        )
+        return Rows(self.labels[rows], self.scores[rows], self.groups[rows], requests, weights, self.classes, shares)
+
+    def over(self, unit: float) -> Rows:
+        """The same rows with labels and scores in another unit."""
+        return self if unit == 1 else replace(self, labels=self.labels / unit, scores=self.scores / unit)
 
     @property
     def weight(self) -> NDArray[np.float64]:
@@ -88,6 +122,23 @@ class Rows:
     def pairs_by_group(self) -> GroupXauc:
         """XAUC, size and position of every group."""
         return xauc_by_group(self.labels, self.scores, self.groups, self.weights)
+
+
+def answers_in(predictions: pd.DataFrame, label: Label) -> NDArray[Any]:
+    """`score_<output>` of every output of a label in a table of predictions.
+
+    Returns:
+        `(rows,)`; for a label with classes float64 `(rows, 1 + classes)`, the prediction first.
+
+    Raises:
+        ValueError: if the table has predictions of the label, and none of its classes.
+    """
+    columns = [f"score_{output}" for output in label.outputs]
+    if not label.classes:
+        return predictions[columns[0]].to_numpy()
+    if missing := [name for name in columns if name not in predictions]:
+        raise ValueError(f"predictions of label `{label.name}` lack the column `{missing[0]}`: other classes?")
+    return predictions[columns].to_numpy(np.float64)
 
 
 def weights_in(predictions: pd.DataFrame, task: str) -> NDArray[np.float64] | None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mixrank.components.metrics.class_metrics import class_log_losses, hits
 from mixrank.components.metrics.metric import Bound, Metric, Rows, ratio_of_sums, resampled_auc
 from mixrank.components.metrics.ndcg import ndcg_at
 from mixrank.components.metrics.number_metrics import poisson_losses, squared_log_errors, watch_losses, xauc
@@ -32,7 +33,7 @@ from mixrank.components.metrics.ranking_metrics import (
 from mixrank.components.metrics.request_metrics import OF_REQUESTS
 from mixrank.schemas.naming import nearest
 from mixrank.schemas.safe_text import shown
-from mixrank.schemas.task_kinds import LABEL_KINDS, NUMBERS
+from mixrank.schemas.task_kinds import CLASSES, LABEL_KINDS, NUMBERS
 
 GROUP = "mixrank.metrics"
 
@@ -203,6 +204,35 @@ OF_NUMBERS = (
 )
 
 
+def _shares(rows: Rows) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    if rows.shares is None:
+        raise ValueError("metrics of classes need the probability of each class")
+    return rows.labels, rows.shares, rows.classes
+
+
+OF_CLASSES = (
+    _mean_of(
+        "class_log_loss",
+        "log loss of the classes",
+        lambda rows: class_log_losses(*_shares(rows)),
+        headline=True,
+        relative=rela_impr_log_loss,
+        unit="nats",
+        short="Log loss",
+        kinds=CLASSES,
+    ),
+    Metric(
+        "accuracy",
+        "accuracy",
+        lambda rows: mean(hits(*_shares(rows)), rows.weights),
+        lambda rows, drawn: ratio_of_sums(rows, hits(*_shares(rows)), 1, drawn),
+        higher_is_better=True,
+        headline=True,
+        kinds=CLASSES,
+    ),
+)
+
+
 @cache
 def metrics() -> dict[str, Metric]:
     """Name -> metric: mixrank's own, then those of installed packages.
@@ -210,7 +240,7 @@ def metrics() -> dict[str, Metric]:
     Raises:
         ValueError: if an entry point cannot be loaded, is not a `Metric`, or has a name that is taken.
     """
-    found = {metric.name: metric for metric in (*OWN, *OF_NUMBERS, *OF_REQUESTS)}
+    found = {metric.name: metric for metric in (*OWN, *OF_NUMBERS, *OF_CLASSES, *OF_REQUESTS)}
     for point in sorted(entry_points(group=GROUP)):
         where = f"entry point `{point.name}` of `{GROUP}`, from `{point.dist.name if point.dist else point.value}`,"
         try:

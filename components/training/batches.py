@@ -47,12 +47,13 @@ class TransformedRows:
     Args:
         files: paths, GZIP-compressed TFRecords of tf.Examples.
         columns: parsing specification; every column has a fixed length.
-        labels: columns that are labels, in the order of the tasks.
+        labels: columns that are labels, in the order of the tasks, each under the name of its task.
         inputs: columns that the model reads.
         weights: label -> the column that weighs its rows, for those that have one.
         scenario_weights: column of scenario ids and the weight of each id, by which rows count besides; or None.
         sampled: label of which only a share of the negatives was kept, or None.
         beside: columns that training reads beside those of the model; they are among the inputs of a batch.
+        learned: label -> the column that its loss sees in its place, for those that have one.
         groups: label -> the column of keys inside which its loss compares rows; such a label is `(batch, 2)`, with the
             number of the row's key in the batch.
     """
@@ -65,6 +66,7 @@ class TransformedRows:
     scenario_weights: tuple[str, np.ndarray] | None = None
     sampled: Sampled | None = None
     beside: tuple[str, ...] = ()
+    learned: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -112,7 +114,8 @@ class TransformedRows:
     @property
     def trained_on(self) -> dict[str, Any]:
         """Parsing specification of the columns that training reads."""
-        read = (*self.inputs, *self.labels, *self.weights.values(), *self.beside, *self.groups.values())
+        labels = (self.learned.get(name, name) for name in self.labels)
+        read = (*self.inputs, *labels, *self.weights.values(), *self.beside, *self.groups.values())
         return {name: self.columns[name] for name in read}
 
     @property
@@ -147,7 +150,7 @@ class TransformedRows:
         replicas would double every gradient.
         """
         inputs = {name: row[name] for name in (*self.inputs, *self.beside)}
-        labels = {name: row[name][:, None] for name in self.labels}
+        labels = {name: row[self.learned.get(name, name)][:, None] for name in self.labels}
         number = {key: tf.cast(tf.unique(row[key]).idx, tf.float32)[:, None] for key in set(self.groups.values())}
         grouped = labels | {name: tf.concat([labels[name], number[key]], 1) for name, key in self.groups.items()}
         reweighted = () if self.sampled is None else self.sampled.reweighted

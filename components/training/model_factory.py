@@ -25,7 +25,7 @@ from mixrank.layers.backbone import backbone_of
 from mixrank.layers.base import counts
 from mixrank.layers.heads import heads_for
 from mixrank.layers.ranking import build_ranker, dense_ranker, field_names, match, model_inputs, widths
-from mixrank.layers.task_kinds import TASK_KINDS
+from mixrank.layers.task_kinds import new_loss
 from mixrank.layers.tokens import Storage
 from mixrank.schemas import FeatureSpec, Hash, Label, Vocab
 
@@ -79,7 +79,7 @@ def resolve(spec: FeatureSpec, model: ModelSettings) -> ModelSettings:
         model.name,
         model.match_params,
         widths(spec.widened(model.embedding_width)),
-        spec.tasks,
+        spec.logits,
         spec.scenario.values,
         params=model.params,
         preset=model.preset,
@@ -118,6 +118,7 @@ def training_rows(
         transformed_rows(spec, patterns, transform_output),
         weights=weights,
         beside=() if spec.position is None else (spec.position.name,),
+        learned={label.name: label.learned for label in spec.labels if label.learned != label.name},
         groups=settings.groups,
     )
     if (label := spec.sampled) is not None:
@@ -204,7 +205,7 @@ def compile_for_training(
 def task_loss(label: Label, settings: TrainSettings) -> keras.losses.Loss:
     """The loss of labels and logits that a label is trained by."""
     given = settings.loss.get(label.name)
-    loss = TASK_KINDS[label.kind].loss() if given is None else losses.load(*named_loss(given))
+    loss = new_loss(label) if given is None else losses.load(*named_loss(given), label.kind)
     if label.keep_negatives < 1:
         loss = losses.of_kept(loss, label.keep_negatives)
     # A loss of groups leaves unknown labels out itself.

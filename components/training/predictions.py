@@ -13,7 +13,7 @@ import tensorflow as tf
 from mixrank.components.metrics import Rows, directed, find_metric, headlines, measure
 from mixrank.components.training.batches import TransformedRows, evaluation_batches
 from mixrank.components.transform import KEYS
-from mixrank.layers.task_kinds import TASK_KINDS
+from mixrank.layers.task_kinds import TASK_KINDS, predicted
 from mixrank.schemas import FeatureSpec
 
 EVALUATION_BATCH = 1024
@@ -46,14 +46,14 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows, unknown: Unkno
 
     Args:
         spec: columns of a row.
-        infer: as `inference` makes it.
+        infer: as `inference` makes it, or another function of a batch's columns to the logits of each task.
         rows: transformed rows.
         unknown: counts their unknown values, or None.
 
     Returns:
         One row per example: keys, time, scenario (its id as declared, "other" if unknown), `label_<task>` (NaN in
-        rows that do not count for the task), `score_<task>` (predictions, by the task's link), and `weight_<task>`
-        where rows have weights.
+        rows that do not count for the task), `score_<output>` of each of `Label.outputs` (the prediction of the task,
+        and the probabilities of classes), and `weight_<task>` where rows have weights.
     """
     parts: dict[str, list[np.ndarray]] = {}
     keep = {key.name: KEYS[role] for role, key in spec.row_keys.items()}
@@ -65,12 +65,12 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows, unknown: Unkno
             parts.setdefault(column, []).append(batch[source].numpy())
         parts.setdefault("__scenario", []).append(batch[spec.scenario.name].numpy())
         for label in spec.labels:
-            score = TASK_KINDS[label.kind].link(logits[label.name]).numpy().reshape(-1)
             truth = batch[label.name].numpy()
             if label.is_flag and not label.counts_where:
                 truth = truth.astype(np.int64)
             parts.setdefault(f"label_{label.name}", []).append(truth if label.scale == 1 else truth * label.scale)
-            parts.setdefault(f"score_{label.name}", []).append(score if label.scale == 1 else score * label.scale)
+            for output, score in predicted(label, logits[label.name], batch).items():
+                parts.setdefault(f"score_{output}", []).append(score.numpy().reshape(-1))
             if (weight := spec.weight_of(label)) is not None:
                 parts.setdefault(f"weight_{label.name}", []).append(batch[weight].numpy())
     columns = {name: np.concatenate(values) for name, values in parts.items()}
@@ -85,8 +85,8 @@ def predict(spec: FeatureSpec, infer: Any, rows: TransformedRows, unknown: Unkno
 
 
 def logits_of(spec: FeatureSpec, infer: Any, rows: TransformedRows) -> dict[str, np.ndarray]:
-    """What a calibration is fitted on: `scenario`, ids; `label_<task>`, in the unit of the loss; `logit_<task>`; and
-    `weight_<task>` where rows have weights.
+    """What a calibration is fitted on: `scenario`, ids; `label_<task>`, in the unit of the loss; `logit_<task>` of the
+    tasks that have one; and `weight_<task>` where rows have weights.
 
     Args:
         spec, infer, rows: as in `predict`.
@@ -97,7 +97,8 @@ def logits_of(spec: FeatureSpec, infer: Any, rows: TransformedRows) -> dict[str,
         parts.setdefault("scenario", []).append(batch[spec.scenario.name].numpy())
         for label in spec.labels:
             parts.setdefault(f"label_{label.name}", []).append(batch[label.name].numpy())
-            parts.setdefault(f"logit_{label.name}", []).append(logits[label.name].numpy().reshape(-1))
+            if not label.classes:
+                parts.setdefault(f"logit_{label.name}", []).append(logits[label.name].numpy().reshape(-1))
             if (weight := spec.weight_of(label)) is not None:
                 parts.setdefault(f"weight_{label.name}", []).append(batch[weight].numpy())
     return {name: np.concatenate(values) for name, values in parts.items()}
@@ -122,12 +123,7 @@ def validation_metrics(
         found |= {f"{label.name}.{metric}": value for metric, value in values.items()}
         # As in training: in the unit of the loss, and 0 for a row that does not count.
         learned_of = Rows.of(seen, label.name, spec) if label.name in entire_space else rows
-        learned = Rows(
-            learned_of.labels / label.scale,
-            learned_of.scores / label.scale,
-            learned_of.groups,
-            weights=learned_of.weights,
-        )
+        learned = learned_of.over(label.scale)
         share = float(learned_of.weight.sum()) / max(1, len(predictions))
         found["loss"] += label.weight * share * find_metric(TASK_KINDS[label.kind].loss_metric).of_rows(learned)
     return found

@@ -397,7 +397,14 @@ class TrainSettings(Declaration):
                 raise ValueError(
                     f"`calibration.tasks` names `{task}`, which the log does not have{nearest(task, spec.tasks)}"
                 )
-        for label in filter(calibration.covers, spec.labels):
+        covered = [label for label in spec.labels if calibration.covers(label)]
+        for label in spec.labels:
+            if label not in covered and (label.name in calibration.tasks or not covered):
+                raise ValueError(
+                    f"`calibration` fits a curve of one logit that predicts a mean, which task `{label.name}` of kind "
+                    f"{label.kind} does not have: leave it out"
+                )
+        for label in covered:
             if not label.is_flag and label.name in self.loss:
                 raise ValueError(
                     f"`calibration` makes predictions means, and task `{label.name}` is trained by "

@@ -14,3 +14,4 @@ from .pepnet import PEPNetHeads as PEPNetHeads
 from .ple import PLEHeads as PLEHeads
 from .task_heads import TaskHead as TaskHead
 from .task_heads import TaskHeads as TaskHeads
+from .task_logits import TaskLogits as TaskLogits

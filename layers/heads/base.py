@@ -20,7 +20,7 @@ class Heads(Layer):
     of its gates to `saw`, for `insights`.
 
     Args:
-        tasks: names of the tasks; given by the spec, not by a configuration.
+        tasks: names of the tasks, of a multiclass one those of its classes: `spec.logits`; no configuration has them.
 
     Call arguments:
         x: Tensor (batch, width), a backbone's representation.

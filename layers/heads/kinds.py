@@ -120,7 +120,7 @@ def heads_for(given: Mapping[str, Any] | None, spec: FeatureSpec) -> dict[str, A
     for option in kind.options:
         value = found.get(option.name, ())
         if "TaskName" in option.type:
-            check_named(option.name, value, spec.tasks, "a task of the log")
+            check_named(option.name, value, spec.logits, "a task of the log")
         if "FieldName" in option.type:
             check_named(option.name, value, fields, "a feature of the log")
     for name, value in kind.of_spec(spec).items():

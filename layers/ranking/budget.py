@@ -26,7 +26,7 @@ def dense_parts(
         name: name of a model.
         params: its parameters, as from `registry.check`.
         widths: what the spec gives the model, `mixrank.layers.ranking.inputs.widths(spec)`.
-        tasks: names of the tasks.
+        tasks: names of the logits, `spec.logits`.
         scenarios: declared values of the scenario.
         heads: as `mixrank.layers.heads.heads_for` returns them for the spec; None for the model's own.
         field_names: of the spec, as in `Backbone`; only heads that read features need them.

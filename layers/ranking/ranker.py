@@ -12,19 +12,22 @@ from keras import ops
 from mixrank.layers import registry
 from mixrank.layers.backbone import backbone_of, new_heads
 from mixrank.layers.base import seeded
-from mixrank.layers.heads import CalibratedLogits, Heads, heads_for
+from mixrank.layers.heads import CalibratedLogits, Heads, TaskLogits, heads_for
 from mixrank.layers.losses import takes_probabilities
 from mixrank.layers.ranking.inputs import field_names, model_inputs, table_sizes
 from mixrank.layers.tokens import EmbeddingTables, HistoryMask, SplitColumns, Storage, Table, ValuePooling
 from mixrank.schemas import GROUPS, FeatureSpec, History
 
-# Name of the layer behind the heads of a calibrated ranker.
-CALIBRATION = "calibration"
+# Names of the layers behind the heads of a ranker: of one with labels that have classes, and of a calibrated one.
+TASK_LOGITS, CALIBRATION = "task_logits", "calibration"
 
 
 @keras.saving.register_keras_serializable("mixrank")
 class Ranker(keras.Model):
-    """A functional model {column: tensor} -> {task: logits (batch,)}, which refuses losses that take probabilities."""
+    """A functional model {column: tensor} -> {task: logits}, which refuses losses that take probabilities.
+
+    Logits are (batch,), or (batch, ...) of a task whose label has classes: see `TaskLogits`.
+    """
 
     def compile(self, optimizer="rmsprop", loss=None, **options) -> None:
         """As in Keras.
@@ -59,7 +62,7 @@ def build_ranker(
     table_storage: Storage = "float32",
     heads: Mapping[str, Any] | None = None,
 ) -> keras.Model:
-    """A functional model from the transformed columns of a spec to one logit per task.
+    """A functional model from the transformed columns of a spec to the logits of each task.
 
     Args:
         spec: the log's declaration.
@@ -72,8 +75,8 @@ def build_ranker(
         heads: a `kind` of `mixrank.layers.heads.HEAD_KINDS` and its options; None takes the model's own heads.
 
     Returns:
-        Model {column: tensor} -> {task: float32 logits (batch,)}. Inputs are those of `model_inputs`; `tables_of` finds
-        its embedding tables.
+        Model {column: tensor} -> {task: float32 logits}, as in `Ranker`. Inputs are those of `model_inputs`;
+        `tables_of` finds its embedding tables.
 
     Raises:
         ValueError: unknown model, preset, parameter or heads; sizes that do not fit the spec; a value that the model or
@@ -89,7 +92,9 @@ def build_ranker(
         scenario = inputs[spec.scenario.name]
         features, histories = _vectors(spec, inputs, backbone.windows, layers)
         representation = backbone(features, histories, scenario)
-        logits = _logits(new_heads(backbone, spec.tasks, chosen), spec, representation, scenario, features)
+        logits = _logits(new_heads(backbone, spec.logits, chosen), spec, representation, scenario, features)
+        if (several := _task_logits(spec)) is not None:
+            logits = several(logits)
     return Ranker(inputs, logits, name="ranker")
 
 
@@ -104,8 +109,8 @@ def request_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
         model: a model of `build_ranker` or `load`.
 
     Returns:
-        Model {column: tensor} -> {task: float32 logits (candidates,)}. Columns of item features have one row per
-        candidate, all others exactly one row.
+        Model {column: tensor} -> {task: float32 logits}, whose batch is that of the candidates. Columns of item
+        features have one row per candidate, all others exactly one row.
 
     Raises:
         ValueError: a spec without features of the item, in which all candidates of a request are the same; a ranker
@@ -170,6 +175,8 @@ def _logits_of(
     """What the heads of a built model make of it, and its calibration if it has one."""
     logits = _logits(model.get_layer("heads"), spec, representation, scenario, features)
     known = {layer.name: layer for layer in model.layers}
+    if TASK_LOGITS in known:
+        logits = known[TASK_LOGITS](logits)
     return known[CALIBRATION](logits, scenario) if CALIBRATION in known else logits
 
 
@@ -334,13 +341,26 @@ def _vectors(
 def _logits(
     heads: Heads, spec: FeatureSpec, representation: Any, scenario: Any, features: Mapping[str, list]
 ) -> dict[str, Any]:
-    """Task -> logits (batch,), from what the heads read."""
+    """Name of each of `spec.logits` -> logits (batch,), from what the heads read."""
     if not heads.reads:
         return heads(representation, scenario)
     vectors = [vector for group in GROUPS for vector in features[group]]
     # Names of histories, which have no vector, come last.
     named = dict(zip(field_names(spec), vectors, strict=False))
     return heads(representation, scenario, {name: named[name] for name in heads.reads})
+
+
+def _task_logits(spec: FeatureSpec) -> TaskLogits | None:
+    """The layer behind the heads, if a task has several logits."""
+    levels, classes = {}, {}
+    for label in (label for label in spec.labels if label.classes):
+        if label.values.logit_per_class:
+            classes[label.name] = label.logits
+        else:
+            levels[label.name] = len(label.classes)
+    if not levels and not classes:
+        return None
+    return TaskLogits(tasks=spec.tasks, levels=levels, classes=classes, name=TASK_LOGITS)
 
 
 def _vector(feature, column, vectors: Mapping[str, Any], layers: _Layers, weights=None):

@@ -123,4 +123,6 @@ def _rows(
             f"the model's scores in memory are known for those alone"
         )
     scores = known.loc[[keys[position] for position in kept]]
-    return [examples[position] for position in kept], {task: scores[f"score_{task}"].to_numpy() for task in run.tasks}
+    return [examples[position] for position in kept], {
+        name: scores[f"score_{name}"].to_numpy() for name in run.record.spec.outputs
+    }

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mixrank.components.metrics import Rows, weights_in
+from mixrank.components.metrics import Rows, answers_in, weights_in
 from mixrank.pipeline.comparing.trial_plan import RESULT_FILE, Given
 from mixrank.pipeline.reports import OVERALL, TASK_REPORTS, exact_metrics
 from mixrank.pipeline.run_record import split_files
@@ -95,7 +95,8 @@ def judge(spec: FeatureSpec, predictions: pd.DataFrame) -> dict[str, dict[str, d
     found: dict[str, dict[str, dict[str, float]]] = {}
     for task in spec.labels:
         labels, weights = predictions[f"label_{task.name}"].to_numpy(), weights_in(predictions, task.name)
-        whole = Rows(labels, predictions[f"score_{task.name}"].to_numpy(np.float64), users, requests, weights)
+        answers = answers_in(predictions, task).astype(np.float64)
+        whole = Rows.of_answers(labels, answers, users, task.classes, requests=requests, weights=weights)
         counted = {name: rows[~np.isnan(labels[rows])] for name, rows in slices}
         found[task.name] = {
             name: exact_metrics(task.kind, whole.take(rows))

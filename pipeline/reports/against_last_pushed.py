@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mixrank.components.metrics import Rows, measure, reported, weights_in
+from mixrank.components.metrics import Rows, answers_in, measure, reported, weights_in
 from mixrank.pipeline.reports.intervals import draw_users, percentile_interval, resampled_metrics
 from mixrank.pipeline.reports.run_folder import RunFolder
 from mixrank.pipeline.reports.slices import slices_of
@@ -111,14 +111,16 @@ def _judged(
     found = []
     for task in spec.labels:
         labels, weights = frame[f"label_{task.name}"].to_numpy(), weights_in(frame, task.name)
-        columns = [frame[f"score_{task.name}"].to_numpy(np.float64)]
-        others = [each for each in (run.baseline, run.trees) if each is not None]
-        columns += [each[f"score_{task.name}"].to_numpy(np.float64) for each in others]
+        frames = [frame, *(each for each in (run.baseline, run.trees) if each is not None)]
+        columns = [answers_in(each, task).astype(np.float64) for each in frames]
         for value, title, inside in slices:
             if value == OVERALL and task.given is not None:
                 title = f"given {task.given}"
             counted = np.flatnonzero(inside & ~np.isnan(labels))
-            rows = [Rows(labels, column, users, requests, weights).take(counted) for column in columns]
+            rows = [
+                Rows.of_answers(labels, column, users, task.classes, requests=requests, weights=weights).take(counted)
+                for column in columns
+            ]
             found.append(_judge(task, value, title, rows, drawn))
     return found
 

@@ -101,7 +101,7 @@ def measure_importance(
         spec: columns of a row.
         columns: what `score` takes; `(rows, ...)`.
         truth: user, labels and row weights; `(rows,)`.
-        score: columns -> task -> predictions, `(rows,)`.
+        score: columns -> output of the model -> predictions, `(rows,)`.
         groups: as of `feature_groups`.
         permutations: int >= 1. Of each group.
         resamples: int >= 1. Behind each interval.
@@ -188,8 +188,12 @@ class _Measure:
     def of(self, scores: Columns) -> tuple[float, NDArray[np.float64]]:
         """The value, and that of every resample."""
         assert self.metric.of_resamples is not None
-        own = scores[self.label.name][self.counted] / self.label.scale
-        rows = Rows(self.labels, own, self.user[self.counted], weights=self.weights)
+        label = self.label
+        if label.classes:
+            own = np.stack([scores[output][self.counted] for output in label.outputs], axis=1)
+        else:
+            own = scores[label.name][self.counted] / label.scale
+        rows = Rows.of_answers(self.labels, own, self.user[self.counted], label.classes, weights=self.weights)
         return float(self.metric.of_rows(rows)), self.metric.of_resamples(rows, self.drawn)
 
 

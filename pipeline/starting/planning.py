@@ -38,6 +38,7 @@ from mixrank.pipeline.starting.roles import (
     looks_rated,
     outcomes,
     scenario_values,
+    whole_steps,
 )
 from mixrank.pipeline.starting.tables import Found
 from mixrank.pipeline.starting.times import Time, read_time
@@ -482,6 +483,8 @@ class _Planner:
             doubt = "is this what should be predicted?"
             if outcome.at_least is not None:
                 doubt += f" `{outcome.column}` >= {outcome.at_least:g} is in `derive`"
+                if steps := whole_steps(self.log.columns[outcome.column]):
+                    doubt += f'; every step is learned by Label("{outcome.column}", kind="ordinal", classes={steps})'
         return Noted(Label(outcome.name), why, doubt)
 
     def _labels_from(self) -> dict[str, Noted]:

@@ -201,6 +201,14 @@ def looks_rated(column: Column) -> bool:
     return column.numbers.min() in (0.0, 0.5, 1.0) and column.numbers.max() in (3.0, 4.0, 5.0, 7.0, 10.0)
 
 
+def whole_steps(column: Column) -> tuple[int, ...]:
+    """The values of a column of a few whole numbers >= 0, ascending; empty for any other."""
+    if column.numbers is None or column.lengths is not None or not 3 <= column.distinct <= 10:
+        return ()
+    steps = np.unique(column.numbers)
+    return tuple(int(step) for step in steps) if steps[0] >= 0 and (steps == steps.round()).all() else ()
+
+
 def _from_rating(column: Column) -> Outcome:
     """The step of the scale that divides the rows most evenly."""
     assert column.numbers is not None

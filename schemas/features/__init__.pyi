@@ -8,7 +8,9 @@ from .event_features import Action as Action
 from .event_features import History as History
 from .event_features import TimeGap as TimeGap
 from .formulas import evaluate_formula as evaluate_formula
+from .keys import GROUPS_OF_DURATION as GROUPS_OF_DURATION
 from .keys import KEYS as KEYS
+from .keys import QUANTILES as QUANTILES
 from .keys import EventTime as EventTime
 from .keys import Key as Key
 from .keys import Label as Label

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -11,8 +12,12 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mixrank.schemas.features.named import Dtype, Named
 from mixrank.schemas.safe_text import shown
-from mixrank.schemas.task_kinds import label_kind
+from mixrank.schemas.task_kinds import CLASSES, LabelKind, label_kind
 
+# Each class is an output of the model and a column of its scores.
+MOST_CLASSES = 100
+# Of a watch_quantile label: groups of about equal duration, and intervals between the quantiles that each knows.
+GROUPS_OF_DURATION, QUANTILES = 30, 50
 # Columns of a transformed row that identify it; the model does not read them.
 KEYS = {"user": "key_user", "item": "key_item", "time": "key_time", "request": "key_request"}
 
@@ -147,6 +152,13 @@ class Label(Named):
     Args:
         weight: float > 0. Weight of the task in the loss.
         kind: what its values are, and so how it is learned and judged; a name in `LABEL_KINDS`, such as "binary".
+        classes: of an ordinal or a multiclass label all of its values, ascending whole numbers >= 0, such as the stars
+            (1, 2, 3, 4, 5). The model answers a probability for each, and as the prediction of the task their mean.
+            What a class is worth in a ranking is therefore its value.
+        duration: of a watch_quantile label the `Numeric` of the spec with the length of what is watched. The model
+            learns the rank of a watch time among rows of about equal duration, 0 to 1, and answers it beside the time
+            that has this rank there (D2Q: Zhan et al., "Deconfounding Duration Bias in Watch-time Prediction for Video
+            Recommendation", KDD 2022).
         scale: float > 0. Unit in which a label that is a number is learned: the loss sees label / scale, predictions
             are in the label's own unit. Take about the size of a typical label, such as 1000 for milliseconds.
         given: another label of the spec. The task is one of the rows with that label alone, such as a purchase given a
@@ -166,6 +178,8 @@ class Label(Named):
 
     weight: float = Field(default=1.0, gt=0)
     kind: str = "binary"
+    classes: tuple[int, ...] = ()
+    duration: str | None = None
     scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     given: str | None = None
     row_weight: str | None = None
@@ -186,6 +200,33 @@ class Label(Named):
                 f"label `{self.name}`: `keep_negatives` is for a binary label that is given no other, received "
                 f"kind={self.kind!r} and given={self.given!r}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Label:
+        if self.classes and not self.values.has_classes:
+            raise ValueError(
+                f"label `{self.name}`: `classes` are for kind={' or '.join(map(repr, CLASSES))}, not for {self.kind!r}"
+            )
+        if self.values.has_classes:
+            wanted = f"label `{self.name}` of kind={self.kind!r} needs `classes`: all of its values, such as (1, 2, 3)"
+            if not self.classes:
+                raise ValueError(wanted)
+            rising = all(low < high for low, high in itertools.pairwise(self.classes))
+            if not (MOST_CLASSES >= len(self.classes) >= 2 and self.classes[0] >= 0 and rising):
+                raise ValueError(
+                    f"{wanted}; they must be 2 to {MOST_CLASSES} ascending whole numbers >= 0, received {self.classes}"
+                )
+            if self.scale != 1:
+                raise ValueError(f"label `{self.name}`: `scale` is for labels without `classes`")
+        return self
+
+    @model_validator(mode="after")
+    def _check_duration(self) -> Label:
+        if self.values.by_duration and self.duration is None:
+            raise ValueError(f"label `{self.name}` of kind={self.kind!r} needs `duration`: a Numeric of the spec")
+        if self.duration is not None and not self.values.by_duration:
+            raise ValueError(f"label `{self.name}`: `duration` is for kind='watch_quantile', not for {self.kind!r}")
         return self
 
     @field_validator("matures_after")
@@ -222,3 +263,37 @@ class Label(Named):
     def is_flag(self) -> bool:
         """Whether it says that something happened or not."""
         return label_kind(self.kind).is_flag
+
+    @property
+    def values(self) -> LabelKind:
+        """What its values are."""
+        return label_kind(self.kind, self.classes)
+
+    @property
+    def logits(self) -> tuple[str, ...]:
+        """Names of the logits that heads give the task: its own, or one for each class."""
+        return self._of_classes if self.values.logit_per_class else (self.name,)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what a model answers for the task: its prediction, then the probability of each class, or a rank."""
+        return (self.name, *self._of_classes, *([] if self.duration is None else [self.learned]))
+
+    @property
+    def learned(self) -> str:
+        """Column of a transformed row that the loss sees."""
+        return self.name if self.duration is None else f"{self.name}_rank"
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """Columns of a transformed row that are made of the label and have no column of the log."""
+        return () if self.quantiles is None else (self.learned, self.quantiles)
+
+    @property
+    def quantiles(self) -> str | None:
+        """Column of a transformed row that its predictions are read from, `(QUANTILES + 1,)`; None if there is none."""
+        return None if self.duration is None else f"{self.name}_quantiles"
+
+    @property
+    def _of_classes(self) -> tuple[str, ...]:
+        return tuple(f"{self.name}_{value}" for value in self.classes)

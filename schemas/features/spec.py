@@ -70,6 +70,7 @@ class FeatureSpec(Declaration):
             + ([(self.request.name, "request")] if self.request else [])
             + [(label.name, "label") for label in self.labels]
             + [(column, "row weight") for column in self.row_weights]
+            + [(column, f"what label `{label.name}` becomes") for label in self.labels for column in label.made]
             + [(column, "whether a label is mature") for column in self.mature]
             + ([(self.position.name, "position")] if self.position is not None else [])
             + outputs
@@ -102,6 +103,21 @@ class FeatureSpec(Declaration):
                 raise ValueError(
                     f"label `{label.name}` is given {label.given!r}, which must be another binary label"
                     f"{nearest(label.given, others)}"
+                )
+        answered: dict[str, str] = {}
+        for label in self.labels:
+            for output in label.outputs:
+                if output in answered:
+                    raise ValueError(
+                        f"labels `{answered[output]}` and `{label.name}` both have an output `{output}`: rename one"
+                    )
+                answered[output] = label.name
+        numbers = [feature.name for feature in self.inputs if isinstance(feature, Numeric)]
+        for label in self.labels:
+            if label.duration is not None and label.duration not in numbers:
+                raise ValueError(
+                    f"label `{label.name}` has the duration `{label.duration}`, which must be a Numeric of the spec"
+                    f"{nearest(label.duration, numbers)}"
                 )
         if len(sampled := [label.name for label in self.labels if label.keep_negatives < 1]) > 1:
             raise ValueError(f"`keep_negatives` is for one label at most, received {' and '.join(sampled)}")
@@ -358,6 +374,16 @@ class FeatureSpec(Declaration):
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(label.name for label in self.labels)
+
+    @property
+    def logits(self) -> tuple[str, ...]:
+        """Names of the logits that heads give, task by task: `Label.logits`."""
+        return tuple(name for label in self.labels for name in label.logits)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what a model answers, task by task: `Label.outputs`."""
+        return tuple(name for label in self.labels for name in label.outputs)
 
     @property
     def tasks_by_kind(self) -> dict[str, tuple[str, ...]]:

@@ -55,6 +55,7 @@ class RawColumn:
         format, unit, timezone: of a time, as in `EventTime`.
         decimal, thousands, missing: of text, as in `Table`.
         label: kind of the label that its numbers are, or "".
+        classes: of that label, if it declares them.
         weight: bool. Whether its numbers are weights of rows, >= 0.
     """
 
@@ -76,6 +77,7 @@ class RawColumn:
     thousands: str | None = None
     missing: tuple[str, ...] = ()
     label: str = ""
+    classes: tuple[int, ...] = ()
     weight: bool = False
 
     @property
@@ -115,7 +117,7 @@ def convert(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[int, str
     array, several = _unlisted(array)
     typed, bad = _typed(array, column)
     if column.label:
-        kind = label_kind(column.label)
+        kind = label_kind(column.label, column.classes)
         wrong = pc.is_in(typed, pa.array(kind.wrong(pc.unique(typed.drop_null()).to_pylist()), typed.type))
         typed = _without(typed, wrong, f"is not {kind.expected}", bad)
     if column.weight:

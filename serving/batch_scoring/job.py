@@ -137,7 +137,7 @@ def score(
         with _reporting(output, items, before, report):
             _run(settings, [item for item in items if item.number not in before], beam_args)
         counted = counts(output, items)
-        whole = total(counted, spec.tasks)
+        whole = total(counted, spec.outputs)
         collect(output, items)
         summary = {
             **whole,
@@ -150,7 +150,7 @@ def score(
             "rows_scored_now": sum(count["rows"] for item, count in zip(items, counted, strict=True)
                                    if item.number not in before),
             "tasks": list(spec.tasks),
-            "columns": [*kept.names, *(f"score_{task}" for task in spec.tasks)],
+            "columns": [*kept.names, *(f"score_{task}" for task in spec.outputs)],
         }  # fmt: skip
         write_text_atomically(output / SUMMARY, json.dumps(summary, indent=1))
         stop_if_bad(summary, max_bad, output)

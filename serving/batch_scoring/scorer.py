@@ -143,7 +143,7 @@ class Model:
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Scores of `rows`; rows that the graph itself rejects are found by bisection."""
         if not len(rows):
-            return rows, {task: np.zeros(0, np.float32) for task in self.spec.tasks}
+            return rows, {task: np.zeros(0, np.float32) for task in self.spec.outputs}
         try:
             return rows, _flat(score(rows))
         except _REFUSED as error:
@@ -153,7 +153,7 @@ class Model:
                 return self._call(score, rows[:0], bad)
         halves = [self._call(score, half, bad) for half in np.array_split(rows, 2)]
         return np.concatenate([good for good, _ in halves]), {
-            task: np.concatenate([scores[task] for _, scores in halves]) for task in self.spec.tasks
+            task: np.concatenate([scores[task] for _, scores in halves]) for task in self.spec.outputs
         }
 
     def _column(self, name: str) -> Column:

@@ -97,7 +97,7 @@ class ScoreItem(beam.DoFn):
         yield counts
 
     def _score(self, item: Item, work: Path) -> dict[str, Any]:
-        counters = Counters(self._model.spec.tasks)
+        counters = Counters(self._model.spec.outputs)
         target = Path(self._settings.output, SCORES, f"{item.name}.parquet")
         letters = work / f"{item.name}.jsonl"
         write_atomically(
@@ -107,7 +107,7 @@ class ScoreItem(beam.DoFn):
 
     def _write(self, item: Item, scores: Path, bad: Path, counters: Counters) -> None:
         spec, work = self._model.spec, Path(self._settings.output, WORK)
-        schema = pa.schema([*self._settings.keep.items(), *((f"score_{task}", pa.float32()) for task in spec.tasks)])
+        schema = pa.schema([*self._settings.keep.items(), *((f"score_{task}", pa.float32()) for task in spec.outputs)])
         beat = 0.0
         with pq.ParquetWriter(scores, schema) as writer, bad.open("w") as letters:
             waiting: list[pa.Table] = []

@@ -222,18 +222,18 @@ class Calls:
 
     def _predict(self, signature: str, inputs: Mapping[str, Any], count: int, ends: float) -> Steps[list[Scores]]:
         answer = yield from self._ask(Predict(signature, inputs, self.inputs.kinds), ends)
-        tasks = self.inputs.spec.tasks if self.inputs.spec else None
+        outputs = self.inputs.spec.outputs if self.inputs.spec else None
         if UNNAMED in answer:
-            if tasks is None:
+            if outputs is None:
                 found = yield from self._ask(Metadata(), ends)
-                tasks = tuple(found["outputs"].get(signature, ()))
-            if len(tasks) != 1:
-                raise self._unusable(f"it answered scores without a name, where there are the tasks {list(tasks)}")
-            answer = {tasks[0]: answer[UNNAMED]}
-        columns = {task: self._column(answer, task, count) for task in tasks or sorted(answer)}
+                outputs = tuple(found["outputs"].get(signature, ()))
+            if len(outputs) != 1:
+                raise self._unusable(f"it answered scores without a name, where there are the tasks {list(outputs)}")
+            answer = {outputs[0]: answer[UNNAMED]}
+        columns = {name: self._column(answer, name, count) for name in outputs or sorted(answer)}
         if not columns:
             raise self._unusable("it answered no scores")
-        return [{task: values[row] for task, values in columns.items()} for row in range(count)]
+        return [{name: values[row] for name, values in columns.items()} for row in range(count)]
 
     def _column(self, answer: Mapping[str, Any], task: str, count: int) -> list[float]:
         if task not in answer:

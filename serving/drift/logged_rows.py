@@ -38,6 +38,8 @@ class LoggedRows:
         self.source, self.batch_size = source, batch_size
         self.columns = {column.name: column for column in columns(spec)}
         self.tasks = spec.tasks
+        # Probabilities of classes say no more of drift than their mean.
+        self.unread = {f"score_{name}" for name in spec.outputs if name not in spec.tasks}
         self.ignored: set[str] = set()
         if not source.exists():
             raise ValueError(f"{source} is neither a file nor a folder of files")
@@ -105,7 +107,7 @@ class LoggedRows:
                     found[column.name] = as_lists(column, values)
                 except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
                     raise ValueError(f"{file}: column `{name}` takes {column.kind} values: {error}") from None
-            else:
+            elif name not in self.unread:
                 self.ignored.add(name)
         return pa.RecordBatch.from_arrays(list(found.values()), list(found))
 

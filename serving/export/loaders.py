@@ -55,17 +55,19 @@ def score_everywhere(model: Path, examples: list[bytes]) -> dict[str, np.ndarray
             {task: score[own].numpy() for task, score in loaded.signatures[name](**_tensors(feed)).items()}
             for feed, own in each
         ]
-        scores.update({f"tf2/{name}/{task}": np.concatenate([a[task] for a in answers]) for task in spec.tasks})
+        scores.update({f"tf2/{name}/{task}": np.concatenate([a[task] for a in answers]) for task in spec.outputs})
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         signatures = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(plain(model))).signature_def
         for name, each in calls.items():
             inputs, outputs = signatures[name].inputs, signatures[name].outputs
-            fetches = {task: outputs[task].name for task in spec.tasks}
+            fetches = {task: outputs[task].name for task in spec.outputs}
             found = [
                 (session.run(fetches, {inputs[column].name: value for column, value in feed.items()}), own)
                 for feed, own in each
             ]
-            scores.update({f"session/{name}/{t}": np.concatenate([a[t][own] for a, own in found]) for t in spec.tasks})
+            scores.update(
+                {f"session/{name}/{t}": np.concatenate([a[t][own] for a, own in found]) for t in spec.outputs}
+            )
     return scores
 
 

@@ -27,7 +27,7 @@ class LocalModel:
     def __init__(self, folder: Path, unknown: Unknown = "refuse") -> None:
         self.folder = find_version(folder)
         spec = load_spec(self.folder)
-        self._inputs, self._tasks = Inputs(spec, unknown), spec.tasks
+        self._inputs, self._outputs = Inputs(spec, unknown), spec.outputs
         self._loaded = load_saved_model(self.folder)
 
     def score(self, rows: Sequence[Row]) -> list[Scores]:
@@ -49,5 +49,5 @@ class LocalModel:
             answer = signature(**{column: tf.constant(values) for column, values in arrays.items()})
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(f"{self.folder}: {error.message}") from None
-        columns = [answer[task].numpy()[:, 0].tolist() for task in self._tasks]
-        return [dict(zip(self._tasks, row, strict=True)) for row in zip(*columns, strict=True)]
+        columns = [answer[name].numpy()[:, 0].tolist() for name in self._outputs]
+        return [dict(zip(self._outputs, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -7,8 +7,9 @@ Three signatures share Transform, tables and layers:
 * `rank_candidates`: the columns of one request and, with an axis of candidates, those of its items; work that does not
   depend on the candidate is done once per request.
 
-All return one prediction per task, `(batch, 1)` or `(candidates, 1)`; for a binary task it is a probability. If a
-prediction is not finite, the request fails.
+All return one prediction per task, `(batch, 1)` or `(candidates, 1)`; for a binary task it is a probability. For a
+label with classes it is their mean, and the probability of each is an output of the same shape besides: `stars`,
+`stars_1`, `stars_2`, ... If a prediction is not finite, the request fails.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import tensorflow_transform as tft
 from tensorflow_transform.saved.saved_transform_io_v2 import SavedModelLoader
 
 from mixrank.layers.ranking import request_ranker, tables_of
-from mixrank.layers.task_kinds import TASK_KINDS
+from mixrank.layers.task_kinds import predicted
 from mixrank.schemas import FeatureSpec, Label
 from mixrank.schemas.encode import PADDING, Column, columns
 from mixrank.schemas.files import write_folder_atomically
@@ -67,7 +68,11 @@ class Scorer(tf.Module):
             for name, tensor in ranker.input.items():
                 row[name].set_shape(tensor.shape)
             logits = ranker(row, training=False)
-            return {label.name: _prediction(label, logits[label.name]) for label in spec.labels}
+            return {
+                output: answer
+                for label in spec.labels
+                for output, answer in _predictions(label, logits[label.name], transformed).items()
+            }
 
         self.answer: Callable[..., dict[str, tf.Tensor]] = answer
 
@@ -228,9 +233,9 @@ def _require(spec: FeatureSpec, raw: Mapping[str, tf.RaggedTensor]) -> list[tf.O
     return checks
 
 
-def _prediction(label: Label, logits: tf.Tensor) -> tf.Tensor:
+def _predictions(label: Label, logits: tf.Tensor, row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     finite = tf.debugging.check_numerics(logits, f"the model has no finite score for task `{label.name}`")
-    return label.scale * TASK_KINDS[label.kind].link(tf.reshape(finite, [-1, 1]))
+    return {output: answer[:, None] for output, answer in predicted(label, finite, row).items()}
 
 
 def _embeddings(spec: FeatureSpec, model: keras.Model) -> dict[str, dict[str, Any]]:

@@ -170,6 +170,41 @@ def test_a_wrong_declaration_is_refused(declare, message):
             "label `seen`: `keep_negatives` is for a binary label that is given no other, received kind='count'",
         ),
         (
+            lambda: s.Label("stars", kind="ordinal"),
+            r"label `stars` of kind='ordinal' needs `classes`: all of its values, such as \(1, 2, 3\)",
+        ),
+        (
+            lambda: s.Label("stars", kind="multiclass", classes=(3, 1)),
+            r"they must be 2 to 100 ascending whole numbers >= 0, received \(3, 1\)",
+        ),
+        (lambda: s.Label("stars", kind="ordinal", classes=(-1, 1)), r"whole numbers >= 0, received \(-1, 1\)"),
+        (
+            lambda: s.Label("stars", kind="ordinal", classes=(1, 2), scale=2),
+            "label `stars`: `scale` is for labels without `classes`",
+        ),
+        (
+            lambda: s.Label("seen", kind="count", classes=(1, 2)),
+            "`classes` are for kind='ordinal' or 'multiclass', not for 'count'",
+        ),
+        (
+            lambda: spec(labels=(s.Label("a", kind="ordinal", classes=(1, 2)), s.Label("a_1"))),
+            "labels `a` and `a_1` both have an output `a_1`: rename one",
+        ),
+        (
+            lambda: s.Label("seen", kind="watch_quantile"),
+            "label `seen` of kind='watch_quantile' needs `duration`: a Numeric of the spec",
+        ),
+        (
+            lambda: s.Label("seen", kind="watch_time", duration="length"),
+            "label `seen`: `duration` is for kind='watch_quantile', not for 'watch_time'",
+        ),
+        (
+            lambda: spec(
+                s.Numeric("length", group="item"), labels=(s.Label("seen", kind="watch_quantile", duration="lenght"),)
+            ),
+            "has the duration `lenght`, which must be a Numeric of the spec; did you mean `length`",
+        ),
+        (
             lambda: spec(labels=(s.Label("click", keep_negatives=0.5), s.Label("buy", keep_negatives=0.5))),
             "`keep_negatives` is for one label at most, received click and buy",
         ),
@@ -343,3 +378,21 @@ def test_scenarios_have_names_for_people():
 def test_declarations_import_without_tensorflow_and_numpy():
     code = "import sys; from mixrank.schemas import Dataset; assert not {'tensorflow', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_label_says_its_logits_and_outputs():
+    ordinal, multiclass = (s.Label("x", kind=kind, classes=(0, 2, 5)) for kind in ("ordinal", "multiclass"))
+    watched = s.Label("seen", kind="watch_quantile", duration="length")
+    assert s.Label("click").logits == s.Label("click").outputs == ("click",)
+    assert ordinal.logits == ("x",) and multiclass.logits == ("x_0", "x_2", "x_5")
+    assert ordinal.outputs == multiclass.outputs == ("x", "x_0", "x_2", "x_5")
+    assert watched.outputs == ("seen", "seen_rank") and watched.learned == "seen_rank"
+
+
+@pytest.mark.parametrize("wrong", [1, 3, -1, 2.5, float("nan")])
+def test_a_value_that_is_no_class_is_refused(wrong):
+    values = s.Label("x", kind="ordinal", classes=(0, 2, 5)).values
+    values.check("label `x`", [0, 2, 5, 2.0])
+    with pytest.raises(ValueError, match=f"label `x` must be 0, 2 or 5, received {wrong}"):
+        values.check("label `x`", [0, wrong])
+    assert {values.toy(drawn / 10, chance / 10) for drawn in range(10) for chance in range(11)} == {0, 2, 5}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mixrank.components.baselines import AdditiveLogOdds
-from mixrank.components.baselines.additive import AdditiveMean
+from mixrank.components.baselines.additive import AdditiveClasses, AdditiveMean
 
 
 def test_prediction_adds_smoothed_log_odds_of_each_key():
@@ -79,3 +79,25 @@ def test_predict_names_a_missing_key():
 def test_smoothing_must_be_positive():
     with pytest.raises(ValueError, match="`smoothing` must be > 0, received 0"):
         AdditiveLogOdds(smoothing=0)
+
+
+def test_probabilities_of_classes_have_the_additive_mean_and_are_nearest_to_the_shares():
+    rng = np.random.default_rng(5)
+    classes, keys = (0, 1, 2, 5), {"page": rng.integers(0, 4, 200), "item": rng.integers(0, 9, 200)}
+    labels = rng.choice(classes, 200, p=(0.4, 0.3, 0.2, 0.1))
+    found = AdditiveClasses(classes).fit(keys, labels).predict(keys)
+    mean, shares = found[:, 0], found[:, 1:]
+    np.testing.assert_allclose(mean, AdditiveMean(least=0).fit(keys, labels).predict(keys), atol=1e-3)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-9)
+    np.testing.assert_allclose(shares @ np.array(classes), mean, rtol=1e-9)
+    # Logarithms of p_c / q_c are a line of c.
+    counts = np.array([(labels == value).sum() for value in classes]) + 0.5
+    slope = np.log(shares / (counts / counts.sum()))
+    np.testing.assert_allclose(slope[:, 3] - slope[:, 2], 3 * (slope[:, 2] - slope[:, 1]), atol=2e-3)
+
+
+def test_a_mean_beyond_the_classes_becomes_the_outermost_one():
+    keys = {"page": [0] * 20 + [1] * 20, "item": [0] * 20 + [1] * 20}
+    labels = [1] * 20 + [5] * 20
+    low, high = AdditiveClasses((1, 3, 5), smoothing=0.1).fit(keys, labels).predict({"page": [0, 1], "item": [0, 1]})
+    assert low[1] > 0.95 and high[3] > 0.95

@@ -74,8 +74,11 @@ def test_films_with_ratings_are_liked_above_a_threshold(log):
 
 def test_a_file_without_names_of_columns_gets_those_of_their_roles(log):
     log("film_lines")
-    spec, source, _, _text = begin()
+    spec, source, _, text = begin()
     assert source.log.columns == ("user_id", "item_id", "rating", "timestamp")
+    assert 'every step is learned by Label("rating", kind="ordinal", classes=(' in " ".join(
+        text.replace("#", "").split()
+    )
     assert source.log.separator == "\t" or source.log.format == "tsv"
     assert spec.tasks == ("liked",)
 

@@ -16,6 +16,7 @@ from mixrank.pipeline.starting.roles import (
     guess_scenario,
     outcomes,
     scenario_values,
+    whole_steps,
 )
 from mixrank.schemas.arrow import pa
 
@@ -128,3 +129,17 @@ def test_a_request_is_named_so_comes_again_and_has_one_user():
     assert guess_request(columns(request_id=shared), (), None).value == "request_id"
     assert guess_request(columns(other=request, page_views=request), (), None).value is None
     assert guess_request(columns(user_id=owner, request_id=request), ("request_id",), "user_id").value is None
+
+
+@pytest.mark.parametrize(
+    ("values", "steps"),
+    [
+        ([5, 1, 2, 3, 4, 4], (1, 2, 3, 4, 5)),
+        ([0.5, 1.0, 1.5, 2.0], ()),
+        ([-1, 0, 1], ()),
+        ([0, 1], ()),
+        (list(range(11)), ()),
+    ],
+)
+def test_a_rating_of_a_few_whole_steps_may_be_learned_step_by_step(values, steps):
+    assert whole_steps(columns(rating=values)["rating"]) == steps
