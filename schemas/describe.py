@@ -8,6 +8,7 @@ from typing import assert_never
 from mixrank.schemas.features import (
     Action,
     AnyCategorical,
+    AnyFromFile,
     Categorical,
     Cross,
     Encoding,
@@ -16,12 +17,15 @@ from mixrank.schemas.features import (
     FeatureSpec,
     Hash,
     History,
+    Lookup,
     Match,
     MultiCategorical,
     Number,
     Numeric,
+    NumericLookup,
     TimeGap,
     Vector,
+    VectorTable,
     Vocab,
 )
 
@@ -75,6 +79,15 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             return "match", feature.group, f"{feature.of} in {where}: {counted}", str(feature.width), ""
         case Cross():
             return "cross", feature.group, f"{' x '.join(feature.of)}, {_encoding(feature.vocab)}", str(feature.dim), ""
+        case Lookup():
+            said = f"{_source(feature)}, {_encoding(feature.vocab)}"
+            return "lookup", feature.group, said, str(feature.dim), ", ".join(feature.histories)
+        case NumericLookup():
+            said = f"{_source(feature)}, {_transform(feature)}"
+            return "numeric lookup", feature.group, said, str(_width(feature)), ""
+        case VectorTable():
+            said = f"{_source(feature)}, frozen" + (", divided by its length" if feature.normalize else "")
+            return "vector table", feature.group, said, str(feature.dim), ", ".join(feature.histories)
         case Action():
             return "action", "event", " + ".join(feature.flags), str(feature.dim), ", ".join(spec.columns_of(feature))
         case TimeGap():
@@ -93,6 +106,10 @@ def _categories(spec: FeatureSpec, feature: AnyCategorical) -> tuple[str, str, s
     shared = ", ".join([*spec.columns_of(feature)[1:], *weights])
     ids = _encoding(feature.vocab) if feature.table is None else f"table of {feature.table}"
     return feature.group, f"{feature.dtype}, {ids}", str(feature.dim), shared
+
+
+def _source(feature: AnyFromFile) -> str:
+    return f"{feature.value_column} of {feature.of} in {feature.file}"
 
 
 def _width(feature: Number) -> int:

@@ -21,6 +21,7 @@ from mixrank.pipeline.run_record import RunRecord, is_run
 from mixrank.schemas import Dataset, datasets, stores
 from mixrank.schemas.files import write_folder_atomically
 from mixrank.schemas.naming import Declaration, nearest, readable
+from mixrank.schemas.raw import with_side_files
 from mixrank.schemas.safe_text import shown
 from mixrank.schemas.stores import check_url, is_url
 from mixrank.serving.base import fetch_version, newest
@@ -150,10 +151,14 @@ class RunConfig(Declaration):
 
         Raises:
             ValueError: if it is not found; if thresholds, slices, gates, early stopping, losses or splits name what it
-                does not have; if the model or its heads cannot read its spec; or if there is nothing to start warm
-                from.
+                does not have; if the model or its heads cannot read its spec; if a side file is missing or has wrong
+                keys; or if there is nothing to start warm from.
         """
         dataset = datasets.load(self.dataset)
+        if dataset.spec.from_files:
+            self.open_stores()
+            found = with_side_files(dataset.spec, self.data_dir())
+            dataset = dataset.model_copy(update={"spec": found})
         spec = dataset.spec
         check_thresholds(self.thresholds, spec)
         check_slices(self.slices, spec)

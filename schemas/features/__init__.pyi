@@ -7,7 +7,6 @@ from .encodings import Vocab as Vocab
 from .event_features import Action as Action
 from .event_features import History as History
 from .event_features import TimeGap as TimeGap
-from .formulas import evaluate_formula as evaluate_formula
 from .keys import KEYS as KEYS
 from .keys import EventTime as EventTime
 from .keys import Key as Key
@@ -27,8 +26,14 @@ from .row_features import Number as Number
 from .row_features import Numeric as Numeric
 from .row_features import SeveralPooling as SeveralPooling
 from .row_features import Vector as Vector
+from .side_features import FromFile as FromFile
+from .side_features import Lookup as Lookup
+from .side_features import NumericLookup as NumericLookup
+from .side_features import SideFile as SideFile
+from .side_features import VectorTable as VectorTable
 from .spec import FeatureSpec as FeatureSpec
 from .unions import AnyCategorical as AnyCategorical
+from .unions import AnyFromFile as AnyFromFile
 from .unions import EventField as EventField
 from .unions import Feature as Feature
 from .unions import LookedUp as LookedUp
