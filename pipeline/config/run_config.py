@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from mixrank.components.gates import GateSettings, check_allowed
-from mixrank.components.judging import Thresholds, check_slices, check_thresholds
+from mixrank.components.judging import Slice, Thresholds, check_slices, check_thresholds
 from mixrank.components.training import PUSHED, ModelSettings, TrainSettings, find_export
 from mixrank.layers import registry
 from mixrank.pipeline.config.comparison_tables import CompareSettings
@@ -54,7 +54,8 @@ class RunConfig(Declaration):
         train: how it is trained.
         thresholds: what it must reach to be pushed.
         gates: what stops a run before training or before the push, and what is allowed.
-        slices: features and histories by whose values the report also judges, besides the scenario.
+        slices: features and histories by whose values the report also judges, besides the scenario: names, or `column`
+            and `edges` of a number or of a history's events.
         baselines: what the model is compared with, besides the additive baseline.
         shards: int >= 1 or None. User shards of ExampleGen; None chooses by the size of the log.
         check_rows: int >= 1. Evaluation rows that the model check sends through every signature.
@@ -72,7 +73,7 @@ class RunConfig(Declaration):
     train: TrainSettings = TrainSettings()
     thresholds: Thresholds = Thresholds()
     gates: GateSettings = GateSettings()
-    slices: tuple[str, ...] = ()
+    slices: tuple[Annotated[Slice, BeforeValidator(Slice.of)], ...] = ()
     baselines: BaselineSettings = BaselineSettings()
     shards: int | None = Field(default=None, ge=1)
     check_rows: int = Field(default=512, ge=1)
