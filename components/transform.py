@@ -235,8 +235,11 @@ def transformed(feature: Number, value: tf.Tensor) -> tf.Tensor:
         return _piecewise_linear(feature, value, missing)
     if feature.transform.startswith("log1p"):
         value = tf.sign(value) * tf.math.log1p(tf.abs(value))
-    if feature.transform.endswith("standardize"):
+    if feature.transform.endswith("standardize") or feature.is_embedded_number:
         value = tft.scale_to_z_score(value)
+    if feature.is_embedded_number:
+        parts = [tf.cast(missing, tf.float32)] if feature.default is None else []
+        value = tf.stack([*parts, tf.where(missing, tf.zeros_like(value), value)], axis=1)
     return value
 
 

@@ -67,10 +67,10 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             weighted = "" if feature.weights is None else ", weighted"
             return f"up to {feature.max_length} categories{weighted}{pooled}", *_categories(spec, feature)
         case Numeric():
-            return "numeric", feature.group, _transform(feature), str(_width(feature)), ""
+            return "numeric", feature.group, _transform(feature), str(spec.vector_width(feature)), ""
         case Expression():
             said = f"{feature.formula}, {_transform(feature)}"
-            return "expression", feature.group, said, str(_width(feature)), ""
+            return "expression", feature.group, said, str(spec.vector_width(feature)), ""
         case Vector():
             return "vector", feature.group, "divided by its length" if feature.normalize else "", str(feature.dim), ""
         case Match():
@@ -84,7 +84,7 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             return "lookup", feature.group, said, str(feature.dim), ", ".join(feature.histories)
         case NumericLookup():
             said = f"{_source(feature)}, {_transform(feature)}"
-            return "numeric lookup", feature.group, said, str(_width(feature)), ""
+            return "numeric lookup", feature.group, said, str(spec.vector_width(feature)), ""
         case VectorTable():
             said = f"{_source(feature)}, frozen" + (", divided by its length" if feature.normalize else "")
             return "vector table", feature.group, said, str(feature.dim), ", ".join(feature.histories)
@@ -112,15 +112,13 @@ def _source(feature: AnyFromFile) -> str:
     return f"{feature.value_column} of {feature.of} in {feature.file}"
 
 
-def _width(feature: Number) -> int:
-    return feature.width if feature.is_number else feature.dim
-
-
 def _transform(feature: Number) -> str:
     cuts = f"{len(feature.edges)} edges" if feature.edges else f"{feature.buckets} quantiles"
-    said = {"bucketize": cuts, "piecewise_linear": f"piecewise linear, {cuts}"}.get(
-        feature.transform, feature.transform
-    )
+    said = {
+        "bucketize": cuts,
+        "piecewise_linear": f"piecewise linear, {cuts}",
+        "autodis": f"autodis, {feature.buckets} meta-embeddings",
+    }.get(feature.transform, feature.transform)
     return said if feature.clip is None else f"{said}, clipped to {feature.clip[0]:g}..{feature.clip[1]:g}"
 
 

@@ -162,11 +162,17 @@ def toy_spec(made_once: Callable[..., Path]) -> s.FeatureSpec:
             s.Cross("habit", of=("country", "page"), group="user", vocab=s.Hash(size=40), dim=2),
             s.Lookup("maker", of="clip", file="clips.parquet", group="item", dim=3, histories=("global",)),
             s.NumericLookup(
-                "pull", of="person", file="people.csv", key="id", value="friends", group="user", transform="log1p"
+                "pull",
+                of="person",
+                file="people.csv",
+                key="id",
+                value="friends",
+                group="user",
+                transform="autodis",
+                buckets=4,
+                dim=3,
             ),
-            s.VectorTable(
-                "words", of="clip", file="clips.parquet", group="item", dim=5, histories=("global", "realtime")
-            ),
+            s.VectorTable("words", of="clip", file="clips.parquet", group="item", dim=5, histories=("global",)),
         ),
         position=s.Position("rank", size=4, per_scenario=True),
     )

@@ -126,7 +126,7 @@ def widths(spec: FeatureSpec) -> Widths:
     vectors: dict[str, list[int]] = {group: [] for group in GROUPS}
     vectors["context"].append(spec.scenario.dim)
     for feature in spec.model_features:
-        vectors[feature.group].append(feature.width if feature.is_number else feature.dim)
+        vectors[feature.group].append(spec.vector_width(feature))
     histories: dict[str, tuple[int, int]] = {
         history.window: (
             history.length,

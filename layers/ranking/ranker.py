@@ -15,7 +15,7 @@ from mixrank.layers.base import seeded
 from mixrank.layers.heads import CalibratedLogits, Heads, heads_for
 from mixrank.layers.losses import takes_probabilities
 from mixrank.layers.ranking.inputs import field_names, model_inputs, table_sizes
-from mixrank.layers.tokens import EmbeddingTables, HistoryMask, SplitColumns, Storage, Table, ValuePooling
+from mixrank.layers.tokens import AutoDis, EmbeddingTables, HistoryMask, SplitColumns, Storage, Table, ValuePooling
 from mixrank.schemas import GROUPS, EventField, FeatureSpec, History, ModelFeature
 
 # Name of the layer behind the heads of a calibrated ranker.
@@ -351,6 +351,9 @@ def _logits(
 
 
 def _vector(feature, column, vectors: Mapping[str, Any], layers: _Layers, weights=None):
+    if feature.is_embedded_number:
+        options = {"dim": feature.dim, "buckets": feature.buckets, "temperature": feature.temperature}
+        return layers.get(AutoDis, f"autodis_{feature.name}", **options)(column)
     if feature.is_number:
         # (batch,) -> (batch, 1)
         return layers.get(keras.layers.Reshape, f"number_{feature.name}", target_shape=(feature.width,))(column)

@@ -87,6 +87,11 @@ class Valued(Named):
         return False
 
     @property
+    def is_embedded_number(self) -> bool:
+        """Whether the model makes an embedding of its numbers, of its `dim`."""
+        return False
+
+    @property
     def never_missing(self) -> bool:
         """Whether every event has it, so that its id in a history is 0 only after the last event."""
         return False

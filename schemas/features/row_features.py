@@ -130,20 +130,24 @@ class Number(Valued):
       of its own in each interval (Y. Gorishniy, I. Rubachev, A. Babenko, "On Embeddings for Numerical Features in
       Tabular Deep Learning", NeurIPS 2022, equation 1, except that the first and the last interval end there: a number
       beyond the edges counts as the nearest of them). An interval of width 0 counts as passed from its edge on.
+    * "autodis": as "standardize", and then an embedding that the model learns as a mean of `buckets` meta-embeddings,
+      whose weights depend on the number (`mixrank.layers.AutoDis`).
 
     A missing number, one that is not finite included, has an id of its own (0), or is the first of the numbers of
-    "piecewise_linear", which is 1 where all others are 0. That number is there only without a `default`.
+    "piecewise_linear" and "autodis", which is 1 where all others are 0. That number is there only without a `default`.
 
     Args:
         transform: one of the above.
         buckets: int >= 2. For "bucketize" the number of ids, for "piecewise_linear" the number T of intervals; the
-            edges are quantiles of the training rows, where a missing number counts only if it has a `default`.
+            edges are quantiles of the training rows, where a missing number counts only if it has a `default`. For
+            "autodis" the number of meta-embeddings.
         edges: ascending numbers in place of quantiles. For "bucketize" k edges make k + 1 ids, for
             "piecewise_linear" they are b_0 to b_T.
-        dim: int >= 1. Embedding width, only for "bucketize".
+        dim: int >= 1. Embedding width, only for "bucketize" and "autodis".
+        temperature: float > 0. For "autodis" alone: the lower it is, the more a number has the embedding of one bucket.
         clip: (lowest, highest) or None. A number outside becomes the nearer of both.
         default: float or None. Stands for a missing number. If None, a missing number is one of its own for
-            "bucketize" and "piecewise_linear", and 0 before the other transforms.
+            "bucketize", "piecewise_linear" and "autodis", and 0 before the other transforms.
 
     Raises:
         ValueError: edges that do not ascend, or that the transform does not take; both `edges` and `buckets`; a `clip`
@@ -151,20 +155,23 @@ class Number(Valued):
     """
 
     group: Group
-    transform: Literal["none", "log1p", "standardize", "log1p_standardize", "bucketize", "piecewise_linear"] = (
-        "standardize"
-    )
+    transform: Literal[
+        "none", "log1p", "standardize", "log1p_standardize", "bucketize", "piecewise_linear", "autodis"
+    ] = "standardize"
     buckets: int = Field(default=16, ge=2)
     edges: tuple[Finite, ...] = ()
     dim: int = Field(default=8, ge=1)
     clip: tuple[Finite, Finite] | None = None
     default: Finite | None = None
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _check(self) -> Number:
         what = f"{type(self).__name__.lower()} `{self.name}`"
         if self.clip is not None and self.clip[0] >= self.clip[1]:
             raise ValueError(f"{what}: `clip` takes (lowest, highest), received {self.clip}")
+        if self.temperature != 1 and self.transform != "autodis":
+            raise ValueError(f"{what}: `temperature` is for transform='autodis', not for {self.transform!r}")
         if not self.edges:
             return self
         if self.transform not in LEAST_EDGES:
@@ -192,7 +199,17 @@ class Number(Valued):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.intervals + (self.default is None),) if self.transform == "piecewise_linear" else ()
+        own = self.default is None
+        match self.transform:
+            case "piecewise_linear":
+                return (self.intervals + own,)
+            case "autodis":
+                return (1 + own,)
+        return ()
+
+    @property
+    def is_embedded_number(self) -> bool:
+        return self.transform == "autodis"
 
     @property
     def is_number(self) -> bool:

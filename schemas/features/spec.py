@@ -332,6 +332,11 @@ class FeatureSpec(Declaration):
     def vector_tables(self) -> tuple[VectorTable, ...]:
         return tuple(feature for feature in self.features if isinstance(feature, VectorTable))
 
+    @staticmethod
+    def vector_width(feature: ModelFeature) -> int:
+        """Width of the vector as which a model reads a feature."""
+        return feature.width if feature.is_number and not feature.is_embedded_number else feature.dim
+
     def added_to(self, history: History) -> Iterator[tuple[str, AnyFromFile]]:
         """(column, feature) of what Transform looks up for every event of a history, besides its raw columns."""
         for feature in self.from_files:

@@ -208,13 +208,16 @@ def test_a_lookup_has_the_id_of_what_the_file_says_in_histories_as_well(transfor
     assert sorted(counts, key=lambda number: -counts[number]) == [1, 2, 3, 4, 5]
 
 
-def test_a_numeric_lookup_is_transformed_like_any_number(transformed, toy_spec):
+def test_a_numeric_lookup_is_a_number_like_any_other(transformed, toy_spec):
     friends, without = side_file(toy_spec, "pull")
-    expected = [
-        0.0 if old["person"] in without else math.log1p(friends.get(old["person"], 0)) for old, _ in transformed
-    ]
-    assert 100 < sum(value > 0 for value in expected) < len(expected) - 100
-    np.testing.assert_allclose([new["pull"] for _, new in transformed], expected, rtol=1e-6)
+    known = {person: number for person, number in friends.items() if person not in without}
+    raw = np.array([known.get(old["person"], math.nan) for old, _ in transformed])
+    missing = np.isnan(raw)
+    assert 100 < missing.sum() < len(raw) - 100
+    # "autodis": whether it is missing, and the standardized number, in which a missing one counts as 0.
+    filled = np.where(missing, 0, raw)
+    expected = np.stack([missing, np.where(missing, 0, (filled - filled.mean()) / filled.std())], axis=1)
+    np.testing.assert_allclose([new["pull"] for _, new in transformed], expected, atol=1e-5)
 
 
 def test_a_vector_table_gives_the_row_of_the_file_in_histories_as_well(transformed, toy_spec):
@@ -222,10 +225,9 @@ def test_a_vector_table_gives_the_row_of_the_file_in_histories_as_well(transform
     rows = {clip: 1 + place for place, clip in enumerate(clips)}
     for old, new in transformed:
         assert new["words"] == rows.get(old["clip"], 0)
-        for history in ("global", "realtime"):
-            expected = [rows.get(clip, 0) for clip in old[f"{history}_clip"]]
-            found = new[f"{history}_words"]
-            assert found.tolist() == expected + [0] * (len(found) - len(expected))
+        expected = [rows.get(clip, 0) for clip in old["global_clip"]]
+        found = new["global_words"]
+        assert found.tolist() == expected + [0] * (len(found) - len(expected))
     assert {int(new["words"]) for _, new in transformed} > {0, 1, 2}
 
 

@@ -63,7 +63,7 @@ def test_encodings_are_told_apart(toy_spec):
     said = "price / (age + 1) - min(hour, 2), log1p_standardize"
     assert one(toy_spec, "rate")["encoding"] == said
     assert one(toy_spec, "maker")["encoding"] == "maker of clip in clips.parquet, vocab, 1 OOV"
-    assert one(toy_spec, "pull")["encoding"] == "friends of person in people.csv, log1p"
+    assert one(toy_spec, "pull")["encoding"] == "friends of person in people.csv, autodis, 4 meta-embeddings"
     assert one(toy_spec, "words")["encoding"] == "words of clip in clips.parquet, frozen"
     assert one(toy_spec, "action")["encoding"] == "click + buy"
     assert one(toy_spec, "page")["encoding"] == "3 values"
