@@ -30,6 +30,7 @@ from .features import SeveralPooling as SeveralPooling
 from .features import SideFile as SideFile
 from .features import TimeGap as TimeGap
 from .features import Vector as Vector
+from .features import VectorFile as VectorFile
 from .features import VectorTable as VectorTable
 from .features import Vocab as Vocab
 from .tables import SPLITS as SPLITS

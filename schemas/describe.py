@@ -81,13 +81,13 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             return "cross", feature.group, f"{' x '.join(feature.of)}, {_encoding(feature.vocab)}", str(feature.dim), ""
         case Lookup():
             said = f"{_source(feature)}, {_encoding(feature.vocab)}"
-            return "lookup", feature.group, said, str(feature.dim), ", ".join(feature.histories)
+            return "lookup", feature.group, said, str(feature.dim), _in_histories(spec, feature)
         case NumericLookup():
             said = f"{_source(feature)}, {_transform(feature)}"
             return "numeric lookup", feature.group, said, str(spec.vector_width(feature)), ""
         case VectorTable():
             said = f"{_source(feature)}, frozen" + (", divided by its length" if feature.normalize else "")
-            return "vector table", feature.group, said, str(feature.dim), ", ".join(feature.histories)
+            return "vector table", feature.group, said, str(feature.dim), _in_histories(spec, feature)
         case Action():
             return "action", "event", " + ".join(feature.flags), str(feature.dim), ", ".join(spec.columns_of(feature))
         case TimeGap():
@@ -105,7 +105,13 @@ def _categories(spec: FeatureSpec, feature: AnyCategorical) -> tuple[str, str, s
     weights = [column for column, weighted in spec.weights.items() if weighted.name == feature.name]
     shared = ", ".join([*spec.columns_of(feature)[1:], *weights])
     ids = _encoding(feature.vocab) if feature.table is None else f"table of {feature.table}"
+    if (vectors := spec.initial_tables.get(feature.name)) is not None:
+        ids += f", {'frozen' if feature.is_frozen else 'begins'} as {_source(vectors)}"
     return feature.group, f"{feature.dtype}, {ids}", str(feature.dim), shared
+
+
+def _in_histories(spec: FeatureSpec, feature: AnyFromFile) -> str:
+    return ", ".join(column for h in spec.histories for column, each in spec.added_to(h) if each == feature)
 
 
 def _source(feature: AnyFromFile) -> str:

@@ -220,7 +220,7 @@ def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, TrainingStep
     on_host = "CPU:0" if job.settings.tables == "host" else None
     with job.workers.watched(job.checkpoints), job.strategy.scope(), rows_on(on_host):
         model = build_model(job.spec, resolved, job.settings, job.transform_output)
-        write_side_rows(model, job.spec)
+        write_side_rows(model, job.spec, job.transform_output)
         if job.settings.warm_start:
             taken = warm_start(model, job.spec, job.transform_output, job.settings.warm_start)
             print(f"  warm start: {sum(taken.values()):,} embedding rows taken over", file=sys.stderr, flush=True)

@@ -18,6 +18,6 @@ def check_declarations(config: RunConfig) -> Dataset:
     dataset = config.load_dataset()
     config.open_stores()
     find_tables(dataset, config.data_dir())
-    for feature in dataset.spec.from_files:
+    for feature in dataset.spec.side_files:
         read_side_file(dataset.spec, feature)
     return dataset

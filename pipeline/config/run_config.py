@@ -156,7 +156,7 @@ class RunConfig(Declaration):
                 keys; or if there is nothing to start warm from.
         """
         dataset = datasets.load(self.dataset)
-        if dataset.spec.from_files:
+        if dataset.spec.side_files:
             self.open_stores()
             found = with_side_files(dataset.spec, self.data_dir())
             dataset = dataset.model_copy(update={"spec": found})

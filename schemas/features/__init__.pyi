@@ -29,7 +29,6 @@ from .row_features import Vector as Vector
 from .side_features import FromFile as FromFile
 from .side_features import Lookup as Lookup
 from .side_features import NumericLookup as NumericLookup
-from .side_features import SideFile as SideFile
 from .side_features import VectorTable as VectorTable
 from .spec import FeatureSpec as FeatureSpec
 from .unions import AnyCategorical as AnyCategorical
@@ -42,3 +41,5 @@ from .unions import RowFeature as RowFeature
 from .unions import is_of_event as is_of_event
 from .unions import is_of_row as is_of_row
 from .unions import is_read as is_read
+from .vector_file import SideFile as SideFile
+from .vector_file import VectorFile as VectorFile

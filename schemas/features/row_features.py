@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from mixrank.schemas.features.encodings import Encoding, Vocab
 from mixrank.schemas.features.named import Dtype, Group, Kind, Valued
+from mixrank.schemas.features.vector_file import VectorFile
 
 SeveralPooling = Literal["mean", "sum", "max", "sqrtn", "attention"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -27,6 +28,10 @@ class Categorical(Valued):
         table: name of another categorical feature, or None. Its vocabulary and embedding table are used, such as those
             of the item for the item that was bought last: a value has one id and one embedding wherever it stands.
             `dtype`, `vocab` and `dim` are those of that feature, whose values alone its vocabulary counts.
+        initial: file with the vectors in which the embeddings of its vocabulary begin, or None. A value that the file
+            lacks begins at random, as without a file. A warm start comes after it: what was learned counts.
+        frozen: bool. Whether training leaves the vectors of `initial` as they are. A value that the file lacks then has
+            zeros, and no warm start changes them.
         required: bool. Whether a serving request must carry it.
         drift: float in (0, 1] or None. L-infinity distance between training and evaluation above which
             validation stops the run.
@@ -38,8 +43,27 @@ class Categorical(Valued):
     dim: int = Field(default=16, ge=1)
     dtype: Dtype = "int"
     table: str | None = None
+    initial: VectorFile | None = None
+    frozen: bool = False
     required: bool = False
     drift: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_initial(self) -> Categorical:
+        what = f"categorical `{self.name}`"
+        if self.frozen and self.initial is None:
+            raise ValueError(f"{what}: `frozen` embeddings come from a file, name it in `initial`")
+        if self.initial is None:
+            return self
+        if self.table is not None:
+            raise ValueError(f"{what} uses the table of `{self.table}`: name the file in `initial` of that feature")
+        if not isinstance(self.vocab, Vocab):
+            raise ValueError(f"{what}: `initial` needs a Vocab, since values of a Hash share their rows")
+        return self
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.frozen
 
     @property
     def kind(self) -> Kind:

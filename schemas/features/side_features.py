@@ -9,21 +9,7 @@ from pydantic import Field, model_validator
 from mixrank.schemas.features.encodings import Encoding, Vocab
 from mixrank.schemas.features.named import Dtype, Group, Kind, Valued
 from mixrank.schemas.features.row_features import Number
-from mixrank.schemas.naming import Declaration
-
-
-class SideFile(Declaration):
-    """A side file as a run has found it; a run fills it in, a spec does not.
-
-    Args:
-        path: its path or address.
-        sha256: hash of its bytes, so that what is computed from it is computed again when it changes.
-        rows: how many keys it has.
-    """
-
-    path: str
-    sha256: str
-    rows: int
+from mixrank.schemas.features.vector_file import SideFile
 
 
 class FromFile(Valued):

@@ -28,6 +28,7 @@ from mixrank.schemas.features.unions import (
     is_of_row,
     is_read,
 )
+from mixrank.schemas.features.vector_file import SideFile
 from mixrank.schemas.naming import Declaration, nearest
 
 
@@ -332,6 +333,37 @@ class FeatureSpec(Declaration):
     def vector_tables(self) -> tuple[VectorTable, ...]:
         return tuple(feature for feature in self.features if isinstance(feature, VectorTable))
 
+    @property
+    def initial_tables(self) -> dict[str, VectorTable]:
+        """Feature -> the vectors in which its embeddings begin, for those that have a file of them."""
+        return {
+            feature.name: VectorTable(
+                feature.name,
+                of=feature.name,
+                group=feature.group,
+                dim=feature.dim,
+                **feature.initial.model_dump(),
+            )
+            for feature in self.features
+            if isinstance(feature, Categorical) and feature.initial is not None
+        }
+
+    def with_files(self, find: Callable[[AnyFromFile], SideFile | None]) -> FeatureSpec:
+        """The spec with every side file as `find` finds it."""
+        found: dict[str, Feature] = {
+            each.name: each.model_copy(update={"found": find(each)}) for each in self.from_files
+        }
+        for feature in self.features:
+            if isinstance(feature, Categorical) and feature.initial is not None:
+                file = feature.initial.model_copy(update={"found": find(self.initial_tables[feature.name])})
+                found[feature.name] = feature.model_copy(update={"initial": file})
+        return self.model_copy(update={"features": tuple(found.get(f.name, f) for f in self.features)})
+
+    @property
+    def side_files(self) -> tuple[AnyFromFile, ...]:
+        """Everything that is read from files: what is looked up there, and the vectors in which embeddings begin."""
+        return (*self.from_files, *self.initial_tables.values())
+
     @staticmethod
     def vector_width(feature: ModelFeature) -> int:
         """Width of the vector as which a model reads a feature."""
@@ -452,7 +484,9 @@ class FeatureSpec(Declaration):
             return declared.model_copy(update={"dim": max(1, round(factor * declared.dim))})
 
         as_they_are = History | Match | Vector | VectorTable
-        features = tuple(f if isinstance(f, as_they_are) else wider(f) for f in self.features)
+        # As wide as the vectors that they begin with.
+        given = set(self.initial_tables)
+        features = tuple(f if isinstance(f, as_they_are) or f.owner in given else wider(f) for f in self.features)
         return self.model_copy(update={"scenario": wider(self.scenario), "features": features})
 
     def columns_of(self, feature: RowFeature | EventField) -> tuple[str, ...]:

@@ -50,11 +50,7 @@ def with_side_files(spec: FeatureSpec, folder: str) -> FeatureSpec:
         ValueError: naming the file that is missing or not one file, or the row whose key is missing, bad or not the
             first of its kind.
     """
-    features = tuple(
-        feature.model_copy(update={"found": _found(spec, feature, folder)}) if feature in spec.from_files else feature
-        for feature in spec.features
-    )
-    return spec.model_copy(update={"features": features})
+    return spec.with_files(lambda feature: _found(spec, feature, folder))
 
 
 def read_side_file(spec: FeatureSpec, feature: AnyFromFile) -> SideTable:
