@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, assert_never
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
@@ -18,6 +19,7 @@ from mixrank.components.watch_quantiles import quantiles_of_group, rank
 from mixrank.schemas import (
     KEYS,
     Action,
+    AnyFromFile,
     Categorical,
     Cross,
     EventField,
@@ -26,18 +28,21 @@ from mixrank.schemas import (
     Hash,
     History,
     LookedUp,
+    Lookup,
     Match,
     MultiCategorical,
     Number,
     Numeric,
+    NumericLookup,
     RowFeature,
     Scenario,
     TimeGap,
     Vector,
+    VectorTable,
     Vocab,
-    evaluate_formula,
 )
 from mixrank.schemas.encode import PADDING
+from mixrank.schemas.raw import read_side_file
 
 # Stands between the values of a combination: the unit separator of ASCII.
 BETWEEN = "\x1f"
@@ -71,6 +76,7 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
     # Before values become ids, of which all rare ones have the same.
     matches = {match.name: matched(spec, match, outputs, inputs) for match in spec.matches}
     crosses = {cross.name: crossed(spec, cross, outputs, inputs[spec.scenario.name]) for cross in spec.crosses}
+    looked_up = {each.name: from_file(spec, each, outputs) for each in spec.from_files}
     for owner in spec.categorical:
         sharing = [feature for feature in spec.categorical if feature.owner == owner.name]
         categories = {column: outputs[column] for feature in sharing for column in spec.columns_of(feature)}
@@ -79,6 +85,8 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
     for cross in spec.crosses:
         text = crosses[cross.name]
         outputs |= category_ids(cross, {cross.name: text}, tf.boolean_mask(text, tf.not_equal(text, PADDING["str"])))
+    for each in spec.from_files:
+        outputs |= looked_up[each.name]
     outputs |= matches
     outputs |= {each.name: expressed(spec, each, inputs) for each in spec.expressions}
     labels = {label.name: tf.cast(first(inputs[label.name], 0), tf.float32) / label.scale for label in spec.labels}
@@ -200,12 +208,6 @@ def expressed(spec: FeatureSpec, expression: Expression, raw: Mapping[str, tf.Ra
         spec, expression: the declaration.
         raw: column -> ragged values.
     """
-    numbers = {}
-    for feature in spec.numbers:
-        if feature.name in expression.of:
-            value = first(raw[feature.name], math.nan)
-            instead = tf.fill(tf.shape(value), math.nan if feature.default is None else feature.default)
-            numbers[feature.name] = tf.where(tf.math.is_finite(value), value, instead)
     functions = {
         "abs": tf.abs,
         "exp": tf.exp,
@@ -213,8 +215,11 @@ def expressed(spec: FeatureSpec, expression: Expression, raw: Mapping[str, tf.Ra
         "max": tf.maximum,
         "min": tf.minimum,
         "sqrt": tf.sqrt,
+        "where": tf.where,
+        "is_finite": tf.math.is_finite,
     }
-    value = evaluate_formula(expression.formula, numbers, functions, lambda number: tf.constant(number, tf.float32))
+    numbers = {name: first(raw[name], math.nan) for name in expression.of}
+    value = spec.evaluate(expression, numbers, functions, lambda number: tf.constant(number, tf.float32))
     return transformed(expression, value)
 
 
@@ -235,8 +240,11 @@ def transformed(feature: Number, value: tf.Tensor) -> tf.Tensor:
         return _piecewise_linear(feature, value, missing)
     if feature.transform.startswith("log1p"):
         value = tf.sign(value) * tf.math.log1p(tf.abs(value))
-    if feature.transform.endswith("standardize"):
+    if feature.transform.endswith("standardize") or feature.is_embedded_number:
         value = tft.scale_to_z_score(value)
+    if feature.is_embedded_number:
+        parts = [tf.cast(missing, tf.float32)] if feature.default is None else []
+        value = tf.stack([*parts, tf.where(missing, tf.zeros_like(value), value)], axis=1)
     return value
 
 
@@ -352,6 +360,70 @@ def crossed(spec: FeatureSpec, cross: Cross, values: Mapping[str, tf.Tensor], sc
     joined = tf.strings.join([tf.broadcast_to(text, rows) for text in texts], separator=BETWEEN)
     lacking = tf.reduce_any(tf.stack([tf.broadcast_to(each, rows) for each in missing]), axis=0)
     return tf.where(lacking, tf.fill(rows, PADDING["str"]), joined)
+
+
+def from_file(spec: FeatureSpec, feature: AnyFromFile, values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """What a feature looks up in its side file: column -> tensor, its own and those of the events of histories.
+
+    The graph holds the keys, text as 63-bit hashes, in ascending order, and what belongs to them.
+
+    Args:
+        spec, feature: the declaration.
+        values: column -> raw categories, as of `row_values` and `history_values`.
+    """
+    table = read_side_file(spec, feature)
+    keys = table.keys if table.keys.dtype == np.int64 else _hashed(table.keys)
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    if (equal := np.flatnonzero(keys[1:] == keys[:-1])).size:
+        two = [table.keys[order[place]] for place in (equal[0], equal[0] + 1)]
+        raise ValueError(f"{feature.file} of `{feature.name}`: keys {two[0]!r} and {two[1]!r} have the same hash")
+    wanted = {feature.name: values[feature.of]}
+    for history in spec.histories:
+        wanted |= {
+            column: values[history.column(feature.of)] for column, each in spec.added_to(history) if each == feature
+        }
+    # Place among the keys, and whether there is such a key.
+    known = tf.constant(keys)
+    places = {}
+    for column, raw in wanted.items():
+        numbers = _comparable(raw)
+        found = tf.searchsorted(known, tf.reshape(numbers, [-1]), out_type=tf.int64)
+        found = tf.reshape(tf.minimum(found, len(keys) - 1), tf.shape(numbers))
+        places[column] = found, tf.equal(tf.gather(known, found), numbers)
+    match feature:
+        case Lookup():
+            missing = PADDING[feature.dtype]
+            texts = np.where(table.missing, np.array(missing, table.values.dtype), table.values)[order]
+            pool, codes = np.unique(texts, return_inverse=True)
+            content, codes = tf.constant(pool), tf.constant(codes.astype(np.int32))
+            none = tf.constant(missing, content.dtype)
+            categories = {
+                column: tf.where(there, tf.gather(content, tf.gather(codes, place)), none)
+                for column, (place, there) in places.items()
+            }
+            own = categories[feature.name]
+            counted = tf.boolean_mask(own, tf.not_equal(own, none))
+            return category_ids(feature, categories, counted)
+        case NumericLookup():
+            content = tf.constant(np.where(table.missing, np.float32(np.nan), table.values)[order])
+            place, there = places[feature.name]
+            number = tf.gather(content, place)
+            return {feature.name: transformed(feature, tf.where(there, number, tf.fill(tf.shape(number), math.nan)))}
+        case VectorTable():
+            row = tf.constant(1 + order.astype(np.int64))
+            return {
+                column: tf.where(there, tf.gather(row, place), tf.zeros_like(place))
+                for column, (place, there) in places.items()
+            }
+        case _:
+            assert_never(feature)
+
+
+def _hashed(texts: np.ndarray) -> np.ndarray:
+    """Texts as `_comparable` sees them."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        return session.run(_comparable(tf.constant(texts)))
 
 
 def _comparable(values: tf.Tensor) -> tf.Tensor:

@@ -24,6 +24,7 @@ from .mixing import SelfAttention as SelfAttention
 from .mixing import SharedFFN as SharedFFN
 from .mixing import SwiGLU as SwiGLU
 from .mixing import TokenMixing as TokenMixing
+from .tokens import AutoDis as AutoDis
 from .tokens import EvenSplit as EvenSplit
 from .tokens import FieldTokens as FieldTokens
 from .tokens import HistoryMask as HistoryMask

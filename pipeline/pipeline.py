@@ -90,10 +90,12 @@ def create_pipeline(config: RunConfig, dataset: Dataset, target: Target) -> tfx.
         A TFX pipeline for any runner.
     """
     spec, splits, source = dataset.spec, dataset.split_names, target.source
+    # Rows are the same whatever is in side files, which Transform and all after it depend on.
+    rows = dataset.model_copy(update={"spec": spec.with_files(lambda feature: None)})
 
     # Impressions joined with user and item features, both histories built point-in-time, split by time.
     examples = build_example_gen(
-        dataset,
+        rows,
         target.data,
         config.shards,
         source_hash=source("mixrank.components.examples.example_gen"),
@@ -101,7 +103,7 @@ def create_pipeline(config: RunConfig, dataset: Dataset, target: Target) -> tfx.
     )
 
     # What the spec promises, as a TFMD schema.
-    schema = SchemaGen(spec=spec, source=source("mixrank.components.schema_gen"))
+    schema = SchemaGen(spec=rows.spec, source=source("mixrank.components.schema_gen"))
 
     # Counts and distributions of every column, per split. Without the schema ids would be counted as numbers, and
     # their drift would go unnoticed.
@@ -113,7 +115,7 @@ def create_pipeline(config: RunConfig, dataset: Dataset, target: Target) -> tfx.
         examples=examples.outputs["examples"],
         statistics=statistics.outputs["statistics"],
         schema=schema.outputs["schema"],
-        dataset=dataset,
+        dataset=rows,
         gates=config.gates,
         source=source("mixrank.components.validation"),
     )

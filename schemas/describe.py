@@ -8,6 +8,7 @@ from typing import assert_never
 from mixrank.schemas.features import (
     Action,
     AnyCategorical,
+    AnyFromFile,
     Categorical,
     Cross,
     Encoding,
@@ -16,12 +17,15 @@ from mixrank.schemas.features import (
     FeatureSpec,
     Hash,
     History,
+    Lookup,
     Match,
     MultiCategorical,
     Number,
     Numeric,
+    NumericLookup,
     TimeGap,
     Vector,
+    VectorTable,
     Vocab,
 )
 
@@ -64,10 +68,10 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             weighted = "" if feature.weights is None else ", weighted"
             return f"up to {feature.max_length} categories{weighted}{pooled}", *_categories(spec, feature)
         case Numeric():
-            return "numeric", feature.group, _transform(feature), str(_width(feature)), ""
+            return "numeric", feature.group, _transform(feature), str(spec.vector_width(feature)), ""
         case Expression():
             said = f"{feature.formula}, {_transform(feature)}"
-            return "expression", feature.group, said, str(_width(feature)), ""
+            return "expression", feature.group, said, str(spec.vector_width(feature)), ""
         case Vector():
             return "vector", feature.group, "divided by its length" if feature.normalize else "", str(feature.dim), ""
         case Match():
@@ -76,6 +80,15 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             return "match", feature.group, f"{feature.of} in {where}: {counted}", str(feature.width), ""
         case Cross():
             return "cross", feature.group, f"{' x '.join(feature.of)}, {_encoding(feature.vocab)}", str(feature.dim), ""
+        case Lookup():
+            said = f"{_source(feature)}, {_encoding(feature.vocab)}"
+            return "lookup", feature.group, said, str(feature.dim), _in_histories(spec, feature)
+        case NumericLookup():
+            said = f"{_source(feature)}, {_transform(feature)}"
+            return "numeric lookup", feature.group, said, str(spec.vector_width(feature)), ""
+        case VectorTable():
+            said = f"{_source(feature)}, frozen" + (", divided by its length" if feature.normalize else "")
+            return "vector table", feature.group, said, str(feature.dim), _in_histories(spec, feature)
         case Action():
             return "action", "event", " + ".join(feature.flags), str(feature.dim), ", ".join(spec.columns_of(feature))
         case TimeGap():
@@ -93,18 +106,26 @@ def _categories(spec: FeatureSpec, feature: AnyCategorical) -> tuple[str, str, s
     weights = [column for column, weighted in spec.weights.items() if weighted.name == feature.name]
     shared = ", ".join([*spec.columns_of(feature)[1:], *weights])
     ids = _encoding(feature.vocab) if feature.table is None else f"table of {feature.table}"
+    if (vectors := spec.initial_tables.get(feature.name)) is not None:
+        ids += f", {'frozen' if feature.is_frozen else 'begins'} as {_source(vectors)}"
     return feature.group, f"{feature.dtype}, {ids}", str(feature.dim), shared
 
 
-def _width(feature: Number) -> int:
-    return feature.width if feature.is_number else feature.dim
+def _in_histories(spec: FeatureSpec, feature: AnyFromFile) -> str:
+    return ", ".join(column for h in spec.histories for column, each in spec.added_to(h) if each == feature)
+
+
+def _source(feature: AnyFromFile) -> str:
+    return f"{feature.value_column} of {feature.of} in {feature.file}"
 
 
 def _transform(feature: Number) -> str:
     cuts = f"{len(feature.edges)} edges" if feature.edges else f"{feature.buckets} quantiles"
-    said = {"bucketize": cuts, "piecewise_linear": f"piecewise linear, {cuts}"}.get(
-        feature.transform, feature.transform
-    )
+    said = {
+        "bucketize": cuts,
+        "piecewise_linear": f"piecewise linear, {cuts}",
+        "autodis": f"autodis, {feature.buckets} meta-embeddings",
+    }.get(feature.transform, feature.transform)
     return said if feature.clip is None else f"{said}, clipped to {feature.clip[0]:g}..{feature.clip[1]:g}"
 
 

@@ -21,11 +21,14 @@ from mixrank.schemas.features import (
     FeatureSpec,
     History,
     Kind,
+    Lookup,
     Match,
     MultiCategorical,
     Numeric,
+    NumericLookup,
     TimeGap,
     Vector,
+    VectorTable,
 )
 from mixrank.schemas.naming import nearest
 from mixrank.schemas.safe_text import shown
@@ -112,7 +115,7 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
                     yield Column(name, field.kind, length, width, history=feature.name)
             case Action() | TimeGap():
                 pass  # Read from the histories alone.
-            case Match() | Cross() | Expression():
+            case Match() | Cross() | Expression() | Lookup() | NumericLookup() | VectorTable():
                 pass  # Computed by Transform.
             case _:
                 assert_never(feature)

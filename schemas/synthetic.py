@@ -17,11 +17,14 @@ from mixrank.schemas.features import (
     Expression,
     FeatureSpec,
     History,
+    Lookup,
     Match,
     MultiCategorical,
     Numeric,
+    NumericLookup,
     TimeGap,
     Vector,
+    VectorTable,
 )
 
 POOL = 50
@@ -73,7 +76,7 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
                     row.update(_history(spec, feature, draw))
                 case Action() | TimeGap():
                     pass  # Drawn for every event of the histories.
-                case Match() | Cross() | Expression():
+                case Match() | Cross() | Expression() | Lookup() | NumericLookup() | VectorTable():
                     pass  # Computed by Transform.
                 case _:
                     assert_never(feature)

@@ -17,11 +17,14 @@ from mixrank.schemas.features import (
     Expression,
     FeatureSpec,
     History,
+    Lookup,
     Match,
     MultiCategorical,
     Numeric,
+    NumericLookup,
     TimeGap,
     Vector,
+    VectorTable,
 )
 
 if TYPE_CHECKING:
@@ -111,7 +114,7 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
                 _add_history(add, spec, feature)
             case Action() | TimeGap():
                 pass  # Columns of the histories.
-            case Match() | Cross() | Expression():
+            case Match() | Cross() | Expression() | Lookup() | NumericLookup() | VectorTable():
                 pass  # Computed by Transform.
             case _:
                 assert_never(feature)

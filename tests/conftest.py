@@ -123,10 +123,12 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
 
 @pytest.fixture(scope="session")
-def toy_spec() -> s.FeatureSpec:
+def toy_spec(made_once: Callable[..., Path]) -> s.FeatureSpec:
     """Every feature type once, keys of both kinds."""
+    from mixrank.schemas.raw import with_side_files
+
     fields = ("clip", "tag", "action", "gap")
-    return s.FeatureSpec(
+    spec = s.FeatureSpec(
         name="toy",
         user=s.Key("person"),
         item=s.Key("clip", dtype="str"),
@@ -158,9 +160,36 @@ def toy_spec() -> s.FeatureSpec:
                 "rate", formula="price / (age + 1) - min(hour, 2)", group="item", transform="log1p_standardize"
             ),
             s.Cross("habit", of=("country", "page"), group="user", vocab=s.Hash(size=40), dim=2),
+            s.Lookup("maker", of="clip", file="clips.parquet", group="item", dim=3, histories=("global",)),
+            s.NumericLookup(
+                "pull",
+                of="person",
+                file="people.csv",
+                key="id",
+                value="friends",
+                group="user",
+                transform="autodis",
+                buckets=4,
+                dim=3,
+            ),
+            s.VectorTable("words", of="clip", file="clips.parquet", group="item", dim=5, histories=("global",)),
         ),
         position=s.Position("rank", size=4, per_scenario=True),
     )
+    return with_side_files(spec, str(made_once("side_files", _write_side_files)))
+
+
+def _write_side_files(folder: Path) -> None:
+    """What the toy spec looks up; neither file knows every clip or person."""
+    import pandas as pd
+
+    rng = np.random.default_rng(5)
+    clips = [f"v{number}" for number in rng.permutation(60)[:45]]
+    words = [None if number % 9 == 4 else rng.normal(size=5) for number in range(len(clips))]
+    makers = [None if number % 7 == 3 else f"maker {number % 5}" for number in range(len(clips))]
+    pd.DataFrame({"clip": clips, "words": words, "maker": makers}).to_parquet(folder / "clips.parquet")
+    people = "\n".join(f"{number},{number * number or ''}" for number in range(0, 50, 2))
+    (folder / "people.csv").write_text(f"id,friends\n{people}\n")
 
 
 @pytest.fixture(scope="session")

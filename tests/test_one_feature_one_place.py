@@ -19,11 +19,14 @@ from mixrank.schemas import (
     FeatureSpec,
     Hash,
     History,
+    Lookup,
     Match,
     MultiCategorical,
     Numeric,
+    NumericLookup,
     TimeGap,
     Vector,
+    VectorTable,
     Vocab,
 )
 from mixrank.schemas.describe import describe
@@ -110,6 +113,24 @@ CASES = {
         4,
         inputs=frozenset({NAME}),
     ),
+    "lookup": Case(
+        Lookup(NAME, of="clip", file="clips.parquet", value="maker", group="item", histories=("global",)),
+        set(),
+        10,
+        inputs=frozenset({NAME, f"global_{NAME}"}),
+    ),
+    "numeric lookup": Case(
+        NumericLookup(NAME, of="person", file="people.csv", key="id", value="friends", group="user", transform="none"),
+        set(),
+        None,
+        inputs=frozenset({NAME}),
+    ),
+    "vector table": Case(
+        VectorTable(NAME, of="clip", file="clips.parquet", value="words", group="item", dim=5, histories=HISTORIES),
+        set(),
+        46,
+        inputs=frozenset({NAME, f"global_{NAME}", f"realtime_{NAME}"}),
+    ),
     "match": Case(Match(NAME, of="tag", flags=("click",)), set(), None, inputs=frozenset({NAME})),
 }
 
@@ -127,13 +148,18 @@ def before(toy_spec, case):
 
 
 @pytest.fixture(scope="module")
-def after(before, case):
+def after(before, case, toy_spec):
     def listed(feature):
         if case.listed and feature.name in HISTORIES:
             return feature.model_copy(update={"of": (*feature.of, NAME)})
         return feature
 
-    return FeatureSpec(**{**dict(before), "features": (*map(listed, before.features), case.feature)})
+    # What is looked up in a file of the toy log.
+    files = {feature.type: feature.found for feature in toy_spec.from_files}
+    feature = case.feature
+    if feature.type in files:
+        feature = feature.model_copy(update={"found": files[feature.type]})
+    return FeatureSpec(**{**dict(before), "features": (*map(listed, before.features), feature)})
 
 
 def row_of(spec):
@@ -171,7 +197,7 @@ def test_its_values_survive_an_example(after, case):
 def test_the_table_for_people_names_it(before, after, case):
     assert NAME not in {row[0] for row in describe(before)}
     (row,) = [row for row in describe(after) if row[0] == NAME]
-    assert set(row[5].split(", ")) >= case.columns - {NAME} or isinstance(case.feature, History)
+    assert set(row[5].split(", ")) >= case.read - {NAME} or isinstance(case.feature, History)
 
 
 def test_requests_by_column_carry_it(before, after, case):

@@ -18,9 +18,9 @@ from mixrank.schemas import (
     Expression,
     FeatureSpec,
     History,
+    LookedUp,
     MultiCategorical,
     TimeGap,
-    evaluate_formula,
 )
 
 # A feature with at most this many values is a category to the trees. scikit-learn allows 255, but learns little from
@@ -34,7 +34,7 @@ class BoostedTrees:
     * User, item, every `MultiCategorical`, `Cross` and `Categorical` of more than `CATEGORIES` values, scenario x user,
       scenario x item, and user x each other attribute of the item: `TargetStatistics` of all tasks.
     * Scenario and the other `Categorical`s: the value, as a category. An unseen one counts as missing.
-    * `Numeric`, `Vector` and `Expression`: the numbers.
+    * `Numeric`, `Vector`, `Expression`, `NumericLookup` and `VectorTable`: the numbers. `Lookup`: as a `Categorical`.
     * `History`: number of events, share of each flag and the flags of the newest event, seconds since the newest and
       the oldest one; and of the events that share a value with the row, per field: number, share of each task among
       them, seconds since the newest.
@@ -102,7 +102,7 @@ class BoostedTrees:
         labels = np.stack([rows.columns[task] for task in self.spec.tasks], axis=1)
         self.categories = {}
         keys = (self.spec.user.name, self.spec.item.name)
-        single = [feature.name for feature in self.spec.categorical if feature.max_values is None]
+        single = [feature.name for feature in self._categories() if feature.max_values is None]
         for name in (self.spec.scenario.name, *single):
             if name in keys:
                 continue
@@ -167,11 +167,18 @@ class BoostedTrees:
         for feature in self.spec.inputs:
             if feature.kind == "float":
                 found |= _numbers(feature.name, rows.columns[feature.name])
+        for lookup in self.spec.from_files:
+            if lookup.value_kind == "float":
+                found |= _numbers(lookup.name, rows.columns[lookup.name])
         for expression in self.spec.expressions:
             found[expression.name] = _expressed(self.spec, expression, rows)
         for history in self.spec.histories:
             found |= {f"{history.name}.{name}": column for name, column in _history(self.spec, history, rows)}
         return pd.DataFrame({name: np.asarray(column, np.float32) for name, column in found.items()})
+
+    def _categories(self) -> Iterator[LookedUp]:
+        """Categories of the row: its own, then those that are looked up in files."""
+        yield from (*self.spec.categorical, *self.spec.lookups)
 
     def _counted(self, rows: ExampleArrays) -> Iterator[tuple[str, NDArray[Any]]]:
         """Name and codes of everything that has target statistics."""
@@ -181,7 +188,7 @@ class BoostedTrees:
         yield item, columns[item]
         for key in (user, item):
             yield f"{scenario}*{key}", _crossed(columns[scenario], columns[key])
-        for feature in self.spec.categorical:
+        for feature in self._categories():
             if feature.name in (user, item):
                 continue
             if feature.name not in self.categories:
@@ -201,12 +208,6 @@ def _numbers(name: str, column: NDArray[Any]) -> dict[str, NDArray[Any]]:
 
 def _expressed(spec: FeatureSpec, expression: Expression, rows: ExampleArrays) -> NDArray[np.float32]:
     """The value of an `Expression`, NaN where it is missing."""
-    numbers = {}
-    for feature in spec.numbers:
-        if feature.name in expression.of:
-            column = rows.columns[feature.name]
-            instead = np.float32(np.nan if feature.default is None else feature.default)
-            numbers[feature.name] = np.where(np.isnan(column), instead, column)
     functions: dict[str, Any] = {
         "abs": np.abs,
         "exp": np.exp,
@@ -214,10 +215,11 @@ def _expressed(spec: FeatureSpec, expression: Expression, rows: ExampleArrays) -
         "max": np.maximum,
         "min": np.minimum,
         "sqrt": np.sqrt,
+        "where": np.where,
+        "is_finite": np.isfinite,
     }
     with np.errstate(all="ignore"):
-        value = evaluate_formula(expression.formula, numbers, functions, np.float32)
-    return np.where(np.isfinite(value), value, np.float32(np.nan))
+        return spec.evaluate(expression, rows.columns, functions, np.float32)
 
 
 def _crossed(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.int64]:

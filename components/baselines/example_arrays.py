@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -10,8 +10,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mixrank.schemas import Action, Categorical, FeatureSpec, MultiCategorical, TimeGap
+from mixrank.schemas import (
+    Action,
+    AnyFromFile,
+    Categorical,
+    FeatureSpec,
+    Lookup,
+    MultiCategorical,
+    NumericLookup,
+    TimeGap,
+    VectorTable,
+)
 from mixrank.schemas.encode import PADDING, UNKNOWN_GAP, Column, columns
+from mixrank.schemas.raw import read_side_file
 
 BATCH = 4096
 
@@ -26,7 +37,7 @@ class ExampleArrays:
             NaN if missing. `Action`: int16 bit masks, -1 after the last event. `TimeGap`: float32 seconds, NaN where
             the time is not known and after the last event. Time: int64. Labels: int64, or float32 if they are no whole
             numbers. Row weights: float32. Shape `(rows,)`, of `MultiCategorical` and `Vector` `(rows, values)`, in a
-            history `(rows, events)` and `(rows, events, values)`.
+            history `(rows, events)` and `(rows, events, values)`. What a side file says is there like a column.
         events: history -> int64 `(rows,)`, the number of its events.
         ends: number of rows up to the end of each split.
     """
@@ -80,7 +91,36 @@ def read_examples(spec: FeatureSpec, patterns: Sequence[str]) -> ExampleArrays:
         ends.append(rows)
     # One column after the other gives up its pieces, so that no more than one is in memory twice.
     joined = {each.column.name: each.joined() for each in collected}
+    for feature in spec.from_files:
+        joined[feature.name] = _from_file(spec, feature, coders[feature.of].numbers)[joined[feature.of]]
     return ExampleArrays(joined, {name: np.concatenate(parts) for name, parts in counts.items()}, tuple(ends))
+
+
+def _from_file(spec: FeatureSpec, feature: AnyFromFile, codes: Mapping[Any, int]) -> NDArray[Any]:
+    """What a side file says about each code of the feature whose value is looked up, `(codes[, dim])`.
+
+    Args:
+        spec, feature: the declaration.
+        codes: raw value, text in bytes -> its code; 0 is a missing value.
+    """
+    table = read_side_file(spec, feature)
+    place = {key.encode() if isinstance(key, str) else key: row for row, key in enumerate(table.keys.tolist())}
+    rows = np.full(len(codes), -1)
+    for value, code in codes.items():
+        rows[code] = place.get(value, -1) if code else -1
+    known = rows >= 0
+    known[known] = ~table.missing[rows[known]]
+    match feature:
+        case Lookup():
+            # In the order of the file, from 1 on.
+            found = np.zeros(len(rows), np.int32)
+            found[known] = 1 + pd.factorize(table.values)[0][rows[known]]
+        case NumericLookup() | VectorTable():
+            found = np.full((len(rows), *table.values.shape[1:]), np.nan, np.float32)
+            found[known] = table.values[rows[known]]
+        case _:
+            assert_never(feature)
+    return found
 
 
 def read_columns(spec: FeatureSpec, pattern: str, names: Sequence[str]) -> dict[str, NDArray[Any]]:

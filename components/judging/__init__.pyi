@@ -1,4 +1,5 @@
 from .attainable_metrics import attainable as attainable
+from .evaluation import Slice as Slice
 from .evaluation import Thresholds as Thresholds
 from .evaluation import build_evaluator as build_evaluator
 from .evaluation import check_slices as check_slices

@@ -5,16 +5,17 @@ TFX and TFMA are imported inside the functions, so that a configuration that hol
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from pydantic import ConfigDict, RootModel, field_validator
+from pydantic import ConfigDict, Field, RootModel, field_validator
 
 from mixrank.components.metrics import bounds, find_metric, of_kinds
 from mixrank.schemas import FeatureSpec
-from mixrank.schemas.naming import nearest
+from mixrank.schemas.naming import Declaration, nearest
 from mixrank.schemas.plain_names import plain
 from mixrank.schemas.safe_text import shown
 
@@ -22,6 +23,34 @@ if TYPE_CHECKING:
     import tensorflow_model_analysis as tfma
 
 OVERALL = "overall"
+
+
+class Slice(Declaration):
+    """Slices of the evaluation rows by a column.
+
+    Args:
+        column: a feature of the row, or a history by its number of events.
+        edges: ascending numbers at which the values of a number, or numbers of events, are cut: k edges make k + 1
+            slices, each of the rows from an edge on to below the next. Without any, the values or quantiles decide.
+
+    >>> Slice.of("price"), Slice(column="price", edges=(1, 5)).edges
+    (Slice(column='price', edges=()), (1.0, 5.0))
+    """
+
+    column: str
+    edges: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
+
+    @field_validator("edges")
+    @classmethod
+    def _check_edges(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
+        if any(left >= right for left, right in itertools.pairwise(edges)):
+            raise ValueError(f"`edges` of `slices` must ascend, received {edges}")
+        return edges
+
+    @classmethod
+    def of(cls, given: Any) -> Any:
+        """A name as the slices by it; anything else as it is."""
+        return cls(column=given) if isinstance(given, str) else given
 
 
 class Thresholds(RootModel[dict[str, dict[str, float]]]):
@@ -238,20 +267,26 @@ def check_thresholds(thresholds: Thresholds, spec: FeatureSpec) -> None:
                 raise ValueError(f"`{bound}` of task `{task}` must be a finite number >= 0, received {value}")
 
 
-def check_slices(names: Iterable[str], spec: FeatureSpec) -> None:
-    """Refuses names that are no columns to slice the evaluation rows by.
+def check_slices(slices: Iterable[Slice], spec: FeatureSpec) -> None:
+    """Refuses what is no column to slice the evaluation rows by, and edges of what is no number.
 
     Args:
-        names: features of the row and histories.
+        slices: by features of the row and histories.
         spec: columns of a row.
 
     Raises:
         ValueError: naming the nearest that is.
     """
     known = [feature.name for feature in (*spec.inputs, *spec.histories)]
-    for name in names:
+    numbers = [feature.name for feature in (*spec.numbers, *spec.histories)]
+    for each in slices:
+        name = each.column
         if name not in known:
             raise ValueError(f"`slices` names `{name}`, which is neither a feature nor a history{nearest(name, known)}")
+        if each.edges and name not in numbers:
+            raise ValueError(
+                f"`edges` of `slices` are for a Numeric or a history, not for `{name}`{nearest(name, numbers)}"
+            )
 
 
 def _tfma_thresholds(thresholds: Thresholds, task: str) -> dict[str, list[Any]]:

@@ -42,6 +42,7 @@ from mixrank.components.training.predictions import (
 )
 from mixrank.components.training.resumable_training import Rounds, validations_within
 from mixrank.components.training.settings import PUSHED, ModelSettings, TrainSettings
+from mixrank.components.training.side_rows import write_side_rows
 from mixrank.components.training.strategy import build_strategy
 from mixrank.components.training.training_step import TrainingStep
 from mixrank.components.training.warm_start import warm_start
@@ -219,6 +220,7 @@ def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, TrainingStep
     on_host = "CPU:0" if job.settings.tables == "host" else None
     with job.workers.watched(job.checkpoints), job.strategy.scope(), rows_on(on_host):
         model = build_model(job.spec, resolved, job.settings, job.transform_output)
+        write_side_rows(model, job.spec, job.transform_output)
         if job.settings.warm_start:
             taken = warm_start(model, job.spec, job.transform_output, job.settings.warm_start)
             print(f"  warm start: {sum(taken.values()):,} embedding rows taken over", file=sys.stderr, flush=True)

@@ -73,6 +73,8 @@ class TrainingStep(keras.Model):
         self.seen = seen
         self.model = model
         self.tables = [layer for layer in model.layers if isinstance(layer, EmbeddingTables)]
+        # Frozen ones are read like all others.
+        self.trained = [place for place, layer in enumerate(self.tables) if layer.trainable]
         self.dense = dense
         self.parts = parts
         self.several_workers = several_workers
@@ -103,7 +105,7 @@ class TrainingStep(keras.Model):
     @property
     def _table_weights(self) -> list[keras.Variable]:
         biases = [] if self.position is None else [self.position.weights]
-        return [*(layer.embeddings for layer in self.tables), *biases]
+        return [*(self.tables[place].embeddings for place in self.trained), *biases]
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         return self.model(self._of_model(inputs), training=training)
@@ -124,6 +126,7 @@ class TrainingStep(keras.Model):
                 inputs, labels, *weights = tf.nest.map_structure(lambda x, part=part: _part(x, part, self.parts), data)
             places = [layer.places({c: inputs[c] for c in layer.columns}) for layer in self.tables]
             vectors = [layer.vectors(rows) for layer, rows in zip(self.tables, places, strict=True)]
+            places = [places[place] for place in self.trained]
             bias: tuple[tf.Tensor, ...] = ()
             if self.position is not None:
                 # Last of the tables, and no input of the model.
@@ -155,7 +158,7 @@ class TrainingStep(keras.Model):
     def _gradients(
         self, inputs: Any, vectors: list[tf.Tensor], labels: Any, weights: list[Any], bias: tuple[tf.Tensor, ...]
     ) -> tuple[Any, Any, tuple[Any, Any]]:
-        read = [*vectors, *bias[:1]]
+        read = [*(vectors[place] for place in self.trained), *bias[:1]]
         with tf.GradientTape(persistent=self.project) as tape:
             tape.watch(read)
             outputs = self.dense([inputs, vectors], training=True)

@@ -24,7 +24,7 @@ def warm_start(
     """Copies the embedding row of every token that both vocabularies hold.
 
     Hashed features are copied whole if their numbers of buckets and of hash functions are equal. The padding row and
-    rows of new tokens keep their fresh values, and a table of another width is left alone.
+    rows of new tokens keep the values they have, and a table of another width or a frozen one is left alone.
 
     Args:
         model: freshly built ranker; changed in place.
@@ -41,7 +41,7 @@ def warm_start(
     tables = tables_of(model)
     copied: dict[str, int] = {}
     for feature in spec.looked_up:
-        if feature.name not in described:
+        if feature.name not in described or feature.is_frozen:
             continue
         place, table = described[feature.name], tables[feature.name]
         copied[feature.name] = 0

@@ -1,4 +1,5 @@
 from .arguments import DropoutRate as DropoutRate
+from .arguments import LayerWidths as LayerWidths
 from .arguments import Share as Share
 from .arguments import adapter as adapter
 from .arguments import as_tuples as as_tuples

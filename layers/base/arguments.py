@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PositiveInt, PydanticUserError, TypeAdapter, ValidationError
 
 DropoutRate = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+# Widths of the layers of a network that has at least one.
+LayerWidths = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 def as_tuples(value: Any) -> Any:
@@ -86,6 +88,8 @@ def _expected(error: Any) -> str:
             return f"below {bounds['lt']:g}"
         case "less_than_equal":
             return f"at most {bounds['le']:g}"
+        case "too_short":
+            return f"at least {bounds['min_length']} long"
         case "is_instance_of":
             return f"a {bounds['class']}"
     return f"a valid {error['type'].removesuffix('_type')}"

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import pydantic
 
-from mixrank.layers.base.arguments import DropoutRate, Share, adapter, as_tuples, check_argument
+from mixrank.layers.base.arguments import DropoutRate, LayerWidths, Share, adapter, as_tuples, check_argument
 from mixrank.layers.base.needs import FieldName, TaskName
 from mixrank.schemas.naming import nearest
 
@@ -24,6 +24,7 @@ _TYPES = {each.__name__: each for each in (int, float, bool, str, tuple)} | {
     "NonNegativeFloat": pydantic.NonNegativeFloat,
     "DropoutRate": DropoutRate,
     "Share": Share,
+    "LayerWidths": LayerWidths,
     "FieldName": FieldName,
     "TaskName": TaskName,
 }

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 from pydantic import NonNegativeInt, PositiveInt
 
-from mixrank.layers.base import Layer, Part, Shape, Tensor
+from mixrank.layers.base import Layer, LayerWidths, Part, Shape, Tensor
 from mixrank.layers.mixing import PerTokenDense
 
 
@@ -42,14 +42,12 @@ class ExpertBank(Layer):
         self,
         *,
         experts: PositiveInt,
-        units: tuple[PositiveInt, ...],
+        units: LayerWidths,
         activation: Literal["relu", "swish"] = "relu",
         rank: NonNegativeInt = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not units:
-            raise ValueError("`units` of experts must have at least one width, received ()")
 
     def build(self, x_shape: Shape) -> None:
         width, policy = x_shape[-1], {"dtype": self.dtype_policy}

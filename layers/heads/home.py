@@ -9,7 +9,7 @@ import keras
 from keras import ops
 from pydantic import NonNegativeInt, PositiveInt
 
-from mixrank.layers.base import Part, Shape, TaskName, Tensor, check_named
+from mixrank.layers.base import LayerWidths, Part, Shape, TaskName, Tensor, check_named
 from mixrank.layers.heads.base import NO_FIELDS, Heads
 from mixrank.layers.heads.expert_bank import ExpertBank, count_experts, count_mix, mix, total
 from mixrank.layers.heads.task_heads import count_towers, new_towers
@@ -75,14 +75,12 @@ class HoMEHeads(Heads):
         shared_experts: PositiveInt = 1,
         group_experts: PositiveInt = 1,
         task_experts: PositiveInt = 1,
-        expert_units: tuple[PositiveInt, ...] = (64,),
+        expert_units: LayerWidths = (64,),
         feature_rank: NonNegativeInt = 8,
         units: tuple[PositiveInt, ...] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not expert_units:
-            raise ValueError("`expert_units` must have at least one width, received ()")
         self.groups_of = group_of_tasks(self.tasks, self.groups)
 
     def _owners(self, level: int) -> dict[str, int]:

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 from pydantic import PositiveInt
 
-from mixrank.layers.base import Part, Shape, Tensor
+from mixrank.layers.base import LayerWidths, Part, Shape, Tensor
 from mixrank.layers.heads.base import NO_FIELDS, Heads
 from mixrank.layers.heads.expert_bank import ExpertBank, count_experts, count_mix, mix, total
 from mixrank.layers.heads.task_heads import count_towers, new_towers
@@ -46,13 +46,11 @@ class MMoEHeads(Heads):
         self,
         *,
         experts: PositiveInt = 4,
-        expert_units: tuple[PositiveInt, ...] = (64,),
+        expert_units: LayerWidths = (64,),
         units: tuple[PositiveInt, ...] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not expert_units:
-            raise ValueError("`expert_units` must have at least one width, received ()")
 
     def build(self, x_shape: Shape, scenario_shape: Shape, fields_shape: Any = None) -> None:
         super().build(x_shape, scenario_shape, fields_shape)

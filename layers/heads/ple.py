@@ -9,7 +9,7 @@ import keras
 from keras import ops
 from pydantic import NonNegativeInt, PositiveInt
 
-from mixrank.layers.base import Part, Shape, Tensor
+from mixrank.layers.base import LayerWidths, Part, Shape, Tensor
 from mixrank.layers.heads.base import NO_FIELDS, Heads
 from mixrank.layers.heads.expert_bank import ExpertBank, count_experts, count_mix, mix, total
 from mixrank.layers.heads.task_heads import count_towers, new_towers
@@ -57,14 +57,12 @@ class PLEHeads(Heads):
         *,
         task_experts: NonNegativeInt = 2,
         shared_experts: NonNegativeInt = 2,
-        expert_units: tuple[PositiveInt, ...] = (64,),
+        expert_units: LayerWidths = (64,),
         levels: PositiveInt = 2,
         units: tuple[PositiveInt, ...] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not expert_units:
-            raise ValueError("`expert_units` must have at least one width, received ()")
         if not task_experts + shared_experts:
             raise ValueError("`task_experts` and `shared_experts` must not both be 0")
         if levels > 1 and not shared_experts:

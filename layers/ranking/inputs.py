@@ -13,11 +13,14 @@ from mixrank.schemas import (
     Expression,
     FeatureSpec,
     History,
+    Lookup,
     Match,
     MultiCategorical,
     Numeric,
+    NumericLookup,
     TimeGap,
     Vector,
+    VectorTable,
 )
 from mixrank.schemas.naming import nearest
 
@@ -50,6 +53,7 @@ def model_inputs(spec: FeatureSpec, one_request: bool = False) -> dict[str, kera
     for history in spec.histories:
         for column, field in spec.history_fields(history):
             shapes[column] = (history.length * field.width,)
+        shapes |= {column: (history.length,) for column, _ in spec.added_to(history)}
     numbers = {feature.name for feature in spec.model_features if feature.is_number}
     numbers |= set(spec.weights)
     items = {feature.name for feature in spec.model_features if feature.group == "item"}
@@ -69,7 +73,7 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
 
     Args:
         spec: the log's declaration.
-        sizes: number of ids of each `Categorical`, `MultiCategorical` and `Cross`, known after Transform.
+        sizes: number of ids of each `Categorical`, `MultiCategorical`, `Cross` and `Lookup`, known after Transform.
 
     Returns:
         feature name -> size: the scenario's values + 2 (missing, unknown), intervals + 1, 2 ** flags + 1 for an
@@ -87,7 +91,7 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
             )
     for feature in spec.features:
         match feature:
-            case Categorical() | MultiCategorical() | Cross():
+            case Categorical() | MultiCategorical() | Cross() | Lookup():
                 if feature.owner != feature.name:
                     continue  # Looked up in the table of another.
                 if feature.name not in sizes:
@@ -97,11 +101,13 @@ def table_sizes(spec: FeatureSpec, sizes: Mapping[str, int]) -> dict[str, int]:
                 result[feature.name] = 2 ** len(feature.flags) + 1
             case TimeGap():
                 result[feature.name] = feature.buckets + 1
-            case Numeric() | Expression():
+            case Numeric() | Expression() | NumericLookup():
                 if not feature.is_number:
                     result[feature.name] = feature.intervals + 1
             case History():
                 pass  # Its fields have tables.
+            case VectorTable():
+                result[feature.name] = feature.ids
             case Vector() | Match():
                 pass  # Numbers.
             case _:
@@ -120,9 +126,13 @@ def widths(spec: FeatureSpec) -> Widths:
     vectors: dict[str, list[int]] = {group: [] for group in GROUPS}
     vectors["context"].append(spec.scenario.dim)
     for feature in spec.model_features:
-        vectors[feature.group].append(feature.width if feature.is_number else feature.dim)
+        vectors[feature.group].append(spec.vector_width(feature))
     histories: dict[str, tuple[int, int]] = {
-        history.window: (history.length, sum(field.dim for _, field in spec.history_fields(history)))
+        history.window: (
+            history.length,
+            sum(field.dim for _, field in spec.history_fields(history))
+            + sum(field.dim for _, field in spec.added_to(history)),
+        )
         for history in spec.histories
     }
     return Widths({group: tuple(found) for group, found in vectors.items()}, histories)

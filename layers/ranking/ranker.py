@@ -15,8 +15,8 @@ from mixrank.layers.base import seeded
 from mixrank.layers.heads import CalibratedLogits, Heads, TaskLogits, heads_for
 from mixrank.layers.losses import takes_probabilities
 from mixrank.layers.ranking.inputs import field_names, model_inputs, table_sizes
-from mixrank.layers.tokens import EmbeddingTables, HistoryMask, SplitColumns, Storage, Table, ValuePooling
-from mixrank.schemas import GROUPS, FeatureSpec, History
+from mixrank.layers.tokens import AutoDis, EmbeddingTables, HistoryMask, SplitColumns, Storage, Table, ValuePooling
+from mixrank.schemas import GROUPS, EventField, FeatureSpec, History, ModelFeature
 
 # Names of the layers behind the heads of a ranker: of one with labels that have classes, and of a calibrated one.
 TASK_LOGITS, CALIBRATION = "task_logits", "calibration"
@@ -66,7 +66,7 @@ def build_ranker(
 
     Args:
         spec: the log's declaration.
-        sizes: number of ids, 0 included, of each `Categorical`, `MultiCategorical` and `Cross`.
+        sizes: number of ids, 0 included, of each `Categorical`, `MultiCategorical`, `Cross` and `Lookup`.
         model: a model by its name, such as "hemix", or from outside by the path of its .py file or its dotted path.
         params: parameters of that model; they override the preset's.
         preset: name of one of its presets; None takes the constructor's defaults.
@@ -256,7 +256,7 @@ class _Layers:
         return found
 
     def _tables(self, columns: Mapping[str, _Column]) -> list[EmbeddingTables]:
-        """The layers of a built model, or one new layer for each width."""
+        """The layers of a built model, or one new layer for each width, and one for the frozen tables of a width."""
         built = [layer for layer in self._known.values() if isinstance(layer, EmbeddingTables)]
         if built:
             return built
@@ -265,21 +265,22 @@ class _Layers:
                 "the ranker has no layer `EmbeddingTables`: it was saved before tables of equal width became one, and "
                 "can score rows but not be put together anew; train it again"
             )
-        by_width: dict[int, dict[str, str]] = {}
+        by_width: dict[tuple[int, bool], dict[str, str]] = {}
         several = {column.table: column.functions for column in columns.values() if column.functions > 1}
         for name, column in columns.items():
-            by_width.setdefault(column.dim, {})[name] = column.table
+            by_width.setdefault((column.dim, column.frozen), {})[name] = column.table
         return [
             self.get(
                 EmbeddingTables,
-                f"tables_{dim}",
+                f"tables_{dim}_frozen" if frozen else f"tables_{dim}",
                 dim=dim,
                 sizes={table: self._sizes[table] for table in dict.fromkeys(names.values())},
                 columns=names,
                 storage=self._storage,
+                trainable=not frozen,
                 functions={table: k for table, k in several.items() if table in names.values()} or None,
             )
-            for dim, names in by_width.items()
+            for (dim, frozen), names in by_width.items()
         ]
 
 
@@ -292,6 +293,7 @@ class _Column(NamedTuple):
         ids: int tensor (batch,) or (batch, values).
         shape: that of the ids without the batch.
         functions: hash functions of the table.
+        frozen: whether training leaves that table as it is.
     """
 
     table: str
@@ -299,19 +301,24 @@ class _Column(NamedTuple):
     ids: Any
     shape: tuple[int, ...]
     functions: int = 1
+    frozen: bool = False
 
 
 def _columns(spec: FeatureSpec, inputs: Mapping[str, Any], windows: tuple[str, ...]) -> dict[str, _Column]:
+    frozen = {feature.name for feature in spec.model_features if feature.is_frozen}
+
+    def column(name: str, feature: ModelFeature | EventField, shape: tuple[int, ...]) -> _Column:
+        owner = feature.owner
+        return _Column(owner, feature.dim, inputs[name], shape, feature.functions, owner in frozen)
+
     found = {spec.scenario.name: _Column(spec.scenario.name, spec.scenario.dim, inputs[spec.scenario.name], ())}
     for feature in spec.model_features:
         if not feature.is_number:
-            ids = inputs[feature.name]
-            found[feature.name] = _Column(feature.owner, feature.dim, ids, feature.shape, feature.functions)
+            found[feature.name] = column(feature.name, feature, feature.shape)
     for history in spec.histories:
         if history.window in windows:
-            for column, field in spec.history_fields(history):
-                shape = (history.length, *field.shape)
-                found[column] = _Column(field.owner, field.dim, inputs[column], shape, field.functions)
+            fields = [*spec.history_fields(history), *spec.added_to(history)]
+            found |= {name: column(name, field, (history.length, *field.shape)) for name, field in fields}
     return found
 
 
@@ -364,6 +371,9 @@ def _task_logits(spec: FeatureSpec) -> TaskLogits | None:
 
 
 def _vector(feature, column, vectors: Mapping[str, Any], layers: _Layers, weights=None):
+    if feature.is_embedded_number:
+        options = {"dim": feature.dim, "buckets": feature.buckets, "temperature": feature.temperature}
+        return layers.get(AutoDis, f"autodis_{feature.name}", **options)(column)
     if feature.is_number:
         # (batch,) -> (batch, 1)
         return layers.get(keras.layers.Reshape, f"number_{feature.name}", target_shape=(feature.width,))(column)
@@ -392,6 +402,8 @@ def _items(
         ids.append(values)
         if field.never_missing:
             never_zero.append(values)
+    # What is looked up for an event is 0 where the file lacks it, and says nothing about whether there is one.
+    vectors += [looked_up[column] for column, _ in spec.added_to(history)]
     # An unknown item attribute may be 0 in a real event, an action or a time gap never is.
     mask = layers.get(HistoryMask, f"mask_{history.name}")(never_zero[:1] or ids)
     if len(vectors) == 1:

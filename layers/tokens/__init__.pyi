@@ -1,3 +1,4 @@
+from .autodis import AutoDis as AutoDis
 from .embedding import HistoryMask as HistoryMask
 from .embedding import IdEmbedding as IdEmbedding
 from .embedding import Storage as Storage

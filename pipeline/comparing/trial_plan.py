@@ -12,7 +12,7 @@ from typing import Any
 from mixrank.components.training import ModelSettings, TrainSettings
 from mixrank.pipeline.config import Budget, RunConfig, Table, Tuned, Variant, merged
 from mixrank.pipeline.run_record import RunRecord
-from mixrank.schemas import FeatureSpec, Match
+from mixrank.schemas import AnyFromFile, FeatureSpec, Match
 from mixrank.schemas.files import write_text_atomically
 from mixrank.schemas.naming import Declaration, nearest, readable
 
@@ -196,9 +196,22 @@ def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
     computed: dict[str, Any] = {match.name: _still_possible(left, match) for match in left.matches}
     computed |= {cross.name: None for cross in left.crosses if set(cross.of) & set(without)}
     computed |= {each.name: None for each in left.expressions if set(each.of) & set(without)}
+    computed |= {each.name: _where_listed(left, each) for each in left.from_files}
     features = (computed.get(feature.name, feature) for feature in left.features)
     return FeatureSpec.model_validate(
         spec.model_copy(update={"features": tuple(f for f in features if f)}).model_dump()
+    )
+
+
+def _where_listed(spec: FeatureSpec, feature: AnyFromFile) -> AnyFromFile | None:
+    """What a spec that lacks some features can still look up."""
+    if spec.get(feature.of) is None:
+        return None
+    listed = {history.name for history in spec.histories if feature.of in history.of}
+    return feature.model_copy(
+        update={"histories": tuple(name for name in feature.in_histories if name in listed)}
+        if feature.in_histories
+        else {}
     )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from mixrank.components.gates import GateSettings, check_allowed
-from mixrank.components.judging import Thresholds, check_slices, check_thresholds
+from mixrank.components.judging import Slice, Thresholds, check_slices, check_thresholds
 from mixrank.components.training import PUSHED, ModelSettings, TrainSettings, find_export
 from mixrank.layers import registry
 from mixrank.pipeline.config.comparison_tables import CompareSettings
@@ -21,6 +21,7 @@ from mixrank.pipeline.run_record import RunRecord, is_run
 from mixrank.schemas import Dataset, datasets, stores
 from mixrank.schemas.files import write_folder_atomically
 from mixrank.schemas.naming import Declaration, nearest, readable
+from mixrank.schemas.raw import with_side_files
 from mixrank.schemas.safe_text import shown
 from mixrank.schemas.stores import check_url, is_url
 from mixrank.serving.base import fetch_version, newest
@@ -53,7 +54,8 @@ class RunConfig(Declaration):
         train: how it is trained.
         thresholds: what it must reach to be pushed.
         gates: what stops a run before training or before the push, and what is allowed.
-        slices: features and histories by whose values the report also judges, besides the scenario.
+        slices: features and histories by whose values the report also judges, besides the scenario: names, or `column`
+            and `edges` of a number or of a history's events.
         baselines: what the model is compared with, besides the additive baseline.
         shards: int >= 1 or None. User shards of ExampleGen; None chooses by the size of the log.
         check_rows: int >= 1. Evaluation rows that the model check sends through every signature.
@@ -71,7 +73,7 @@ class RunConfig(Declaration):
     train: TrainSettings = TrainSettings()
     thresholds: Thresholds = Thresholds()
     gates: GateSettings = GateSettings()
-    slices: tuple[str, ...] = ()
+    slices: tuple[Annotated[Slice, BeforeValidator(Slice.of)], ...] = ()
     baselines: BaselineSettings = BaselineSettings()
     shards: int | None = Field(default=None, ge=1)
     check_rows: int = Field(default=512, ge=1)
@@ -150,10 +152,14 @@ class RunConfig(Declaration):
 
         Raises:
             ValueError: if it is not found; if thresholds, slices, gates, early stopping, losses or splits name what it
-                does not have; if the model or its heads cannot read its spec; or if there is nothing to start warm
-                from.
+                does not have; if the model or its heads cannot read its spec; if a side file is missing or has wrong
+                keys; or if there is nothing to start warm from.
         """
         dataset = datasets.load(self.dataset)
+        if dataset.spec.side_files:
+            self.open_stores()
+            found = with_side_files(dataset.spec, self.data_dir())
+            dataset = dataset.model_copy(update={"spec": found})
         spec = dataset.spec
         check_thresholds(self.thresholds, spec)
         check_slices(self.slices, spec)

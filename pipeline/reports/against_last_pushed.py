@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mixrank.components.judging import Slice
 from mixrank.components.metrics import Rows, answers_in, measure, reported, weights_in
 from mixrank.pipeline.reports.intervals import draw_users, percentile_interval, resampled_metrics
 from mixrank.pipeline.reports.run_folder import RunFolder
@@ -85,15 +86,15 @@ def compare(run: RunFolder, *, resamples: int = RESAMPLES, seed: int = 0) -> lis
 
 
 def compare_slices(
-    run: RunFolder, names: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
+    run: RunFolder, slices: Sequence[Slice], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, list[SliceScores]]:
     """Judges a run on the slices by each of some columns, as `compare` judges its scenarios.
 
     Args:
         run, resamples, seed: as in `compare`.
-        names: as in `slices_of`.
+        slices: as in `slices_of`.
     """
-    found = slices_of(run, names) if names else {}
+    found = slices_of(run, slices) if slices else {}
     return {
         name: _judged(run, [(part.title, part.title, part.inside) for part in parts], resamples, seed)
         for name, parts in found.items()

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from mixrank.components.judging import Slice
 from mixrank.components.metrics import Metric, primary, reported
 from mixrank.pipeline.reports.against_last_pushed import (
     MIN_ROWS,
@@ -99,9 +100,12 @@ def _sliced(
     runs: Sequence[RunFolder], slices: Sequence[str], resamples: int = RESAMPLES
 ) -> dict[str, list[list[SliceScores]]]:
     """Column -> scores of each run on the slices by it."""
-    names = list(dict.fromkeys([*runs[0].record.config.get("slices", ()), *slices]))
-    found = [compare_slices(run, names, resamples=resamples) for run in runs]
-    return {name: [each[name] for each in found] for name in names}
+    given = [Slice.model_validate(Slice.of(each)) for each in (*runs[0].record.config.get("slices", ()), *slices)]
+    # Edges that the config declares hold for a name of the command line, too.
+    wanted = {each.column: each for each in reversed(given)}
+    columns = list(dict.fromkeys(each.column for each in given))
+    found = [compare_slices(run, [wanted[name] for name in columns], resamples=resamples) for run in runs]
+    return {name: [each[name] for each in found] for name in columns}
 
 
 def _metrics_table(

@@ -7,7 +7,6 @@ from .encodings import Vocab as Vocab
 from .event_features import Action as Action
 from .event_features import History as History
 from .event_features import TimeGap as TimeGap
-from .formulas import evaluate_formula as evaluate_formula
 from .keys import GROUPS_OF_DURATION as GROUPS_OF_DURATION
 from .keys import KEYS as KEYS
 from .keys import QUANTILES as QUANTILES
@@ -29,8 +28,13 @@ from .row_features import Number as Number
 from .row_features import Numeric as Numeric
 from .row_features import SeveralPooling as SeveralPooling
 from .row_features import Vector as Vector
+from .side_features import FromFile as FromFile
+from .side_features import Lookup as Lookup
+from .side_features import NumericLookup as NumericLookup
+from .side_features import VectorTable as VectorTable
 from .spec import FeatureSpec as FeatureSpec
 from .unions import AnyCategorical as AnyCategorical
+from .unions import AnyFromFile as AnyFromFile
 from .unions import EventField as EventField
 from .unions import Feature as Feature
 from .unions import LookedUp as LookedUp
@@ -39,3 +43,5 @@ from .unions import RowFeature as RowFeature
 from .unions import is_of_event as is_of_event
 from .unions import is_of_row as is_of_row
 from .unions import is_read as is_read
+from .vector_file import SideFile as SideFile
+from .vector_file import VectorFile as VectorFile

@@ -77,8 +77,18 @@ class Valued(Named):
         return 1
 
     @property
+    def is_frozen(self) -> bool:
+        """Whether training leaves its embedding table as it is."""
+        return False
+
+    @property
     def is_number(self) -> bool:
         """Whether its values enter the model as numbers, `width` of them, without an embedding."""
+        return False
+
+    @property
+    def is_embedded_number(self) -> bool:
+        """Whether the model makes an embedding of its numbers, of its `dim`."""
         return False
 
     @property

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from mixrank.schemas.features.encodings import Encoding, Vocab
 from mixrank.schemas.features.named import Dtype, Group, Kind, Valued
+from mixrank.schemas.features.vector_file import VectorFile
 
 SeveralPooling = Literal["mean", "sum", "max", "sqrtn", "attention"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -27,6 +28,10 @@ class Categorical(Valued):
         table: name of another categorical feature, or None. Its vocabulary and embedding table are used, such as those
             of the item for the item that was bought last: a value has one id and one embedding wherever it stands.
             `dtype`, `vocab` and `dim` are those of that feature, whose values alone its vocabulary counts.
+        initial: file with the vectors in which the embeddings of its vocabulary begin, or None. A value that the file
+            lacks begins at random, as without a file. A warm start comes after it: what was learned counts.
+        frozen: bool. Whether training leaves the vectors of `initial` as they are. A value that the file lacks then has
+            zeros, and no warm start changes them.
         required: bool. Whether a serving request must carry it.
         drift: float in (0, 1] or None. L-infinity distance between training and evaluation above which
             validation stops the run.
@@ -38,8 +43,27 @@ class Categorical(Valued):
     dim: int = Field(default=16, ge=1)
     dtype: Dtype = "int"
     table: str | None = None
+    initial: VectorFile | None = None
+    frozen: bool = False
     required: bool = False
     drift: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_initial(self) -> Categorical:
+        what = f"categorical `{self.name}`"
+        if self.frozen and self.initial is None:
+            raise ValueError(f"{what}: `frozen` embeddings come from a file, name it in `initial`")
+        if self.initial is None:
+            return self
+        if self.table is not None:
+            raise ValueError(f"{what} uses the table of `{self.table}`: name the file in `initial` of that feature")
+        if not isinstance(self.vocab, Vocab):
+            raise ValueError(f"{what}: `initial` needs a Vocab, since values of a Hash share their rows")
+        return self
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.frozen
 
     @property
     def kind(self) -> Kind:
@@ -130,20 +154,24 @@ class Number(Valued):
       of its own in each interval (Y. Gorishniy, I. Rubachev, A. Babenko, "On Embeddings for Numerical Features in
       Tabular Deep Learning", NeurIPS 2022, equation 1, except that the first and the last interval end there: a number
       beyond the edges counts as the nearest of them). An interval of width 0 counts as passed from its edge on.
+    * "autodis": as "standardize", and then an embedding that the model learns as a mean of `buckets` meta-embeddings,
+      whose weights depend on the number (`mixrank.layers.AutoDis`).
 
     A missing number, one that is not finite included, has an id of its own (0), or is the first of the numbers of
-    "piecewise_linear", which is 1 where all others are 0. That number is there only without a `default`.
+    "piecewise_linear" and "autodis", which is 1 where all others are 0. That number is there only without a `default`.
 
     Args:
         transform: one of the above.
         buckets: int >= 2. For "bucketize" the number of ids, for "piecewise_linear" the number T of intervals; the
-            edges are quantiles of the training rows, where a missing number counts only if it has a `default`.
+            edges are quantiles of the training rows, where a missing number counts only if it has a `default`. For
+            "autodis" the number of meta-embeddings.
         edges: ascending numbers in place of quantiles. For "bucketize" k edges make k + 1 ids, for
             "piecewise_linear" they are b_0 to b_T.
-        dim: int >= 1. Embedding width, only for "bucketize".
+        dim: int >= 1. Embedding width, only for "bucketize" and "autodis".
+        temperature: float > 0. For "autodis" alone: the lower it is, the more a number has the embedding of one bucket.
         clip: (lowest, highest) or None. A number outside becomes the nearer of both.
         default: float or None. Stands for a missing number. If None, a missing number is one of its own for
-            "bucketize" and "piecewise_linear", and 0 before the other transforms.
+            "bucketize", "piecewise_linear" and "autodis", and 0 before the other transforms.
 
     Raises:
         ValueError: edges that do not ascend, or that the transform does not take; both `edges` and `buckets`; a `clip`
@@ -151,20 +179,23 @@ class Number(Valued):
     """
 
     group: Group
-    transform: Literal["none", "log1p", "standardize", "log1p_standardize", "bucketize", "piecewise_linear"] = (
-        "standardize"
-    )
+    transform: Literal[
+        "none", "log1p", "standardize", "log1p_standardize", "bucketize", "piecewise_linear", "autodis"
+    ] = "standardize"
     buckets: int = Field(default=16, ge=2)
     edges: tuple[Finite, ...] = ()
     dim: int = Field(default=8, ge=1)
     clip: tuple[Finite, Finite] | None = None
     default: Finite | None = None
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _check(self) -> Number:
         what = f"{type(self).__name__.lower()} `{self.name}`"
         if self.clip is not None and self.clip[0] >= self.clip[1]:
             raise ValueError(f"{what}: `clip` takes (lowest, highest), received {self.clip}")
+        if self.temperature != 1 and self.transform != "autodis":
+            raise ValueError(f"{what}: `temperature` is for transform='autodis', not for {self.transform!r}")
         if not self.edges:
             return self
         if self.transform not in LEAST_EDGES:
@@ -192,7 +223,17 @@ class Number(Valued):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.intervals + (self.default is None),) if self.transform == "piecewise_linear" else ()
+        own = self.default is None
+        match self.transform:
+            case "piecewise_linear":
+                return (self.intervals + own,)
+            case "autodis":
+                return (1 + own,)
+        return ()
+
+    @property
+    def is_embedded_number(self) -> bool:
+        return self.transform == "autodis"
 
     @property
     def is_number(self) -> bool:

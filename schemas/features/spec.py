@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -10,11 +11,14 @@ from pydantic import Field, model_validator
 from mixrank.schemas.features.computed_features import Cross, Expression, Match
 from mixrank.schemas.features.encodings import Vocab
 from mixrank.schemas.features.event_features import Action, History, TimeGap
+from mixrank.schemas.features.formulas import evaluate_formula
 from mixrank.schemas.features.keys import KEYS, EventTime, Key, Label, Position, Request, Scenario
 from mixrank.schemas.features.named import Group
 from mixrank.schemas.features.row_features import Categorical, MultiCategorical, Numeric, Vector
+from mixrank.schemas.features.side_features import Lookup, VectorTable
 from mixrank.schemas.features.unions import (
     AnyCategorical,
+    AnyFromFile,
     EventField,
     Feature,
     LookedUp,
@@ -24,6 +28,7 @@ from mixrank.schemas.features.unions import (
     is_of_row,
     is_read,
 )
+from mixrank.schemas.features.vector_file import SideFile
 from mixrank.schemas.naming import Declaration, nearest
 
 
@@ -74,6 +79,7 @@ class FeatureSpec(Declaration):
             + [(column, "whether a label is mature") for column in self.mature]
             + ([(self.position.name, "position")] if self.position is not None else [])
             + outputs
+            + [(column, f"`{each.name}` in a history") for column, each in self._in_histories()]
         ):
             if column in owners:
                 raise ValueError(f"column `{column}` is declared twice: as {owners[column]} and as {owner}")
@@ -129,6 +135,7 @@ class FeatureSpec(Declaration):
         self._check_matches()
         self._check_crosses()
         self._check_expressions()
+        self._check_lookups()
         self._check_tables()
         return self
 
@@ -211,6 +218,25 @@ class FeatureSpec(Declaration):
                     raise ValueError(f"{what} is of `{name}`, which must be a Numeric{nearest(name, known)}")
             self._check_group(what, expression.of, expression.group)
 
+    def _check_lookups(self) -> None:
+        known = [feature.name for feature in self.categorical if feature.max_values is None]
+        for lookup in self.from_files:
+            what = f"{lookup.type} `{lookup.name}`"
+            if lookup.of not in known:
+                raise ValueError(f"{what} is of `{lookup.of}`, which must be a Categorical{nearest(lookup.of, known)}")
+            self._check_group(what, (lookup.of,), lookup.group)
+            listed = [history.name for history in self.histories if lookup.of in history.of]
+            for name in lookup.in_histories:
+                if name not in listed:
+                    raise ValueError(
+                        f"{what} names history `{name}`, which must be one that lists `{lookup.of}`"
+                        f"{nearest(name, listed)}"
+                    )
+
+    def _in_histories(self) -> Iterator[tuple[str, AnyFromFile]]:
+        for history in self.histories:
+            yield from self.added_to(history)
+
     def _check_group(self, what: str, of: tuple[str, ...], group: Group) -> None:
         """Refuses a group other than that of what a feature is computed from."""
         of_item = any(feature.name in of and feature.group == "item" for feature in self.inputs)
@@ -282,8 +308,88 @@ class FeatureSpec(Declaration):
     @property
     def looked_up(self) -> tuple[LookedUp, ...]:
         """The features with a vocabulary or a hash, and a table, of their own, in declaration order."""
-        types = Categorical | MultiCategorical | Cross
+        types = Categorical | MultiCategorical | Cross | Lookup
         return tuple(f for f in self.features if isinstance(f, types) and f.owner == f.name)
+
+    def evaluate(
+        self,
+        expression: Expression,
+        columns: Mapping[str, Any],
+        functions: Mapping[str, Callable[..., Any]],
+        number: Callable[[float], Any],
+    ) -> Any:
+        """The value of an expression, NaN where it is missing.
+
+        Args:
+            expression: its declaration.
+            columns: number of the row -> its raw values, missing where they are not finite; arrays or tensors.
+            functions: those of a formula, and `where` and `is_finite`, for such arrays.
+            number: makes such an array of a number.
+        """
+        known, where = functions["is_finite"], functions["where"]
+        filled = {}
+        for feature in self.numbers:
+            if feature.name in expression.of:
+                column = columns[feature.name]
+                instead = math.nan if feature.default is None else feature.default
+                filled[feature.name] = where(known(column), column, number(instead))
+        value = evaluate_formula(expression.formula, filled, functions, number)
+        return where(known(value), value, number(math.nan))
+
+    @property
+    def from_files(self) -> tuple[AnyFromFile, ...]:
+        """What is looked up in files, in declaration order."""
+        return tuple(feature for feature in self.features if isinstance(feature, AnyFromFile))
+
+    @property
+    def lookups(self) -> tuple[Lookup, ...]:
+        return tuple(feature for feature in self.features if isinstance(feature, Lookup))
+
+    @property
+    def vector_tables(self) -> tuple[VectorTable, ...]:
+        return tuple(feature for feature in self.features if isinstance(feature, VectorTable))
+
+    @property
+    def initial_tables(self) -> dict[str, VectorTable]:
+        """Feature -> the vectors in which its embeddings begin, for those that have a file of them."""
+        return {
+            feature.name: VectorTable(
+                feature.name,
+                of=feature.name,
+                group=feature.group,
+                dim=feature.dim,
+                **feature.initial.model_dump(),
+            )
+            for feature in self.features
+            if isinstance(feature, Categorical) and feature.initial is not None
+        }
+
+    def with_files(self, find: Callable[[AnyFromFile], SideFile | None]) -> FeatureSpec:
+        """The spec with every side file as `find` finds it."""
+        found: dict[str, Feature] = {
+            each.name: each.model_copy(update={"found": find(each)}) for each in self.from_files
+        }
+        for feature in self.features:
+            if isinstance(feature, Categorical) and feature.initial is not None:
+                file = feature.initial.model_copy(update={"found": find(self.initial_tables[feature.name])})
+                found[feature.name] = feature.model_copy(update={"initial": file})
+        return self.model_copy(update={"features": tuple(found.get(f.name, f) for f in self.features)})
+
+    @property
+    def side_files(self) -> tuple[AnyFromFile, ...]:
+        """Everything that is read from files: what is looked up there, and the vectors in which embeddings begin."""
+        return (*self.from_files, *self.initial_tables.values())
+
+    @staticmethod
+    def vector_width(feature: ModelFeature) -> int:
+        """Width of the vector as which a model reads a feature."""
+        return feature.width if feature.is_number and not feature.is_embedded_number else feature.dim
+
+    def added_to(self, history: History) -> Iterator[tuple[str, AnyFromFile]]:
+        """(column, feature) of what Transform looks up for every event of a history, besides its raw columns."""
+        for feature in self.from_files:
+            if history.name in feature.in_histories:
+                yield history.column(feature.name), feature
 
     def gap_of(self, history: History) -> str | None:
         """Column of a history that says how long ago each event was, or None."""
@@ -403,7 +509,10 @@ class FeatureSpec(Declaration):
         def wider(declared: Any) -> Any:
             return declared.model_copy(update={"dim": max(1, round(factor * declared.dim))})
 
-        features = tuple(f if isinstance(f, History | Match | Vector) else wider(f) for f in self.features)
+        as_they_are = History | Match | Vector | VectorTable
+        # As wide as the vectors that they begin with.
+        given = set(self.initial_tables)
+        features = tuple(f if isinstance(f, as_they_are) or f.owner in given else wider(f) for f in self.features)
         return self.model_copy(update={"scenario": wider(self.scenario), "features": features})
 
     def columns_of(self, feature: RowFeature | EventField) -> tuple[str, ...]:

@@ -7,14 +7,16 @@ from typing import TypeGuard, assert_never
 from mixrank.schemas.features.computed_features import Cross, Expression, Match
 from mixrank.schemas.features.event_features import Action, History, TimeGap
 from mixrank.schemas.features.row_features import Categorical, MultiCategorical, Numeric, Vector
+from mixrank.schemas.features.side_features import Lookup, NumericLookup, VectorTable
 
-# Raw categories; what has ids from a vocabulary or a hash; a raw column of the row; what a model reads of a row besides
-# histories; one value per event of a history; all there are. A fold takes one of these unions apart and ends with
-# `assert_never`, so that a new type is an error wherever it is forgotten.
+# What is looked up in a file; raw categories; what has ids from a vocabulary or a hash; a raw column of the row; what a
+# model reads of a row besides histories; one value per event of a history; all there are. A fold takes one of these
+# unions apart and ends with `assert_never`, so that a new type is an error wherever it is forgotten.
+AnyFromFile = Lookup | NumericLookup | VectorTable
 AnyCategorical = Categorical | MultiCategorical
-LookedUp = AnyCategorical | Cross
+LookedUp = AnyCategorical | Cross | Lookup
 RowFeature = AnyCategorical | Numeric | Vector
-ModelFeature = RowFeature | Match | Cross | Expression
+ModelFeature = RowFeature | Match | Cross | Expression | AnyFromFile
 EventField = AnyCategorical | Action | TimeGap
 Feature = ModelFeature | Action | TimeGap | History
 
@@ -24,7 +26,9 @@ def is_of_row(feature: Feature) -> TypeGuard[RowFeature]:
     match feature:
         case Categorical() | MultiCategorical() | Numeric() | Vector():
             return True
-        case Match() | Cross() | Expression() | Action() | TimeGap() | History():
+        case Match() | Cross() | Expression() | Lookup() | NumericLookup() | VectorTable():
+            return False
+        case Action() | TimeGap() | History():
             return False
         case _:
             assert_never(feature)
@@ -32,7 +36,7 @@ def is_of_row(feature: Feature) -> TypeGuard[RowFeature]:
 
 def is_read(feature: Feature) -> TypeGuard[ModelFeature]:
     """Whether a model reads the feature as a vector of the row."""
-    return is_of_row(feature) or isinstance(feature, Match | Cross | Expression)
+    return is_of_row(feature) or isinstance(feature, Match | Cross | Expression | AnyFromFile)
 
 
 def is_of_event(feature: Feature) -> TypeGuard[EventField]:
@@ -43,6 +47,8 @@ def is_of_event(feature: Feature) -> TypeGuard[EventField]:
         case Action() | TimeGap():
             return True
         case Numeric() | Vector() | Match() | Cross() | Expression() | History():
+            return False
+        case Lookup() | NumericLookup() | VectorTable():
             return False
         case _:
             assert_never(feature)

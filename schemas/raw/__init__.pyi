@@ -14,6 +14,9 @@ from .places import places_of as places_of
 from .raw_file import Piece as Piece
 from .raw_file import RawFile as RawFile
 from .request_columns import as_request_column as as_request_column
+from .side_file import SideTable as SideTable
+from .side_file import read_side_file as read_side_file
+from .side_file import with_side_files as with_side_files
 from .storage import list_files as list_files
 from .values import RawColumn as RawColumn
 from .values import convert as convert

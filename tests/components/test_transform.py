@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from mixrank.components.transform import KEYS, expressed, history_values, matched, numeric, vector, weights_of
 from mixrank.schemas import Expression, FeatureSpec, History, Match, MultiCategorical, Numeric, TimeGap, Vector
+from mixrank.schemas.raw import read_side_file
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +182,53 @@ def test_an_expression_without_a_finite_value_is_missing(toy_spec):
         "age": tf.ragged.constant([[2.0], [0.0], [1.0], [1.0], []], row_splits_dtype=tf.int64),
     }
     np.testing.assert_array_equal(expressed(spec, rate, raw), [1.0, -7.0, -7.0, -7.0, -7.0])
+
+
+def side_file(spec, name):
+    """Key -> value, without those that have none."""
+    table = read_side_file(spec, next(feature for feature in spec.from_files if feature.name == name))
+    return dict(zip(table.keys.tolist(), table.values, strict=True)), table.keys[table.missing].tolist()
+
+
+def test_a_lookup_has_the_id_of_what_the_file_says_in_histories_as_well(transformed, toy_spec):
+    makers, without = side_file(toy_spec, "maker")
+    ids: dict[str, int] = {}
+    missing = 0
+    for old, new in transformed:
+        events = zip(old["global_clip"], new["global_maker"], strict=False)
+        for clip, number in [(old["clip"], new["maker"]), *events]:
+            if clip in makers and clip not in without:
+                assert ids.setdefault(makers[clip], number) == number > 0
+            else:
+                missing += number == 0
+                assert number == 0
+        assert not new["global_maker"][len(old["global_clip"]) :].any()
+    assert sorted(ids.values()) == [1, 2, 3, 4, 5] and missing > 100
+    counts = collections.Counter(number for _, new in transformed if (number := int(new["maker"])))
+    assert sorted(counts, key=lambda number: -counts[number]) == [1, 2, 3, 4, 5]
+
+
+def test_a_numeric_lookup_is_a_number_like_any_other(transformed, toy_spec):
+    friends, without = side_file(toy_spec, "pull")
+    known = {person: number for person, number in friends.items() if person not in without}
+    raw = np.array([known.get(old["person"], math.nan) for old, _ in transformed])
+    missing = np.isnan(raw)
+    assert 100 < missing.sum() < len(raw) - 100
+    # "autodis": whether it is missing, and the standardized number, in which a missing one counts as 0.
+    filled = np.where(missing, 0, raw)
+    expected = np.stack([missing, np.where(missing, 0, (filled - filled.mean()) / filled.std())], axis=1)
+    np.testing.assert_allclose([new["pull"] for _, new in transformed], expected, atol=1e-5)
+
+
+def test_a_vector_table_gives_the_row_of_the_file_in_histories_as_well(transformed, toy_spec):
+    clips = list(side_file(toy_spec, "words")[0])
+    rows = {clip: 1 + place for place, clip in enumerate(clips)}
+    for old, new in transformed:
+        assert new["words"] == rows.get(old["clip"], 0)
+        expected = [rows.get(clip, 0) for clip in old["global_clip"]]
+        found = new["global_words"]
+        assert found.tolist() == expected + [0] * (len(found) - len(expected))
+    assert {int(new["words"]) for _, new in transformed} > {0, 1, 2}
 
 
 def test_values_that_are_missing_match_nothing(toy_spec):

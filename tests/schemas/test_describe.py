@@ -44,6 +44,9 @@ def test_every_column_of_the_spec_has_a_row(toy_spec):
         ("there", "cross"),
         ("rate", "expression"),
         ("habit", "cross"),
+        ("maker", "lookup"),
+        ("pull", "numeric lookup"),
+        ("words", "vector table"),
     ]
 
 
@@ -59,6 +62,9 @@ def test_encodings_are_told_apart(toy_spec):
     assert one(toy_spec, "habit")["encoding"] == "country x page, hash 40"
     said = "price / (age + 1) - min(hour, 2), log1p_standardize"
     assert one(toy_spec, "rate")["encoding"] == said
+    assert one(toy_spec, "maker")["encoding"] == "maker of clip in clips.parquet, vocab, 1 OOV"
+    assert one(toy_spec, "pull")["encoding"] == "friends of person in people.csv, autodis, 4 meta-embeddings"
+    assert one(toy_spec, "words")["encoding"] == "words of clip in clips.parquet, frozen"
     assert one(toy_spec, "action")["encoding"] == "click + buy"
     assert one(toy_spec, "page")["encoding"] == "3 values"
     assert one(toy_spec, "buy")["encoding"] == "weight 0.5, given click, known after 2d"

@@ -86,6 +86,24 @@ def test_trees_read_the_rate_of_a_cross():
     assert all(seen[key] == {count} for key, count in expected.items())
 
 
+def test_trees_read_what_files_say_about_a_value():
+    spec = plain_spec(
+        s.Lookup("brand", of="article", file="brands", group="item"),
+        s.NumericLookup("weight", of="article", file="weights", group="item"),
+        s.VectorTable("text", of="article", file="texts", group="item", dim=2),
+        s.Categorical("article", group="item"),
+    )
+    rng = np.random.default_rng(9)
+    brand, text = rng.integers(0, 5, 4000), rng.normal(size=(4000, 2)).astype(np.float32)
+    rows = plain_rows(4000, brand=brand, text=text, weight=text[:, 0], click=(brand == 2) ^ (text[:, 1] > 0))
+    trees = BoostedTrees(spec, **SMALL).fit(rows.between(0, 3000), np.arange(3000) // 600)
+    table = trees.features(rows)
+    assert {"text.0", "text.1", "weight", "member*brand.rows"} <= set(table)
+    np.testing.assert_array_equal(table["brand"], np.where(brand > 0, brand - 1.0, np.nan))
+    later = rows.between(3000, 4000)
+    assert auc(later.columns["click"].astype(int), trees.predict(later)["click"]) > 0.95
+
+
 def test_trees_split_at_each_number_of_a_vector():
     spec = plain_spec(s.Vector("look", group="item", dim=2))
     look = np.random.default_rng(6).normal(size=(6000, 2)).astype(np.float32)

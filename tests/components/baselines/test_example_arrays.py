@@ -4,6 +4,7 @@ import pytest
 from mixrank.components.baselines import read_columns, read_examples
 from mixrank.schemas import Action, FeatureSpec, History, TimeGap
 from mixrank.schemas.encode import UNKNOWN_GAP, columns, encode
+from mixrank.schemas.raw import read_side_file
 from mixrank.schemas.synthetic import toy_rows
 
 
@@ -14,6 +15,12 @@ def write(folder, spec, rows, split="train"):
         for row in rows:
             writer.write(encode(spec, row))
     return str(folder / f"{split}*")
+
+
+def side_values(spec, name):
+    table = read_side_file(spec, next(feature for feature in spec.from_files if feature.name == name))
+    found = zip(table.keys.tolist(), table.values, table.missing, strict=True)
+    return {key: value for key, value, missing in found if not missing}
 
 
 def test_every_value_of_every_row_is_read(toy_spec, tmp_path, monkeypatch):
@@ -52,6 +59,13 @@ def test_every_value_of_every_row_is_read(toy_spec, tmp_path, monkeypatch):
     for history in toy_spec.histories:
         sizes = [len(row[history.column("action")]) for row in rows]
         assert got.events[history.name].tolist() == sizes
+    words, pull = (side_values(toy_spec, name) for name in ("words", "pull"))
+    for number, row in enumerate(rows):
+        np.testing.assert_array_equal(got.columns["words"][number], words.get(row["clip"], np.full(5, np.nan)))
+        np.testing.assert_array_equal(got.columns["pull"][number], pull.get(row["person"], np.nan))
+    makers = side_values(toy_spec, "maker")
+    pairs = {(makers.get(row["clip"]), int(code)) for row, code in zip(rows, got.columns["maker"], strict=True)}
+    assert (None, 0) in pairs and len(pairs) == len({code for _, code in pairs}) == 6
     part = got.between(130, 133)
     assert len(part) == 3 and part.columns["at"].tolist() == [row["at"] for row in rows[130:133]]
     assert part.events["global"].tolist() == got.events["global"][130:133].tolist()

@@ -16,6 +16,7 @@ from mixrank.components.training.model_factory import build_model, resolve
 from mixrank.components.training.settings import EarlyStopping, ModelSettings, Optimizer, TableOptimizer, TrainSettings
 from mixrank.components.training.strategy import use_jit
 from mixrank.layers.ranking import tables_of
+from mixrank.schemas.raw import read_side_file
 
 BASE = {
     "batch_size": 150,
@@ -56,7 +57,7 @@ def train(toy_spec, toy_data, toy_transform, model):
 @pytest.fixture(scope="module")
 def trained(train, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one_replica")
-    return folder, *train(folder)
+    return folder, *train(folder, export=True)
 
 
 @pytest.mark.slow
@@ -77,6 +78,16 @@ def test_predictions_hold_every_evaluation_row(trained, toy_data):
     assert (merged["label_click"] == merged["click"]).all()
     assert (merged["page"] == merged["page_raw"]).all()
     assert predictions["score_buy"].between(0, 1).all()
+
+
+@pytest.mark.slow
+def test_a_vector_table_holds_what_the_file_says_after_training(trained, toy_spec):
+    folder, _, _ = trained
+    table = read_side_file(toy_spec, toy_spec.get("words"))
+    variables = tf.train.load_checkpoint(str(folder / "export" / "variables" / "variables"))
+    shape = [1 + len(table.keys), 5]
+    (name,) = [name for name, found in variables.get_variable_to_shape_map().items() if found == shape]
+    np.testing.assert_array_equal(variables.get_tensor(name), np.concatenate([np.zeros((1, 5)), table.values]))
 
 
 @pytest.mark.slow

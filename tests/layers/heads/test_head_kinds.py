@@ -49,9 +49,9 @@ def test_what_is_wrong_is_named_with_what_was_meant(given, message, spec):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"kind": "mmoe", "expert_units": []}, "`expert_units` must have at least one width, received ()"),
-        ({"kind": "ple", "expert_units": []}, "`expert_units` must have at least one width, received ()"),
-        ({"kind": "home", "expert_units": []}, "`expert_units` must have at least one width, received ()"),
+        ({"kind": "mmoe", "expert_units": []}, "must be at least 1 long, received ()"),
+        ({"kind": "ple", "expert_units": []}, "must be at least 1 long, received ()"),
+        ({"kind": "home", "expert_units": []}, "must be at least 1 long, received ()"),
         ({"kind": "ple", "task_experts": 0, "shared_experts": 0}, "must not both be 0"),
         ({"kind": "ple", "shared_experts": 0}, "`shared_experts` must be at least 1 with `levels` 2, received 0"),
         ({"kind": "home", "groups": [["click"], []]}, "`groups` must each name a task, received (('click',), ())"),

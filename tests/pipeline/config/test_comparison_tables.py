@@ -140,7 +140,10 @@ def test_what_is_computed_from_a_feature_leaves_with_it(toy_spec):
     names = {feature.name for feature in toy_spec.features} - {feature.name for feature in less.features}
     assert names == {"country", "there", "habit"}
     assert {f.name for f in toy_spec.features} - {f.name for f in seen(toy_spec, ("age",)).features} == {"age", "rate"}
-    assert {"last", "clip"}.isdisjoint(f.name for f in seen(toy_spec, ("clip", "last")).features)
+    left = {feature.name for feature in seen(toy_spec, ("clip", "last")).features}
+    assert left.isdisjoint({"last", "clip", "maker", "words"}) and "pull" in left
+    blind = seen(toy_spec, ("global.clip",))
+    assert (blind.get("maker").histories, blind.get("words").histories) == ((), ())
     with pytest.raises(ValueError, match="`without` names `clip`, whose table `last` uses: name both"):
         seen(toy_spec, ("clip",))
 

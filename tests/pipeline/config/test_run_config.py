@@ -232,3 +232,37 @@ def test_loading_a_config_needs_no_tensorflow():
         "assert not {'tensorflow', 'keras', 'tfx'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_slices_are_names_or_columns_with_edges():
+    cut = "{column: video_duration, edges: [7000, 60000]}"
+    config = load_config("kuairand", [f"slices=[tag, {cut}]"])
+    assert [(each.column, each.edges) for each in config.slices] == [("tag", ()), ("video_duration", (7000, 60000))]
+    assert type(config).model_validate_json(config.model_dump_json()) == config
+    config.load_dataset()
+    with pytest.raises(ValueError, match=r"slices.0: .*`edges` of `slices` must ascend, received \(2.0, 1.0\)"):
+        load_config("kuairand", ["slices=[{column: video_duration, edges: [2, 1]}]"])
+    with pytest.raises(ValueError, match="`edges` of `slices` are for a Numeric or a history, not for `tag`"):
+        load_config("kuairand", ["slices=[{column: tag, edges: [1]}]"]).load_dataset()
+
+
+def test_side_files_are_found_in_the_data_folder_and_checked(tmp_path, monkeypatch):
+    from mixrank.pipeline.checking import declarations
+
+    (tmp_path / "shop.py").write_text(
+        "from mixrank.schemas import Dataset, FeatureSpec, NumericLookup\n"
+        "from mixrank.schemas.datasets.simulated import DATASET, SPEC\n"
+        "price = NumericLookup('price', of='item_id', file='prices.csv', group='item')\n"
+        "SPEC = FeatureSpec(**{**dict(SPEC), 'features': (*SPEC.features, price)})\n"
+        "DATASET = Dataset(spec=SPEC, source=DATASET.source)\n"
+    )
+    config = load_config("simulated", [f"dataset={tmp_path / 'shop.py'}", f"data={tmp_path}"])
+    with pytest.raises(ValueError, match="no file matches 'prices.csv'"):
+        config.load_dataset()
+    (tmp_path / "prices.csv").write_text("item_id,price\n7,2.5\n8,free\n")
+    found = config.load_dataset().spec.get("price").found
+    assert (found.path, found.rows) == (str(tmp_path / "prices.csv"), 2)
+    # The log itself is not there.
+    monkeypatch.setattr(declarations, "find_tables", lambda dataset, folder: {})
+    with pytest.raises(ValueError, match=r"prices.csv, row 2: `price` .*, received 'free'"):
+        declarations.check_declarations(config)

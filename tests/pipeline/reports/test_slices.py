@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mixrank.components.judging import check_slices
+from mixrank.components.judging import Slice, check_slices
 from mixrank.pipeline.reports import RunFolder, metrics_tables, write_report
 from mixrank.pipeline.reports.slices import by_events, by_number, by_value, slices_of
 
@@ -47,12 +47,26 @@ def test_histories_are_cut_by_their_events():
     assert found == [("no events", 2), ("below 3 events", 2), ("3 to below 5 events", 2), ("5 and more events", 2)]
 
 
+def test_declared_edges_cut_numbers_and_events():
+    numbers = np.array([-1.0, 0.0, 2.0, 9.0, 2.5])
+    parts = by_number(numbers, np.array([1, 1, 1, 1, 1, 0]), (0.0, 2.5))
+    found = {part.title: np.flatnonzero(part.inside).tolist() for part in parts}
+    assert found == {"below 0": [0], "0 to below 2.5": [1, 2], "2.5 and more": [3, 4], "missing": [5]}
+    found = [(part.title, part.inside.sum()) for part in by_events(np.array([0, 1, 4, 5, 9]), (5.0,))]
+    assert found == [("no events", 1), ("below 5 events", 2), ("5 and more events", 2)]
+
+
 def test_a_name_that_is_no_column_is_refused(toy_spec):
-    check_slices(["age", "tag", "global"], toy_spec)
+    check_slices(map(Slice.of, ["age", "tag", "global"]), toy_spec)
+    check_slices([Slice(column="age", edges=(1, 2)), Slice(column="global", edges=(3,))], toy_spec)
     with pytest.raises(ValueError, match="`slices` names `agee`, .* did you mean `age`"):
-        check_slices(["agee"], toy_spec)
+        check_slices([Slice.of("agee")], toy_spec)
     with pytest.raises(ValueError, match="`slices` names `click`, which is neither a feature nor a history"):
-        check_slices(["click"], toy_spec)
+        check_slices([Slice.of("click")], toy_spec)
+    with pytest.raises(ValueError, match="`edges` of `slices` are for a Numeric or a history, not for `tag`"):
+        check_slices([Slice(column="tag", edges=(1,))], toy_spec)
+    with pytest.raises(ValueError, match=r"`edges` of `slices` must ascend, received \(2.0, 1.0\)"):
+        Slice(column="age", edges=(2, 1))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +81,7 @@ def run(toy_spec, toy_data, record_of, tmp_path_factory):
         frame[f"score_{task}"] = np.random.default_rng(5).random(len(rows)).round(2)
     (folder / "model_run").mkdir()
     frame.to_parquet(folder / "model_run" / "predictions.parquet")
-    config = {"slices": ["age", "global"]}
+    config = {"slices": [{"column": "age", "edges": [2, 2.5]}, "global"]}
     record_of(toy_spec, folder, examples=toy_data.examples, config=config).write(folder)
     return folder, rows
 
@@ -75,7 +89,7 @@ def run(toy_spec, toy_data, record_of, tmp_path_factory):
 @pytest.mark.slow
 def test_slices_are_those_of_the_raw_rows(run):
     folder, rows = run
-    found = slices_of(RunFolder.load(folder), ["country", "tag", "age", "global"])
+    found = slices_of(RunFolder.load(folder), [Slice.of(name) for name in ("country", "tag", "age", "global")])
     countries = {part.title: part.inside for part in found["country"]}
     np.testing.assert_array_equal(countries["missing"], [row["country"] is None for row in rows])
     top = max(set(countries) - {"missing"}, key=lambda title: countries[title].sum() * title.startswith("v"))
@@ -102,4 +116,4 @@ def test_the_page_and_the_terminal_show_the_slices_of_config_and_command(run, tm
     console = SafeConsole(width=200, record=True)
     console.print(*metrics_tables([folder], ["tag"]))
     text = console.export_text()
-    assert "events: only" in text and "missing: only" in text
+    assert "events: only" in text and "missing: only" in text and "2 to below 2.5" in text
