@@ -39,6 +39,7 @@ from mixrank.components.examples.raw_tables import (
     RawTable,
     declared_tables,
     default_shards,
+    event_table,
     find_tables,
     label_table,
     unreadable,
@@ -182,7 +183,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             if dataset.source.popularity:
                 popularity = FileSystems.join(artifact.uri, POPULARITY)
                 stages.write_parquet(popularity, self._count(dataset, shards, num_shards, scratch))
-            newest = max((read.get("newest", 0) for read in reads), default=0)
+            # Whether labels are mature is told by the log and the events that make labels.
+            others = {event_table(events) for events in dataset.source.events}
+            newest = max((read.get("newest", 0) for read in reads if read["table"] not in others), default=0)
             dumped = dataset.model_dump_json()
             write = stages.WriteShard(dumped, shards, num_shards, scratch, folders, popularity, newest)
             self._each_shard("WriteShard", write, num_shards)

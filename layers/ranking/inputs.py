@@ -122,8 +122,8 @@ def widths(spec: FeatureSpec) -> Widths:
     for feature in spec.model_features:
         vectors[feature.group].append(feature.width if feature.is_number else feature.dim)
     histories: dict[str, tuple[int, int]] = {
-        history.window: (history.length, sum(field.dim for _, field in spec.history_fields(history)))
-        for history in spec.histories
+        key: (history.length, sum(field.dim for _, field in spec.history_fields(history)))
+        for key, history in histories_by_key(spec).items()
     }
     return Widths({group: tuple(found) for group, found in vectors.items()}, histories)
 
@@ -136,12 +136,29 @@ def field_names(spec: FeatureSpec) -> tuple[str, ...]:
 
     Returns:
         Features of the user, the item and the context, whose first is the scenario, then the long-term and the
-        real-time history.
+        real-time histories.
     """
     names: dict[str, list[str]] = {group: [] for group in GROUPS}
     names["context"].append(spec.scenario.name)
     for feature in spec.model_features:
         names[feature.group].append(feature.name)
-    order = {"before": 0, "within": 1}
-    histories = sorted(spec.histories, key=lambda history: order[history.window])
+    histories = histories_by_key(spec).values()
     return (*(name for group in GROUPS for name in names[group]), *(history.name for history in histories))
+
+
+def histories_by_key(spec: FeatureSpec) -> dict[str, History]:
+    """Histories by the keys under which a `Backbone` gets them, in its order.
+
+    The first history that is declared of a window has the window for a key, others add their name.
+
+    Args:
+        spec: the log's declaration.
+
+    Returns:
+        Long-term histories, then real-time ones; of each, the first declared, then the others by name.
+    """
+    found: dict[str, History] = {}
+    for history in spec.histories:
+        found[f"{history.window}_{history.name}" if history.window in found else history.window] = history
+    # `before` comes before `within`, and before all that begin with it.
+    return dict(sorted(found.items()))

@@ -14,7 +14,7 @@ from mixrank.layers.backbone import backbone_of, new_heads
 from mixrank.layers.base import seeded
 from mixrank.layers.heads import CalibratedLogits, Heads, heads_for
 from mixrank.layers.losses import takes_probabilities
-from mixrank.layers.ranking.inputs import field_names, model_inputs, table_sizes
+from mixrank.layers.ranking.inputs import field_names, histories_by_key, model_inputs, table_sizes
 from mixrank.layers.tokens import EmbeddingTables, HistoryMask, SplitColumns, Storage, Table, ValuePooling
 from mixrank.schemas import GROUPS, FeatureSpec, History
 
@@ -315,7 +315,7 @@ def _vectors(
     layers: _Layers,
     rows: Mapping[str, Any] | None = None,
 ):
-    """Inputs of a backbone: group -> feature vectors, window -> history."""
+    """Inputs of a backbone: group -> feature vectors, key -> history."""
     vectors = layers.looked_up(_columns(spec, inputs, windows), rows)
     features: dict[str, list] = {group: [] for group in GROUPS}
     features["context"].append(vectors[spec.scenario.name])
@@ -324,8 +324,8 @@ def _vectors(
         weights = inputs[weights_of[feature.name]] if feature.name in weights_of else None
         features[feature.group].append(_vector(feature, inputs[feature.name], vectors, layers, weights))
     histories = {
-        history.window: _items(spec, history, inputs, vectors, layers)
-        for history in spec.histories
+        key: _items(spec, history, inputs, vectors, layers)
+        for key, history in histories_by_key(spec).items()
         if history.window in windows
     }
     return features, histories

@@ -118,7 +118,6 @@ class FeatureSpec(Declaration):
 
     def _check_histories(self) -> None:
         fields = [feature.name for feature in self.features if is_of_event(feature)]
-        windows: dict[str, str] = {}
         for history in self.histories:
             if self.user.per_row:
                 raise ValueError(f"history `{history.name}` needs a user, but key `{self.user.name}` is per_row")
@@ -128,12 +127,7 @@ class FeatureSpec(Declaration):
                         f"history `{history.name}` has no field `{field}`: a field is a categorical item feature, "
                         f"an Action or a TimeGap{nearest(field, fields)}"
                     )
-            if history.window in windows:
-                raise ValueError(
-                    f"histories `{windows[history.window]}` and `{history.name}` both have window={history.window!r}"
-                )
-            windows[history.window] = history.name
-            if history.only is not None and history.only not in self.flags:
+            if history.only is not None and history.events is None and history.only not in self.flags:
                 raise ValueError(
                     f"history `{history.name}`: `only` names {history.only!r}, which is neither a flag of an Action "
                     f"nor a label{nearest(history.only, self.flags)}"
@@ -146,7 +140,7 @@ class FeatureSpec(Declaration):
     def _check_matches(self) -> None:
         for match in self.matches:
             what = f"match `{match.name}`"
-            fields = [feature.name for feature in self.inputs if any(feature.name in h.of for h in self.histories)]
+            fields = [f.name for f in self.categorical if any(f.name in history.of for history in self.histories)]
             if match.of not in fields:
                 raise ValueError(
                     f"{what} is of `{match.of}`, which must be a categorical item feature that a history lists"
@@ -307,10 +301,19 @@ class FeatureSpec(Declaration):
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Outcome columns a history may read: labels that are flags, then those of every Action, without repetition."""
+        """Outcome columns of the log: labels that are flags, then those of each Action in a history of the log."""
         names = [label.name for label in self.labels if label.is_flag]
-        names += [flag for feature in self.features if isinstance(feature, Action) for flag in feature.flags]
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys([*names, *self._flags_in(None)]))
+
+    def flags_of_events(self, events: str) -> tuple[str, ...]:
+        """Flags that histories read from the rows of an event table."""
+        only = [history.only for history in self.histories if history.events == events and history.only is not None]
+        return tuple(dict.fromkeys([*only, *self._flags_in(events)]))
+
+    def _flags_in(self, events: str | None) -> list[str]:
+        actions = {feature.name: feature.flags for feature in self.features if isinstance(feature, Action)}
+        listed = [field for history in self.histories if history.events == events for field in history.of]
+        return [flag for name, flags in actions.items() if name in listed for flag in flags]
 
     def weight_of(self, label: Label) -> str | None:
         """Column with the weights of the rows for a task, or None."""

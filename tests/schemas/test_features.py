@@ -153,10 +153,6 @@ def test_a_wrong_declaration_is_refused(declare, message):
             "history `past` has no field `person`",
         ),
         (
-            lambda: spec(CLIP, PAST, s.History("old", of=("clip",), length=2, window="before")),
-            "histories `past` and `old` both have window='before'",
-        ),
-        (
             lambda: spec(CLIP, s.History("past", of=("clip",), length=3, window="before", only="clik")),
             r"history `past`: `only` names 'clik', .*; did you mean `click`\?",
         ),
