@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mixrank.schemas import Action, Categorical, FeatureSpec, MultiCategorical, TimeGap
+from mixrank.schemas import Action, Categorical, FeatureSpec, MultiCategorical, Numeric, TimeGap, Vector
 from mixrank.schemas.encode import PADDING, UNKNOWN_GAP, Column, columns
 
 BATCH = 4096
@@ -190,6 +190,8 @@ class _Collected:
                 self.fill, dtype = -1, np.int16
             case TimeGap():
                 self.is_gap, self.fill, dtype = True, np.nan, np.float32
+            case Numeric() | Vector():
+                self.fill, dtype = np.nan, np.float32
             case Categorical() | MultiCategorical():
                 self.coder = coders.setdefault(field.name, _Coder(column.kind))
             case _:

@@ -44,7 +44,7 @@ class HistoryColumn:
 
     Args:
         name: the column.
-        kind: "int" or "str".
+        kind: "int", "float" or "str".
         coded: the attribute of every event: rows of the table, then prior events.
         width: int >= 1. Values per event, padded.
         sequence: events of all users.

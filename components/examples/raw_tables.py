@@ -391,7 +391,8 @@ def _features(dataset: Dataset) -> Iterator[RawColumn]:
     spec = dataset.spec
     # A row without a scenario is bad, but a joined or derived scenario is known only after the join.
     yield RawColumn(spec.scenario.name, spec.scenario.dtype)
-    for feature in spec.inputs:
+    of_log = {field for history in spec.histories if history.events is None for field in history.of}
+    for feature in (*spec.inputs, *(each for each in spec.events_only if each.name in of_log)):
         yield from _columns_of(feature)
     for rule in dataset.source.derive.values():
         yield RawColumn(rule.column, "float")

@@ -29,7 +29,18 @@ from mixrank.components.examples.log_figures import shard_figures
 from mixrank.components.examples.popularity import DailyCounts, count, daily_counts, merge, popularity_of
 from mixrank.components.examples.raw_tables import PRIOR, join_name
 from mixrank.components.gates import Figures, JoinFigures
-from mixrank.schemas import SPLITS, Action, Categorical, Dataset, History, MultiCategorical, TimeGap
+from mixrank.schemas import (
+    SPLITS,
+    Action,
+    Categorical,
+    Dataset,
+    History,
+    MultiCategorical,
+    Numeric,
+    RowFeature,
+    TimeGap,
+    Vector,
+)
 from mixrank.schemas.task_kinds import label_kind
 
 
@@ -190,9 +201,9 @@ def _history(
                 written.append(GapColumn(name, time, moment, sequence, cut))
             case Action():
                 written.append(_action_column(name, feature, happened, time, sequence, cut))
-            case Categorical() | MultiCategorical():
+            case Categorical() | MultiCategorical() | Numeric() | Vector():
                 events = _attribute(feature, happened.columns, prior)
-                written.append(HistoryColumn(name, feature.kind, events, feature.width, sequence, cut))
+                written.append(HistoryColumn(name, feature.kind, events, feature.raw_width, sequence, cut))
             case _:
                 assert_never(feature)
     return written, cut
@@ -270,7 +281,7 @@ def _action_column(
     return LateActionColumn(name, masks, known, time, sequence, cut)
 
 
-def _attribute(feature: Categorical | MultiCategorical, columns: Columns, prior: Prior) -> Coded:
+def _attribute(feature: RowFeature, columns: Columns, prior: Prior) -> Coded:
     """The attribute of every event, of the table and then prior."""
     missing = Coded(np.zeros(len(prior.user), dtype=np.int64), [None])
     return columns[feature.name].concat(prior.columns.get(feature.name, missing))

@@ -10,10 +10,12 @@ from mixrank.schemas import (
     Action,
     Categorical,
     Cross,
+    EventField,
     Expression,
     FeatureSpec,
     History,
     Match,
+    ModelFeature,
     MultiCategorical,
     Numeric,
     TimeGap,
@@ -38,8 +40,8 @@ def model_inputs(spec: FeatureSpec, one_request: bool = False) -> dict[str, kera
     Returns:
         name -> int64 (batch,) for a scenario, categorical or bucketized feature; int64 (batch, max_length) for a
         multi-valued one, float32 of that shape for its weights; float32 (batch,) for a number, (batch, width) for a
-        vector, a match or a piecewise linear number; int64 (batch, length) for a history field, or (batch, length *
-        max_length) if that field is multi-valued.
+        vector, a match or a piecewise linear number; int64 (batch, length) for a history field, (batch, length *
+        max_length) if that field is multi-valued, float32 (batch, length * width) if it is a number or a vector.
     """
     import keras
 
@@ -47,10 +49,12 @@ def model_inputs(spec: FeatureSpec, one_request: bool = False) -> dict[str, kera
     for feature in spec.model_features:
         shapes[feature.name] = feature.shape
     shapes |= {column: feature.shape for column, feature in spec.weights.items()}
+    numbers = {feature.name for feature in spec.model_features if feature.is_number}
     for history in spec.histories:
         for column, field in spec.history_fields(history):
             shapes[column] = (history.length * field.width,)
-    numbers = {feature.name for feature in spec.model_features if feature.is_number}
+            if field.is_number:
+                numbers.add(column)
     numbers |= set(spec.weights)
     items = {feature.name for feature in spec.model_features if feature.group == "item"}
     items |= {column for column, feature in spec.weights.items() if feature.group == "item"}
@@ -120,12 +124,16 @@ def widths(spec: FeatureSpec) -> Widths:
     vectors: dict[str, list[int]] = {group: [] for group in GROUPS}
     vectors["context"].append(spec.scenario.dim)
     for feature in spec.model_features:
-        vectors[feature.group].append(feature.width if feature.is_number else feature.dim)
+        vectors[feature.group].append(_vector_width(feature))
     histories: dict[str, tuple[int, int]] = {
-        key: (history.length, sum(field.dim for _, field in spec.history_fields(history)))
+        key: (history.length, sum(_vector_width(field) for _, field in spec.history_fields(history)))
         for key, history in histories_by_key(spec).items()
     }
     return Widths({group: tuple(found) for group, found in vectors.items()}, histories)
+
+
+def _vector_width(feature: ModelFeature | EventField) -> int:
+    return feature.width if feature.is_number else feature.dim
 
 
 def field_names(spec: FeatureSpec) -> tuple[str, ...]:

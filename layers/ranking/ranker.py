@@ -303,6 +303,8 @@ def _columns(spec: FeatureSpec, inputs: Mapping[str, Any], windows: tuple[str, .
     for history in spec.histories:
         if history.window in windows:
             for column, field in spec.history_fields(history):
+                if field.is_number:
+                    continue
                 shape = (history.length, *field.shape)
                 found[column] = _Column(field.owner, field.dim, inputs[column], shape, field.functions)
     return found
@@ -362,7 +364,13 @@ def _items(
 ) -> dict[str, Any]:
     vectors, ids, never_zero = [], [], []
     for column, field in spec.history_fields(history):
-        values, vector = inputs[column], looked_up[column]
+        values = inputs[column]
+        if field.is_number:
+            # (batch, length * width) -> (batch, length, width)
+            shape = (history.length, field.width)
+            vectors.append(layers.get(keras.layers.Reshape, f"numbers_{column}", target_shape=shape)(values))
+            continue
+        vector = looked_up[column]
         if field.max_values is not None:
             # (batch, length * max_length) -> (batch, length, max_length)
             shape = (history.length, field.max_values)

@@ -62,7 +62,7 @@ def slices_of(run: RunFolder, names: Sequence[str]) -> dict[str, list[Part]]:
     for name in names:
         if name in first_of:
             column, field = first_of[name]
-            parts = by_events(read[column][1] // field.width)
+            parts = by_events(read[column][1] // field.raw_width)
         else:
             parts = (by_number if kinds[name] == "float" else by_value)(*read[name])
         found[name] = [Part(part.title, part.inside[places]) for part in parts if part.inside.any()]

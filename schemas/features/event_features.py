@@ -54,8 +54,8 @@ class History(Named):
     A spec has any number of histories, several with one window among them.
 
     Args:
-        of: names of item features, `Action` or `TimeGap` fields. A field that names an item feature shares its
-            vocabulary and embedding table.
+        of: names of features of group "item" or "event", `Action` or `TimeGap` fields, not all of them numbers. A field
+            that names an item feature shares its vocabulary and embedding table, or the edges and moments of a number.
         length: int >= 1. Number of events kept.
         events: name of an event table of the source, such as "orders", or None for the impressions of the log.
         window: "before" (the long-term history, which ends where the window named in the table spec begins) or

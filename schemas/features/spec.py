@@ -90,6 +90,8 @@ class FeatureSpec(Declaration):
                 raise ValueError(
                     f"key `{key.name}` may share its column with a Categorical only, not {owners[key.name]}"
                 )
+            if isinstance(shared, Categorical) and shared.group == "event":
+                raise ValueError(f"feature `{key.name}` has the name of a key, which rows have: its group is not event")
             if isinstance(shared, Categorical) and shared.dtype != key.dtype:
                 raise ValueError(f"key and feature `{key.name}` differ in dtype: {key.dtype} and {shared.dtype}")
         if self.item.per_row:
@@ -124,9 +126,14 @@ class FeatureSpec(Declaration):
             for field in history.of:
                 if field not in fields:
                     raise ValueError(
-                        f"history `{history.name}` has no field `{field}`: a field is a categorical item feature, "
-                        f"an Action or a TimeGap{nearest(field, fields)}"
+                        f"history `{history.name}` has no field `{field}`: a field is a feature of group item or "
+                        f"event, an Action or a TimeGap{nearest(field, fields)}"
                     )
+            if all(field.is_number for _, field in self.history_fields(history)):
+                raise ValueError(
+                    f"history `{history.name}` lists numbers alone, which do not say where its events end: list a "
+                    "TimeGap as well"
+                )
             if history.only is not None and history.events is None and history.only not in self.flags:
                 raise ValueError(
                     f"history `{history.name}`: `only` names {history.only!r}, which is neither a flag of an Action "
@@ -136,6 +143,19 @@ class FeatureSpec(Declaration):
         for feature in self.features:
             if is_of_event(feature) and not is_of_row(feature) and feature.name not in used:
                 raise ValueError(f"`{feature.name}` is a history-only field but no history lists it in `of`")
+            if is_of_event(feature) and isinstance(feature, RowFeature) and feature.group == "event":
+                self._check_event_feature(feature)
+
+    def _check_event_feature(self, feature: RowFeature) -> None:
+        what = f"feature `{feature.name}` of group event"
+        if feature.required or feature.drift is not None:
+            raise ValueError(f"{what} is in no row: `required` and `drift` are not for it")
+        if not isinstance(feature, Categorical | MultiCategorical):
+            return
+        if isinstance(feature, MultiCategorical) and feature.weights is not None:
+            raise ValueError(f"{what} has `weights`, which weigh the values of a row")
+        if feature.table is None and isinstance(feature.vocab, Vocab):
+            raise ValueError(f"{what} has a `Vocab`, which counts values of rows: give it a `Hash`, or a `table`")
 
     def _check_matches(self) -> None:
         for match in self.matches:
@@ -153,6 +173,11 @@ class FeatureSpec(Declaration):
                         f"{what} names history `{name}`, which must be one that lists `{match.of}`"
                         f"{nearest(name, listed)}"
                     )
+            if not self.searched(match):
+                raise ValueError(
+                    f"{what}: no history of impressions lists `{match.of}`; name those to search in `histories`: "
+                    f"{', '.join(listed)}"
+                )
             for history in self.searched(match):
                 if match.recency and self.gap_of(history) is None:
                     raise ValueError(
@@ -197,8 +222,8 @@ class FeatureSpec(Declaration):
             raise ValueError(f"{what} is of {of}: it must be of group {right}, not {group}")
 
     def _check_tables(self) -> None:
-        owners = {feature.name: feature for feature in self.categorical if feature.table is None}
-        for feature in self.categorical:
+        owners = {feature.name: feature for feature in self.all_categorical if feature.table is None}
+        for feature in self.all_categorical:
             if feature.table is None:
                 continue
             what = f"feature `{feature.name}` uses the table of `{feature.table}`"
@@ -251,7 +276,7 @@ class FeatureSpec(Declaration):
 
     @property
     def numbers(self) -> tuple[Numeric, ...]:
-        return tuple(feature for feature in self.features if isinstance(feature, Numeric))
+        return tuple(feature for feature in self.inputs if isinstance(feature, Numeric))
 
     @property
     def expressions(self) -> tuple[Expression, ...]:
@@ -262,6 +287,11 @@ class FeatureSpec(Declaration):
         """The features with a vocabulary or a hash, and a table, of their own, in declaration order."""
         types = Categorical | MultiCategorical | Cross
         return tuple(f for f in self.features if isinstance(f, types) and f.owner == f.name)
+
+    @property
+    def events_only(self) -> tuple[RowFeature, ...]:
+        """Raw columns of events that no row has, in declaration order."""
+        return tuple(f for f in self.features if isinstance(f, RowFeature) and not is_of_row(f))
 
     def gap_of(self, history: History) -> str | None:
         """Column of a history that says how long ago each event was, or None."""
@@ -279,14 +309,20 @@ class FeatureSpec(Declaration):
 
     def searched(self, match: Match) -> tuple[History, ...]:
         """The histories in which a match looks for the row's value."""
-        return tuple(
-            h for h in self.histories if match.of in h.of and (not match.histories or h.name in match.histories)
-        )
+        listed = (history for history in self.histories if match.of in history.of)
+        if match.histories:
+            return tuple(history for history in listed if history.name in match.histories)
+        return tuple(history for history in listed if history.events is None)
 
     @property
     def categorical(self) -> tuple[AnyCategorical, ...]:
         """The features whose raw values are categories, in declaration order."""
         return tuple(feature for feature in self.inputs if isinstance(feature, Categorical | MultiCategorical))
+
+    @property
+    def all_categorical(self) -> tuple[AnyCategorical, ...]:
+        """`categorical`, and features of the same types that only events have, in declaration order."""
+        return tuple(f for f in self.features if isinstance(f, Categorical | MultiCategorical))
 
     @property
     def weights(self) -> dict[str, AnyCategorical]:
