@@ -74,7 +74,7 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
         categories = {column: outputs[column] for feature in sharing for column in spec.columns_of(feature)}
         if sharing:
             outputs |= category_ids(owner, categories, inputs.get(owner.name))
-    for number in (*spec.numbers, *(each for each in spec.events_only if isinstance(each, Numeric))):
+    for number in spec.all_numbers:
         outputs |= numeric(number, {column: outputs[column] for column in spec.columns_of(number)})
     for cross in spec.crosses:
         text = crosses[cross.name]

@@ -354,9 +354,13 @@ def _need_event_table(
     homes = [join_name(number, join) for number, join in enumerate(source.joins) if join.on == "item"]
     histories = [history for history in spec.histories if history.events == events]
     for feature in {f.name: f for history in histories for _, f in spec.history_fields(history)}.values():
-        if isinstance(feature, Action | TimeGap):
-            continue
-        column = next(_columns_of(feature))
+        match feature:
+            case Action() | TimeGap():
+                continue
+            case Categorical() | MultiCategorical() | Numeric() | Vector():
+                column = next(_columns_of(feature))
+            case _:
+                assert_never(feature)
         if column.stored not in found[name] and feature.name in source.derive:
             column = RawColumn(source.derive[feature.name].column, "float")
         if column.stored in found[name]:

@@ -279,6 +279,11 @@ class FeatureSpec(Declaration):
         return tuple(feature for feature in self.inputs if isinstance(feature, Numeric))
 
     @property
+    def all_numbers(self) -> tuple[Numeric, ...]:
+        """`numbers`, and those that only events have, in declaration order."""
+        return tuple(feature for feature in self.features if isinstance(feature, Numeric))
+
+    @property
     def expressions(self) -> tuple[Expression, ...]:
         return tuple(feature for feature in self.features if isinstance(feature, Expression))
 

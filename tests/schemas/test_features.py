@@ -33,7 +33,7 @@ def spec(*features, **changes):
         (lambda: s.Categorical("clip", grop="item"), r"Categorical has no field `grop`; did you mean `group`\?"),
         (lambda: s.Key("per son"), "`name` must be letters, digits and underscores and begin with a letter"),
         (lambda: s.Label("2nd"), "begin with a letter, received '2nd'"),
-        (lambda: s.Categorical("clip", group="itm"), "'user', 'item' or 'context'"),
+        (lambda: s.Categorical("clip", group="itm"), "'user', 'item', 'context' or 'event'"),
         (lambda: s.Categorical("clip"), r"group\s+Field required"),
         (lambda: s.Vocab(min_count=0), "greater than or equal to 1"),
         (lambda: s.Vocab(oov=0), "greater than or equal to 1"),
@@ -321,7 +321,11 @@ def test_embeddings_are_widened_by_one_factor_and_nothing_else(toy_spec):
     assert [wide.get(name).dim for name in ("person", "clip", "action")] == [6, 8, 3]
     assert wide.scenario.dim == 4
     assert (
-        {f.dim for f in narrow.features if hasattr(f, "dim") and f.name not in ("had", "look", "taste")}
+        {
+            f.dim
+            for f in narrow.features
+            if hasattr(f, "dim") and f.name not in ("had", "bought", "look", "taste", "temper")
+        }
         == {narrow.scenario.dim}
         == {1}
     )

@@ -19,6 +19,7 @@ from mixrank.schemas.tables import (
     CalendarDay,
     Cut,
     Dataset,
+    EventTable,
     Explode,
     Join,
     LabelFrom,
@@ -166,7 +167,9 @@ def test_an_outcome_cannot_be_a_feature_of_its_own_row(toy_spec):
     next(feature for feature in features if feature["name"] == "action")["flags"] = ("click", "wish")
     spec = FeatureSpec(**{**toy_spec.model_dump(), "features": [*features, Numeric("wish", group="user").model_dump()]})
     with pytest.raises(ValueError, match="`wish` is an outcome and cannot be a feature of the row it belongs to"):
-        Dataset(spec=spec, source=LogSource(log=LOG))
+        Dataset(
+            spec=spec, source=LogSource(log=LOG, events=dict.fromkeys(("orders", "searches"), EventTable(table=LOG)))
+        )
 
 
 @pytest.mark.parametrize(
