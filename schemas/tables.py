@@ -397,6 +397,17 @@ class LogSource(Declaration):
     split: Split = SplitByUserTail()
     max_bad_rows: float = Field(default=0.001, ge=0, le=1)
 
+    @field_validator("events")
+    @classmethod
+    def _check_events(cls, events: dict[str, EventTable]) -> dict[str, EventTable]:
+        for name in events:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+                raise ValueError(
+                    f"names in `events` must be letters, digits and underscores and begin with a letter, received "
+                    f"{shown(name)}"
+                )
+        return events
+
     @model_validator(mode="after")
     def _check(self) -> LogSource:
         if isinstance(self.split, SplitByDay):

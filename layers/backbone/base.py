@@ -143,6 +143,11 @@ class Backbone(Layer):
     def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         # Keras leaves out an argument that is an empty dictionary.
         items = {key: shapes["items"] for key, shapes in (histories_shape or {}).items()}
+        if unfit := [key for key in items if window_of(key) not in WINDOWS]:
+            raise ValueError(
+                f"`histories` of {self.name} takes the keys `before` and `within`, alone or before a name as in "
+                f"`before_orders`, received `{unfit[0]}`"
+            )
         for group in GROUPS:
             if group not in features_shape:
                 raise ValueError(f"`features` of {self.name} must have a list for `{group}`, which may be empty")

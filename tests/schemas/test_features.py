@@ -26,6 +26,13 @@ def spec(*features, **changes):
     return s.FeatureSpec(**{**given, **changes})
 
 
+def of_events(feature, name="paid"):
+    """A spec whose history of orders lists a feature."""
+    return spec(
+        CLIP, feature, s.History("orders", of=("clip", name), length=2, window="before", events="orders", only="any")
+    )
+
+
 @pytest.mark.parametrize(
     ("declare", "message"),
     [
@@ -151,6 +158,36 @@ def test_a_wrong_declaration_is_refused(declare, message):
                 s.History("past", of=("person",), length=3, window="before"),
             ),
             "history `past` has no field `person`",
+        ),
+        (
+            lambda: spec(s.Numeric("price", group="item"), s.History("h", of=("price",), length=2, window="before")),
+            "history `h` lists numbers alone, which do not say where its events end: list a TimeGap as well",
+        ),
+        (
+            lambda: spec(CLIP, s.Numeric("paid", group="event")),
+            "`paid` is a history-only field but no history lists it",
+        ),
+        (lambda: of_events(s.Numeric("paid", group="event", required=True)), "`paid` of group event is in no row"),
+        (lambda: of_events(s.Vector("paid", group="event", dim=2, drift=0.1)), "`required` and `drift` are not for it"),
+        (
+            lambda: of_events(s.Categorical("paid", group="event")),
+            "`paid` of group event has a `Vocab`, which counts values of rows: give it a `Hash`, or a `table`",
+        ),
+        (
+            lambda: of_events(s.MultiCategorical("paid", group="event", vocab=s.Hash(size=9), weights="w")),
+            "`paid` of group event has `weights`, which weigh the values of a row",
+        ),
+        (
+            lambda: of_events(s.Categorical("person", group="event", vocab=s.Hash(size=9)), "person"),
+            "feature `person` has the name of a key, which rows have: its group is not event",
+        ),
+        (
+            lambda: spec(
+                CLIP,
+                s.History("orders", of=("clip",), length=2, window="before", events="orders"),
+                s.Match("bought", of="clip", recency=False),
+            ),
+            "match `bought`: no history of impressions lists `clip`; name those to search in `histories`: orders",
         ),
         (
             lambda: spec(CLIP, s.History("past", of=("clip",), length=3, window="before", only="clik")),

@@ -8,6 +8,7 @@ from mixrank.schemas import (
     Categorical,
     EventTime,
     FeatureSpec,
+    History,
     Key,
     Label,
     MultiCategorical,
@@ -99,6 +100,19 @@ def dataset(*features, **source):
             r"`prior` names flag 'clik'; did you mean `click`\?",
         ),
         (lambda: dataset(prior=Prior(table=LOG, items="seq", always=("share",))), "`prior` names flag 'share'"),
+        (
+            lambda: dataset(
+                Categorical("clip", group="item"),
+                History("orders", of=("clip",), length=2, window="before", events="order"),
+                events={"orders": EventTable(table=LOG)},
+            ),
+            r"history `orders` is of the events 'order', which `events` of the source does not declare; did you mean",
+        ),
+        (
+            lambda: LogSource(log=LOG, events={"a/b": EventTable(table=LOG)}),
+            "names in `events` must be letters, .*'a/b'",
+        ),
+        (lambda: EventTable(table=Table(files=("a",), optional=True)), "must be there, but has optional=True"),
         (
             lambda: dataset(Numeric("rating", group="item"), derive={"click": Threshold("rating", at_least=4)}),
             "`rating` cannot be a feature: outcome `click` is derived from it",
