@@ -98,14 +98,14 @@ def arrow_history(name: str, kind: str, coded: Any, width: int, sequence: Any, s
     return ArrowColumn(name, arrays_of)
 
 
-def arrow_gap(name: str, time_ms: np.ndarray, sequence: Any, slices: Any) -> ArrowColumn:
+def arrow_gap(name: str, time_ms: np.ndarray, moment: np.ndarray, sequence: Any, slices: Any) -> ArrowColumn:
     from mixrank.schemas.encode import UNKNOWN_GAP
 
     def arrays_of(rows: np.ndarray) -> pa.Array:
         places, ends = places_of(slices, rows)
         events = sequence.events[places]
-        known = events < len(time_ms)
-        passed = np.repeat(time_ms[rows], slices.counts[rows]) - time_ms[np.where(known, events, 0)]
+        known = events < len(moment)
+        passed = np.repeat(time_ms[rows], slices.counts[rows]) - moment[np.where(known, events, 0)]
         seconds = np.where(known, passed // 1000, UNKNOWN_GAP)
         return pa.LargeListArray.from_arrays(pa.array(np.append(0, ends)), pa.array(seconds))
 

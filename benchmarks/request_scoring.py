@@ -52,7 +52,7 @@ def backbone_of(text: str, size: str, sizes: Widths) -> Backbone:
     return registry.build(name, scaled, scenarios=scenarios)
 
 
-def request(sizes: Widths, windows: tuple[str, ...], candidates: int) -> tuple[dict, dict, Any]:
+def request(sizes: Widths, read: tuple[str, ...], candidates: int) -> tuple[dict, dict, Any]:
     """Features, histories and scenario of one user with `candidates` items."""
     rng = np.random.default_rng(0)
     batch = {group: candidates if group == "item" else 1 for group in GROUPS}
@@ -61,18 +61,18 @@ def request(sizes: Widths, windows: tuple[str, ...], candidates: int) -> tuple[d
         for group in GROUPS
     }
     histories = {
-        window: {
-            "items": tf.constant(rng.normal(size=(1, *sizes.histories[window])), "float32"),
-            "mask": tf.ones((1, sizes.histories[window][0]), "bool"),
+        key: {
+            "items": tf.constant(rng.normal(size=(1, *sizes.histories[key])), "float32"),
+            "mask": tf.ones((1, sizes.histories[key][0]), "bool"),
         }
-        for window in windows
+        for key in read
     }
     return features, histories, tf.ones((1,), "int64")
 
 
 def cases(backbone: Backbone, sizes: Widths, candidates: int) -> dict[str, Case]:
     """Both ways to score one request."""
-    features, histories, scenario = request(sizes, backbone.windows, candidates)
+    features, histories, scenario = request(sizes, backbone.reads(sizes.histories), candidates)
     request_of = tf.zeros((candidates,), "int32")
     repeated = tf.nest.map_structure(lambda x: tf.repeat(x, candidates, axis=0), (histories, scenario))
     vectors = {

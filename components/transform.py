@@ -77,11 +77,13 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
     matches = {match.name: matched(spec, match, outputs, inputs) for match in spec.matches}
     crosses = {cross.name: crossed(spec, cross, outputs, inputs[spec.scenario.name]) for cross in spec.crosses}
     looked_up = {each.name: from_file(spec, each, outputs) for each in spec.from_files}
-    for owner in spec.categorical:
-        sharing = [feature for feature in spec.categorical if feature.owner == owner.name]
+    for owner in spec.all_categorical:
+        sharing = [feature for feature in spec.all_categorical if feature.owner == owner.name]
         categories = {column: outputs[column] for feature in sharing for column in spec.columns_of(feature)}
         if sharing:
-            outputs |= category_ids(owner, categories, inputs[owner.name])
+            outputs |= category_ids(owner, categories, inputs.get(owner.name))
+    for number in spec.all_numbers:
+        outputs |= numeric(number, {column: outputs[column] for column in spec.columns_of(number)})
     for cross in spec.crosses:
         text = crosses[cross.name]
         outputs |= category_ids(cross, {cross.name: text}, tf.boolean_mask(text, tf.not_equal(text, PADDING["str"])))
@@ -113,16 +115,16 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
 
 
 def row_values(feature: RowFeature, values: tf.RaggedTensor) -> tf.Tensor:
-    """Numbers or raw categories of a row feature, `[batch, *shape]`."""
+    """Raw numbers or categories of a row feature, `[batch]` or `[batch, values]`; a vector as the model reads it."""
     match feature:
         case Categorical():
             return first(values, PADDING[feature.dtype])
         case MultiCategorical():
             return padded(values, feature.max_length, PADDING[feature.dtype])
         case Numeric():
-            return numeric(feature, values)
+            return first(values, math.nan)
         case Vector():
-            return vector(feature, values)
+            return vector(feature, padded(values, feature.dim, math.nan))
         case _:
             assert_never(feature)
 
@@ -164,7 +166,7 @@ def count_vocabulary(name: str, vocab: Vocab, values: tf.RaggedTensor | tf.Tenso
 
 
 def category_ids(
-    feature: LookedUp, columns: Mapping[str, tf.Tensor], counted: tf.RaggedTensor | tf.Tensor
+    feature: LookedUp, columns: Mapping[str, tf.Tensor], counted: tf.RaggedTensor | tf.Tensor | None
 ) -> dict[str, tf.Tensor]:
     """Ids of a feature's columns, 0 where a value is the padding; same shapes.
 
@@ -173,7 +175,7 @@ def category_ids(
     Args:
         feature: its `vocab` says how ids are made; the columns are its own and those of features that use its table.
         columns: column -> dense raw values, int64 or string.
-        counted: the values that its vocabulary is counted on.
+        counted: the values that its vocabulary is counted on; None for a feature that no row has, which has none.
     """
     values = tf.concat([tf.reshape(dense, [-1]) for dense in columns.values()], axis=0)
     present = tf.not_equal(values, tf.constant(PADDING[feature.dtype], values.dtype))
@@ -194,9 +196,32 @@ def category_ids(
     }
 
 
-def numeric(feature: Numeric, values: tf.RaggedTensor) -> tf.Tensor:
-    """Transformed number: float32 `[batch, *shape]`, or int64 ids `[batch]` for "bucketize"."""
-    return transformed(feature, first(values, math.nan))
+def numeric(feature: Numeric, columns: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Transformed numbers of a feature's columns, by the same edges and moments, which are those of its rows.
+
+    Those of a feature that no row has are of the events in the histories of all rows, without the missing ones.
+
+    Args:
+        feature: the declaration.
+        columns: column -> raw numbers, float32 `[batch]` of the row, `[batch, length]` of a history.
+
+    Returns:
+        Column -> float32 `[batch, *shape]` or `[batch, length * width]`; int64 ids for "bucketize".
+    """
+    if list(columns) == [feature.name]:
+        return {feature.name: transformed(feature, columns[feature.name])}
+    values = tf.concat([tf.reshape(dense, [-1]) for dense in columns.values()], axis=0)
+    counted = columns.get(feature.name)
+    if counted is None:
+        counted = tf.boolean_mask(values, tf.math.is_finite(values))
+    found = transformed(feature, values, counted)
+    parts = tf.split(found, [tf.size(dense) for dense in columns.values()])
+    return {
+        column: tf.reshape(
+            part, [-1, *feature.shape] if column == feature.name else [-1, dense.shape[1] * feature.width]
+        )
+        for (column, dense), part in zip(columns.items(), parts, strict=True)
+    }
 
 
 def expressed(spec: FeatureSpec, expression: Expression, raw: Mapping[str, tf.RaggedTensor]) -> tf.Tensor:
@@ -223,8 +248,38 @@ def expressed(spec: FeatureSpec, expression: Expression, raw: Mapping[str, tf.Ra
     return transformed(expression, value)
 
 
-def transformed(feature: Number, value: tf.Tensor) -> tf.Tensor:
-    """`Number.transform` of a number `[batch]` that is missing where it is not finite."""
+def transformed(feature: Number, value: tf.Tensor, counted: tf.Tensor | None = None) -> tf.Tensor:
+    """`Number.transform` of a number `[batch]` that is missing where it is not finite.
+
+    Args:
+        feature: the declaration.
+        value: the number.
+        counted: numbers `[any]` whose edges and moments count; None for those of `value`.
+    """
+    value, missing = _cleaned(feature, value)
+    known, unknown = (value, missing) if counted is None else _cleaned(feature, counted)
+    if feature.transform == "bucketize":
+        ids = 1 + tft.apply_buckets(value, _bounds(feature, known, unknown))
+        return tf.where(missing, tf.zeros_like(ids), ids)
+    if feature.transform == "piecewise_linear":
+        return _piecewise_linear(feature, value, missing, known, unknown)
+    if feature.transform.startswith("log1p"):
+        value, known = (tf.sign(x) * tf.math.log1p(tf.abs(x)) for x in (value, known))
+    if feature.transform.endswith("standardize") or feature.is_embedded_number:
+        if counted is None:
+            value = tft.scale_to_z_score(value)
+        else:
+            deviation = tf.sqrt(tft.var(known))
+            # As in `tft.scale_to_z_score`, numbers that are all the same are only centred.
+            value = (value - tft.mean(known)) / tf.where(deviation > 0, deviation, tf.ones_like(deviation))
+    if feature.is_embedded_number:
+        parts = [tf.cast(missing, tf.float32)] if feature.default is None else []
+        value = tf.stack([*parts, tf.where(missing, tf.zeros_like(value), value)], axis=1)
+    return value
+
+
+def _cleaned(feature: Number, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """A number after `default` and `clip`, and where it is missing and nothing stands for it."""
     default = 0.0 if feature.default is None else feature.default
     # NaN and infinity would pass through every layer; they count as missing.
     absent = tf.logical_not(tf.math.is_finite(value))
@@ -232,20 +287,7 @@ def transformed(feature: Number, value: tf.Tensor) -> tf.Tensor:
     if feature.clip is not None:
         value = tf.clip_by_value(value, *feature.clip)
     # Where something stands for it, a missing number is one like any other.
-    missing = absent if feature.default is None else tf.zeros_like(absent)
-    if feature.transform == "bucketize":
-        ids = 1 + tft.apply_buckets(value, _bounds(feature, value, missing))
-        return tf.where(missing, tf.zeros_like(ids), ids)
-    if feature.transform == "piecewise_linear":
-        return _piecewise_linear(feature, value, missing)
-    if feature.transform.startswith("log1p"):
-        value = tf.sign(value) * tf.math.log1p(tf.abs(value))
-    if feature.transform.endswith("standardize") or feature.is_embedded_number:
-        value = tft.scale_to_z_score(value)
-    if feature.is_embedded_number:
-        parts = [tf.cast(missing, tf.float32)] if feature.default is None else []
-        value = tf.stack([*parts, tf.where(missing, tf.zeros_like(value), value)], axis=1)
-    return value
+    return value, absent if feature.default is None else tf.zeros_like(absent)
 
 
 def _bounds(feature: Number, value: tf.Tensor, missing: tf.Tensor) -> tf.Tensor:
@@ -257,13 +299,15 @@ def _bounds(feature: Number, value: tf.Tensor, missing: tf.Tensor) -> tf.Tensor:
     return tft.quantiles(counted, feature.buckets, epsilon=min(1 / feature.buckets, 0.01))
 
 
-def _piecewise_linear(feature: Number, value: tf.Tensor, missing: tf.Tensor) -> tf.Tensor:
-    """`Number`'s "piecewise_linear", float32 `[batch, width]`."""
-    edges = tf.reshape(_bounds(feature, value, missing), [-1])
+def _piecewise_linear(
+    feature: Number, value: tf.Tensor, missing: tf.Tensor, known: tf.Tensor, unknown: tf.Tensor
+) -> tf.Tensor:
+    """`Number`'s "piecewise_linear", float32 `[batch, width]`; `known` are the numbers whose edges count."""
+    edges = tf.reshape(_bounds(feature, known, unknown), [-1])
     if not feature.edges:
         # Beside the quantiles, the smallest and the largest number of the training rows.
-        low = tft.min(tf.where(missing, tf.fill(tf.shape(value), math.inf), value))
-        high = tft.max(tf.where(missing, tf.fill(tf.shape(value), -math.inf), value))
+        low = tft.min(tf.where(unknown, tf.fill(tf.shape(known), math.inf), known))
+        high = tft.max(tf.where(unknown, tf.fill(tf.shape(known), -math.inf), known))
         # Without any number there is nothing to divide.
         low, high = (tf.where(tf.math.is_finite(end), end, 0.0) for end in (low, high))
         edges = tf.concat([low[None], edges, high[None]], axis=0)
@@ -276,9 +320,8 @@ def _piecewise_linear(feature: Number, value: tf.Tensor, missing: tf.Tensor) -> 
     return tf.reshape(parts, [-1, feature.width])
 
 
-def vector(feature: Vector, values: tf.RaggedTensor) -> tf.Tensor:
-    """Its numbers, float32 `[batch, dim]`; zeros where they are missing, not all there or not all finite."""
-    dense = padded(values, feature.dim, math.nan)
+def vector(feature: Vector, dense: tf.Tensor) -> tf.Tensor:
+    """Its numbers, float32 `[any, dim]`; zeros where they are missing, not all there or not all finite."""
     whole = tf.reduce_all(tf.math.is_finite(dense), axis=1, keepdims=True)
     dense = tf.where(whole, dense, tf.zeros_like(dense))
     if feature.normalize:
@@ -436,11 +479,13 @@ def _count(true: tf.Tensor) -> tf.Tensor:
 
 
 def history_values(history: History, field: EventField, values: tf.RaggedTensor) -> tf.Tensor:
-    """Ids or raw categories of a history field, newest first: `[batch, length]`, times `max_length` if multi-valued."""
-    dense = padded(values, history.length * field.width, PADDING[field.kind])
+    """Ids, raw categories or numbers of a history field, newest first: `[batch, length * values per event]`."""
+    dense = padded(values, history.length * field.raw_width, PADDING[field.kind])
     match field:
-        case Categorical() | MultiCategorical():
+        case Categorical() | MultiCategorical() | Numeric():
             return dense
+        case Vector():
+            return tf.reshape(vector(field, tf.reshape(dense, [-1, field.dim])), [-1, history.length * field.dim])
         case Action():
             ids = 1 + tf.clip_by_value(dense, 0, 2 ** len(field.flags) - 1)
         case TimeGap():

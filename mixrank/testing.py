@@ -18,6 +18,7 @@ import numpy as np
 
 import mixrank
 from mixrank.layers import Backbone, registry
+from mixrank.layers.backbone import window_of
 from mixrank.layers.base import counts
 from mixrank.layers.heads import heads_for
 from mixrank.layers.ranking import Ranker, build_ranker, dense_parameters, field_names, match, model_inputs, widths
@@ -292,7 +293,7 @@ def the_arithmetic_before_building_is_that_of_the_built_model(case: Case) -> Non
         field_names=field_names(case.spec),
     )
     _require(dense == before, f"{before} dense parameters before building, {dense} after")
-    read = {window: size for window, size in fed.histories.items() if window in backbone.windows}
+    read = {key: size for key, size in fed.histories.items() if window_of(key) in backbone.windows}
     _require(backbone.widths == fed._replace(histories=read), f"built with {backbone.widths}, expected {fed}")
 
 
@@ -313,6 +314,24 @@ def histories_and_groups_all_reach_the_logits(case: Case) -> None:
         other = values + 1 if values.dtype == "float32" else np.where(values > 0, values % 3 + 1, 0)
         moved = np.abs(scores(case.ranker({**rows, column: other})) - before).max()
         _require(moved > 1e-6, f"`{column}` does not change a logit")
+
+
+def every_history_of_a_window_is_read(case: Case) -> None:
+    more = (
+        History("bought", of=("clip", "gap"), length=2, window="before"),
+        History("asked", of=("tag",), length=4, window="within"),
+    )
+    read = [history for history in more if history.window in case.backbone.windows]
+    if not read:
+        return
+    model = case.build(case.spec.model_copy(update={"features": (*case.spec.features, *more)}))
+    rows = toy_rows(model, batch=16)
+    before = scores(model(rows))
+    for column in (history.column(history.of[0]) for history in read):
+        moved = np.abs(scores(model({**rows, column: rows[column] % 3 + 1})) - before).max()
+        _require(moved > 1e-6, f"`{column}` of another history does not change a logit")
+    counted = sum(part.parameters for part in counts(model))
+    _require(counted == model.count_params(), f"counted {counted} parameters of {model.count_params()}")
 
 
 def a_row_is_scored_alone_as_in_any_batch(case: Case) -> None:
@@ -501,6 +520,7 @@ CONTRACT: tuple[Callable[[Case], None], ...] = (
     the_arithmetic_before_building_is_that_of_the_built_model,
     flops_are_those_of_the_traced_graph,
     histories_and_groups_all_reach_the_logits,
+    every_history_of_a_window_is_read,
     a_row_is_scored_alone_as_in_any_batch,
     what_stands_in_padding_does_not_matter,
     nothing_known_gives_finite_logits_and_gradients,

@@ -7,7 +7,7 @@ file that imports `tf_keras`, nothing else imports this file, and `mixrank tfrs-
 
 As its authors ship it: `tfrs.experimental.models.Ranking` with its default towers and vectors of 16, and as feature
 interaction either its dot products (DLRM) or its cross layers (DCN). It has one output, so there is a model per task.
-Histories are read by their mean, field by field.
+Histories are read by their mean, field by field; numbers of their events are not read.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Columns:
 
     def __init__(self, spec: FeatureSpec) -> None:
         looked_up = [feature for feature in spec.model_features if not feature.is_number]
-        fields = [pair for history in spec.histories for pair in spec.history_fields(history)]
+        fields = [pair for history in spec.histories for pair in spec.history_fields(history) if not pair[1].is_number]
         several = {feature.name: feature.functions for feature in spec.looked_up}
         self.tables = {spec.scenario.name: spec.scenario.name} | {f.name: f.owner for f in looked_up}
         self.tables |= {column: field.owner for column, field in fields}

@@ -40,6 +40,7 @@ from .tables import CalendarDay as CalendarDay
 from .tables import Cut as Cut
 from .tables import Dataset as Dataset
 from .tables import Derived as Derived
+from .tables import EventTable as EventTable
 from .tables import Explode as Explode
 from .tables import Format as Format
 from .tables import Join as Join

@@ -23,6 +23,7 @@ from mixrank.schemas.features import (
     Number,
     Numeric,
     NumericLookup,
+    RowFeature,
     TimeGap,
     Vector,
     VectorTable,
@@ -68,12 +69,14 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             weighted = "" if feature.weights is None else ", weighted"
             return f"up to {feature.max_length} categories{weighted}{pooled}", *_categories(spec, feature)
         case Numeric():
-            return "numeric", feature.group, _transform(feature), str(spec.vector_width(feature)), ""
+            said = _transform(feature)
+            return "numeric", feature.group, said, str(spec.vector_width(feature)), _in_histories(spec, feature)
         case Expression():
             said = f"{feature.formula}, {_transform(feature)}"
             return "expression", feature.group, said, str(spec.vector_width(feature)), ""
         case Vector():
-            return "vector", feature.group, "divided by its length" if feature.normalize else "", str(feature.dim), ""
+            said = "divided by its length" if feature.normalize else ""
+            return "vector", feature.group, said, str(feature.dim), _in_histories(spec, feature)
         case Match():
             where = ", ".join(history.name for history in spec.searched(feature))
             counted = ", ".join(("count", *(["recency"] if feature.recency else []), *feature.flags))
@@ -96,23 +99,27 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             return "time gap", "event", f"{feature.buckets} log2 buckets", str(feature.dim), columns
         case History():
             when = {"before": "long-term", "within": "real-time"}[feature.window]
+            of = f" of {feature.events}" if feature.events else ""
             only = f", only {feature.only}" if feature.only else ""
-            return f"history, {when}", "user", f"{feature.length} newest{only}", "", ", ".join(feature.of)
+            return f"history{of}, {when}", "user", f"{feature.length} newest{only}", "", ", ".join(feature.of)
         case _:
             assert_never(feature)
 
 
 def _categories(spec: FeatureSpec, feature: AnyCategorical) -> tuple[str, str, str, str]:
     weights = [column for column, weighted in spec.weights.items() if weighted.name == feature.name]
-    shared = ", ".join([*spec.columns_of(feature)[1:], *weights])
+    shared = ", ".join(filter(None, [_in_histories(spec, feature), *weights]))
     ids = _encoding(feature.vocab) if feature.table is None else f"table of {feature.table}"
     if (vectors := spec.initial_tables.get(feature.name)) is not None:
         ids += f", {'frozen' if feature.is_frozen else 'begins'} as {_source(vectors)}"
     return feature.group, f"{feature.dtype}, {ids}", str(feature.dim), shared
 
 
-def _in_histories(spec: FeatureSpec, feature: AnyFromFile) -> str:
-    return ", ".join(column for h in spec.histories for column, each in spec.added_to(h) if each == feature)
+def _in_histories(spec: FeatureSpec, feature: RowFeature | AnyFromFile) -> str:
+    """The columns of histories that hold a feature."""
+    if isinstance(feature, AnyFromFile):
+        return ", ".join(column for h in spec.histories for column, each in spec.added_to(h) if each == feature)
+    return ", ".join(column for column in spec.columns_of(feature) if column != feature.name)
 
 
 def _source(feature: AnyFromFile) -> str:

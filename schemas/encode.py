@@ -97,6 +97,8 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
     weights_of = {feature.name: column for column, feature in spec.weights.items()}
     for feature in spec.features:
         match feature:
+            case Categorical() | MultiCategorical() | Numeric() | Vector() if feature.group == "event":
+                pass  # Read from the histories alone.
             case Categorical() | MultiCategorical() | Numeric() | Vector():
                 of_item = feature.group == "item"
                 yield Column(
@@ -111,7 +113,7 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
                     yield Column(weights, "float", feature.max_values, weighs=feature.name, candidate=of_item)
             case History():
                 for name, field in spec.history_fields(feature):
-                    length, width = feature.length * field.width, field.width
+                    length, width = feature.length * field.raw_width, field.raw_width
                     yield Column(name, field.kind, length, width, history=feature.name)
             case Action() | TimeGap():
                 pass  # Read from the histories alone.
@@ -195,8 +197,8 @@ def _values(column: Column, value: Any) -> list[Any]:
         if value is not None and not isinstance(value, list | tuple):
             raise ValueError(f"column `{column.name}` takes a list, received {shown(value)}")
         values = list(value or ())
-        if column.kind == "float":
-            # Padding as in a request; in lists of the other kinds it is a value that Transform passes over.
+        if column.kind == "float" and column.history is None:
+            # Padding as in a request; in histories and lists of the other kinds Transform passes over it.
             kept = [
                 place for place, each in enumerate(values, start=1) if not (isinstance(each, Real) and each != each)
             ]
@@ -231,6 +233,8 @@ def _check_type(column: Column, value: Any) -> None:
         expected = "a 64-bit integer"
     else:
         fits = isinstance(value, Real) and not isinstance(value, bool) and fits_float32(value)
+        # A missing number of an event keeps its place.
+        fits = fits or (column.history is not None and isinstance(value, Real) and value != value)
         expected = "a finite 32-bit number"
     if not fits:
         raise ValueError(f"column `{column.name}` takes {expected}, received {shown(value)} ({type(value).__name__})")

@@ -5,6 +5,7 @@ Values are drawn from small pools; a hidden quality per item and per scenario ma
 
 from __future__ import annotations
 
+import math
 import random
 import zlib
 from collections.abc import Iterator
@@ -57,6 +58,8 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
             row[spec.request.name] = _value(spec.request.dtype, number // REQUEST)
         for feature in spec.features:
             match feature:
+                case Categorical() | MultiCategorical() | Numeric() | Vector() if feature.group == "event":
+                    pass  # Drawn for every event of the histories.
                 case Categorical():
                     if feature.name not in row:
                         absent = draw.random() < missing and not feature.required
@@ -73,7 +76,7 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
                     absent = draw.random() < missing and not feature.required
                     row[feature.name] = [] if absent else [round(draw.gauss(0, 1), 3) for _ in range(feature.dim)]
                 case History():
-                    row.update(_history(spec, feature, draw))
+                    row.update(_history(spec, feature, draw, missing))
                 case Action() | TimeGap():
                     pass  # Drawn for every event of the histories.
                 case Match() | Cross() | Expression() | Lookup() | NumericLookup() | VectorTable():
@@ -96,7 +99,7 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
         yield row
 
 
-def _history(spec: FeatureSpec, history: History, draw: random.Random) -> dict[str, list[Any]]:
+def _history(spec: FeatureSpec, history: History, draw: random.Random, missing: float) -> dict[str, list[Any]]:
     events = draw.randint(0, history.length)
     columns: dict[str, list[Any]] = {}
     for column, field in spec.history_fields(history):
@@ -107,6 +110,11 @@ def _history(spec: FeatureSpec, history: History, draw: random.Random) -> dict[s
                 columns[column] = sorted(draw.randrange(100_000) for _ in range(events))
             case Categorical() | MultiCategorical():
                 columns[column] = [_value(field.dtype, _skewed(draw)) for _ in range(events * field.width)]
+            case Numeric():
+                numbers = (round(draw.lognormvariate(1.0, 1.0), 3) for _ in range(events))
+                columns[column] = [math.nan if draw.random() < missing else number for number in numbers]
+            case Vector():
+                columns[column] = [round(draw.gauss(0, 1), 3) for _ in range(events * field.dim)]
             case _:
                 assert_never(field)
     return columns

@@ -150,6 +150,32 @@ class LabelFrom(Declaration):
         return int(self.within[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[self.within[-1]] * 1000
 
 
+class EventTable(Declaration):
+    """What users did besides impressions, such as orders or searches: a table that histories are cut from.
+
+        History("orders", events="orders", of=("item_id", "gap"), length=20, window="before")     # in the spec
+        events={"orders": EventTable(table=Table(files=("orders/*.parquet",)))}                   # in the source
+
+    A row has the key of the user, a time, and what the histories of the table list: a column of its own, or for an item
+    feature that it lacks, the column of the first table of items that has it, joined by the key of the items. An
+    impression knows the rows with an earlier time; all columns of a row are taken as known from its time on.
+
+    Args:
+        table: the events; rows that are equal in all columns count once.
+        time: time of the events; as that of the impressions if None.
+    """
+
+    table: Table
+    time: EventTime | None = None
+
+    @field_validator("table")
+    @classmethod
+    def _check_table(cls, table: Table) -> Table:
+        if table.optional:
+            raise ValueError("the table of an `EventTable` must be there, but has optional=True")
+        return table
+
+
 class Explode(Declaration):
     """A log with one row per request, whose candidates are lists: every candidate becomes a row.
 
@@ -353,6 +379,7 @@ class LogSource(Declaration):
         derive: new column -> how it is computed, after the joins.
         popularity: numeric item feature -> the rule that fills it from earlier days.
         prior: histories from before the log, or None.
+        events: name -> events besides impressions, for histories that name them in `events`.
         window: where the real-time history begins.
         split: how rows are dealt to `train`, `valid` and `eval`.
         max_bad_rows: float in [0, 1]. Share of a table's rows that may fail to parse before the run stops.
@@ -365,9 +392,21 @@ class LogSource(Declaration):
     derive: dict[str, Derived] = {}
     popularity: dict[str, Popularity] = {}
     prior: Prior | None = None
+    events: dict[str, EventTable] = {}
     window: Window = CalendarDay()
     split: Split = SplitByUserTail()
     max_bad_rows: float = Field(default=0.001, ge=0, le=1)
+
+    @field_validator("events")
+    @classmethod
+    def _check_events(cls, events: dict[str, EventTable]) -> dict[str, EventTable]:
+        for name in events:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+                raise ValueError(
+                    f"names in `events` must be letters, digits and underscores and begin with a letter, received "
+                    f"{shown(name)}"
+                )
+        return events
 
     @model_validator(mode="after")
     def _check(self) -> LogSource:
@@ -405,6 +444,12 @@ class Dataset(Declaration):
             for flag in (*prior.flags, *prior.always):
                 if flag not in self.spec.flags:
                     raise ValueError(f"`prior` names flag {flag!r}{nearest(flag, self.spec.flags)}")
+        for history in self.spec.histories:
+            if history.events is not None and history.events not in self.source.events:
+                raise ValueError(
+                    f"history `{history.name}` is of the events {history.events!r}, which `events` of the source does "
+                    f"not declare{nearest(history.events, self.source.events)}"
+                )
         self._check_popularity()
         self._check_rows()
         sources = {rule.column: name for name, rule in self.source.derive.items() if name in self.spec.flags}

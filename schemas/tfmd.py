@@ -95,6 +95,8 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
     weights_of = {feature.name: column for column, feature in spec.weights.items()}
     for feature in spec.features:
         match feature:
+            case Categorical() | MultiCategorical() | Numeric() | Vector() if feature.group == "event":
+                pass  # Columns of the histories.
             case Categorical() | MultiCategorical():
                 is_key = feature.name in (spec.user.name, spec.item.name)
                 column = add(feature.name, feature.kind, at_most=feature.width, always=feature.required or is_key)
@@ -123,15 +125,15 @@ def schema(spec: FeatureSpec) -> schema_pb2.Schema:
 
 def _add_history(add: Any, spec: FeatureSpec, history: History) -> None:
     for name, field in spec.history_fields(history):
-        column = add(name, field.kind, at_most=history.length * field.width)
+        column = add(name, field.kind, at_most=history.length * field.raw_width)
         match field:
             case Categorical() | MultiCategorical():
                 if field.kind == "int":
                     column.int_domain.is_categorical = True
             case Action():
                 column.int_domain.min, column.int_domain.max = 0, 2 ** len(field.flags) - 1
-            case TimeGap():
-                pass  # Any number of seconds.
+            case TimeGap() | Numeric() | Vector():
+                pass  # Any number.
             case _:
                 assert_never(field)
 

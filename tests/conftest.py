@@ -173,6 +173,14 @@ def toy_spec(made_once: Callable[..., Path]) -> s.FeatureSpec:
                 dim=3,
             ),
             s.VectorTable("words", of="clip", file="clips.parquet", group="item", dim=5, histories=("global",)),
+            s.Numeric("paid", group="event", transform="log1p_standardize"),
+            s.Categorical("query", group="event", dtype="str", vocab=s.Hash(size=9), dim=2),
+            s.Vector("temper", group="event", dim=2),
+            s.History(
+                "orders", of=("clip", "price", "seconds", "paid", "gap"), length=3, window="before", events="orders"
+            ),
+            s.History("searches", of=("query", "look", "temper"), length=2, window="within", events="searches"),
+            s.Match("bought", of="clip", histories=("orders",)),
         ),
         position=s.Position("rank", size=4, per_scenario=True),
     )

@@ -20,7 +20,9 @@ from mixrank.schemas import (
     History,
     LookedUp,
     MultiCategorical,
+    Numeric,
     TimeGap,
+    Vector,
 )
 
 # A feature with at most this many values is a category to the trees. scikit-learn allows 255, but learns little from
@@ -36,8 +38,8 @@ class BoostedTrees:
     * Scenario and the other `Categorical`s: the value, as a category. An unseen one counts as missing.
     * `Numeric`, `Vector`, `Expression`, `NumericLookup` and `VectorTable`: the numbers. `Lookup`: as a `Categorical`.
     * `History`: number of events, share of each flag and the flags of the newest event, seconds since the newest and
-      the oldest one; and of the events that share a value with the row, per field: number, share of each task among
-      them, seconds since the newest.
+      the oldest one; of each number of its events the newest and the mean; and of the events that share a value with
+      the row, per field: number, share of each task among them, seconds since the newest.
 
     Args:
         spec: the columns.
@@ -244,6 +246,7 @@ def _history(spec: FeatureSpec, history: History, rows: ExampleArrays) -> Iterat
     flags: dict[str, NDArray[np.bool_]] = {}
     gaps: NDArray[Any] | None = None
     attributes: dict[str, NDArray[Any]] = {}
+    numbers: dict[str, NDArray[Any]] = {}
     for name, field in spec.history_fields(history):
         column = rows.columns[name]
         match field:
@@ -252,7 +255,11 @@ def _history(spec: FeatureSpec, history: History, rows: ExampleArrays) -> Iterat
             case TimeGap():
                 gaps = column if gaps is None else gaps
             case Categorical() | MultiCategorical():
-                attributes[field.name] = column
+                if field.name in rows.columns:
+                    attributes[field.name] = column
+            case Numeric() | Vector():
+                places = enumerate(np.moveaxis(column, 2, 0)) if column.ndim == 3 else [("", column)]
+                numbers |= {f"{field.name}{'' if place == '' else f'.{place}'}": each for place, each in places}
             case _:
                 assert_never(field)
     yield "events", events
@@ -262,6 +269,10 @@ def _history(spec: FeatureSpec, history: History, rows: ExampleArrays) -> Iterat
     if gaps is not None:
         yield "newest.seconds", _least(gaps)
         yield "oldest.seconds", -_least(-gaps)
+    for name, column in numbers.items():
+        yield f"newest.{name}", column[:, 0]
+        known = ~np.isnan(column)
+        yield f"mean.{name}", _share(np.where(known, column, 0).sum(axis=1, dtype=np.float64), known.sum(axis=1))
     for name, column in attributes.items():
         same = _shares_a_value(column, rows.columns[name])
         count = same.sum(axis=1)

@@ -17,8 +17,10 @@ from mixrank.schemas import (
     FeatureSpec,
     Lookup,
     MultiCategorical,
+    Numeric,
     NumericLookup,
     TimeGap,
+    Vector,
     VectorTable,
 )
 from mixrank.schemas.encode import PADDING, UNKNOWN_GAP, Column, columns
@@ -230,6 +232,8 @@ class _Collected:
                 self.fill, dtype = -1, np.int16
             case TimeGap():
                 self.is_gap, self.fill, dtype = True, np.nan, np.float32
+            case Numeric() | Vector():
+                self.fill, dtype = np.nan, np.float32
             case Categorical() | MultiCategorical():
                 self.coder = coders.setdefault(field.name, _Coder(column.kind))
             case _:

@@ -44,8 +44,8 @@ class HistoryColumn:
 
     Args:
         name: the column.
-        kind: "int" or "str".
-        coded: the attribute of every event: rows of the log, then prior events.
+        kind: "int", "float" or "str".
+        coded: the attribute of every event: rows of the table, then prior events.
         width: int >= 1. Values per event, padded.
         sequence: events of all users.
         slices: the history of every row.
@@ -71,7 +71,7 @@ class GapColumn:
     Args:
         name: the column.
         time: int array (rows,), milliseconds.
-        moment: int array (rows,), milliseconds. Time of the row as an event.
+        moment: int array (rows of the events' table,), milliseconds. When each was known.
         sequence: events of all users.
         slices: the history of every row.
     """
@@ -82,8 +82,10 @@ class GapColumn:
 
     def entries(self, rows: np.ndarray) -> Iterable[bytes]:
         events, starts, ends = _events_of(self._events, self._slices, rows)
-        known = events < len(self._time)
-        passed = np.repeat(self._time[rows], self._slices.counts[rows]) - self._moment[np.where(known, events, 0)]
+        known = events < len(self._moment)
+        # A table without events has no moment to look at.
+        moment = np.append(self._moment, 0)[np.where(known, events, len(self._moment))]
+        passed = np.repeat(self._time[rows], self._slices.counts[rows]) - moment
         buffer, offsets = varints(np.where(known, passed // 1000, UNKNOWN_GAP))
         return _cut(buffer, offsets[starts], offsets[ends], self._header)
 
@@ -93,7 +95,7 @@ class LateActionColumn:
 
     Args:
         name: the column.
-        masks: int array (events,). Bits that are known with the event: rows of the log, then prior events.
+        masks: int array (events,). Bits that are known with the event: rows of the table, then prior events.
         late: (bit mask (events,), the time at which it is known (events,) in milliseconds) of each other flag.
         time: int array (rows,), milliseconds.
         sequence: events of all users.

@@ -39,6 +39,7 @@ from mixrank.components.examples.raw_tables import (
     RawTable,
     declared_tables,
     default_shards,
+    event_table,
     find_tables,
     label_table,
     unreadable,
@@ -181,7 +182,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 popularity = FileSystems.join(artifact.uri, POPULARITY)
                 stages.write_parquet(popularity, self._count(dataset, shards, num_shards, scratch))
             dumped = dataset.model_dump_json()
-            write = stages.WriteShard(dumped, shards, num_shards, scratch, folders, popularity, newest_time(reads))
+            write = stages.WriteShard(
+                dumped, shards, num_shards, scratch, folders, popularity, newest_time(dataset, reads)
+            )
             self._each_shard("WriteShard", write, num_shards)
             writes = _summaries(scratch, "write-*.json")
             late = [{"table": LOG, "rows": 0, **write} for write in writes]
@@ -242,9 +245,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             )
 
 
-def newest_time(reads: list[dict[str, Any]]) -> int:
-    """Latest time in the summaries of all pieces, in milliseconds; 0 without a row."""
-    return max((read.get("newest", 0) for read in reads), default=0)
+def newest_time(dataset: Dataset, reads: list[dict[str, Any]]) -> int:
+    """Latest time of the log and of the events that make labels, in milliseconds; 0 without a row.
+
+    Args:
+        dataset: the declaration.
+        reads: summaries of all pieces.
+    """
+    others = {event_table(events) for events in dataset.source.events}
+    return max((read.get("newest", 0) for read in reads if read["table"] not in others), default=0)
 
 
 def _batches(tables: dict[str, RawTable], reads: list[dict[str, Any]]) -> dict[str, list[str]]:

@@ -9,7 +9,9 @@ row of that user is a contiguous slice of it:
 
 So a history is a start and a count, found by counting the user's events before two times. An event counts from the
 moment at which it is known: the time of its row, or in a history of `only` a label that comes from later events, the
-time of the first of those.
+time of the first of those. One of the same millisecond as the row is not known yet.
+
+The events are the rows of the log, or those of another table, such as orders.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Sequences:
-    """Events of all users, user by user, newest first, with prior events after those of the log.
+    """Events of all users, user by user, newest first, with prior events after those of the table.
 
     Args:
-        events: int array (events,). Row of the log, or `num_rows + j` for prior event j.
+        events: int array (events,). Row of the table, or `num_rows + j` for prior event j.
         starts: int array (users,). Where the user's sequence begins in `events`.
-        logged: int array (users,). Number of its events from the log.
+        logged: int array (users,). Number of its events from the table.
         prior: int array (users,). Number of prior events after them.
     """
 
@@ -38,27 +40,33 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Slices:
-    """A history of every row: `events[starts[r] : starts[r] + counts[r]]`, newest first."""
+    """A history of every row: `events[starts[r] : starts[r] + counts[r]]`, newest first.
+
+    Args:
+        starts, counts: int arrays (rows,).
+        dropped: int array (rows,). Events that are older than the newest `length` of them.
+    """
 
     starts: np.ndarray
     counts: np.ndarray
+    dropped: np.ndarray
 
 
 def sequences(
     events: np.ndarray, user: np.ndarray, prior_user: np.ndarray, num_users: int, keep_prior: np.ndarray
 ) -> Sequences:
-    """Arranges the events of a log sorted by user.
+    """Arranges the events of a table.
 
     Args:
-        events: int array (events of the log,). Their rows, sorted by user, then by the time of the event.
-        user: int array (rows,). User code of each row.
+        events: int array (events of the table,). Their rows, sorted by user, then by the time of the event.
+        user: int array (rows of the table,). User code of each row.
         prior_user: int array (prior events,). User code of each prior event; within a user newest first.
         num_users: int. Number of user codes.
         keep_prior: bool array (prior events,). Which of them are events of this history.
     """
     prior = np.flatnonzero(keep_prior)
     owner = np.concatenate([user[events], prior_user[prior]])
-    # The log backwards in time, then the prior forwards, since it is newest first already.
+    # The table backwards in time, then the prior forwards, since it is newest first already.
     rank = np.concatenate([-np.arange(len(events)) - 1, prior])
     order = np.lexsort((rank, owner))
     rows = np.concatenate([events, len(user) + prior])[order]
@@ -70,10 +78,10 @@ def sequences(
 
 def slices(
     sequence: Sequences,
-    events: np.ndarray,
+    event_user: np.ndarray,
+    moment: np.ndarray,
     user: np.ndarray,
     time: np.ndarray,
-    moment: np.ndarray,
     window_start: np.ndarray,
     window: str,
     length: int,
@@ -84,23 +92,22 @@ def slices(
     within: window_start(row) <= moment(event) < time(row).
 
     Args:
-        sequence: of the same rows.
-        events: as given to `sequences`.
-        user: int array (rows,), ascending.
+        sequence: of the same events.
+        event_user: int array (events of the table,), ascending. User code of each.
+        moment: int array (events of the table,), ascending for a user. When each was known.
+        user: int array (rows,). User code of the row.
         time: int array (rows,). Time of the row.
-        moment: int array (rows,). Time of the row as an event: the same, or when its label became known.
         window_start: int array (rows,), at most `time`.
         window: "before" or "within".
         length: int >= 1. Maximum number of events; the newest are kept.
     """
-    before = _events_before(user, user[events], moment[events], window_start)
-    if window == "before":
-        return Slices(
-            sequence.starts[user] + sequence.logged[user] - before,
-            np.minimum(before + sequence.prior[user], length),
-        )
-    now = _events_before(user, user[events], moment[events], time)
-    return Slices(sequence.starts[user] + sequence.logged[user] - now, np.minimum(now - before, length))
+    before = _events_before(user, event_user, moment, window_start)
+    newest, known = before, before + sequence.prior[user]
+    if window == "within":
+        newest = _events_before(user, event_user, moment, time)
+        known = newest - before
+    counts = np.minimum(known, length)
+    return Slices(sequence.starts[user] + sequence.logged[user] - newest, counts, known - counts)
 
 
 def _events_before(user: np.ndarray, event_user: np.ndarray, moment: np.ndarray, bound: np.ndarray) -> np.ndarray:

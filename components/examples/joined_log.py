@@ -12,7 +12,7 @@ import pandas as pd
 from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.label_events import Outcome, moment_of, outcome
 from mixrank.components.examples.log_figures import join_figures
-from mixrank.components.examples.raw_tables import FILE, LOG, ROW, join_name, label_keys, label_table
+from mixrank.components.examples.raw_tables import FILE, LOG, ROW, event_table, join_name, label_keys, label_table
 from mixrank.components.gates import Figures, JoinFigures
 from mixrank.schemas import Cut, Dataset, Derived
 from mixrank.schemas.safe_text import shown
@@ -44,7 +44,9 @@ def joined_log(dataset: Dataset, tables: dict[str, Columns]) -> tuple[Columns, F
         events[label] = JoinFigures(rows=len(next(iter(table.values()))), matched=found.matched)
     for number, declared in enumerate(source.joins):
         name, key = join_name(number, declared), (spec.user if declared.on == "user" else spec.item).name
-        joins[name] = join(log, unique_rows(tables[name], key, name), key)
+        table = unique_rows(tables[name], key, name)
+        # A table may hold what only events take from it, since the log has it.
+        joins[name] = join(log, {column: table[column] for column in table if column == key or column not in log}, key)
     for column, rule in source.derive.items():
         log[column] = log[rule.column].map(partial(derived, rule))
     figures = Figures(duplicates=duplicates, joins=joins, events=events)
@@ -60,6 +62,29 @@ def joined_log(dataset: Dataset, tables: dict[str, Columns]) -> tuple[Columns, F
             codes = np.where(own.missing(), len(own.values), own.codes)
             log[task.name] = Coded(codes, [*own.values, 0])
     return log, figures, report
+
+
+def joined_events(dataset: Dataset, name: str, tables: dict[str, Columns]) -> Columns:
+    """The distinct rows of an event table, with what they take from tables of items, and derived columns.
+
+    Args:
+        dataset: the declaration.
+        name: of the event table.
+        tables: as in `joined_log`.
+
+    Raises:
+        ValueError: as `joined_log`.
+    """
+    spec, source = dataset.spec, dataset.source
+    events, _ = drop_duplicates(tables[event_table(name)])
+    for number, declared in enumerate(source.joins):
+        if declared.on == "item" and spec.item.name in events:
+            table = unique_rows(tables[join_name(number, declared)], spec.item.name, join_name(number, declared))
+            join(events, {c: table[c] for c in table if c == spec.item.name or c not in events}, spec.item.name)
+    for column, rule in source.derive.items():
+        if column not in events and rule.column in events:
+            events[column] = events[rule.column].map(partial(derived, rule))
+    return events
 
 
 def _outcome(dataset: Dataset, label: str, log: Columns, events: Columns) -> Outcome:

@@ -95,7 +95,7 @@ def shard_figures(
             for label in spec.labels
         },
         histories={
-            name: {each: _history(cut.counts[split == place]) for each, place in places.items()}
+            name: {each: _history(cut, split == place) for each, place in places.items()}
             for name, cut in histories.items()
         },
         features={feature.name: _feature(feature, log[feature.name], split, places) for feature in spec.inputs},
@@ -130,8 +130,15 @@ def _label(
     return found
 
 
-def _history(events: NDArray[np.int64]) -> HistoryFigures:
-    return HistoryFigures(rows=len(events), empty=int((events == 0).sum()), events=int(events.sum()))
+def _history(cut: Slices, own: NDArray[np.bool_]) -> HistoryFigures:
+    events, dropped = cut.counts[own], cut.dropped[own]
+    return HistoryFigures(
+        rows=len(events),
+        empty=int((events == 0).sum()),
+        events=int(events.sum()),
+        cut_rows=int((dropped > 0).sum()),
+        cut_events=int(dropped.sum()),
+    )
 
 
 def _feature(feature: RowFeature, column: Coded, split: NDArray[np.int64], places: dict[str, int]) -> FeatureFigures:

@@ -151,7 +151,7 @@ class _Counter(Executor):
         counts = stages.SharedCounts(dataset, self._count(dataset, shards, num_shards, str(scratch)))
         found: dict[str, dict[str, Any]] = {}
         for name, rule in dataset.source.popularity.items():
-            newest = np.array([newest_time(reads)])
+            newest = np.array([newest_time(dataset, reads)])
             last = local_days(newest, rule.timezone, rule.starts_at)[0]
             asked = np.datetime64(day, "D") if day is not None else last + 1
             number = np.array([asked.astype(np.int64)])

@@ -11,6 +11,7 @@ import numpy as np
 
 from mixrank.components.examples.candidates import exploded, row_numbers, uneven
 from mixrank.schemas import (
+    Action,
     Categorical,
     Dataset,
     EventTime,
@@ -20,7 +21,9 @@ from mixrank.schemas import (
     LabelFrom,
     MultiCategorical,
     Numeric,
+    RowFeature,
     Table,
+    TimeGap,
     Vector,
 )
 from mixrank.schemas.arrow import pa
@@ -53,7 +56,8 @@ class RawTable:
     """A table of the source as found on disk.
 
     Args:
-        name: "log", "user_0", "item_1", ... (joins by position), "label_click", ... (of a `LabelFrom`) or "prior".
+        name: "log", "user_0", "item_1", ... (joins by position), "label_click", ... (of a `LabelFrom`),
+            "events_orders", ... (of an `EventTable`) or "prior".
         files: its files, sorted by path.
         names: of each file, name used here -> column in the file.
         columns: the columns to read, after renaming.
@@ -123,6 +127,7 @@ def find_tables(dataset: Dataset, data_dir: str) -> dict[str, RawTable]:
     keys |= {join_name(n, j): dataset.spec.user.name for n, j in enumerate(source.joins) if j.on == "user"}
     shared = {label: label_keys(dataset.spec, rule) for label, rule in source.labels.items()}
     keys |= {label_table(label): dataset.spec.user.name for label, on in shared.items() if dataset.spec.user.name in on}
+    keys |= {event_table(events): dataset.spec.user.name for events in source.events}
     result = {}
     for name, table in tables.items():
         for file, names in zip(table.files, table.names, strict=True):
@@ -144,6 +149,7 @@ def declared_tables(dataset: Dataset) -> dict[str, Table]:
     source = dataset.source
     tables = {LOG: source.log} | {join_name(number, join): join.table for number, join in enumerate(source.joins)}
     tables |= {label_table(label): rule.table for label, rule in source.labels.items()}
+    tables |= {event_table(events): rule.table for events, rule in source.events.items()}
     return tables if source.prior is None else tables | {PRIOR: source.prior.table}
 
 
@@ -159,6 +165,10 @@ def join_name(number: int, join: Join) -> str:
 
 def label_table(label: str) -> str:
     return f"label_{label}"
+
+
+def event_table(events: str) -> str:
+    return f"events_{events}"
 
 
 def label_keys(spec: FeatureSpec, rule: LabelFrom) -> tuple[str, ...]:
@@ -275,6 +285,8 @@ def _needed(dataset: Dataset, declared: dict[str, Table], tables: dict[str, RawT
             raise ValueError(f"no table has column `{column.stored}` ({places}){nearest(column.stored, options)}")
         needed[home].setdefault(column.name, column)
     _need_events(dataset, needed)
+    for events in source.events:
+        _need_event_table(dataset, events, needed, found, first)
     if source.explode is not None:
         _need_lists(source.explode, needed[LOG], item, found[LOG], first[LOG])
     for name, rule in source.derive.items():
@@ -314,6 +326,59 @@ def _need_events(dataset: Dataset, needed: dict[str, dict[str, RawColumn]]) -> N
         own[time.name] = time
 
 
+def _need_event_table(
+    dataset: Dataset,
+    events: str,
+    needed: dict[str, dict[str, RawColumn]],
+    found: dict[str, dict[str, str]],
+    first: dict[str, str],
+) -> None:
+    """The columns of an `EventTable`, and those that its histories take from tables of items.
+
+    Args:
+        dataset, events: the declaration, and the name of the table.
+        needed: table -> the columns to read, which are added.
+        found: table -> its columns.
+        first: table -> path of its first file.
+
+    Raises:
+        ValueError: for a field that neither the table nor a table of items has.
+    """
+    spec, source, name = dataset.spec, dataset.source, event_table(events)
+    if name not in found:
+        return
+    own = needed[name]
+    time = _time(source.events[events].time or spec.time)
+    own |= {column.name: column for column in (RawColumn(spec.user.name, spec.user.dtype, required=True), time)}
+    own |= {flag: RawColumn(flag, "flag", required=True) for flag in spec.flags_of_events(events)}
+    item = RawColumn(spec.item.name, spec.item.dtype, required=True)
+    homes = [join_name(number, join) for number, join in enumerate(source.joins) if join.on == "item"]
+    histories = [history for history in spec.histories if history.events == events]
+    for feature in {f.name: f for history in histories for _, f in spec.history_fields(history)}.values():
+        match feature:
+            case Action() | TimeGap():
+                continue
+            case Categorical() | MultiCategorical() | Numeric() | Vector():
+                column = next(_columns_of(feature))
+            case _:
+                assert_never(feature)
+        if column.stored not in found[name] and feature.name in source.derive:
+            column = RawColumn(source.derive[feature.name].column, "float")
+        if column.stored in found[name]:
+            own.setdefault(column.name, column)
+            continue
+        home = next((each for each in homes if column.stored in found[each]), None)
+        if home is None:
+            places = ", ".join(first[each] for each in (name, *homes))
+            options = [each for table in (name, *homes) for each in found[table]]
+            raise ValueError(
+                f"history of `{events}`: neither the event table nor a table of items has column `{column.stored}` "
+                f"({places}){nearest(column.stored, options)}"
+            )
+        needed[home].setdefault(column.name, column)
+        own[item.name] = item
+
+
 def _need_lists(explode: Explode, log: dict[str, RawColumn], item: RawColumn, found: Iterable[str], file: str) -> None:
     """Makes lists of the columns of candidates."""
     _check_columns(file, [*explode.columns, *explode.chosen.values()], dict.fromkeys(found, ""))
@@ -331,29 +396,35 @@ def _features(dataset: Dataset) -> Iterator[RawColumn]:
     spec = dataset.spec
     # A row without a scenario is bad, but a joined or derived scenario is known only after the join.
     yield RawColumn(spec.scenario.name, spec.scenario.dtype)
-    for feature in spec.inputs:
-        match feature:
-            case MultiCategorical():
-                own, mark = feature.separator, feature.weight_separator
-                yield RawColumn(feature.name, feature.kind, many=True, separator=own, mark=mark)
-                if feature.weights is not None:
-                    yield RawColumn(
-                        feature.weights,
-                        "float",
-                        many=True,
-                        separator=own,
-                        source=feature.name if mark is not None else "",
-                        mark=mark,
-                        weighs=feature.name,
-                    )
-            case Vector():
-                yield RawColumn(feature.name, feature.kind, many=True, separator=feature.separator, exactly=feature.dim)
-            case Categorical() | Numeric():
-                yield RawColumn(feature.name, feature.kind)
-            case _:
-                assert_never(feature)
+    of_log = {field for history in spec.histories if history.events is None for field in history.of}
+    for feature in (*spec.inputs, *(each for each in spec.events_only if each.name in of_log)):
+        yield from _columns_of(feature)
     for rule in dataset.source.derive.values():
         yield RawColumn(rule.column, "float")
+
+
+def _columns_of(feature: RowFeature) -> Iterator[RawColumn]:
+    """The column of a feature, then that of its weights."""
+    match feature:
+        case MultiCategorical():
+            own, mark = feature.separator, feature.weight_separator
+            yield RawColumn(feature.name, feature.kind, many=True, separator=own, mark=mark)
+            if feature.weights is not None:
+                yield RawColumn(
+                    feature.weights,
+                    "float",
+                    many=True,
+                    separator=own,
+                    source=feature.name if mark is not None else "",
+                    mark=mark,
+                    weighs=feature.name,
+                )
+        case Vector():
+            yield RawColumn(feature.name, feature.kind, many=True, separator=feature.separator, exactly=feature.dim)
+        case Categorical() | Numeric():
+            yield RawColumn(feature.name, feature.kind)
+        case _:
+            assert_never(feature)
 
 
 def read_batches(table: RawTable, number: int, piece: Piece) -> Iterator[Batch]:

@@ -15,13 +15,32 @@ from mixrank.components.examples.calendar import window_start
 from mixrank.components.examples.columns import EntryColumn, GapColumn, HistoryColumn, LateActionColumn, ValueColumn
 from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.histories import Sequences, Slices, sequences, slices
-from mixrank.components.examples.joined_log import BadRow, Columns, join, joined_log, take_all, unique_rows
+from mixrank.components.examples.joined_log import (
+    BadRow,
+    Columns,
+    join,
+    joined_events,
+    joined_log,
+    take_all,
+    unique_rows,
+)
 from mixrank.components.examples.label_events import moment_of
 from mixrank.components.examples.log_figures import shard_figures
 from mixrank.components.examples.popularity import DailyCounts, count, daily_counts, merge, popularity_of
 from mixrank.components.examples.raw_tables import PRIOR, join_name
-from mixrank.components.gates import Figures
-from mixrank.schemas import SPLITS, Action, Categorical, Dataset, MultiCategorical, TimeGap
+from mixrank.components.gates import Figures, JoinFigures
+from mixrank.schemas import (
+    SPLITS,
+    Action,
+    Categorical,
+    Dataset,
+    History,
+    MultiCategorical,
+    Numeric,
+    RowFeature,
+    TimeGap,
+    Vector,
+)
 
 
 @dataclass
@@ -103,32 +122,102 @@ def build(
     split = np.where(left_out, splits.NONE, split)
     histories: dict[str, Slices] = {}
     prior = _prior(dataset, tables, keys)
-    flags = {name: np.concatenate([log[name].numbers(bool), prior.flags[name]]) for name in spec.flags}
-    # When a label that comes from later events became 1.
-    moments = {label: log[moment_of(label)].numbers() for label in source.labels}
+    happened: dict[str | None, _Happened] = {
+        None: _Happened(
+            user=user,
+            time=time,
+            columns=log,
+            flags={name: np.concatenate([log[name].numbers(bool), prior.flags[name]]) for name in spec.flags},
+            # When a label that comes from later events became 1.
+            moments={label: log[moment_of(label)].numbers() for label in source.labels},
+            prior=prior,
+        )
+    }
+    found = {}
+    for name in source.events:
+        happened[name], found[name] = _events(dataset, name, tables, keys)
     starts = window_start(time, source.window)
     for history in spec.histories:
-        kept = flags[history.only] if history.only is not None else np.ones(len(time) + len(prior.user), dtype=bool)
-        rows, keep_prior = np.flatnonzero(kept[: len(time)]), kept[len(time) :]
-        moment = moments.get(history.only or "", time)
-        rows = rows[np.lexsort((moment[rows], user[rows]))]
-        sequence = sequences(rows, user, prior.user, len(keys), keep_prior)
-        cut = slices(sequence, rows, user, time, moment, starts, history.window, history.length)
-        histories[history.name] = cut
-        for name, feature in spec.history_fields(history):
-            match feature:
-                case TimeGap():
-                    written: EntryColumn = GapColumn(name, time, moment, sequence, cut)
-                case Action():
-                    written = _action_column(name, feature, flags, moments, time, sequence, cut)
-                case Categorical() | MultiCategorical():
-                    events = _attribute(feature, log, prior)
-                    written = HistoryColumn(name, feature.kind, events, feature.width, sequence, cut)
-                case _:
-                    assert_never(feature)
-            columns.append(written)
-    figures = Figures.merged([joined, shard_figures(dataset, log, split, time, histories, int(left_out.sum()))])
+        written, histories[history.name] = _history(dataset, history, happened[history.events], user, time, starts)
+        columns += written
+    figures = Figures.merged(
+        [
+            joined,
+            Figures(event_tables=found),
+            shard_figures(dataset, log, split, time, histories, int(left_out.sum())),
+        ]
+    )
     return Shard(columns, split, figures, log, bad)
+
+
+@dataclass(frozen=True)
+class _Happened:
+    """What may be in a history: the rows of the log or of an event table, then prior events.
+
+    Args:
+        user: int array (rows,), ascending. User code.
+        time: int array (rows,), milliseconds.
+        columns: of the rows.
+        flags: flag -> bool array (rows + prior events,).
+        moments: flag -> when it became 1, for those that are known later than their row, int array (rows,).
+        prior: events from before the log.
+    """
+
+    user: np.ndarray
+    time: np.ndarray
+    columns: Columns
+    flags: dict[str, np.ndarray]
+    moments: dict[str, np.ndarray]
+    prior: Prior
+
+
+def _history(
+    dataset: Dataset, history: History, happened: _Happened, user: np.ndarray, time: np.ndarray, starts: np.ndarray
+) -> tuple[list[EntryColumn], Slices]:
+    """The columns of a history, and where each row finds its events.
+
+    Args:
+        dataset, history: the declaration.
+        happened: what it is cut from.
+        user, time, starts: of the rows: code, time and begin of the window, int arrays (rows,).
+    """
+    own, prior = happened.user, happened.prior
+    kept = np.ones(len(own) + len(prior.user), dtype=bool) if history.only is None else happened.flags[history.only]
+    rows, keep_prior = np.flatnonzero(kept[: len(own)]), kept[len(own) :]
+    moment = happened.moments.get(history.only or "", happened.time)
+    rows = rows[np.lexsort((moment[rows], own[rows]))]
+    sequence = sequences(rows, own, prior.user, int(user.max(initial=-1)) + 1, keep_prior)
+    cut = slices(sequence, own[rows], moment[rows], user, time, starts, history.window, history.length)
+    written: list[EntryColumn] = []
+    for name, feature in dataset.spec.history_fields(history):
+        match feature:
+            case TimeGap():
+                written.append(GapColumn(name, time, moment, sequence, cut))
+            case Action():
+                written.append(_action_column(name, feature, happened, time, sequence, cut))
+            case Categorical() | MultiCategorical() | Numeric() | Vector():
+                events = _attribute(feature, happened.columns, prior)
+                written.append(HistoryColumn(name, feature.kind, events, feature.raw_width, sequence, cut))
+            case _:
+                assert_never(feature)
+    return written, cut
+
+
+def _events(dataset: Dataset, name: str, tables: dict[str, Columns], keys: list[Any]) -> tuple[_Happened, JoinFigures]:
+    """An event table, with rows of the shard's users only, and how many have one."""
+    spec, rule = dataset.spec, dataset.source.events[name]
+    table = joined_events(dataset, name, tables)
+    codes = {key: code for code, key in enumerate(keys)}
+    owner = table[spec.user.name]
+    user = np.array([codes.get(value, -1) for value in owner.values], dtype=np.int64)[owner.codes]
+    time = table[(rule.time or spec.time).name].numbers()
+    order = np.lexsort((time, user))
+    order = order[user[order] >= 0]
+    rows = take_all(table, order)
+    flags = {flag: rows[flag].numbers(bool) for flag in spec.flags_of_events(name)}
+    nothing = Prior(np.zeros(0, dtype=np.int64), {}, {})
+    happened = _Happened(user[order], time[order], rows, flags, {}, nothing)
+    return happened, JoinFigures(rows=len(user), matched=len(order))
 
 
 def _left_out(dataset: Dataset, log: Columns, split: np.ndarray) -> np.ndarray:
@@ -168,28 +257,28 @@ def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:
 def _action_column(
     name: str,
     feature: Action,
-    flags: dict[str, np.ndarray],
-    moments: dict[str, np.ndarray],
+    happened: _Happened,
     time: np.ndarray,
     sequence: Sequences,
     cut: Slices,
 ) -> EntryColumn:
-    """The bit mask of every event, of the log and then prior."""
+    """The bit mask of every event, of the table and then prior."""
+    flags, moments = happened.flags, happened.moments
     bits = {flag: flags[flag].astype(np.int64) << bit for bit, flag in enumerate(feature.flags)}
     late = [flag for flag in bits if flag in moments]
     masks = sum((bits[flag] for flag in bits if flag not in late), np.zeros(len(flags[feature.flags[0]]), np.int64))
     if not late:
         return HistoryColumn(name, feature.kind, Coded(masks, list(range(2 ** len(bits)))), 1, sequence, cut)
     # Prior events are over.
-    over = np.full(len(masks) - len(time), -1)
+    over = np.full(len(masks) - len(happened.time), -1)
     known = [(bits[flag], np.concatenate([moments[flag], over])) for flag in late]
     return LateActionColumn(name, masks, known, time, sequence, cut)
 
 
-def _attribute(feature: Categorical | MultiCategorical, log: Columns, prior: Prior) -> Coded:
-    """The item attribute of every event, of the log and then prior."""
+def _attribute(feature: RowFeature, columns: Columns, prior: Prior) -> Coded:
+    """The attribute of every event, of the table and then prior."""
     missing = Coded(np.zeros(len(prior.user), dtype=np.int64), [None])
-    return log[feature.name].concat(prior.columns.get(feature.name, missing))
+    return columns[feature.name].concat(prior.columns.get(feature.name, missing))
 
 
 @dataclass(frozen=True)

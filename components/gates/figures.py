@@ -36,11 +36,21 @@ class LabelFigures(Declaration):
 
 
 class HistoryFigures(Declaration):
-    """Rows, those without an event in the history, and the events of all."""
+    """Events of a history.
+
+    Args:
+        rows: rows of a split.
+        empty: those without an event in the history.
+        events: of all rows.
+        cut_rows: rows with more events than `length`.
+        cut_events: the older ones, which they do not have.
+    """
 
     rows: int = 0
     empty: int = 0
     events: int = 0
+    cut_rows: int = 0
+    cut_events: int = 0
 
 
 class JoinFigures(Declaration):
@@ -112,6 +122,7 @@ class Figures(Declaration):
         histories: history -> split -> figures.
         joins: join -> figures.
         events: label of a `LabelFrom` -> the events, and those that belong to an impression.
+        event_tables: event table -> its distinct rows, and those of a user with impressions.
         features: feature -> figures.
         alone: feature -> label -> how well it tells it alone.
         first_ms, last_ms: earliest and latest time, in milliseconds; None without rows.
@@ -130,6 +141,7 @@ class Figures(Declaration):
     histories: dict[str, dict[str, HistoryFigures]] = {}
     joins: dict[str, JoinFigures] = {}
     events: dict[str, JoinFigures] = {}
+    event_tables: dict[str, JoinFigures] = {}
     features: dict[str, FeatureFigures] = {}
     alone: dict[str, dict[str, Separation]] = {}
     first_ms: int | None = None

@@ -23,8 +23,10 @@ def observers(spec: FeatureSpec) -> dict[str, Observer]:
     Args:
         spec: says how long the histories are; 0 events of a window that it does not declare.
     """
-    lengths = {history.window: history.length for history in spec.histories}
-    before, within = lengths.get("before", 0), lengths.get("within", 0)
+    before, within = (
+        max((history.length for history in spec.histories if history.window == window), default=0)
+        for window in ("before", "within")
+    )
     return {
         IDEAL: Observer(before, within),
         "without real-time history": Observer(before, 0),

@@ -20,12 +20,21 @@ Histories: TypeAlias = Mapping[str, Mapping[str, Tensor]]
 WINDOWS = ("before", "within")
 
 
+def window_of(history: str) -> str:
+    """Window of a history, by its key in `Histories`.
+
+    >>> window_of("within"), window_of("before_orders")
+    ('within', 'before')
+    """
+    return history.partition("_")[0]
+
+
 class Widths(NamedTuple):
     """The sizes that a spec, not a parameter, decides.
 
     Args:
         vectors: group -> width of each of its feature vectors, in the spec's order; a number has width 1.
-        histories: window -> (length, width of an item).
+        histories: history -> (length, width of an item), by the keys of `Backbone`, long-term ones first.
     """
 
     vectors: Mapping[str, tuple[int, ...]]
@@ -60,9 +69,10 @@ class Backbone(Layer):
     Call arguments:
         features: group ("user", "item", "context") -> list of tensors (batch, width), in the spec's order. With
             `request_of` those of "user" and "context" are (requests, width).
-        histories: window -> {"items": tensor (batch, length, width), "mask": bool tensor (batch, length)}, for each of
+        histories: history -> {"items": tensor (batch, length, width), "mask": bool tensor (batch, length)}, for each of
             `windows` that the spec declares; (requests, ...) with `request_of`. "before" is the long-term history,
-            "within" the real-time one.
+            "within" the real-time one; of several with one window the first that is declared, while the others add
+            their name, as in "before_orders".
         scenario: int64 tensor (batch,), or (requests,) with `request_of`: 0 is missing, i the i-th of `scenarios`,
             len(scenarios) + 1 any other.
         request_of: None, or int tensor (batch,): the index of each candidate's request.
@@ -105,6 +115,10 @@ class Backbone(Layer):
         """Windows of the histories this model reads."""
         return WINDOWS
 
+    def reads(self, histories: Iterable[str]) -> tuple[str, ...]:
+        """Keys of the histories that this model reads: those of the first of `windows` first, then by name."""
+        return tuple(key for window in self.windows for key in sorted(histories) if window_of(key) == window)
+
     def heads(self, tasks: tuple[str, ...]) -> Heads:
         """A new layer of this model's own heads, by the name `heads`; a configuration may choose others."""
         return TaskHeads(tasks=tasks, units=self.head_units, name="heads")
@@ -128,11 +142,16 @@ class Backbone(Layer):
 
     def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         # Keras leaves out an argument that is an empty dictionary.
-        items = {window: shapes["items"] for window, shapes in (histories_shape or {}).items()}
+        items = {key: shapes["items"] for key, shapes in (histories_shape or {}).items()}
+        if unfit := [key for key in items if window_of(key) not in WINDOWS]:
+            raise ValueError(
+                f"`histories` of {self.name} takes the keys `before` and `within`, alone or before a name as in "
+                f"`before_orders`, received `{unfit[0]}`"
+            )
         for group in GROUPS:
             if group not in features_shape:
                 raise ValueError(f"`features` of {self.name} must have a list for `{group}`, which may be empty")
-        given = {group: features_shape[group] for group in GROUPS} | {w: [shape] for w, shape in items.items()}
+        given = {group: features_shape[group] for group in GROUPS} | {key: [shape] for key, shape in items.items()}
         for place, shapes in given.items():
             if unknown := [shape for shape in shapes if None in tuple(shape)[1:]]:
                 raise ValueError(
@@ -141,7 +160,7 @@ class Backbone(Layer):
                 )
         self.widths = Widths(
             vectors={group: tuple(shape[-1] for shape in features_shape[group]) for group in GROUPS},
-            histories={window: (items[window][1], items[window][2]) for window in WINDOWS if window in items},
+            histories={key: (items[key][1], items[key][2]) for key in sorted(items, key=_order)},
         )
         self.check_widths(self.widths)
 
@@ -155,7 +174,7 @@ class Backbone(Layer):
         needs: Mapping[str, Mapping[str, Any]] = next((each for each in stated if each is not None), {})
         values = {name: getattr(self, name) for without in needs.values() for name in without}
         given = [group for group, vectors in widths.vectors.items() if vectors]
-        check_needs(type(self).__name__, needs, values, [*given, *widths.histories])
+        check_needs(type(self).__name__, needs, values, [*given, *map(window_of, widths.histories)])
 
     def compute_output_shape(
         self,
@@ -169,6 +188,10 @@ class Backbone(Layer):
     def parts(self) -> list[Part]:
         """Parameters and FLOPs of the layer as it was built."""
         return self.count(self.widths)
+
+
+def _order(history: str) -> tuple[int, str]:
+    return WINDOWS.index(window_of(history)), history
 
 
 def all_vectors(features: Features, request_of: Tensor | None = None) -> list[Tensor]:

@@ -32,34 +32,30 @@ class FieldBackbone(Backbone):
                 '`pooling` = "target" needs features of group "item" to query with; declare one or use "mean"'
             )
         self.pools = {}
-        for window, (length, width) in self.widths.histories.items():
-            pool = history_pooling(self.pooling, name=f"pool_{window}", dtype=self.dtype_policy)
+        for key, (length, width) in self.widths.histories.items():
+            pool = history_pooling(self.pooling, name=f"pool_{key}", dtype=self.dtype_policy)
             pool.build((None, length, width), (None, length), (None, query))
-            self.pools[window] = pool
+            self.pools[key] = pool
 
     def fields(self, features: Features, histories: Histories, request_of: Tensor | None = None) -> list[Tensor]:
         """Feature vectors and pooled histories.
 
         Returns:
-            List of tensors (batch, width): user, item, context, long-term history, real-time history.
+            List of tensors (batch, width): user, item, context, long-term histories, real-time histories.
         """
         query = ops.concatenate(features["item"], axis=-1) if self.pooling == "target" and self.pools else None
         pooled = [
-            pool(histories[window]["items"], histories[window]["mask"], query=query, request_of=request_of)
-            for window, pool in self.pools.items()
+            pool(histories[key]["items"], histories[key]["mask"], query=query, request_of=request_of)
+            for key, pool in self.pools.items()
         ]
         return [*all_vectors(features, request_of), *pooled]
 
     def field_widths(self, widths: Widths) -> tuple[int, ...]:
         """Width of every field, in the order of `fields`."""
-        read = [widths.histories[window][1] for window in self.windows if window in widths.histories]
+        read = [widths.histories[key][1] for key in self.reads(widths.histories)]
         return (*widths.fields, *read)
 
     def count_fields(self, widths: Widths) -> list[Part]:
         """Parameters and FLOPs of `fields`."""
         query = sum(widths.vectors["item"])
-        return [
-            count_pooling(self.pooling, *widths.histories[window], query)
-            for window in self.windows
-            if window in widths.histories
-        ]
+        return [count_pooling(self.pooling, *widths.histories[key], query) for key in self.reads(widths.histories)]

@@ -41,8 +41,8 @@ def model_inputs(spec: FeatureSpec, one_request: bool = False) -> dict[str, kera
     Returns:
         name -> int64 (batch,) for a scenario, categorical or bucketized feature; int64 (batch, max_length) for a
         multi-valued one, float32 of that shape for its weights; float32 (batch,) for a number, (batch, width) for a
-        vector, a match or a piecewise linear number; int64 (batch, length) for a history field, or (batch, length *
-        max_length) if that field is multi-valued.
+        vector, a match or a piecewise linear number; int64 (batch, length) for a history field, (batch, length *
+        max_length) if that field is multi-valued, float32 (batch, length * width) if it is a number or a vector.
     """
     import keras
 
@@ -50,11 +50,13 @@ def model_inputs(spec: FeatureSpec, one_request: bool = False) -> dict[str, kera
     for feature in spec.model_features:
         shapes[feature.name] = feature.shape
     shapes |= {column: feature.shape for column, feature in spec.weights.items()}
+    numbers = {feature.name for feature in spec.model_features if feature.is_number}
     for history in spec.histories:
         for column, field in spec.history_fields(history):
             shapes[column] = (history.length * field.width,)
+            if field.is_number:
+                numbers.add(column)
         shapes |= {column: (history.length,) for column, _ in spec.added_to(history)}
-    numbers = {feature.name for feature in spec.model_features if feature.is_number}
     numbers |= set(spec.weights)
     items = {feature.name for feature in spec.model_features if feature.group == "item"}
     items |= {column for column, feature in spec.weights.items() if feature.group == "item"}
@@ -128,12 +130,11 @@ def widths(spec: FeatureSpec) -> Widths:
     for feature in spec.model_features:
         vectors[feature.group].append(spec.vector_width(feature))
     histories: dict[str, tuple[int, int]] = {
-        history.window: (
+        key: (
             history.length,
-            sum(field.dim for _, field in spec.history_fields(history))
-            + sum(field.dim for _, field in spec.added_to(history)),
+            sum(spec.vector_width(field) for _, field in [*spec.history_fields(history), *spec.added_to(history)]),
         )
-        for history in spec.histories
+        for key, history in histories_by_key(spec).items()
     }
     return Widths({group: tuple(found) for group, found in vectors.items()}, histories)
 
@@ -146,12 +147,29 @@ def field_names(spec: FeatureSpec) -> tuple[str, ...]:
 
     Returns:
         Features of the user, the item and the context, whose first is the scenario, then the long-term and the
-        real-time history.
+        real-time histories.
     """
     names: dict[str, list[str]] = {group: [] for group in GROUPS}
     names["context"].append(spec.scenario.name)
     for feature in spec.model_features:
         names[feature.group].append(feature.name)
-    order = {"before": 0, "within": 1}
-    histories = sorted(spec.histories, key=lambda history: order[history.window])
+    histories = histories_by_key(spec).values()
     return (*(name for group in GROUPS for name in names[group]), *(history.name for history in histories))
+
+
+def histories_by_key(spec: FeatureSpec) -> dict[str, History]:
+    """Histories by the keys under which a `Backbone` gets them, in its order.
+
+    The first history that is declared of a window has the window for a key, others add their name.
+
+    Args:
+        spec: the log's declaration.
+
+    Returns:
+        Long-term histories, then real-time ones; of each, the first declared, then the others by name.
+    """
+    found: dict[str, History] = {}
+    for history in spec.histories:
+        found[f"{history.window}_{history.name}" if history.window in found else history.window] = history
+    # `before` comes before `within`, and before all that begin with it.
+    return dict(sorted(found.items()))

@@ -14,7 +14,7 @@ from mixrank.layers.backbone import backbone_of, new_heads
 from mixrank.layers.base import seeded
 from mixrank.layers.heads import CalibratedLogits, Heads, TaskLogits, heads_for
 from mixrank.layers.losses import takes_probabilities
-from mixrank.layers.ranking.inputs import field_names, model_inputs, table_sizes
+from mixrank.layers.ranking.inputs import field_names, histories_by_key, model_inputs, table_sizes
 from mixrank.layers.tokens import AutoDis, EmbeddingTables, HistoryMask, SplitColumns, Storage, Table, ValuePooling
 from mixrank.schemas import GROUPS, EventField, FeatureSpec, History, ModelFeature
 
@@ -318,7 +318,11 @@ def _columns(spec: FeatureSpec, inputs: Mapping[str, Any], windows: tuple[str, .
     for history in spec.histories:
         if history.window in windows:
             fields = [*spec.history_fields(history), *spec.added_to(history)]
-            found |= {name: column(name, field, (history.length, *field.shape)) for name, field in fields}
+            found |= {
+                name: column(name, field, (history.length, *field.shape))
+                for name, field in fields
+                if not field.is_number
+            }
     return found
 
 
@@ -329,7 +333,7 @@ def _vectors(
     layers: _Layers,
     rows: Mapping[str, Any] | None = None,
 ):
-    """Inputs of a backbone: group -> feature vectors, window -> history."""
+    """Inputs of a backbone: group -> feature vectors, key -> history."""
     vectors = layers.looked_up(_columns(spec, inputs, windows), rows)
     features: dict[str, list] = {group: [] for group in GROUPS}
     features["context"].append(vectors[spec.scenario.name])
@@ -338,8 +342,8 @@ def _vectors(
         weights = inputs[weights_of[feature.name]] if feature.name in weights_of else None
         features[feature.group].append(_vector(feature, inputs[feature.name], vectors, layers, weights))
     histories = {
-        history.window: _items(spec, history, inputs, vectors, layers)
-        for history in spec.histories
+        key: _items(spec, history, inputs, vectors, layers)
+        for key, history in histories_by_key(spec).items()
         if history.window in windows
     }
     return features, histories
@@ -392,7 +396,13 @@ def _items(
 ) -> dict[str, Any]:
     vectors, ids, never_zero = [], [], []
     for column, field in spec.history_fields(history):
-        values, vector = inputs[column], looked_up[column]
+        values = inputs[column]
+        if field.is_number:
+            # (batch, length * width) -> (batch, length, width)
+            shape = (history.length, field.width)
+            vectors.append(layers.get(keras.layers.Reshape, f"numbers_{column}", target_shape=shape)(values))
+            continue
+        vector = looked_up[column]
         if field.max_values is not None:
             # (batch, length * max_length) -> (batch, length, max_length)
             shape = (history.length, field.max_values)

@@ -113,7 +113,7 @@ def tables(check: LogCheck, spec: FeatureSpec) -> Iterator[tuple[str, Table]]:
     if check.figures.histories:
         yield _grid(
             "histories" + ("" if check.tables[0].whole else ": no longer than shown, since rows are missing between"),
-            ["history", "window", "split", ">rows with an event", ">events per row"],
+            ["history", "window", "split", ">rows with an event", ">events per row", ">rows cut", ">events cut"],
             [
                 [
                     history.name,
@@ -121,6 +121,8 @@ def tables(check: LogCheck, spec: FeatureSpec) -> Iterator[tuple[str, Table]]:
                     split,
                     percent(found.rows - found.empty, found.rows),
                     f"{found.events / max(1, found.rows):.1f}",
+                    percent(found.cut_rows, found.rows),
+                    percent(found.cut_events, found.cut_events + found.events),
                 ]
                 for history in spec.histories
                 for split, found in check.figures.histories.get(history.name, {}).items()

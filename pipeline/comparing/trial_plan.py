@@ -197,7 +197,10 @@ def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
     computed |= {cross.name: None for cross in left.crosses if set(cross.of) & set(without)}
     computed |= {each.name: None for each in left.expressions if set(each.of) & set(without)}
     computed |= {each.name: _where_listed(left, each) for each in left.from_files}
-    features = (computed.get(feature.name, feature) for feature in left.features)
+    # What only events have goes with the last history that lists it.
+    listed = {field for history in left.histories for field in history.of}
+    listed |= {each.name for each in (*left.model_features, *left.histories)}
+    features = (computed.get(feature.name, feature) for feature in left.features if feature.name in listed)
     return FeatureSpec.model_validate(
         spec.model_copy(update={"features": tuple(f for f in features if f)}).model_dump()
     )

@@ -53,6 +53,11 @@ def _lost(figures: Figures) -> Iterable[str]:
     for name, join in figures.joins.items():
         if join.matched < join.rows:
             yield f"{join.rows - join.matched:,} rows without a match in {name} ({1 - join.matched / join.rows:.1%})"
+    for name, events in figures.event_tables.items():
+        yield _some(events.rows - events.matched, f"events of {name} by users without impressions")
+    for name, splits in figures.histories.items():
+        rows, older = (sum(getattr(split, kind) for split in splits.values()) for kind in ("cut_rows", "cut_events"))
+        yield _some(older, f"events of {name} beyond its length in {rows:,} rows")
     for name, feature in figures.features.items():
         if feature.cut_rows:
             yield f"{feature.cut_values:,} values of {name} cut in {feature.cut_rows:,} rows"

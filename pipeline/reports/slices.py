@@ -64,7 +64,7 @@ def slices_of(run: RunFolder, slices: Sequence[Slice]) -> dict[str, list[Part]]:
     for name, edges in ((each.column, each.edges) for each in slices):
         if name in first_of:
             column, field = first_of[name]
-            parts = by_events(read[column][1] // field.width, edges)
+            parts = by_events(read[column][1] // field.raw_width, edges)
         else:
             parts = by_number(*read[name], edges) if kinds[name] == "float" else by_value(*read[name])
         found[name] = [Part(part.title, part.inside[places]) for part in parts if part.inside.any()]

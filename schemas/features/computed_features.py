@@ -26,7 +26,8 @@ class Match(Valued):
 
     Args:
         of: name of a categorical item feature that histories list.
-        histories: names of the histories that are searched; all that list `of` if empty.
+        histories: names of the histories that are searched; if empty all of impressions that list `of`. Those of event
+            tables are searched where they are named.
         recency: bool. Whether the time of the newest match is one of the numbers; its histories then list a `TimeGap`.
         flags: outcomes to count; each a flag of an `Action` in its histories.
     """
@@ -108,6 +109,7 @@ class Expression(Number):
     """
 
     type: Literal["expression"] = "expression"
+    group: Group
     formula: str
 
     @field_validator("formula")

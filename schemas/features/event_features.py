@@ -13,7 +13,7 @@ class Action(Valued):
     """History-only field: what the user did with a past item, as the bit mask of `flags`.
 
     Bit i is set if column `flags[i]` of the past row is non-zero. These columns are outcomes: they enter the history
-    of later impressions, never the current row.
+    of later impressions, never the current row. In a history of an event table they are columns of that table.
     """
 
     type: Literal["action"] = "action"
@@ -51,19 +51,24 @@ class TimeGap(Valued):
 class History(Named):
     """The user's earlier events, newest first, strictly before the impression.
 
+    A spec has any number of histories, several with one window among them.
+
     Args:
-        of: names of item features, `Action` or `TimeGap` fields. A field that names an item feature shares its
-            vocabulary and embedding table.
+        of: names of features of group "item" or "event", `Action` or `TimeGap` fields, not all of them numbers. A field
+            that names an item feature shares its vocabulary and embedding table, or the edges and moments of a number.
         length: int >= 1. Number of events kept.
+        events: name of an event table of the source, such as "orders", or None for the impressions of the log.
         window: "before" (the long-term history, which ends where the window named in the table spec begins) or
             "within" (the real-time history, from there to the impression).
-        only: str or None. Keep only past events whose flag of this name is non-zero.
+        only: str or None. Keep only past events whose flag of this name is non-zero: a label or a flag of an `Action`,
+            or any column with flags of the event table.
     """
 
     type: Literal["history"] = "history"
     of: tuple[str, ...] = Field(min_length=1)
     length: int = Field(ge=1)
     window: Literal["before", "within"]
+    events: str | None = None
     only: str | None = None
 
     def column(self, field: str) -> str:

@@ -12,6 +12,8 @@ from mixrank.schemas.naming import Declaration
 from mixrank.schemas.safe_text import shown
 
 Group = Literal["user", "item", "context"]
+# "event" is a feature that no row has, but events of histories.
+Place = Literal["user", "item", "context", "event"]
 Dtype = Literal["int", "str"]
 Kind = Literal["int", "float", "str"]
 GROUPS: tuple[Group, ...] = ("user", "item", "context")
@@ -60,6 +62,11 @@ class Valued(Named):
     def width(self) -> int:
         """Transformed values per row or event."""
         return math.prod(self.shape)
+
+    @property
+    def raw_width(self) -> int:
+        """Raw values per event of a history."""
+        return self.max_values or 1
 
     @property
     def exact(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from mixrank.schemas.features.encodings import Encoding, Vocab
-from mixrank.schemas.features.named import Dtype, Group, Kind, Valued
+from mixrank.schemas.features.named import Dtype, Kind, Place, Valued
 from mixrank.schemas.features.vector_file import VectorFile
 
 SeveralPooling = Literal["mean", "sum", "max", "sqrtn", "attention"]
@@ -21,7 +21,7 @@ class Categorical(Valued):
     """One categorical value per row.
 
     Args:
-        group: "user", "item" or "context".
+        group: "user", "item" or "context"; "event" if rows have no such column, but events of histories.
         vocab: `Vocab` or `Hash`.
         dim: int >= 1. Embedding width.
         dtype: "int" or "str". Type of the raw column.
@@ -38,7 +38,7 @@ class Categorical(Valued):
     """
 
     type: Literal["categorical"] = "categorical"
-    group: Group
+    group: Place
     vocab: Encoding = Vocab()
     dim: int = Field(default=16, ge=1)
     dtype: Dtype = "int"
@@ -94,7 +94,7 @@ class MultiCategorical(Valued):
     """
 
     type: Literal["multi_categorical"] = "multi_categorical"
-    group: Group
+    group: Place
     vocab: Encoding = Vocab()
     dim: int = Field(default=16, ge=1)
     dtype: Dtype = "str"
@@ -178,7 +178,7 @@ class Number(Valued):
             whose lowest number is not below its highest.
     """
 
-    group: Group
+    group: Place
     transform: Literal[
         "none", "log1p", "standardize", "log1p_standardize", "bucketize", "piecewise_linear", "autodis"
     ] = "standardize"
@@ -261,7 +261,7 @@ class Vector(Valued):
     missing vector is zeros.
 
     Args:
-        group: "user", "item" or "context".
+        group: as in `Categorical`.
         dim: int >= 1. Number of its numbers.
         normalize: bool. Whether it is divided by its length, `x / |x|`; zeros stay zeros.
         separator: str or None. Splits a text column into numbers; None for a list column.
@@ -271,7 +271,7 @@ class Vector(Valued):
     """
 
     type: Literal["vector"] = "vector"
-    group: Group
+    group: Place
     dim: int = Field(ge=1)
     normalize: bool = False
     separator: str | None = None

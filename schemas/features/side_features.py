@@ -113,6 +113,7 @@ class NumericLookup(FromFile, Number):
     """
 
     type: Literal["numeric_lookup"] = "numeric_lookup"
+    group: Group
 
 
 class VectorTable(FromFile):

@@ -97,6 +97,8 @@ class FeatureSpec(Declaration):
                 raise ValueError(
                     f"key `{key.name}` may share its column with a Categorical only, not {owners[key.name]}"
                 )
+            if isinstance(shared, Categorical) and shared.group == "event":
+                raise ValueError(f"feature `{key.name}` has the name of a key, which rows have: its group is not event")
             if isinstance(shared, Categorical) and shared.dtype != key.dtype:
                 raise ValueError(f"key and feature `{key.name}` differ in dtype: {key.dtype} and {shared.dtype}")
         if self.item.per_row:
@@ -141,22 +143,26 @@ class FeatureSpec(Declaration):
 
     def _check_histories(self) -> None:
         fields = [feature.name for feature in self.features if is_of_event(feature)]
-        windows: dict[str, str] = {}
         for history in self.histories:
             if self.user.per_row:
                 raise ValueError(f"history `{history.name}` needs a user, but key `{self.user.name}` is per_row")
             for field in history.of:
                 if field not in fields:
                     raise ValueError(
-                        f"history `{history.name}` has no field `{field}`: a field is a categorical item feature, "
-                        f"an Action or a TimeGap{nearest(field, fields)}"
+                        f"history `{history.name}` has no field `{field}`: a field is a feature of group item or "
+                        f"event, an Action or a TimeGap{nearest(field, fields)}"
                     )
-            if history.window in windows:
+            for _, listed in self.history_fields(history):
+                if listed.is_embedded_number:
+                    raise ValueError(
+                        f'history `{history.name}` lists `{listed.name}`, whose transform "autodis" is for rows alone'
+                    )
+            if all(field.is_number for _, field in self.history_fields(history)):
                 raise ValueError(
-                    f"histories `{windows[history.window]}` and `{history.name}` both have window={history.window!r}"
+                    f"history `{history.name}` lists numbers alone, which do not say where its events end: list a "
+                    "TimeGap as well"
                 )
-            windows[history.window] = history.name
-            if history.only is not None and history.only not in self.flags:
+            if history.only is not None and history.events is None and history.only not in self.flags:
                 raise ValueError(
                     f"history `{history.name}`: `only` names {history.only!r}, which is neither a flag of an Action "
                     f"nor a label{nearest(history.only, self.flags)}"
@@ -165,11 +171,26 @@ class FeatureSpec(Declaration):
         for feature in self.features:
             if is_of_event(feature) and not is_of_row(feature) and feature.name not in used:
                 raise ValueError(f"`{feature.name}` is a history-only field but no history lists it in `of`")
+            if is_of_event(feature) and isinstance(feature, RowFeature) and feature.group == "event":
+                self._check_event_feature(feature)
+
+    def _check_event_feature(self, feature: RowFeature) -> None:
+        what = f"feature `{feature.name}` of group event"
+        if feature.required or feature.drift is not None:
+            raise ValueError(f"{what} is in no row: `required` and `drift` are not for it")
+        if not isinstance(feature, Categorical | MultiCategorical):
+            return
+        if isinstance(feature, MultiCategorical) and feature.weights is not None:
+            raise ValueError(f"{what} has `weights`, which weigh the values of a row")
+        if isinstance(feature, Categorical) and feature.initial is not None:
+            raise ValueError(f"{what} has `initial`: give it to a feature of rows, and name that one in `table`")
+        if feature.table is None and isinstance(feature.vocab, Vocab):
+            raise ValueError(f"{what} has a `Vocab`, which counts values of rows: give it a `Hash`, or a `table`")
 
     def _check_matches(self) -> None:
         for match in self.matches:
             what = f"match `{match.name}`"
-            fields = [feature.name for feature in self.inputs if any(feature.name in h.of for h in self.histories)]
+            fields = [f.name for f in self.categorical if any(f.name in history.of for history in self.histories)]
             if match.of not in fields:
                 raise ValueError(
                     f"{what} is of `{match.of}`, which must be a categorical item feature that a history lists"
@@ -182,6 +203,11 @@ class FeatureSpec(Declaration):
                         f"{what} names history `{name}`, which must be one that lists `{match.of}`"
                         f"{nearest(name, listed)}"
                     )
+            if not self.searched(match):
+                raise ValueError(
+                    f"{what}: no history of impressions lists `{match.of}`; name those to search in `histories`: "
+                    f"{', '.join(listed)}"
+                )
             for history in self.searched(match):
                 if match.recency and self.gap_of(history) is None:
                     raise ValueError(
@@ -245,8 +271,8 @@ class FeatureSpec(Declaration):
             raise ValueError(f"{what} is of {of}: it must be of group {right}, not {group}")
 
     def _check_tables(self) -> None:
-        owners = {feature.name: feature for feature in self.categorical if feature.table is None}
-        for feature in self.categorical:
+        owners = {feature.name: feature for feature in self.all_categorical if feature.table is None}
+        for feature in self.all_categorical:
             if feature.table is None:
                 continue
             what = f"feature `{feature.name}` uses the table of `{feature.table}`"
@@ -299,6 +325,11 @@ class FeatureSpec(Declaration):
 
     @property
     def numbers(self) -> tuple[Numeric, ...]:
+        return tuple(feature for feature in self.inputs if isinstance(feature, Numeric))
+
+    @property
+    def all_numbers(self) -> tuple[Numeric, ...]:
+        """`numbers`, and those that only events have, in declaration order."""
         return tuple(feature for feature in self.features if isinstance(feature, Numeric))
 
     @property
@@ -361,7 +392,7 @@ class FeatureSpec(Declaration):
                 **feature.initial.model_dump(),
             )
             for feature in self.features
-            if isinstance(feature, Categorical) and feature.initial is not None
+            if isinstance(feature, Categorical) and feature.initial is not None and feature.group != "event"
         }
 
     def with_files(self, find: Callable[[AnyFromFile], SideFile | None]) -> FeatureSpec:
@@ -381,7 +412,7 @@ class FeatureSpec(Declaration):
         return (*self.from_files, *self.initial_tables.values())
 
     @staticmethod
-    def vector_width(feature: ModelFeature) -> int:
+    def vector_width(feature: ModelFeature | EventField) -> int:
         """Width of the vector as which a model reads a feature."""
         return feature.width if feature.is_number and not feature.is_embedded_number else feature.dim
 
@@ -390,6 +421,11 @@ class FeatureSpec(Declaration):
         for feature in self.from_files:
             if history.name in feature.in_histories:
                 yield history.column(feature.name), feature
+
+    @property
+    def events_only(self) -> tuple[RowFeature, ...]:
+        """Raw columns of events that no row has, in declaration order."""
+        return tuple(f for f in self.features if isinstance(f, RowFeature) and not is_of_row(f))
 
     def gap_of(self, history: History) -> str | None:
         """Column of a history that says how long ago each event was, or None."""
@@ -407,14 +443,20 @@ class FeatureSpec(Declaration):
 
     def searched(self, match: Match) -> tuple[History, ...]:
         """The histories in which a match looks for the row's value."""
-        return tuple(
-            h for h in self.histories if match.of in h.of and (not match.histories or h.name in match.histories)
-        )
+        listed = (history for history in self.histories if match.of in history.of)
+        if match.histories:
+            return tuple(history for history in listed if history.name in match.histories)
+        return tuple(history for history in listed if history.events is None)
 
     @property
     def categorical(self) -> tuple[AnyCategorical, ...]:
         """The features whose raw values are categories, in declaration order."""
         return tuple(feature for feature in self.inputs if isinstance(feature, Categorical | MultiCategorical))
+
+    @property
+    def all_categorical(self) -> tuple[AnyCategorical, ...]:
+        """`categorical`, and features of the same types that only events have, in declaration order."""
+        return tuple(f for f in self.features if isinstance(f, Categorical | MultiCategorical))
 
     @property
     def weights(self) -> dict[str, AnyCategorical]:
@@ -429,10 +471,19 @@ class FeatureSpec(Declaration):
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Outcome columns a history may read: labels that are flags, then those of every Action, without repetition."""
+        """Outcome columns of the log: labels that are flags, then those of each Action in a history of the log."""
         names = [label.name for label in self.labels if label.is_flag]
-        names += [flag for feature in self.features if isinstance(feature, Action) for flag in feature.flags]
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys([*names, *self._flags_in(None)]))
+
+    def flags_of_events(self, events: str) -> tuple[str, ...]:
+        """Flags that histories read from the rows of an event table."""
+        only = [history.only for history in self.histories if history.events == events and history.only is not None]
+        return tuple(dict.fromkeys([*only, *self._flags_in(events)]))
+
+    def _flags_in(self, events: str | None) -> list[str]:
+        actions = {feature.name: feature.flags for feature in self.features if isinstance(feature, Action)}
+        listed = [field for history in self.histories if history.events == events for field in history.of]
+        return [flag for name, flags in actions.items() if name in listed for flag in flags]
 
     def weight_of(self, label: Label) -> str | None:
         """Column with the weights of the rows for a task, or None."""

@@ -17,7 +17,7 @@ AnyCategorical = Categorical | MultiCategorical
 LookedUp = AnyCategorical | Cross | Lookup
 RowFeature = AnyCategorical | Numeric | Vector
 ModelFeature = RowFeature | Match | Cross | Expression | AnyFromFile
-EventField = AnyCategorical | Action | TimeGap
+EventField = RowFeature | Action | TimeGap
 Feature = ModelFeature | Action | TimeGap | History
 
 
@@ -25,7 +25,7 @@ def is_of_row(feature: Feature) -> TypeGuard[RowFeature]:
     """Whether a feature is a raw column of the row."""
     match feature:
         case Categorical() | MultiCategorical() | Numeric() | Vector():
-            return True
+            return feature.group != "event"
         case Match() | Cross() | Expression() | Lookup() | NumericLookup() | VectorTable():
             return False
         case Action() | TimeGap() | History():
@@ -42,11 +42,11 @@ def is_read(feature: Feature) -> TypeGuard[ModelFeature]:
 def is_of_event(feature: Feature) -> TypeGuard[EventField]:
     """Whether a history may list the feature."""
     match feature:
-        case Categorical() | MultiCategorical():
-            return feature.group == "item"
+        case Categorical() | MultiCategorical() | Numeric() | Vector():
+            return feature.group in ("item", "event")
         case Action() | TimeGap():
             return True
-        case Numeric() | Vector() | Match() | Cross() | Expression() | History():
+        case Match() | Cross() | Expression() | History():
             return False
         case Lookup() | NumericLookup() | VectorTable():
             return False

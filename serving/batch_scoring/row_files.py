@@ -176,7 +176,10 @@ def _lists(column: Column, array: pa.Array, bad: Bad) -> tuple[np.ndarray | Text
 def _events(column: Column, flat: pa.Array, owners: np.ndarray, inside: np.ndarray, bad: Bad) -> pa.Array:
     """Attributes of events, null where one is missing; padding stands for it, so that the others keep their place."""
     absent = _is_null(flat)
-    if pa.types.is_floating(flat.type):
+    if column.kind == "float":
+        # A missing number of an event is the padding of its kind.
+        absent[:] = False
+    elif pa.types.is_floating(flat.type):
         absent |= np.isnan(flat.to_numpy(zero_copy_only=False))
     if pa.types.is_int64(flat.type):
         flat = pc.if_else(pc.equal(flat, pa.scalar(PADDING["int"], pa.int64())), pa.scalar(None, flat.type), flat)

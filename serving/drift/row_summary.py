@@ -53,7 +53,7 @@ def summarize(batches: Iterable[pa.RecordBatch], spec: FeatureSpec, vocabularies
     features = {column.name for column in columns(spec) if column.serving} - identity
     owners = {
         column: feature.owner
-        for feature in spec.categorical
+        for feature in spec.all_categorical
         if feature.owner in vocabularies
         for column in spec.columns_of(feature)
     }

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mixrank.components.transform import KEYS, expressed, history_values, matched, numeric, vector, weights_of
+from mixrank.components.transform import (
+    KEYS,
+    expressed,
+    first,
+    history_values,
+    matched,
+    numeric,
+    padded,
+    vector,
+    weights_of,
+)
 from mixrank.schemas import Expression, FeatureSpec, History, Match, MultiCategorical, Numeric, TimeGap, Vector
 from mixrank.schemas.raw import read_side_file
 
@@ -299,7 +309,8 @@ def test_piecewise_linear_edges_may_be_declared(default):
         "x", group="item", transform="piecewise_linear", edges=(0, 1, 1.0000000001, 5), clip=(-9, 4), default=default
     )
     values = [[-3.0], [0.25], [1.0], [3.0], [99.0], [], [math.nan], [math.inf]]
-    found = numeric(feature, tf.ragged.constant(values, dtype=tf.float32, row_splits_dtype=tf.int64)).numpy()
+    ragged = tf.ragged.constant(values, dtype=tf.float32, row_splits_dtype=tf.int64)
+    found = numeric(feature, {"x": first(ragged, math.nan)})["x"].numpy()
     # The middle interval has no width in 32 bits.
     expected = [[0, 0, 0], [0.25, 0, 0], [1, 1, 0], [1, 1, 0.5], [1, 1, 0.75]]
     if default is None:
@@ -319,11 +330,56 @@ def test_vectors_are_whole_or_zero_and_divided_by_their_length(transformed):
 
 def test_a_vector_that_is_not_all_there_is_missing_and_a_long_one_does_not_overflow():
     values = [[3.0, 4.0], [1.0], [1.0, math.nan], [1e30, 1e30], [0.0, 0.0], []]
-    ragged = tf.ragged.constant(values, dtype=tf.float32, row_splits_dtype=tf.int64)
-    found = vector(Vector("v", group="item", dim=2, normalize=True), ragged).numpy()
+    dense = padded(tf.ragged.constant(values, dtype=tf.float32, row_splits_dtype=tf.int64), 2, math.nan)
+    found = vector(Vector("v", group="item", dim=2, normalize=True), dense).numpy()
     np.testing.assert_allclose(found, [[0.6, 0.8], [0, 0], [0, 0], [0.5**0.5] * 2, [0, 0], [0, 0]], rtol=1e-6)
-    plain = vector(Vector("v", group="item", dim=2), ragged).numpy()
+    plain = vector(Vector("v", group="item", dim=2), dense).numpy()
     np.testing.assert_allclose(plain[0], [3.0, 4.0])
+
+
+def test_numbers_of_events_are_transformed_as_those_of_rows(transformed):
+    rows = [(math.log1p(old["price"]), new["price"]) for old, new in transformed if old["price"] is not None]
+    slope, offset = np.polyfit(*zip(*rows, strict=True), 1)
+    seen = 0
+    for old, new in transformed:
+        events = np.nan_to_num(old["orders_price"])
+        np.testing.assert_allclose(new["orders_price"][: len(events)], slope * np.log1p(events) + offset, atol=1e-4)
+        seen += len(events)
+    assert seen > len(transformed)
+
+
+def test_numbers_that_only_events_have_take_the_moments_of_all_events(transformed, toy_data):
+    known = np.log1p([x for row in toy_data.rows["train"] for x in row["orders_paid"] if x == x])
+    for old, new in transformed:
+        events = np.log1p(np.nan_to_num(old["orders_paid"]))
+        expected = (events - known.mean()) / known.std()
+        np.testing.assert_allclose(new["orders_paid"][: len(events)], expected, atol=1e-4)
+
+
+def test_vectors_of_events_are_those_of_rows_and_zero_after_the_last(transformed):
+    for old, new in transformed:
+        looks, tempers = (np.reshape(old[f"searches_{name}"], (-1, dim)) for name, dim in (("look", 3), ("temper", 2)))
+        count = len(tempers)
+        assert len(old["searches_query"]) == len(looks) == count
+        expected = looks / np.linalg.norm(looks, axis=1, keepdims=True)
+        np.testing.assert_allclose(np.reshape(new["searches_look"], (2, 3))[:count], expected, atol=1e-6)
+        np.testing.assert_allclose(np.reshape(new["searches_temper"], (2, 2))[:count], tempers, rtol=1e-6)
+        assert not np.any(np.reshape(new["searches_look"], (2, 3))[count:])
+
+
+def test_a_number_of_many_events_is_cut_at_the_edges_of_its_rows():
+    linear = Numeric("x", group="item", transform="piecewise_linear", edges=(0, 1, 5))
+    cut = Numeric("x", group="item", transform="bucketize", edges=(0, 1, 5))
+    columns = {
+        # One row of a request, whose candidates are more.
+        "x": tf.constant([0.5, 3.0, math.nan]),
+        "past_x": tf.constant([[5.0, math.nan, 0.5, -1.0]]),
+    }
+    found = {name: values.numpy().tolist() for name, values in numeric(cut, columns).items()}
+    assert found == {"x": [2, 3, 0], "past_x": [[4, 0, 2, 1]]}
+    found = {name: values.numpy().tolist() for name, values in numeric(linear, columns).items()}
+    assert found["x"] == [[0, 0.5, 0], [0, 1, 0.5], [1, 0, 0]]
+    assert found["past_x"] == [[0, 1, 1, 1, 0, 0, 0, 0.5, 0, 0, 0, 0]]
 
 
 def test_labels_keep_their_zeros_and_are_unknown_without_what_they_are_given(transformed):

@@ -60,7 +60,7 @@ def test_a_reference_to_nothing_is_named(reference, message):
     [
         (
             'Categorical(\n    "clip",\n    group="itm",\n)',
-            "group: Input should be 'user', 'item' or 'context', received 'itm'",
+            "group: Input should be 'user', 'item', 'context' or 'event', received 'itm'",
         ),
         ('Categorical("clip", grop="item")', "Categorical has no field `grop`; did you mean `group`?"),
         ('Categorical("clip", "item")', "Named.__init__() takes 2 positional arguments but 3 were given"),

@@ -47,6 +47,12 @@ def test_every_column_of_the_spec_has_a_row(toy_spec):
         ("maker", "lookup"),
         ("pull", "numeric lookup"),
         ("words", "vector table"),
+        ("paid", "numeric"),
+        ("query", "categorical"),
+        ("temper", "vector"),
+        ("orders", "history of orders, long-term"),
+        ("searches", "history of searches, real-time"),
+        ("bought", "match"),
     ]
 
 
@@ -81,7 +87,7 @@ def test_widths_are_those_of_the_model(toy_spec):
 
 def test_columns_that_share_a_table_stand_beside_it(toy_spec):
     assert one(toy_spec, "tag")["also read as"] == "global_tag, realtime_tag, tag_weight"
-    assert one(toy_spec, "gap")["also read as"] == "global_gap, realtime_gap"
+    assert one(toy_spec, "gap")["also read as"] == "global_gap, realtime_gap, orders_gap"
     assert one(toy_spec, "country")["also read as"] == ""
 
 

@@ -26,6 +26,13 @@ def spec(*features, **changes):
     return s.FeatureSpec(**{**given, **changes})
 
 
+def of_events(feature, name="paid"):
+    """A spec whose history of orders lists a feature."""
+    return spec(
+        CLIP, feature, s.History("orders", of=("clip", name), length=2, window="before", events="orders", only="any")
+    )
+
+
 @pytest.mark.parametrize(
     ("declare", "message"),
     [
@@ -33,7 +40,7 @@ def spec(*features, **changes):
         (lambda: s.Categorical("clip", grop="item"), r"Categorical has no field `grop`; did you mean `group`\?"),
         (lambda: s.Key("per son"), "`name` must be letters, digits and underscores and begin with a letter"),
         (lambda: s.Label("2nd"), "begin with a letter, received '2nd'"),
-        (lambda: s.Categorical("clip", group="itm"), "'user', 'item' or 'context'"),
+        (lambda: s.Categorical("clip", group="itm"), "'user', 'item', 'context' or 'event'"),
         (lambda: s.Categorical("clip"), r"group\s+Field required"),
         (lambda: s.Vocab(min_count=0), "greater than or equal to 1"),
         (lambda: s.Vocab(oov=0), "greater than or equal to 1"),
@@ -153,8 +160,34 @@ def test_a_wrong_declaration_is_refused(declare, message):
             "history `past` has no field `person`",
         ),
         (
-            lambda: spec(CLIP, PAST, s.History("old", of=("clip",), length=2, window="before")),
-            "histories `past` and `old` both have window='before'",
+            lambda: spec(s.Numeric("price", group="item"), s.History("h", of=("price",), length=2, window="before")),
+            "history `h` lists numbers alone, which do not say where its events end: list a TimeGap as well",
+        ),
+        (
+            lambda: spec(CLIP, s.Numeric("paid", group="event")),
+            "`paid` is a history-only field but no history lists it",
+        ),
+        (lambda: of_events(s.Numeric("paid", group="event", required=True)), "`paid` of group event is in no row"),
+        (lambda: of_events(s.Vector("paid", group="event", dim=2, drift=0.1)), "`required` and `drift` are not for it"),
+        (
+            lambda: of_events(s.Categorical("paid", group="event")),
+            "`paid` of group event has a `Vocab`, which counts values of rows: give it a `Hash`, or a `table`",
+        ),
+        (
+            lambda: of_events(s.MultiCategorical("paid", group="event", vocab=s.Hash(size=9), weights="w")),
+            "`paid` of group event has `weights`, which weigh the values of a row",
+        ),
+        (
+            lambda: of_events(s.Categorical("person", group="event", vocab=s.Hash(size=9)), "person"),
+            "feature `person` has the name of a key, which rows have: its group is not event",
+        ),
+        (
+            lambda: spec(
+                CLIP,
+                s.History("orders", of=("clip",), length=2, window="before", events="orders"),
+                s.Match("bought", of="clip", recency=False),
+            ),
+            "match `bought`: no history of impressions lists `clip`; name those to search in `histories`: orders",
         ),
         (
             lambda: spec(CLIP, s.History("past", of=("clip",), length=3, window="before", only="clik")),
@@ -360,7 +393,11 @@ def test_embeddings_are_widened_by_one_factor_and_nothing_else(toy_spec):
     assert [wide.get(name).dim for name in ("person", "clip", "action")] == [6, 8, 3]
     assert wide.scenario.dim == 4
     assert (
-        {f.dim for f in narrow.features if hasattr(f, "dim") and f.name not in ("had", "look", "taste")}
+        {
+            f.dim
+            for f in narrow.features
+            if hasattr(f, "dim") and f.name not in ("had", "bought", "look", "taste", "temper")
+        }
         == {narrow.scenario.dim}
         == {1}
     )

@@ -8,6 +8,7 @@ from mixrank.schemas import (
     Categorical,
     EventTime,
     FeatureSpec,
+    History,
     Key,
     Label,
     MultiCategorical,
@@ -19,6 +20,7 @@ from mixrank.schemas.tables import (
     CalendarDay,
     Cut,
     Dataset,
+    EventTable,
     Explode,
     Join,
     LabelFrom,
@@ -99,6 +101,19 @@ def dataset(*features, **source):
         ),
         (lambda: dataset(prior=Prior(table=LOG, items="seq", always=("share",))), "`prior` names flag 'share'"),
         (
+            lambda: dataset(
+                Categorical("clip", group="item"),
+                History("orders", of=("clip",), length=2, window="before", events="order"),
+                events={"orders": EventTable(table=LOG)},
+            ),
+            r"history `orders` is of the events 'order', which `events` of the source does not declare; did you mean",
+        ),
+        (
+            lambda: LogSource(log=LOG, events={"a/b": EventTable(table=LOG)}),
+            "names in `events` must be letters, .*'a/b'",
+        ),
+        (lambda: EventTable(table=Table(files=("a",), optional=True)), "must be there, but has optional=True"),
+        (
             lambda: dataset(Numeric("rating", group="item"), derive={"click": Threshold("rating", at_least=4)}),
             "`rating` cannot be a feature: outcome `click` is derived from it",
         ),
@@ -166,7 +181,9 @@ def test_an_outcome_cannot_be_a_feature_of_its_own_row(toy_spec):
     next(feature for feature in features if feature["name"] == "action")["flags"] = ("click", "wish")
     spec = FeatureSpec(**{**toy_spec.model_dump(), "features": [*features, Numeric("wish", group="user").model_dump()]})
     with pytest.raises(ValueError, match="`wish` is an outcome and cannot be a feature of the row it belongs to"):
-        Dataset(spec=spec, source=LogSource(log=LOG))
+        Dataset(
+            spec=spec, source=LogSource(log=LOG, events=dict.fromkeys(("orders", "searches"), EventTable(table=LOG)))
+        )
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,9 @@ def test_types_are_those_of_the_raw_columns(columns):
         "global_tag": "BYTES", "global_action": "INT", "global_gap": "INT", "realtime_clip": "BYTES",
         "realtime_tag": "BYTES", "realtime_action": "INT", "realtime_gap": "INT", "worth": "FLOAT",
         "buy_is_mature": "INT",
-        "rank": "INT",
+        "rank": "INT", "orders_clip": "BYTES", "orders_price": "FLOAT", "orders_seconds": "FLOAT",
+        "orders_paid": "FLOAT", "orders_gap": "INT", "searches_query": "BYTES", "searches_look": "FLOAT",
+        "searches_temper": "FLOAT",
     }  # fmt: skip
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, ClassVar, Literal
 
 import keras
 from keras import ops
 from pydantic import NonNegativeInt, PositiveInt
 
-from mixrank.layers.backbone import Backbone, Features, Histories, Widths, all_vectors, register
+from mixrank.layers.backbone import Backbone, Features, Histories, Widths, all_vectors, register, window_of
 from mixrank.layers.base import DropoutRate, Part, Shape, Tensor, dense_part, per_candidate
 from mixrank.layers.mixing import (
     HeteroMixing,
@@ -84,6 +85,7 @@ class HeMix(Backbone):
 
     As in the paper, except:
         item alignment is one linear map to `dim` per history, before W_k and W_v (the paper gives no widths);
+        of several histories with one window, each is aligned by itself and all are read as one sequence;
         `position_embedding`, `null_key`, `dropout` are additions, off by default.
 
     Source: arXiv 2602.09387.
@@ -154,10 +156,12 @@ class HeMix(Backbone):
         self.tokenizer.build((None, width))
         self.align, self.extract, self.positions = {}, {}, {}
         for window in self.windows if self.mixed_queries else ():
-            length, item_width = self.widths.histories[window]
+            sizes = self._of_window(window, self.widths)
+            for key, (items, item_width) in sizes.items():
+                self.align[key] = keras.layers.Dense(self.dim, use_bias=False, name=f"align_{key}", **policy)
+                self.align[key].build((None, items, item_width))
+            length = sum(items for items, _ in sizes.values())
             dynamic, fixed = self.num_queries(window)
-            self.align[window] = keras.layers.Dense(self.dim, use_bias=False, name=f"align_{window}", **policy)
-            self.align[window].build((None, length, item_width))
             self.extract[window] = MixedQueryAttention(
                 num_fixed=fixed,
                 heads=self.attention_heads,
@@ -167,11 +171,11 @@ class HeMix(Backbone):
                 **policy,
             )
             self.extract[window].build((None, dynamic, self.dim), (None, length, self.dim), (None, length))
-            if self.position_embedding:
-                self.positions[window] = self.add_weight(
-                    shape=(length, self.dim),
+            for key, (items, _) in sizes.items() if self.position_embedding else ():
+                self.positions[key] = self.add_weight(
+                    shape=(items, self.dim),
                     initializer=keras.initializers.RandomNormal(stddev=0.02),
-                    name=f"positions_{window}",
+                    name=f"positions_{key}",
                 )
         self.blocks = [self._new_block(index) for index in range(self.num_layers)]
         for block in self.blocks:
@@ -181,7 +185,12 @@ class HeMix(Backbone):
         """Width of the tokenizer's input, number of its tokens."""
         if self.mixed_queries:
             return widths.features, self.num_features
-        return widths.features + sum(widths.histories[window][1] for window in self.windows), self.num_tokens
+        read = (widths.histories[key][1] for key in self.reads(widths.histories))
+        return widths.features + sum(read), self.num_tokens
+
+    def _of_window(self, window: str, widths: Widths) -> dict[str, tuple[int, int]]:
+        """Key -> (length, width of an item) of each history that the queries of a window read."""
+        return {key: widths.histories[key] for key in self.reads(widths.histories) if window_of(key) == window}
 
     def _new_block(self, index: int) -> PostNormBlock:
         policy = {"dtype": self.dtype_policy}
@@ -204,7 +213,7 @@ class HeMix(Backbone):
         """
         vectors = all_vectors(features, request_of)
         if not self.mixed_queries:
-            read = [histories[window] for window in self.windows]
+            read = [histories[key] for key in self.reads(histories)]
             pooled = [per_candidate(masked_mean(each["items"], each["mask"]), request_of) for each in read]
             return self.tokenizer(ops.concatenate(vectors + pooled, axis=-1))
         feature_tokens = self.tokenizer(ops.concatenate(vectors, axis=-1))
@@ -214,13 +223,18 @@ class HeMix(Backbone):
         }
         interests = []
         for window in self.windows:
-            items = self.align[window](histories[window]["items"])
-            if self.position_embedding:
-                items = items + self.positions[window]
-            interests.append(
-                self.extract[window](queries[window], items, histories[window]["mask"], request_of=request_of)
-            )
+            items, valid = self._items(window, histories)
+            interests.append(self.extract[window](queries[window], items, valid, request_of=request_of))
         return ops.concatenate([feature_tokens, *interests], axis=1)
+
+    def _items(self, window: str, histories: Histories) -> tuple[Tensor, Tensor]:
+        """Aligned items of all histories of a window, one history after the other, and which of them are valid."""
+        keys = [key for key in self.reads(histories) if window_of(key) == window]
+        items = [self.align[key](histories[key]["items"]) for key in keys]
+        if self.position_embedding:
+            items = [each + self.positions[key] for key, each in zip(keys, items, strict=True)]
+        valid = [histories[key]["mask"] for key in keys]
+        return (items[0], valid[0]) if len(keys) == 1 else (ops.concatenate(items, 1), ops.concatenate(valid, 1))
 
     def call(
         self,
@@ -243,18 +257,24 @@ class HeMix(Backbone):
         width, tokens = self._tokenizer_widths(widths)
         return [
             dense_part("tokenizer", [width, *self.tokenizer_units, tokens * self.dim]),
-            *(self._count_extraction(window, *widths.histories[window]) for window in windows),
+            *(self._count_extraction(window, self._of_window(window, widths).values()) for window in windows),
             *self._count_blocks(),
         ]
 
-    def _count_extraction(self, window: str, length: int, item_width: int) -> Part:
+    def _count_extraction(self, window: str, histories: Collection[tuple[int, int]]) -> Part:
         (dynamic, fixed), d = self.num_queries(window), self.dim
+        length = sum(items for items, _ in histories)
         queries, keys = dynamic + fixed, length + self.null_key
-        parameters = item_width * d + (queries + 3) * d * d + fixed * d
+        parameters = sum(width for _, width in histories) * d + (queries + 3) * d * d + fixed * d
         parameters += self.null_key * 2 * d + self.position_embedding * length * d
         # Alignment, keys and values; dynamic queries and output; scores and weighted sum. Fixed queries are projected
         # once per batch, which is nothing per sample.
-        products = length * (item_width * d + 2 * d * d) + (dynamic + queries) * d * d + 2 * queries * keys * d
+        products = (
+            sum(items * width for items, width in histories) * d
+            + 2 * length * d * d
+            + (dynamic + queries) * d * d
+            + 2 * queries * keys * d
+        )
         return Part("interest extraction", parameters, 2 * products)
 
     def _count_blocks(self) -> list[Part]:

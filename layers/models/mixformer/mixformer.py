@@ -129,11 +129,12 @@ class MixFormer(Backbone):
 
         wide = self.num_heads * self.dim
         self.alignment = {}
-        for window in self.windows:
-            length, width = self.widths.histories[window]
-            self.alignment[window] = keras.layers.Dense(wide, use_bias=False, name=f"align_{window}", **policy)
-            self.alignment[window].build((None, length, width))
-        items = (None, sum(self.widths.histories[window][0] for window in self.windows), wide)
+        read = self.reads(self.widths.histories)
+        for key in read:
+            length, width = self.widths.histories[key]
+            self.alignment[key] = keras.layers.Dense(wide, use_bias=False, name=f"align_{key}", **policy)
+            self.alignment[key].build((None, length, width))
+        items = (None, sum(self.widths.histories[key][0] for key in read), wide)
         if self.position_embedding:
             normal = keras.initializers.RandomNormal(stddev=0.02)
             self.positions = self.add_weight(shape=items[1:], initializer=normal, name="positions")
@@ -189,11 +190,12 @@ class MixFormer(Backbone):
         Returns:
             Tensor (requests, length, num_heads * dim) and bool tensor (requests, length).
         """
-        items = [self.alignment[window](histories[window]["items"]) for window in self.windows]
+        read = self.reads(histories)
+        items = [self.alignment[key](histories[key]["items"]) for key in read]
         joined = ops.concatenate(items, axis=1)
         if self.position_embedding:
             joined = joined + self.positions
-        return joined, ops.concatenate([histories[window]["mask"] for window in self.windows], axis=1)
+        return joined, ops.concatenate([histories[key]["mask"] for key in read], axis=1)
 
     def transform(self, features: Features, histories: Histories, request_of: Tensor | None = None) -> list[Tensor]:
         """Heads after the last block and the final norm, as `sides`."""
@@ -228,7 +230,7 @@ class MixFormer(Backbone):
             heads * -(-width // heads) * d
             for heads, width in zip(self.side_heads, self._side_widths(widths), strict=True)
         )
-        read = [widths.histories[window] for window in self.windows]
+        read = [widths.histories[key] for key in self.reads(widths.histories)]
         length = sum(items for items, _ in read)
         align = n * d * sum(width for _, width in read)
         align_products = n * d * sum(items * width for items, width in read)

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 from pydantic import PositiveInt
 
-from mixrank.layers.backbone import Backbone, Features, Histories, Widths, register
+from mixrank.layers.backbone import Backbone, Features, Histories, Widths, register, window_of
 from mixrank.layers.base import Part, Shape, Tensor, check_divides, dense_part
 from mixrank.layers.mixing import MLP
 from mixrank.layers.models.mtgr.silu_attention import SiluAttentionBlock
@@ -33,8 +33,9 @@ class MTGR(Backbone):
 
     Tokens are the user's and context's fields, the items of the long-term and of the real-time history, and the
     candidate, made of all its features. Fields and long-term items are visible to all tokens. A real-time item is
-    visible to newer ones and to candidates. Nothing but a candidate itself sees a candidate, so that with `request_of`
-    everything else is computed once per request. GLN has gain and bias of each of the four groups.
+    visible to newer ones of its history and to candidates. Nothing but a candidate itself sees a candidate, so that
+    with `request_of` everything else is computed once per request. GLN has gain and bias of each group: fields, each
+    history, candidates.
 
     Args:
         dim: int >= 1. Token width d.
@@ -87,7 +88,7 @@ class MTGR(Backbone):
         fields = (*vectors["user"], *vectors["context"])
         self.user_tokens = FieldTokens(dim=self.dim, name="user_tokens", **policy)
         self.user_tokens.build([(None, width) for width in fields])
-        inputs = {window: width for window, (_, width) in self.widths.histories.items()}
+        inputs = {key: width for key, (_, width) in self.widths.histories.items()}
         self.hidden, self.align = {}, {}
         for name, width in {**inputs, "candidate": sum(vectors["item"])}.items():
             self.hidden[name] = MLP(units=self.token_units, name=f"hidden_{name}", **policy)
@@ -101,7 +102,7 @@ class MTGR(Backbone):
             block = SiluAttentionBlock(
                 heads=self.attention_heads,
                 sizes=tuple(sizes.values()),
-                ordered=tuple(self.dynamic_mask and group == "within" for group in sizes),
+                ordered=tuple(self.dynamic_mask and window_of(group) == "within" for group in sizes),
                 group_norm=self.group_norm,
                 last=index == self.num_layers - 1,
                 name=f"block_{index}",
@@ -112,12 +113,10 @@ class MTGR(Backbone):
         self.norm = keras.layers.LayerNormalization(epsilon=1e-5, name="norm", **policy)
         self.norm.build((None, self.dim))
 
-    @staticmethod
-    def _sizes(widths: Widths) -> dict[str, int]:
-        """Context tokens of each group: fields, long-term history, real-time history."""
+    def _sizes(self, widths: Widths) -> dict[str, int]:
+        """Context tokens of each group: fields, long-term histories, real-time histories."""
         fields = len(widths.vectors["user"]) + len(widths.vectors["context"])
-        windows = (window for window in ("before", "within") if window in widths.histories)
-        return {"fields": fields, **{window: widths.histories[window][0] for window in windows}}
+        return {"fields": fields, **{key: widths.histories[key][0] for key in self.reads(widths.histories)}}
 
     def _token(self, name: str, x: Tensor) -> Tensor:
         return self.align[name](self.hidden[name](x))
@@ -131,9 +130,9 @@ class MTGR(Backbone):
         training: bool = False,
     ) -> Tensor:
         fields = self.user_tokens([*features["user"], *features["context"]])
-        windows = [window for window in ("before", "within") if window in histories]
-        context = [fields, *(self._token(window, histories[window]["items"]) for window in windows)]
-        valid = [ops.ones(ops.shape(fields)[:2], "bool"), *(histories[window]["mask"] for window in windows)]
+        read = self.reads(histories)
+        context = [fields, *(self._token(key, histories[key]["items"]) for key in read)]
+        valid = [ops.ones(ops.shape(fields)[:2], "bool"), *(histories[key]["mask"] for key in read)]
         context, valid = ops.concatenate(context, axis=1), ops.concatenate(valid, axis=1)
         candidates = self._token("candidate", ops.concatenate(features["item"], axis=-1))
         for block in self.blocks:
@@ -149,9 +148,9 @@ class MTGR(Backbone):
         chain = [*self.token_units, d]
         parts = [Part("tokens", (sum(fields) + len(fields)) * d, 2 * sum(fields) * d)]
         parts += [
-            dense_part("tokens", [widths.histories[window][1], *chain], rows=sizes[window])
-            for window in sizes
-            if window != "fields"
+            dense_part("tokens", [widths.histories[key][1], *chain], rows=sizes[key])
+            for key in sizes
+            if key != "fields"
         ]
         parts.append(dense_part("tokens", [sum(widths.vectors["item"]), *chain]))
         # A candidate in every block, and a context token, of whose products the last block needs only keys and values.

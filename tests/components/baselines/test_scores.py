@@ -4,7 +4,7 @@ import pytest
 
 from mixrank.components.baselines import AdditiveLogOdds, BoostedTrees, fit_additive, fit_boosted_trees, read_examples
 from mixrank.components.metrics import auc
-from mixrank.schemas import CalendarDay, Dataset, Label, LogSource, Table
+from mixrank.schemas import CalendarDay, Dataset, EventTable, Label, LogSource, Table
 from mixrank.schemas.encode import encode
 from mixrank.schemas.synthetic import toy_rows
 
@@ -46,7 +46,9 @@ def write_rows(folder, spec, rows):
 def run(tmp_path_factory, toy_spec, rows):
     """The dataset of these rows, and their files."""
     folder = write_rows(tmp_path_factory.mktemp("examples"), toy_spec, rows)
-    source = LogSource(log=Table(files=("log.csv",)), window=CalendarDay(timezone="Asia/Tokyo"))
+    files = Table(files=("log.csv",))
+    events = {history.events: EventTable(table=files) for history in toy_spec.histories if history.events is not None}
+    source = LogSource(log=files, events=events, window=CalendarDay(timezone="Asia/Tokyo"))
     return Dataset(spec=toy_spec, source=source), patterns(folder)
 
 

@@ -14,6 +14,7 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from mixrank.components.examples import example_gen as module
 from mixrank.components.examples.example_gen import Executor, build_example_gen
+from mixrank.components.examples.raw_tables import find_tables
 from mixrank.pipeline.checking.log_sample import SampleLimits, sample_log
 from mixrank.schemas import datasets
 from mixrank.schemas.encode import decode
@@ -30,7 +31,18 @@ from mixrank.schemas.features import (
     Scenario,
     TimeGap,
 )
-from mixrank.schemas.tables import Cut, Dataset, Join, LogSource, Popularity, Sliding, SplitByUserTail, Table, Threshold
+from mixrank.schemas.tables import (
+    Cut,
+    Dataset,
+    EventTable,
+    Join,
+    LogSource,
+    Popularity,
+    Sliding,
+    SplitByUserTail,
+    Table,
+    Threshold,
+)
 
 NO_FLAG = "is not 0 or 1; a number such as a watch time becomes a label by a `Threshold` in `derive`"
 SPEC = FeatureSpec(
@@ -207,12 +219,101 @@ def test_a_row_is_joined_derived_and_given_its_history(tmp_path):
     assert joins == {"user_0": (24, 24), "item_1": (24, 24)}
     histories = report["histories"]["long"]
     assert sum(split["events"] for split in histories.values()) == 4 * (0 + 1 + 2 + 3 * 3)
-    assert histories["train"]["empty"] == 4 and histories["eval"] == {"rows": 4, "empty": 0, "events": 12}
+    assert histories["train"]["empty"] == 4
+    # Each has five events, of which the newest three are kept.
+    assert histories["eval"] == {"rows": 4, "empty": 0, "events": 12, "cut_rows": 4, "cut_events": 8}
     assert (report["first_ms"], report["last_ms"], report["years"]) == (1_000_000, 1_503_000, {"1970": 24})
     present = {name: feature["present"]["train"] for name, feature in report["features"].items()}
     assert present == {"film": 16, "studio": 12, "genre": 9, "age": 16, "device": 12}
     assert (report["features"]["genre"]["cut_rows"], report["features"]["genre"]["cut_values"]) == (5, 5)
     assert dead_letters(f"{artifact.uri}/dead_letter.jsonl") == []
+
+
+ORDERS = [
+    {"user": user, "film": user, "paid_at": f"1970-01-01T00:{20 + step:02d}:00", "paid": 1.5 * step, "kept": step % 2}
+    for user in (0, 2, 9)
+    for step in range(5)
+]
+
+
+def with_orders(**changes):
+    """Orders of films, some of which are sent back: their own price, the genre of the film."""
+    history = History("orders", of=("film", "genre", "paid", "gap"), length=2, window="before", **changes)
+    spec = SPEC.model_copy(
+        update={"features": (*SPEC.features, Numeric("paid", group="event"), history.model_copy())},
+    )
+    orders = EventTable(table=Table(files=("orders.*",)), time=EventTime("paid_at", format="iso"))
+    return Dataset(spec=spec, source=dataset(events={"orders": orders}, max_bad_rows=0.1).source)
+
+
+def test_orders_of_a_table_of_their_own_are_histories(tmp_path):
+    write_all(tmp_path, "csv")
+    write_csv(tmp_path, "orders", [*ORDERS, {**ORDERS[0], "paid": "free"}, ORDERS[1]])
+    data = with_orders(events="orders")
+    artifact = execute(data, tmp_path, tmp_path / "out")
+    rows = [row for split in rows_of(artifact, data.spec).values() for row in split]
+    # User 2 in step 4, 1402 s after the epoch: orders at 1200, 1260, 1320 and 1380 s, of which the last is within 50 s.
+    (row,) = [row for row in rows if (row["user"], row["when"]) == (2, 1_402_000)]
+    assert row["orders_film"] == [2, 2] and row["orders_genre"] == ["", "", "", ""]
+    assert row["orders_paid"] == [3.0, 1.5] and row["orders_gap"] == [82, 142]
+    # User 0 at 1200 s exactly: the order of that second is not known yet.
+    assert all(not row["orders_film"] for row in rows if row["when"] <= 1_200_000 or row["user"] in (1, 3))
+    report = report_of(artifact)
+    found = report["event_tables"]["orders"]
+    assert (found["rows"], found["matched"]) == (15, 10)
+    assert report["rows_read"]["events_orders"] == 17 and report["bad_rows"]["events_orders"] == 1
+    (letter,) = dead_letters(f"{artifact.uri}/dead_letter.jsonl")
+    assert (letter["row"], letter["column"], letter["reason"]) == (16, "paid", "is not a number")
+    # All else is as without orders.
+    alone = rows_of(execute(dataset(), tmp_path, tmp_path / "alone"), SPEC)
+    assert sorted((r["user"], r["when"], r["click"]) for r in rows) == sorted(
+        (r["user"], r["when"], r["click"]) for split in alone.values() for r in split
+    )
+    sampled = sample_log(data, str(tmp_path), SampleLimits(None, None)).figures
+    assert sampled.model_dump(mode="json")["event_tables"] == report["event_tables"]
+    assert sampled.model_dump(mode="json")["histories"] == report["histories"]
+
+
+def test_only_takes_any_flag_of_an_event_table(tmp_path):
+    write_all(tmp_path)
+    write_parquet(tmp_path, "orders", ORDERS)
+    data = with_orders(events="orders", only="kept")
+    rows = [row for split in rows_of(execute(data, tmp_path, tmp_path / "out"), data.spec).values() for row in split]
+    (row,) = [row for row in rows if (row["user"], row["when"]) == (2, 1_402_000)]
+    assert row["orders_gap"] == [142]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda row: {"users": row["user"], **row}, None),
+        (lambda row: {k: v for k, v in row.items() if k != "user"}, r"orders.parquet has no column `user`"),
+        (lambda row: {k: v for k, v in row.items() if k != "film"}, r"orders.parquet has no column `film`"),
+        (
+            lambda row: {("price" if k == "paid" else k): v for k, v in row.items()},
+            r"history of `orders`: neither the event table nor a table of items has column `paid` \(.*orders.parquet, ",
+        ),
+    ],
+)
+def test_what_an_event_table_lacks_is_named(tmp_path, change, message):
+    write_all(tmp_path)
+    write_parquet(tmp_path, "orders", [change(row) for row in ORDERS])
+    if message is None:
+        assert find_tables(with_orders(events="orders"), str(tmp_path))["events_orders"].key == "user"
+        return
+    with pytest.raises(ValueError, match=message):
+        find_tables(with_orders(events="orders"), str(tmp_path))
+
+
+def test_later_events_of_other_tables_make_no_label_mature(tmp_path):
+    write_all(tmp_path)
+    write_parquet(tmp_path, "orders", [{**ORDERS[0], "paid_at": "1970-01-02T00:00:00"}])
+    data = with_orders(events="orders")
+    spec = data.spec.model_copy(update={"labels": (Label("click", matures_after="250s"),)})
+    rows = rows_of(execute(Dataset(spec=spec, source=data.source), tmp_path, tmp_path / "out"), spec)
+    newest = max(row["when"] for row in LOG) * 1000
+    for row in (row for split in rows.values() for row in split):
+        assert bool(row["click_is_mature"]) == (row["when"] <= newest - 250_000)
 
 
 @pytest.mark.slow

@@ -57,15 +57,15 @@ def test_rows_are_counted_by_split_label_and_scenario():
         [1, 0, 1, 0, 1, 1],
         time=[0, YEAR, YEAR, YEAR, 2 * YEAR, 3],
         page=["home", "cart", "elsewhere", "home", "home", "home"],
-        histories={"today": Slices(np.zeros(6, int), np.array([0, 2, 1, 0, 0, 9]))},
+        histories={"today": Slices(np.zeros(6, int), np.array([0, 2, 1, 0, 0, 9]), np.array([0, 1, 0, 2, 0, 5]))},
     )
     assert found.rows == {"train": 3, "eval": 2}
     assert found.rows_in_no_split == 1
     one, none = LabelFigures(rows=1, positives=1), LabelFigures(rows=1)
     assert found.labels["click"]["train"] == {"home": one, "cart": none, "other": one}
     assert found.labels["click"]["eval"] == {"home": LabelFigures(rows=2, positives=1)}
-    assert found.histories["today"]["train"] == HistoryFigures(rows=3, empty=1, events=3)
-    assert found.histories["today"]["eval"] == HistoryFigures(rows=2, empty=2)
+    assert found.histories["today"]["train"] == HistoryFigures(rows=3, empty=1, events=3, cut_rows=1, cut_events=1)
+    assert found.histories["today"]["eval"] == HistoryFigures(rows=2, empty=2, cut_rows=1, cut_events=2)
     assert (found.first_ms, found.last_ms) == (0, 2 * YEAR)
     assert found.years == {"1970": 2, "1971": 3, "1972": 1}
 

@@ -16,5 +16,6 @@ def test_vocabularies_are_as_long_as_transform_says_in_blocks_of_any_size(block,
     expected = {name: 1 + size + toy_spec.vocabularies[name].oov for name, size in known.items()} | {
         "country": 1 + 7,
         "habit": 1 + 40,
+        "query": 1 + 9,
     }
     assert vocabulary_sizes(toy_spec, toy_transform) == expected

@@ -20,7 +20,7 @@ NEW = {"person": [b"9", b"1", b"7", b"4"], "clip": [b"a", b"b", b"c"], "tag": [b
 OOV = {"person": 3, "clip": 2, "tag": 1}
 HASHED = 7
 # Ids of features that the old model did not have.
-CROSSES = {"there": 6, "habit": 41, "maker": 7}
+CROSSES = {"there": 6, "habit": 41, "maker": 7, "query": 10}
 
 
 def write_export(folder, tables, vocabularies, functions=2):

@@ -262,8 +262,8 @@ def test_a_paper_block_and_both_extractions_have_the_derived_sizes():
     assert parts["blocks: FFN"] == 60 * (2 * 4 * 256**2 + 4 * 256 + 256)
     assert parts["blocks: FFN"] + parts["blocks: mixing"] + parts["blocks: norms"] == 32_042_240
     extraction = HeMix(num_layers=1)
-    assert extraction._count_extraction("before", 332, 64).parameters == 2_297_856 + 64 * 256
-    assert extraction._count_extraction("within", 10, 48).parameters == 721_920 + 48 * 256
+    assert extraction._count_extraction("before", [(332, 64)]).parameters == 2_297_856 + 64 * 256
+    assert extraction._count_extraction("within", [(10, 48)]).parameters == 721_920 + 48 * 256
     assert parts["tokenizer"] == 360 * 5120 + 5120
 
 

@@ -144,6 +144,9 @@ def test_what_is_computed_from_a_feature_leaves_with_it(toy_spec):
     assert left.isdisjoint({"last", "clip", "maker", "words"}) and "pull" in left
     blind = seen(toy_spec, ("global.clip",))
     assert (blind.get("maker").histories, blind.get("words").histories) == ((), ())
+    assert {"last", "clip"}.isdisjoint(f.name for f in seen(toy_spec, ("clip", "last")).features)
+    bought = {"orders", "paid", "bought"}
+    assert {f.name for f in toy_spec.features} - {f.name for f in seen(toy_spec, ("orders",)).features} == bought
     with pytest.raises(ValueError, match="`without` names `clip`, whose table `last` uses: name both"):
         seen(toy_spec, ("clip",))
 

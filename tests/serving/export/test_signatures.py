@@ -189,7 +189,8 @@ def test_metadata_holds_the_spec_and_finds_every_table(toy_export, toy_spec, toy
     metadata = json.loads((toy_export.folder / METADATA).read_text())
     assert metadata["note"] == "untrained"
     assert FeatureSpec.model_validate(metadata["spec"]) == toy_spec
-    assert set(metadata["embeddings"]) == {"person", "country", "clip", "tag", "there", "habit", "maker"}
+    tables = {"person", "country", "clip", "tag", "there", "habit", "maker", "query"}
+    assert set(metadata["embeddings"]) == tables
     checkpoint = tf.train.load_checkpoint(str(toy_export.folder / "variables" / "variables"))
     sizes = vocabulary_sizes(toy_spec, toy_transform)
     for name, table in metadata["embeddings"].items():
