@@ -47,7 +47,7 @@ def test_batches_of_any_cut_make_the_same_tables(log):
         np.testing.assert_array_equal(one, other)
 
 
-def test_rows_without_a_duration_have_a_table_of_their_own_and_rows_that_do_not_count_none():
+def test_rows_without_a_duration_have_a_table_of_their_own():
     duration = np.r_[np.full(50, 10.0), np.full(50, np.nan), np.full(50, 20.0)]
     watched = np.r_[np.full(50, 5.0), np.full(50, 1000.0), np.full(50, np.nan)]
     edges, tables = counted(duration, watched)

@@ -81,7 +81,7 @@ def test_smoothing_must_be_positive():
         AdditiveLogOdds(smoothing=0)
 
 
-def test_probabilities_of_classes_have_the_additive_mean_and_are_nearest_to_the_shares():
+def test_probabilities_of_classes_have_the_additive_mean_and_are_nearest_to_shares():
     rng = np.random.default_rng(5)
     classes, keys = (0, 1, 2, 5), {"page": rng.integers(0, 4, 200), "item": rng.integers(0, 9, 200)}
     labels = rng.choice(classes, 200, p=(0.4, 0.3, 0.2, 0.1))
