@@ -123,7 +123,8 @@ def _read(file: RawFile, columns: Sequence[RawColumn]) -> list[pa.Array]:
                 raise ValueError(f"{file.path}, column `{column.name}`: {error}") from error
             if bad:
                 place = min(bad)
-                came = shown(as_python(array[place]))
+                came = as_python(array[place])
+                came = shown(came.decode(errors="replace") if isinstance(came, bytes) else came)
                 raise ValueError(
                     f"{file.path}, row {int(batch.rows[place])}: `{column.name}` {bad[place]}, received {came}"
                 )
