@@ -15,7 +15,7 @@ from typing import get_args
 import pytest
 
 from mixrank.schemas.encode import columns
-from mixrank.schemas.features import Encoding, EventField, Feature, Key, RowFeature, Valued, spec
+from mixrank.schemas.features import AnyFromFile, Encoding, EventField, Feature, Key, RowFeature, Valued, spec
 
 ROOT = Path(__file__).parents[1]
 HOME = "schemas/features"
@@ -23,6 +23,7 @@ HOME = "schemas/features"
 UNIONS = {
     "Feature": get_args(Feature),
     "RowFeature": get_args(RowFeature),
+    "AnyFromFile": get_args(AnyFromFile),
     "EventField": get_args(EventField),
     "Encoding": get_args(get_args(Encoding)[0]),
 }

@@ -247,7 +247,7 @@ def _numbers(
 def rate_before(counts: DailyCounts, days: NDArray[np.int64]) -> NDArray[np.float64]:
     """The rate of all rows on all days before `days`, with one row of each outcome added.
 
-    So it is neither 0 nor 1, even if a log begins with clicks only.
+    So it has a logit, even if a log begins with clicks alone.
     """
     positives, rows = counts.before([ALL], np.zeros(len(days), np.int64), days)
     return (positives + 1) / (rows + 2)
