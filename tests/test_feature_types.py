@@ -15,7 +15,7 @@ from typing import get_args
 import pytest
 
 from mixrank.schemas.encode import columns
-from mixrank.schemas.features import Encoding, EventField, Feature, Key, RowFeature, Valued, spec
+from mixrank.schemas.features import AnyFromFile, Encoding, EventField, Feature, Key, RowFeature, Valued, spec
 
 ROOT = Path(__file__).parents[1]
 HOME = "schemas/features"
@@ -24,6 +24,7 @@ UNIONS = {
     "Feature": get_args(Feature),
     "RowFeature": get_args(RowFeature),
     "EventField": get_args(EventField),
+    "AnyFromFile": get_args(AnyFromFile),
     "Encoding": get_args(get_args(Encoding)[0]),
 }
 MEMBERS = {name: {member.__name__ for member in union} for name, union in UNIONS.items()}
