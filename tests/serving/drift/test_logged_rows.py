@@ -40,11 +40,14 @@ def expected(spec, rows):
 
     def as_list(value):
         values = value if isinstance(value, list) else [] if value is None else [value]
+        # Missing numbers of the oldest events look like padding.
+        while values and values[-1] != values[-1]:
+            values = values[:-1]
         return [each.encode() if isinstance(each, str) else each for each in values]
 
     columns = {name: [as_list(row[name]) for row in rows] for name in served(spec, rows)[0]}
     floats = [column.name for column in columns_of_row(spec) if column.kind == "float" and column.serving]
-    return columns | {name: [pytest.approx(value, rel=1e-6) for value in columns[name]] for name in floats}
+    return columns | {name: [pytest.approx(value, rel=1e-6, nan_ok=True) for value in columns[name]] for name in floats}
 
 
 def lines(path, entries):
