@@ -35,16 +35,19 @@ def read(path, spec, **options):
     return {name: column.to_pylist() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
 
 
-def expected(spec, rows):
+def expected(spec, rows, whole=False):
     """Column -> lists of values, by plain Python."""
 
     def as_list(value):
         values = value if isinstance(value, list) else [] if value is None else [value]
+        # Missing numbers of the oldest events look like the padding of a request.
+        while not whole and values and values[-1] != values[-1]:
+            values = values[:-1]
         return [each.encode() if isinstance(each, str) else each for each in values]
 
     columns = {name: [as_list(row[name]) for row in rows] for name in served(spec, rows)[0]}
     floats = [column.name for column in columns_of_row(spec) if column.kind == "float" and column.serving]
-    return columns | {name: [pytest.approx(value, rel=1e-6) for value in columns[name]] for name in floats}
+    return columns | {name: [pytest.approx(value, rel=1e-6, nan_ok=True) for value in columns[name]] for name in floats}
 
 
 def lines(path, entries):
@@ -91,7 +94,7 @@ def test_examples_keep_keys_time_and_labels(tmp_path, toy_spec, rows, compressio
             writer.write(encode(toy_spec, row))
     found = read(tmp_path / "rows", toy_spec)
     assert found["click"] == [[row["click"]] for row in rows] and found["at"] == [[row["at"]] for row in rows]
-    assert {name: found[name] for name in served(toy_spec, rows)[0]} == expected(toy_spec, rows)
+    assert {name: found[name] for name in served(toy_spec, rows)[0]} == expected(toy_spec, rows, whole=True)
 
 
 def test_a_ranked_request_is_one_row_per_candidate(tmp_path, toy_spec):
