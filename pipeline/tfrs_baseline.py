@@ -223,11 +223,7 @@ def train(
     Raises:
         ValueError: if there is no such model, a setting does not apply, or a label has classes.
     """
-    check(name, settings)
-    if several := [label.name for label in spec.labels if label.classes]:
-        raise ValueError(
-            f"the TFRS baseline has one logit per task, and label `{several[0]}` has classes: leave it out"
-        )
+    check(name, settings, spec)
     settings = settings.on(1)
     run_dir.mkdir(parents=True, exist_ok=True)
     tf_keras.utils.set_random_seed(settings.seed)
@@ -291,8 +287,8 @@ def train(
     write_atomically(run_dir / PREDICTIONS, lambda path: predictions.to_parquet(path, index=False))
 
 
-def check(name: str, settings: TrainSettings) -> None:
-    """Refuses a model that does not exist and settings that would be silently ignored.
+def check(name: str, settings: TrainSettings, spec: FeatureSpec) -> None:
+    """Refuses a model that does not exist, a task that it cannot learn, and settings that would be silently ignored.
 
     Raises:
         ValueError: naming what to change.
@@ -310,6 +306,10 @@ def check(name: str, settings: TrainSettings) -> None:
     for key, (wrong, instead) in refused.items():
         if wrong:
             raise ValueError(f"the TFRS baseline has no `train.{key}`: add  --set train.{key}={instead}")
+    if several := [label.name for label in spec.labels if label.classes]:
+        raise ValueError(
+            f"the TFRS baseline has one logit per task, and label `{several[0]}` has classes: leave it out"
+        )
 
 
 class Progress(tf_keras.callbacks.Callback):
@@ -403,8 +403,8 @@ def main() -> None:
     options = parser.parse_args()
     try:
         config = load_config(options.config, options.set)
-        check(options.model, config.train)
         earlier, dataset = last_run(config)
+        check(options.model, config.train, dataset.spec)
         started = datetime.now()
         folder = new_folder(config, started, suffix=f"-tfrs-{options.model}")
         with quiet(folder / LOG_FILE):

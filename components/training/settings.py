@@ -398,12 +398,12 @@ class TrainSettings(Declaration):
                     f"`calibration.tasks` names `{task}`, which the log does not have{nearest(task, spec.tasks)}"
                 )
         covered = [label for label in spec.labels if calibration.covers(label)]
-        for label in spec.labels:
-            if label not in covered and (label.name in calibration.tasks or not covered):
-                raise ValueError(
-                    f"`calibration` fits a curve of one logit that predicts a mean, which task `{label.name}` of kind "
-                    f"{label.kind} does not have: leave it out"
-                )
+        named = [label for label in spec.labels if label.name in calibration.tasks and label not in covered]
+        for label in named or ([] if covered else spec.labels):
+            raise ValueError(
+                f"`calibration` fits a curve of one logit that predicts a mean, which task `{label.name}` of kind "
+                f"{label.kind} does not have: leave it out"
+            )
         for label in covered:
             if not label.is_flag and label.name in self.loss:
                 raise ValueError(

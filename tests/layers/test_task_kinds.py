@@ -239,6 +239,7 @@ def test_a_rank_is_read_from_the_table_of_its_row_or_of_its_request():
     np.testing.assert_allclose(at_rank(ranks, tables[:1]), [2.0, 10.0], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "q"), [("watch_time", 0.5), ("watch_time", 0.8), ("log_regression", 0.3)])
 def test_the_quantile_loss_of_times_finds_their_quantile(kind, q):
     labels, _ = draw("watch_time")

@@ -24,7 +24,7 @@ import tensorflow_transform as tft
 from mixrank.components.training.settings import TrainSettings
 from mixrank.layers.ranking.inputs import model_inputs, table_sizes
 from mixrank.pipeline.tfrs_baseline import Columns, build, check, train
-from mixrank.schemas.features import FeatureSpec
+from mixrank.schemas.features import FeatureSpec, Label
 
 spec, settings, patterns, graph, models, refused = map(json.loads, sys.argv[1:])
 spec = FeatureSpec.model_validate(spec)
@@ -55,9 +55,14 @@ for name in models:
     alone = [infer({key: values[i : i + 1] for key, values in rows.items()})["click"].numpy() for i in range(3)]
     said[name] = {"whole": infer(rows)["click"].numpy().tolist(), "alone": np.concatenate(alone).tolist()}
     try:
-        check(name, TrainSettings.model_validate(refused[name]))
+        check(name, TrainSettings.model_validate(refused[name]), spec)
     except ValueError as error:
         said[name]["refused"] = str(error)
+stars = Label("stars", kind="ordinal", classes=(1, 2, 3))
+try:
+    check("dlrm", TrainSettings(), spec.model_copy(update={"labels": (*spec.labels, stars)}))
+except ValueError as error:
+    said["classes"] = str(error)
 print(json.dumps(said))
 """
 SETTINGS = TrainSettings(
@@ -168,6 +173,11 @@ def test_one_row_alone_gets_the_score_it_gets_among_others(trained, name):
 )
 def test_settings_it_would_ignore_are_refused(trained, name, message):
     assert message in trained[1][name]["refused"]
+
+
+@pytest.mark.slow
+def test_a_label_with_classes_is_refused(trained):
+    assert "one logit per task, and label `stars` has classes: leave it out" in trained[1]["classes"]
 
 
 def test_it_needs_a_process_of_its_own():

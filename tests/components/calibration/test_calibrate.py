@@ -93,3 +93,17 @@ def test_a_task_that_cannot_be_calibrated_is_named(toy_spec):
     with pytest.raises(ValueError, match="task `score` is trained by huber to predict something else"):
         settings.check(spec, splits)
     settings.model_copy(update={"calibration": Calibration(method="platt", tasks=("click",))}).check(spec, splits)
+
+
+def test_a_task_without_one_logit_is_left_out_or_refused(toy_spec):
+    stars = Label("stars", kind="ordinal", classes=(1, 2, 3))
+    spec = type(toy_spec)(**{**dict(toy_spec), "labels": (Label("click"), stars), "features": toy_spec.features[:5]})
+    splits = ["train", "valid", "eval"]
+    settings = TrainSettings(calibration="platt")
+    settings.check(spec, splits)
+    assert [label.name for label in spec.labels if settings.calibration.covers(label)] == ["click"]
+    named = settings.model_copy(update={"calibration": Calibration(method="platt", tasks=("stars",))})
+    alone = spec.model_copy(update={"labels": (stars,)})
+    for refused, of in ((named, spec), (settings, alone)):
+        with pytest.raises(ValueError, match="which task `stars` of kind ordinal does not have: leave it out"):
+            refused.check(of, splits)
