@@ -174,11 +174,14 @@ class TableOptimizer(_Rate):
         schedule, warmup: as in `Optimizer`.
         options: `clipvalue` and `global_clipnorm` of all three, `start` of the Adagrads, `beta_1`, `beta_2` and
             `epsilon` of lazy Adam.
+        rates: feature, or scenario -> factor of the rate of its table, such as {user_id: 0.5}; 1 for all others, 0
+            leaves a table as it begins.
     """
 
     name: str = "rowwise_adagrad"
     learning_rate: float = Field(default=0.05, gt=0)
     options: dict[str, Any] = {}
+    rates: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
 
     @field_validator("name")
     @classmethod
@@ -348,6 +351,12 @@ class TrainSettings(Declaration):
             ValueError: naming the field and the nearest valid name.
         """
         known, kinds = spec.tasks, {label.name: label.kind for label in spec.labels}
+        for name in self.embedding_optimizer.rates:
+            if name not in spec.trained_tables:
+                raise ValueError(
+                    f"`embedding_optimizer.rates` names `{name}`, which has no table of its own that is trained"
+                    f"{nearest(name, spec.trained_tables)}"
+                )
         for task in self.entire_space:
             if task not in known:
                 raise ValueError(

@@ -86,7 +86,7 @@ class TrainingStep(keras.Model):
         if self.log_variances and optimizer.weight_decay:
             optimizer.exclude_from_weight_decay(var_list=list(self.log_variances.values()))
         optimizer.build(self.dense_weights)
-        rows.build(self._table_weights)
+        rows.build(self._table_weights, [self.tables[place].first_rows for place in self.trained])
         # The step compiles its dense part itself.
         self.compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, jit_compile=False)
         # A branch across replicas cannot be compiled, so several replicas update the dense weights outside.

@@ -342,6 +342,13 @@ class FeatureSpec(Declaration):
         types = Categorical | MultiCategorical | Cross | Lookup
         return tuple(f for f in self.features if isinstance(f, types) and f.owner == f.name)
 
+    @property
+    def trained_tables(self) -> tuple[str, ...]:
+        """Owners of the embedding tables that training changes; the scenario is one."""
+        features = [f for f in self.features if not isinstance(f, History)]
+        owners = (f.owner for f in features if not (f.is_number or f.is_frozen))
+        return tuple(dict.fromkeys([self.scenario.name, *owners]))
+
     def evaluate(
         self,
         expression: Expression,

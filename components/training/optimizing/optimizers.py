@@ -33,7 +33,7 @@ def build_optimizer(settings: Optimizer, *, steps: int = 1) -> keras.optimizers.
 
 def build_table_optimizer(settings: TableOptimizer, *, steps: int = 1) -> RowOptimizer:
     """The optimizer of the embedding tables; arguments as in `build_optimizer`."""
-    return build_row_optimizer(settings.name, _schedule(settings, steps), settings.options)
+    return build_row_optimizer(settings.name, _schedule(settings, steps), settings.options, settings.rates)
 
 
 def _schedule(settings: Optimizer | TableOptimizer, steps: int) -> Any:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
@@ -129,6 +130,23 @@ class Gradient(NamedTuple):
     values: tf.Tensor
 
 
+class Factors(NamedTuple):
+    """Factors of the learning rate of several tables that are one variable.
+
+    Args:
+        begins: first row of each table, ascending from 0.
+        factors: one of each table.
+    """
+
+    begins: tuple[int, ...]
+    factors: tuple[float, ...]
+
+    def of(self, rows: tf.Tensor) -> tf.Tensor:
+        """The factor of each row, float32 (rows, 1)."""
+        table = tf.searchsorted(tf.constant(self.begins[1:], tf.int64), rows, side="right")
+        return tf.gather(tf.constant(self.factors, tf.float32), table)[:, None]
+
+
 class RowOptimizer:
     """Sums the gradients of equal rows and updates those rows.
 
@@ -140,6 +158,7 @@ class RowOptimizer:
         learning_rate: float, or a Keras schedule of the step.
         clipvalue: float > 0 or None. Limit of every number of a summed gradient.
         global_clipnorm: float > 0 or None. Limit of the norm of all gradients of all tables together.
+        rates: name of a table -> factor of the learning rate of its rows; 1 for all others.
 
     Raises:
         ValueError: for a limit that is not positive.
@@ -152,21 +171,27 @@ class RowOptimizer:
         *,
         clipvalue: float | None = None,
         global_clipnorm: float | None = None,
+        rates: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.rule = rule
+        self.rates = dict(rates)
         self.learning_rate = learning_rate
         self.clipvalue = None if clipvalue is None else _positive("clipvalue", clipvalue)
         self.global_clipnorm = None if global_clipnorm is None else _positive("global_clipnorm", global_clipnorm)
         self.tables: list[keras.Variable] = []
         self.slots: list[list[keras.Variable]] = []
+        self.factors: list[Factors | None] = []
 
-    def build(self, tables: Sequence[keras.Variable]) -> None:
+    def build(self, tables: Sequence[keras.Variable], first_rows: Sequence[Mapping[str, int]] = ()) -> None:
         """Makes the slots, zeros; inside the strategy's scope, once.
 
         Args:
             tables: float32 (size, dim).
+            first_rows: for each of `tables`, as far as they are known, name of a table in it -> its first row.
         """
         self.tables = list(tables)
+        named = [*first_rows, *({} for _ in self.tables[len(first_rows) :])]
+        self.factors = [self._factors(first) for first in named]
         for table in self.tables:
             widths = [1 if kind == ONE else table.shape[1] for kind in self.rule.slots]
             name = table.path.replace("/", "_")
@@ -184,6 +209,13 @@ class RowOptimizer:
                         for number, width in enumerate(widths)
                     ]
                 )
+
+    def _factors(self, first_rows: Mapping[str, int]) -> Factors | None:
+        if not set(self.rates) & set(first_rows):
+            return None
+        ordered = sorted(first_rows, key=lambda name: first_rows[name])
+        begins = tuple(first_rows[name] for name in ordered)
+        return Factors(begins, tuple(self.rates.get(name, 1.0) for name in ordered))
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -208,9 +240,10 @@ class RowOptimizer:
                 summed.append(summed_by_row(gradient))
         strategy = tf.distribute.get_strategy()
         if strategy.num_replicas_in_sync == 1:
-            for table, slots, gradient in zip(self.tables, self.slots, self._limited(summed), strict=True):
+            limited = self._limited(summed)
+            for table, slots, gradient, factors in zip(self.tables, self.slots, limited, self.factors, strict=True):
                 with _beside(table.value):
-                    self._row_update(table.value, self._values(slots), gradient, step)
+                    self._row_update(table.value, self._values(slots), gradient, step, factors)
             return
         tf.distribute.get_replica_context().merge_call(
             self._merged, args=([g.rows for g in summed], [g.values for g in summed], step)
@@ -224,17 +257,34 @@ class RowOptimizer:
         ]
         (step, *_) = strategy.experimental_local_results(step)
         limits = self._limited(total)
-        for table, slots, gradient in zip(self.tables, self.slots, limits, strict=True):
+        for table, slots, gradient, factors in zip(self.tables, self.slots, limits, self.factors, strict=True):
 
-            def update(copy: tf.Variable, slots: list[tf.Variable], rows: Any, values: Any, step: Any) -> None:
-                self._row_update(copy, slots, Gradient(rows, values), step)
+            def update(
+                copy: tf.Variable,
+                slots: list[tf.Variable],
+                rows: Any,
+                values: Any,
+                step: Any,
+                factors: Factors | None = factors,
+            ) -> None:
+                self._row_update(copy, slots, Gradient(rows, values), step, factors)
 
             strategy.extended.update(
                 table.value, update, args=(self._values(slots), gradient.rows, gradient.values, step), group=False
             )
 
-    def _row_update(self, table: tf.Variable, slots: Sequence[tf.Variable], gradient: Gradient, step: Any) -> None:
-        self.rule.update(Rows(table, gradient.rows), slots, gradient.values, self.rate(step), step)
+    def _row_update(
+        self,
+        table: tf.Variable,
+        slots: Sequence[tf.Variable],
+        gradient: Gradient,
+        step: Any,
+        factors: Factors | None,
+    ) -> None:
+        rate = self.rate(step)
+        if factors is not None:
+            rate = rate * factors.of(gradient.rows)
+        self.rule.update(Rows(table, gradient.rows), slots, gradient.values, rate, step)
 
     def _limited(self, gradients: Sequence[Gradient]) -> list[Gradient]:
         values = [gradient.values for gradient in gradients]
@@ -250,9 +300,12 @@ class RowOptimizer:
 
 
 def build_row_optimizer(
-    name: str, learning_rate: float | Callable[[tf.Tensor], tf.Tensor], options: dict[str, Any]
+    name: str,
+    learning_rate: float | Callable[[tf.Tensor], tf.Tensor],
+    options: dict[str, Any],
+    rates: Mapping[str, float] = MappingProxyType({}),
 ) -> RowOptimizer:
-    """The optimizer of a rule's name, with options of the rule and of the optimizer.
+    """The optimizer of a rule's name, with options of the rule and of the optimizer, and its `rates`.
 
     Raises:
         ValueError: for an unknown option or a value out of bounds.
@@ -263,7 +316,7 @@ def build_row_optimizer(
         if key not in known:
             raise ValueError(f"optimizer `{name}` of the embedding tables has no option `{key}`{nearest(key, known)}")
     rule = RULES[name](**{key: value for key, value in options.items() if key not in own})
-    return RowOptimizer(rule, learning_rate, **own)
+    return RowOptimizer(rule, learning_rate, rates=rates, **own)
 
 
 def summed_by_row(gradient: Gradient) -> Gradient:

@@ -179,3 +179,16 @@ def test_tasks_over_the_entire_space_need_every_row(toy_spec):
         TrainSettings(entire_space=("buy",)).check(toy_spec.model_copy(update={"labels": labels}), ("train",))
     with pytest.raises(ValueError, match="`entire_space` does not go together with a loss of groups"):
         TrainSettings(entire_space=("buy",), loss={"click": "jrc"}, rows_together=8)
+
+
+def test_rates_are_of_tables_that_are_trained(toy_spec):
+    splits = ["train", "valid", "eval"]
+    TrainSettings(embedding_optimizer={"rates": {"clip": 0.5, "page": 0}}).check(toy_spec, splits)
+    for name, hint in (("clp", "; did you mean `clip`"), ("last", ""), ("words", ""), ("price", "")):
+        settings = TrainSettings(embedding_optimizer={"rates": {name: 0.5}})
+        with pytest.raises(
+            ValueError, match=f"`embedding_optimizer.rates` names `{name}`, which has no table .*{hint}"
+        ):
+            settings.check(toy_spec, splits)
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        TrainSettings(embedding_optimizer={"rates": {"clip": -1}})

@@ -52,6 +52,19 @@ def test_rowwise_adagrad_keeps_one_number_per_row():
     np.testing.assert_allclose(np.array(slot), a, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_the_rate_of_a_table_is_that_of_its_rows(name):
+    """Tables a, b and c begin at rows 0, 4 and 7 of one variable; every rule is linear in its rate."""
+    whole = optimized(name)[0] - table()
+    variable = keras.Variable(table(), name="embeddings")
+    optimizer = build_row_optimizer(name, RATE, {}, {"b": 0.5, "c": 0.0, "of_another_width": 3.0})
+    optimizer.build([variable], [{"a": 0, "c": 7, "b": 4}])
+    for step, (rows, values) in enumerate(gradients()):
+        optimizer.apply([Gradient(tf.constant(rows, tf.int64), tf.constant(values))], tf.constant(step))
+    factors = np.array([1, 1, 1, 1, 0.5, 0.5, 0.5, 0, 0])[:, None]
+    np.testing.assert_allclose(np.array(variable) - table(), factors * whole, atol=1e-6)
+
+
 def test_adagrad_keeps_one_number_per_weight():
     w, a = table().astype(np.float64), np.zeros((SIZE, DIM))
     for rows, values in gradients():
