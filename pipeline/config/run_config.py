@@ -21,7 +21,6 @@ from mixrank.pipeline.run_record import RunRecord, is_run
 from mixrank.schemas import Dataset, datasets, stores
 from mixrank.schemas.files import write_folder_atomically
 from mixrank.schemas.naming import Declaration, nearest, readable
-from mixrank.schemas.raw import with_side_files
 from mixrank.schemas.safe_text import shown
 from mixrank.schemas.stores import check_url, is_url
 from mixrank.serving.base import fetch_version, newest
@@ -157,6 +156,9 @@ class RunConfig(Declaration):
         """
         dataset = datasets.load(self.dataset)
         if dataset.spec.side_files:
+            # Pandas and Arrow, which no other config needs to be read.
+            from mixrank.schemas.raw import with_side_files
+
             self.open_stores()
             found = with_side_files(dataset.spec, self.data_dir())
             dataset = dataset.model_copy(update={"spec": found})
