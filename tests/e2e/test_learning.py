@@ -55,7 +55,7 @@ def model_inputs(world: World, events: Events) -> dict[str, np.ndarray]:
     sequence = sequences(rows, user, nobody, world.simulation.users, nobody.astype(bool))
     midnight = events.time_ms // DAY_MS * DAY_MS
     for history in SPEC.histories:
-        cut = slices(sequence, rows, user, time, time, midnight, history.window, history.length)
+        cut = slices(sequence, user, time, user, time, midnight, history.window, history.length)
         place = np.arange(history.length)
         there = place < cut.counts[:, None]
         event = sequence.events[np.where(there, cut.starts[:, None] + place, 0)]

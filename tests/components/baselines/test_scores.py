@@ -46,10 +46,14 @@ def write_rows(folder, spec, rows):
 def run(tmp_path_factory, toy_spec, rows):
     """The dataset of these rows, and their files."""
     folder = write_rows(tmp_path_factory.mktemp("examples"), toy_spec, rows)
+    return dataset_of(toy_spec, CalendarDay(timezone="Asia/Tokyo")), patterns(folder)
+
+
+def dataset_of(spec, window):
+    """A dataset whose files are not read."""
     files = Table(files=("log.csv",))
-    events = {history.events: EventTable(table=files) for history in toy_spec.histories if history.events is not None}
-    source = LogSource(log=files, events=events, window=CalendarDay(timezone="Asia/Tokyo"))
-    return Dataset(spec=toy_spec, source=source), patterns(folder)
+    events = {history.events: EventTable(table=files) for history in spec.histories if history.events is not None}
+    return Dataset(spec=spec, source=LogSource(log=files, events=events, window=window))
 
 
 def patterns(folder):
@@ -117,7 +121,7 @@ def test_baselines_of_sampled_negatives_predict_rates_of_the_whole_log(toy_spec,
     whole = [row | {"click": int(n < 2000), "buy": int(n % 10 == 0)} for n in range(10_000)]
     kept = [each for each in whole if each["click"] or rng.random() < 0.25]
     folder = write_rows(tmp_path / "examples", spec, {"train": {"a": kept}, "eval": {"a": whole[:5]}})
-    dataset = Dataset(spec=spec, source=LogSource(log=Table(files=("log*",)), window=CalendarDay()))
+    dataset = dataset_of(spec, CalendarDay())
     for fit, what in ((fit_additive, spec), (fit_boosted_trees, dataset)):
         found = pd.read_parquet(fit(what, patterns(folder), ("train",), tmp_path / f"{fit.__name__}.parquet"))
         np.testing.assert_allclose(found["score_click"], 0.2, atol=0.01)
