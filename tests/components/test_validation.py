@@ -13,7 +13,7 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from mixrank.components.gates import Figures, GateSettings, LabelFigures
 from mixrank.components.validation import Executor
-from mixrank.schemas import Dataset, FeatureSpec, LogSource, Table
+from mixrank.schemas import Dataset, EventTable, FeatureSpec, LogSource, Table
 from mixrank.schemas.encode import columns
 from mixrank.schemas.synthetic import toy_rows
 from mixrank.schemas.tfmd import as_text, schema
@@ -58,7 +58,9 @@ def validate(spec, tmp_path):
         examples = standard_artifacts.Examples()
         examples.uri = str(tmp_path)
         (tmp_path / "report.json").write_text(Figures(rows={"train": 9}, **changes).model_dump_json())
-        source = LogSource(log=Table(files=("log.csv",)))
+        files = Table(files=("log.csv",))
+        events = {history.events: EventTable(table=files) for history in spec.histories if history.events is not None}
+        source = LogSource(log=files, events=events)
         properties = {
             "dataset": Dataset(spec=spec, source=source).model_dump_json(),
             "gates": (gates or GateSettings()).model_dump_json(),

@@ -36,7 +36,7 @@ def made(request, toy_spec, small_model, tmp_path):
     spec = s.FeatureSpec(**{**dict(toy_spec), "features": features})
     spec = with_side_files(spec, str(tmp_path))
     (tmp_path / "clip").write_bytes(b"".join(clip + b"\n" for clip in CLIPS))
-    sizes = {"person": 5, "country": 8, "clip": 1 + len(CLIPS) + 2, "tag": 4, "there": 6, "habit": 41}
+    sizes = {"person": 5, "country": 8, "clip": 1 + len(CLIPS) + 2, "tag": 4, "there": 6, "habit": 41, "query": 10}
     model = build_ranker(spec, sizes, small_model["name"], small_model["params"], small_model["preset"])
     fresh = tables_of(model)["clip"].read()
     transform = SimpleNamespace(vocabulary_file_by_name=lambda name: str(tmp_path / name))

@@ -61,6 +61,14 @@ def test_shapes_and_types_are_fixed(stacked):
         "realtime_tag": ((2, 12), object),
         "realtime_action": ((2, 4), np.int64),
         "realtime_gap": ((2, 4), np.int64),
+        "orders_clip": ((2, 3), object),
+        "orders_price": ((2, 3), np.float32),
+        "orders_seconds": ((2, 3), np.float32),
+        "orders_paid": ((2, 3), np.float32),
+        "orders_gap": ((2, 3), np.int64),
+        "searches_query": ((2, 2), object),
+        "searches_look": ((2, 6), np.float32),
+        "searches_temper": ((2, 4), np.float32),
     }
 
 
