@@ -60,7 +60,7 @@ def prepare(folder: Path) -> str:
     }
     config.write_text(yaml.safe_dump(values))
     for arguments in (
-        ["simulate", folder / "log", "--users", 120, "--impressions", 5, "--days", 8],
+        ["simulate", "clicks", folder / "log", "--users", 120, "--impressions", 5, "--days", 8],
         ["run", config],
     ):
         command = [sys.executable, "-m", "mixrank.pipeline.cli", *map(str, arguments)]

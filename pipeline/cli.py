@@ -55,7 +55,7 @@ PANELS = {
     "Kubeflow": {"compile": "kubeflow.compile_spec", "submit": "kubeflow.submit"},
 }
 # A command of commands: its module has an `app`, whose callback is the function above.
-GROUPS = ("rollout",)
+GROUPS = ("rollout", "simulate")
 COMMANDS = {name: path for panel in PANELS.values() for name, path in panel.items()}
 
 

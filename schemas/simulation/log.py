@@ -66,8 +66,13 @@ class Events:
 
 def first_ms(simulation: Simulation) -> int:
     """When the first day begins, milliseconds since 1970 UTC."""
-    days = (LAST_DAY - datetime.date(1970, 1, 1)).days - simulation.days + 1
-    return days * DAY_MS
+    return int(day_starts(simulation.days)[0])
+
+
+def day_starts(days: int) -> NDArray[np.int64]:
+    """When each day of a log of so many days begins, milliseconds since 1970 UTC."""
+    last = (LAST_DAY - datetime.date(1970, 1, 1)).days
+    return np.arange(last - days + 1, last + 1, dtype=np.int64) * DAY_MS
 
 
 def blocks(simulation: Simulation) -> list[range]:
