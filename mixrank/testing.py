@@ -18,7 +18,6 @@ import numpy as np
 
 import mixrank
 from mixrank.layers import Backbone, registry
-from mixrank.layers.backbone import window_of
 from mixrank.layers.base import counts
 from mixrank.layers.heads import heads_for
 from mixrank.layers.ranking import Ranker, build_ranker, dense_parameters, field_names, match, model_inputs, widths
@@ -293,8 +292,8 @@ def the_arithmetic_before_building_is_that_of_the_built_model(case: Case) -> Non
         field_names=field_names(case.spec),
     )
     _require(dense == before, f"{before} dense parameters before building, {dense} after")
-    read = {key: size for key, size in fed.histories.items() if window_of(key) in backbone.windows}
-    _require(backbone.widths == fed._replace(histories=read), f"built with {backbone.widths}, expected {fed}")
+    given, _ = backbone.given(fed)
+    _require(backbone.widths == given, f"built with {backbone.widths}, expected {given}")
 
 
 def flops_are_those_of_the_traced_graph(case: Case) -> None:

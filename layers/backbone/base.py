@@ -11,6 +11,7 @@ from pydantic import PositiveInt
 
 from mixrank.layers.base import Layer, Part, Shape, Tensor, check_needs, per_candidate
 from mixrank.layers.heads import Heads, TaskHeads, build_heads
+from mixrank.layers.tokens import count_interest, interest_width
 from mixrank.schemas import GROUPS
 from mixrank.schemas.naming import nearest
 
@@ -35,10 +36,12 @@ class Widths(NamedTuple):
     Args:
         vectors: group -> width of each of its feature vectors, in the spec's order; a number has width 1.
         histories: history -> (length, width of an item), by the keys of `Backbone`, long-term ones first.
+        shared: history -> width of each field that its events share with the candidate; only those that have one.
     """
 
     vectors: Mapping[str, tuple[int, ...]]
     histories: Mapping[str, tuple[int, int]]
+    shared: Mapping[str, tuple[int, ...]] = {}
 
     @property
     def fields(self) -> tuple[int, ...]:
@@ -61,6 +64,8 @@ class Backbone(Layer):
     request what does not depend on the candidate. The scores are those of the expanded rows.
 
     Args:
+        target_interest: bool. Whether `features` also hold what each history that is read says about the candidate,
+            as vectors of the item (`TargetInterest`); a subclass that lets a configuration choose declares it again.
         head_units: widths of the hidden layers of every task's head.
         scenarios: declared values of the scenario; given by the spec, not by a configuration.
         field_names: names of the feature vectors, then of the histories, in the order of `FieldBackbone.fields`; given
@@ -84,6 +89,7 @@ class Backbone(Layer):
     def __init__(
         self,
         *,
+        target_interest: bool = False,
         head_units: tuple[PositiveInt, ...] = (),
         scenarios: tuple[int | str, ...] = (),
         field_names: tuple[str, ...] = (),
@@ -131,6 +137,21 @@ class Backbone(Layer):
             batches: evaluation rows, each batch a dictionary of the ranker's inputs.
         """
         return {}
+
+    def given(self, widths: Widths) -> tuple[Widths, list[Part]]:
+        """What this model is given of a spec: the histories that it reads, and its interests as features of the item.
+
+        Args:
+            widths: of the spec.
+
+        Returns:
+            The sizes, and parameters and FLOPs of the interests.
+        """
+        histories = {key: size for key, size in widths.histories.items() if window_of(key) in self.windows}
+        shared = {key: fields for key, fields in widths.shared.items() if key in histories and self.target_interest}
+        interests = [interest_width(len(fields), histories[key][1]) for key, fields in shared.items()]
+        vectors = {**widths.vectors, "item": (*widths.vectors["item"], *interests)}
+        return Widths(vectors, histories), [count_interest(fields, *histories[key]) for key, fields in shared.items()]
 
     def width(self, widths: Widths) -> int:
         """Width of the representation; works before `build`."""

@@ -3,6 +3,9 @@ from .attention import attend as attend
 from .attention import masked_softmax as masked_softmax
 from .attention import softmax as softmax
 from .attention import split_heads as split_heads
+from .attention_entropy import Watcher as Watcher
+from .attention_entropy import attention_report as attention_report
+from .attention_entropy import relative_entropy as relative_entropy
 from .blocks import HeteroMixerBlock as HeteroMixerBlock
 from .blocks import PostNormBlock as PostNormBlock
 from .blocks import PreNormBlock as PreNormBlock

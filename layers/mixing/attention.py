@@ -9,6 +9,7 @@ from keras import ops
 from pydantic import PositiveInt
 
 from mixrank.layers.base import Layer, Shape, Tensor, check_divides
+from mixrank.layers.mixing.attention_entropy import Watcher
 
 # Low enough to vanish in float32, and far from its limits.
 _NEVER = -1e30
@@ -37,7 +38,15 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     return weights * ops.cast(ops.any(mask, axis=-1, keepdims=True), "float32")
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *, scale: bool = True) -> Tensor:
+def attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    *,
+    scale: bool = True,
+    watcher: Watcher | None = None,
+) -> Tensor:
     """`softmax(Q K^T / sqrt(d)) V` per head, heads side by side; HeMix equations (6) and (7).
 
     Args:
@@ -46,6 +55,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *
         values: Tensor (batch, heads, keys, width), or (1, heads, keys, width).
         mask: None, or bool tensor that broadcasts to (batch, heads, queries, keys); True marks a valid key.
         scale: bool. Whether scores are divided by sqrt(d).
+        watcher: is told the weights and the mask, if there is one.
 
     Returns:
         Tensor (batch, queries, heads * width).
@@ -53,6 +63,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *
     batch, heads, num_queries, width = queries.shape
     scores = ops.matmul(queries * width**-0.5 if scale else queries, ops.transpose(keys, (0, 1, 3, 2)))
     weights = softmax(scores) if mask is None else masked_softmax(scores, mask)
+    if watcher is not None and mask is not None:
+        watcher(weights, mask)
     output = ops.matmul(ops.cast(weights, values.dtype), values)
     # (batch, heads, queries, width) -> (batch, queries, heads * width)
     lengths = (batch, -1) if num_queries is None else (-1, num_queries)

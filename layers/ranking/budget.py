@@ -34,7 +34,12 @@ def dense_parts(
     backbone = registry.build(name, params, scenarios=scenarios)
     backbone.check_widths(widths)
     fields = dict(zip(field_names, widths.fields, strict=False))
-    return [*backbone.count(widths), *new_heads(backbone, tasks, heads).count(backbone.width(widths), fields)]
+    widths, interests = backbone.given(widths)
+    return [
+        *interests,
+        *backbone.count(widths),
+        *new_heads(backbone, tasks, heads).count(backbone.width(widths), fields),
+    ]
 
 
 def dense_parameters(

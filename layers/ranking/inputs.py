@@ -136,7 +136,32 @@ def widths(spec: FeatureSpec) -> Widths:
         )
         for key, history in histories_by_key(spec).items()
     }
-    return Widths({group: tuple(found) for group, found in vectors.items()}, histories)
+    of_item = {feature.name: feature for feature in spec.model_features}
+    shared = {
+        key: tuple(spec.vector_width(of_item[name]) for name in found.values())
+        for key, history in histories_by_key(spec).items()
+        if (found := shared_fields(spec, history))
+    }
+    return Widths({group: tuple(found) for group, found in vectors.items()}, histories, shared)
+
+
+def shared_fields(spec: FeatureSpec, history: History) -> dict[str, str]:
+    """Fields of a history's events that the candidate has as well: ids, and vectors wider than one number.
+
+    Args:
+        spec: the log's declaration.
+        history: one of its histories.
+
+    Returns:
+        Column of the history -> feature of the item.
+    """
+    of_item = {feature.name for feature in spec.model_features if feature.group == "item"}
+    fields = [*spec.history_fields(history), *spec.added_to(history)]
+    return {
+        column: field.name
+        for column, field in fields
+        if field.name in of_item and (spec.vector_width(field) > 1 or not field.is_number)
+    }
 
 
 def field_names(spec: FeatureSpec) -> tuple[str, ...]:

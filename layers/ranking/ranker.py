@@ -10,12 +10,21 @@ import keras
 from keras import ops
 
 from mixrank.layers import registry
-from mixrank.layers.backbone import backbone_of, new_heads
+from mixrank.layers.backbone import Backbone, backbone_of, new_heads
 from mixrank.layers.base import seeded
 from mixrank.layers.heads import CalibratedLogits, Heads, TaskLogits, heads_for
 from mixrank.layers.losses import takes_probabilities
-from mixrank.layers.ranking.inputs import field_names, histories_by_key, model_inputs, table_sizes
-from mixrank.layers.tokens import AutoDis, EmbeddingTables, HistoryMask, SplitColumns, Storage, Table, ValuePooling
+from mixrank.layers.ranking.inputs import field_names, histories_by_key, model_inputs, shared_fields, table_sizes
+from mixrank.layers.tokens import (
+    AutoDis,
+    EmbeddingTables,
+    HistoryMask,
+    SplitColumns,
+    Storage,
+    Table,
+    TargetInterest,
+    ValuePooling,
+)
 from mixrank.schemas import GROUPS, EventField, FeatureSpec, History, ModelFeature
 
 # Names of the layers behind the heads of a ranker: of one with labels that have classes, and of a calibrated one.
@@ -90,8 +99,8 @@ def build_ranker(
         backbone = registry.build(model, params, scenarios=spec.scenario.values, field_names=field_names(spec))
 
         scenario = inputs[spec.scenario.name]
-        features, histories = _vectors(spec, inputs, backbone.windows, layers)
-        representation = backbone(features, histories, scenario)
+        features, histories, interests = _vectors(spec, inputs, backbone, layers)
+        representation = backbone(_with(features, interests), histories, scenario)
         logits = _logits(new_heads(backbone, spec.logits, chosen), spec, representation, scenario, features)
         if (several := _task_logits(spec)) is not None:
             logits = several(logits)
@@ -122,11 +131,11 @@ def request_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
     inputs = model_inputs(spec, one_request=True)
     backbone = backbone_of(model)
     scenario = inputs[spec.scenario.name]
-    features, histories = _vectors(spec, inputs, backbone.windows, _Layers({}, model.layers))
+    features, histories, interests = _vectors(spec, inputs, backbone, _Layers({}, model.layers))
     # (candidates, ...) -> (candidates,)
     column = inputs[candidates[0]]
     request_of = ops.zeros_like(column if len(column.shape) == 1 else column[:, 0], dtype="int32")
-    representation = backbone(features, histories, scenario, request_of=request_of)
+    representation = backbone(_with(features, interests), histories, scenario, request_of=request_of)
     return Ranker(inputs, _logits_of(model, spec, representation, scenario, features), name="request_ranker")
 
 
@@ -151,8 +160,8 @@ def dense_ranker(spec: FeatureSpec, model: keras.Model) -> keras.Model:
         for layer in model.layers
         if isinstance(layer, EmbeddingTables)
     }
-    features, histories = _vectors(spec, inputs, backbone.windows, _Layers({}, model.layers), rows)
-    representation = backbone(features, histories, scenario)
+    features, histories, interests = _vectors(spec, inputs, backbone, _Layers({}, model.layers), rows)
+    representation = backbone(_with(features, interests), histories, scenario)
     logits = _logits_of(model, spec, representation, scenario, features)
     return Ranker([inputs, list(rows.values())], logits, name="dense_ranker")
 
@@ -329,11 +338,12 @@ def _columns(spec: FeatureSpec, inputs: Mapping[str, Any], windows: tuple[str, .
 def _vectors(
     spec: FeatureSpec,
     inputs: Mapping[str, Any],
-    windows: tuple[str, ...],
+    backbone: Backbone,
     layers: _Layers,
     rows: Mapping[str, Any] | None = None,
-):
-    """Inputs of a backbone: group -> feature vectors, key -> history."""
+) -> tuple[dict[str, list], dict[str, dict[str, Any]], list]:
+    """Inputs of a backbone: group -> feature vectors, key -> history, and the candidate's interest in each history."""
+    windows = backbone.windows
     vectors = layers.looked_up(_columns(spec, inputs, windows), rows)
     features: dict[str, list] = {group: [] for group in GROUPS}
     features["context"].append(vectors[spec.scenario.name])
@@ -341,12 +351,21 @@ def _vectors(
     for feature in spec.model_features:
         weights = inputs[weights_of[feature.name]] if feature.name in weights_of else None
         features[feature.group].append(_vector(feature, inputs[feature.name], vectors, layers, weights))
-    histories = {
-        key: _items(spec, history, inputs, vectors, layers)
-        for key, history in histories_by_key(spec).items()
-        if history.window in windows
-    }
-    return features, histories
+    read = {key: history for key, history in histories_by_key(spec).items() if history.window in windows}
+    histories, interests, of_item = {}, [], [feature.name for feature in spec.model_features if feature.group == "item"]
+    for key, history in read.items():
+        events, histories[key] = _events(spec, history, inputs, vectors, layers)
+        shared = shared_fields(spec, history) if backbone.target_interest else {}
+        if shared:
+            candidate = [features["item"][of_item.index(name)] for name in shared.values()]
+            layer = layers.get(TargetInterest, f"interest_{history.name}")
+            interests.append(layer(candidate, [events[column] for column in shared], *histories[key].values()))
+    return features, histories, interests
+
+
+def _with(features: Mapping[str, list], interests: list) -> dict[str, list]:
+    """What the backbone reads: interests are features of the item; heads do not know them."""
+    return {**features, "item": [*features["item"], *interests]}
 
 
 def _logits(
@@ -391,16 +410,18 @@ def _pooled(feature, column: str, vectors, ids, layers: _Layers, weights=None):
     return pool(vectors, ids) if weights is None else pool(vectors, ids, weights)
 
 
-def _items(
+def _events(
     spec: FeatureSpec, history: History, inputs: Mapping[str, Any], looked_up: Mapping[str, Any], layers: _Layers
-) -> dict[str, Any]:
-    vectors, ids, never_zero = [], [], []
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Column -> its vectors (batch, length, width), and the history as a backbone reads it."""
+    vectors: dict[str, Any] = {}
+    ids, never_zero = [], []
     for column, field in spec.history_fields(history):
         values = inputs[column]
         if field.is_number:
             # (batch, length * width) -> (batch, length, width)
             shape = (history.length, field.width)
-            vectors.append(layers.get(keras.layers.Reshape, f"numbers_{column}", target_shape=shape)(values))
+            vectors[column] = layers.get(keras.layers.Reshape, f"numbers_{column}", target_shape=shape)(values)
             continue
         vector = looked_up[column]
         if field.max_values is not None:
@@ -408,14 +429,14 @@ def _items(
             shape = (history.length, field.max_values)
             values = layers.get(keras.layers.Reshape, f"values_{column}", target_shape=shape, dtype="int64")(values)
             vector = _pooled(field, column, vector, values, layers)
-        vectors.append(vector)
+        vectors[column] = vector
         ids.append(values)
         if field.never_missing:
             never_zero.append(values)
     # What is looked up for an event is 0 where the file lacks it, and says nothing about whether there is one.
-    vectors += [looked_up[column] for column, _ in spec.added_to(history)]
+    vectors |= {column: looked_up[column] for column, _ in spec.added_to(history)}
     # An unknown item attribute may be 0 in a real event, an action or a time gap never is.
     mask = layers.get(HistoryMask, f"mask_{history.name}")(never_zero[:1] or ids)
-    if len(vectors) == 1:
-        return {"items": vectors[0], "mask": mask}
-    return {"items": layers.get(keras.layers.Concatenate, f"items_{history.name}")(vectors), "mask": mask}
+    items = list(vectors.values())
+    joined = layers.get(keras.layers.Concatenate, f"items_{history.name}")(items) if len(items) > 1 else items[0]
+    return vectors, {"items": joined, "mask": mask}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -170,23 +170,46 @@ def grouping(found: dict[str, Any]) -> Markup:
     Args:
         found: fields and weights (tokens, fields), as in a model's insights.
     """
+    rows = {str(token + 1): row for token, row in enumerate(found["weights"])}
+    return _heat_map(rows, found["fields"], "token", "weight", "Features of every token")
+
+
+def attention(found: dict[str, Any]) -> Markup:
+    """Relative entropy of every query's attention.
+
+    Args:
+        found: columns and rows, as `attention` in a model's insights.
+    """
+    rows = {row["name"]: row["weights"] for row in found["rows"]}
+    return _heat_map(rows, found["columns"], "query", "entropy", "Entropy of the attention", highest=1.0)
+
+
+def _heat_map(
+    rows: Mapping[str, Sequence[float | None]],
+    columns: Sequence[str],
+    of_row: str,
+    value: str,
+    title: str,
+    highest: float | None = None,
+) -> Markup:
+    """One square per row and column, the darker the larger its value; white is 0, and None has no square."""
     points = [
-        {"feature": field, "token": token + 1, "weight": weight}
-        for token, row in enumerate(found["weights"])
-        for field, weight in zip(found["fields"], row, strict=True)
+        {"column": column, "row": name, "value": number}
+        for name, row in rows.items()
+        for column, number in zip(columns, row, strict=True)
+        if number is not None
     ]
     alt = altair()
+    scale = alt.Scale(range=["#ffffff", RUN_COLOURS[0]], domainMin=0)
+    if highest is not None:
+        scale = alt.Scale(range=["#ffffff", RUN_COLOURS[0]], domain=[0, highest])
     chart = alt.Chart(pd.DataFrame(points)).mark_rect(stroke=GRID, strokeWidth=0.5)
     chart = chart.encode(
-        x=alt.X("feature:N", sort=None, title=None, axis=alt.Axis(labelAngle=-60)),
-        y=alt.Y("token:O", title="token"),
-        color=alt.Color(
-            "weight:Q",
-            scale=alt.Scale(range=["#ffffff", RUN_COLOURS[0]], domainMin=0),
-            legend=alt.Legend(title="weight", orient="right"),
-        ),
+        x=alt.X("column:N", sort=None, title=None, axis=alt.Axis(labelAngle=-60)),
+        y=alt.Y("row:O", sort=None, title=of_row),
+        color=alt.Color("value:Q", scale=scale, legend=alt.Legend(title=value, orient="right")),
     ).properties(width=alt.Step(18), height=alt.Step(18))
-    return svg(chart, "Features of every token")
+    return svg(chart, title)
 
 
 def _columns(

@@ -199,6 +199,7 @@ def render(
         "insights": [run.model.get("insights", {}) for run in runs],
         "importance": [list(by_measure(read_importance(run.path))) for run in runs],
         "grouping_plot": plots.grouping,
+        "attention_plot": plots.attention,
         "nan": math.isnan,
         "alike": _unjudged_for_one_reason,
     }

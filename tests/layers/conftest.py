@@ -46,17 +46,20 @@ def check_layer(tmp_path, float32_afterwards):
     """
 
     def check(make, options: dict, *inputs, parameters: int):
+        def each(change):
+            return [[change(y) for y in x] if isinstance(x, list) else change(x) for x in inputs]
+
         layer = make(**options, name="layer")
         output = layer(*inputs)
         _randomize(layer)
         output = np.array(layer(*inputs))
         assert layer.count_params() == parameters
         assert np.all(np.isfinite(output))
-        assert tuple(layer.compute_output_shape(*(x.shape for x in inputs))) == output.shape
+        assert tuple(layer.compute_output_shape(*each(lambda x: x.shape))) == output.shape
 
-        symbols = [keras.Input(x.shape[1:], dtype=keras.backend.standardize_dtype(x.dtype)) for x in inputs]
+        symbols = each(lambda x: keras.Input(x.shape[1:], dtype=keras.backend.standardize_dtype(x.dtype)))
         model = keras.Model(symbols, layer(*symbols))
-        twice = [np.concatenate([x, x]) for x in inputs]
+        twice = each(lambda x: np.concatenate([x, x]))
         np.testing.assert_allclose(model(twice), np.concatenate([output, output]), atol=1e-5)
 
         copy = type(layer).from_config(layer.get_config())

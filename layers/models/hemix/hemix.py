@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import keras
@@ -18,6 +18,7 @@ from mixrank.layers.mixing import (
     SelfAttention,
     SharedFFN,
     TokenMixing,
+    attention_report,
 )
 from mixrank.layers.models.hemix.interest_extraction import MixedQueryAttention
 from mixrank.layers.tokens import InteractThenSplit, masked_mean
@@ -33,11 +34,12 @@ PRESETS = {
         "rank": 8,
         "expansion": 2,
         "attention_heads": 2,
+        "tokenizer_units": (32,),
         "head_units": (32,),
     },
     # Sizes derived from the published 101 M and 1484 M dense parameters, see docs/models/hemix.md.
-    "small": {"dim": 256, "num_layers": 3, "mixing_heads": 16, "rank": 16},
-    "large": {"dim": 768, "num_layers": 5, "mixing_heads": 16, "rank": 64},
+    "small": {"dim": 256, "num_layers": 3, "mixing_heads": 16, "rank": 16, "tokenizer_units": (320,)},
+    "large": {"dim": 768, "num_layers": 5, "mixing_heads": 16, "rank": 64, "tokenizer_units": (640,)},
 }
 SCALED = {"dim": ("pieces", "attention_heads")}
 NEEDS = {"before": {"global_sequence": False}, "within": {"realtime_sequence": False}}
@@ -62,9 +64,12 @@ class HeMix(Backbone):
             features and mean-pooled histories into the same number of tokens.
         global_sequence: bool. Whether the long-term history is read; off is an ablation.
         realtime_sequence: bool. Whether the real-time history is read; off is an ablation.
+        attention_norm: bool. Whether queries and aligned items are normalized before the attention's projections.
         query_residual: bool. Whether a query is added to the interest it found.
         position_embedding: bool. Whether a learned vector per position is added to history items.
         null_key: bool. Whether a learned key and value join every history.
+        target_interest: bool. Whether the feature tokenizer also reads what each history says about the candidate, as
+            `TargetInterest` finds it.
         num_layers: int >= 0. Number of blocks, L.
         block: heteromixer, or another block on the same tokens for comparison.
         mixing_heads: int >= 1, a divisor of `dim`. Mixed tokens H of HeteroMixing.
@@ -105,9 +110,11 @@ class HeMix(Backbone):
         mixed_queries: bool = True,
         global_sequence: bool = True,
         realtime_sequence: bool = True,
+        attention_norm: bool = True,
         query_residual: bool = False,
         position_embedding: bool = False,
         null_key: bool = False,
+        target_interest: bool = True,
         num_layers: NonNegativeInt = 3,
         block: Literal["heteromixer", "rankmixer", "transformer"] = "heteromixer",
         mixing_heads: PositiveInt = 16,
@@ -165,6 +172,7 @@ class HeMix(Backbone):
             self.extract[window] = MixedQueryAttention(
                 num_fixed=fixed,
                 heads=self.attention_heads,
+                norm=self.attention_norm,
                 residual=self.query_residual,
                 null_key=self.null_key,
                 name=f"extract_{window}",
@@ -249,6 +257,14 @@ class HeMix(Backbone):
             x = block(x, training=training)
         return ops.mean(x, axis=1)
 
+    def insights(self, ranker: keras.Model, batches: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """`attention` of every query to the histories of each window; empty without mixed queries."""
+        watched = {}
+        for window, layer in self.extract.items():
+            counts = zip(("dynamic", "fixed"), self.num_queries(window), strict=True)
+            watched[window] = layer, [f"{kind} {i + 1}" for kind, count in counts for i in range(count)]
+        return attention_report(ranker, batches, watched)
+
     def width(self, widths: Widths) -> int:
         return self.dim
 
@@ -266,7 +282,7 @@ class HeMix(Backbone):
         length = sum(items for items, _ in histories)
         queries, keys = dynamic + fixed, length + self.null_key
         parameters = sum(width for _, width in histories) * d + (queries + 3) * d * d + fixed * d
-        parameters += self.null_key * 2 * d + self.position_embedding * length * d
+        parameters += self.attention_norm * 4 * d + self.null_key * 2 * d + self.position_embedding * length * d
         # Alignment, keys and values; dynamic queries and output; scores and weighted sum. Fixed queries are projected
         # once per batch, which is nothing per sample.
         products = (

@@ -9,7 +9,7 @@ from keras import ops
 from pydantic import NonNegativeInt, PositiveInt
 
 from mixrank.layers.base import Layer, Shape, Tensor, check_divides, per_candidate, shared_by_candidates
-from mixrank.layers.mixing import PerTokenDense, attend, split_heads
+from mixrank.layers.mixing import PerTokenDense, Watcher, attend, split_heads
 
 
 @keras.saving.register_keras_serializable("mixrank")
@@ -20,9 +20,13 @@ class MixedQueryAttention(Layer):
     matrix of its own, `Q = [dynamic; fixed]`, and `K = S W_k`, `V = S W_v` shared by all queries. d is the width of a
     head. Fixed queries are weights and the same for every sample, so they are projected once per batch.
 
+    With `norm` Q and S are LayerNorms of what is given. Embedding rows start small; without it so do the scores, every
+    query weighs all items alike, and the gradients to its matrices, products of two small numbers, keep it that way.
+
     Args:
         num_fixed: int >= 0. Number of fixed queries.
         heads: int >= 1. Attention heads, a divisor of dim.
+        norm: bool. Whether queries and items are normalized before their projections.
         residual: bool. Whether the queries are added to the output.
         null_key: bool. Whether a learned key and value join every history, so that an empty one gives a learned token
             in place of zeros.
@@ -55,11 +59,14 @@ class MixedQueryAttention(Layer):
         *,
         num_fixed: NonNegativeInt,
         heads: PositiveInt = 4,
+        norm: bool = True,
         residual: bool = False,
         null_key: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        # Told every attention while `insights` looks.
+        self.on_attention: Watcher | None = None
 
     def build(self, dynamic_shape: Shape, items_shape: Shape, valid_shape: Shape) -> None:
         num_dynamic, dim = dynamic_shape[1:]
@@ -77,6 +84,10 @@ class MixedQueryAttention(Layer):
         if self.null_key:
             normal = keras.initializers.RandomNormal(stddev=0.02)
             self.null = self.add_weight(shape=(2, 1, 1, dim), initializer=normal, name="null")
+        self.norms = []
+        for name in ("query_norm", "item_norm") if self.norm else ():
+            self.norms.append(keras.layers.LayerNormalization(epsilon=1e-5, name=name, dtype=self.dtype_policy))
+            self.norms[-1].build((None, None, dim))
         self.key = keras.layers.Dense(dim, name="key", **options)
         self.value = keras.layers.Dense(dim, name="value", **options)
         self.output_projection = keras.layers.Dense(dim, name="output", **options)
@@ -85,6 +96,8 @@ class MixedQueryAttention(Layer):
 
     def call(self, dynamic: Tensor, items: Tensor, valid: Tensor, request_of: Tensor | None = None) -> Tensor:
         requests, dim = ops.shape(items)[0], items.shape[2]
+        normed_queries, normed_items = self.norms or (_same, _same)
+        items = normed_items(items)
         keys, values = self.key(items), self.value(items)
         if self.null_key:
             null = ops.broadcast_to(self.null, (2, requests, 1, dim))
@@ -94,11 +107,13 @@ class MixedQueryAttention(Layer):
 
         # (batch, queries, dim) -> (queries, batch, dim)
         dynamic = ops.transpose(dynamic, (1, 0, 2))
-        queries = self.dynamic_query(dynamic)
+        queries = self.dynamic_query(normed_queries(dynamic))
         if not self.num_fixed:
             return self._read(dynamic, queries, *(shared_by_candidates(x, request_of) for x in history))
         shape = (self.num_fixed, requests, dim)
-        fixed, fixed_queries = (ops.broadcast_to(x, shape) for x in (self.fixed, self.fixed_query(self.fixed)))
+        fixed, fixed_queries = (
+            ops.broadcast_to(x, shape) for x in (self.fixed, self.fixed_query(normed_queries(self.fixed)))
+        )
         if request_of is None:
             raw, queries = (ops.concatenate(x, axis=0) for x in ((dynamic, fixed), (queries, fixed_queries)))
             return self._read(raw, queries, *history)
@@ -116,7 +131,7 @@ class MixedQueryAttention(Layer):
             output = ops.transpose(output, (1, 0, 2))
         else:
             # (queries, batch, heads, width) -> (batch, heads, queries, width)
-            output = attend(ops.transpose(queries, (1, 2, 0, 3)), keys, values, mask)
+            output = attend(ops.transpose(queries, (1, 2, 0, 3)), keys, values, mask, watcher=self.on_attention)
         output = self.output_projection(output)
         # (queries, batch, dim) -> (batch, queries, dim)
         return output + ops.transpose(raw, (1, 0, 2)) if self.residual else output
@@ -125,3 +140,7 @@ class MixedQueryAttention(Layer):
         self, dynamic_shape: Shape, items_shape: Shape, valid_shape: Shape, request_of_shape: Shape | None = None
     ) -> Shape:
         return (dynamic_shape[0], dynamic_shape[1] + self.num_fixed, dynamic_shape[2])
+
+
+def _same(x: Tensor) -> Tensor:
+    return x

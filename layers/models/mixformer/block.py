@@ -51,6 +51,7 @@ class MixFormerBlock(Layer):
         head_mixing: block for `HeadMixing`, self_attention for `HeadAttention`, none for neither of them.
         attention_heads: int >= 1. Heads of `HeadAttention`.
         fusion: per_head, or shared for one g for all heads.
+        attention_norm: bool. Whether queries and items are normalized before their scores.
         norm: pre_rms for an RMSNorm before each sub-layer, post_ln for a LayerNorm after its residual.
 
     Call arguments:
@@ -82,6 +83,7 @@ class MixFormerBlock(Layer):
         head_mixing: Literal["block", "none", "self_attention"] = "block",
         attention_heads: PositiveInt = 4,
         fusion: Literal["per_head", "shared"] = "per_head",
+        attention_norm: bool = True,
         norm: Norm = "pre_rms",
         **kwargs: Any,
     ) -> None:
@@ -105,7 +107,9 @@ class MixFormerBlock(Layer):
         if self.query_units is not None:
             self.query = [PerTokenSwiGLU(units=self.query_units, name=f"query_{name}", **policy) for name in names]
             self.query_norm = self._norm("query_norm", shapes)
-        self.attention = [PerHeadCrossAttention(name=f"attention_{name}", **policy) for name in names]
+        self.attention = [
+            PerHeadCrossAttention(norm=self.attention_norm, name=f"attention_{name}", **policy) for name in names
+        ]
         if self.fusion == "shared":
             self.fuse = [SwiGLU(units=self.fusion_units, name="fusion", **policy)] * len(shapes)
         else:

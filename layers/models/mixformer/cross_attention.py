@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from mixrank.layers.base import Layer, PerToken, Shape, Tensor, per_candidate
-from mixrank.layers.mixing import masked_softmax
+from mixrank.layers.mixing import Watcher, masked_softmax
 
 Order = Literal["auto", "materialised", "reordered"]
 
@@ -20,6 +20,8 @@ class PerHeadCrossAttention(Layer):
     MixFormer equations (6)-(8): the query is the head itself, without a projection, and softmax runs over the valid
     positions. A head with an empty history keeps its state.
 
+    With `norm` scores and values are those of RMSNorms of head and items; the head that is added stays as it is.
+
     Two orders of the products give the same result. Materialised projects every item to a key and a value, 4 T dim^2
     operations per head and request. Reordered moves the matrices to the query, `q . (h W_k) = (q W_k^T) . h` and
     `(sum_t a_t h_t) W_v`, 4 dim^2 operations per head and query. So reordered costs less while a request has fewer
@@ -29,6 +31,7 @@ class PerHeadCrossAttention(Layer):
         order: materialised, reordered, or auto for the cheaper one. Auto is reordered without `request_of`. With
             `request_of` it is reordered if candidates <= requests * length is known from the shapes, and materialised
             otherwise, because requests of unknown size are ranking requests with many candidates.
+        norm: bool. Whether queries and items are normalized; without it scores start near 0 and each head reads a mean.
 
     Call arguments:
         queries: Tensor (batch, heads, dim).
@@ -51,8 +54,10 @@ class PerHeadCrossAttention(Layer):
     TensorShape([2, 3, 4])
     """
 
-    def __init__(self, *, order: Order = "auto", **kwargs: Any) -> None:
+    def __init__(self, *, order: Order = "auto", norm: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # Told every attention while `insights` looks.
+        self.on_attention: Watcher | None = None
 
     def build(
         self, queries_shape: Shape, items_shape: Shape, valid_shape: Shape, request_of_shape: Shape | None = None
@@ -63,10 +68,18 @@ class PerHeadCrossAttention(Layer):
         shape = (heads, dim, dim)
         self.key = self.add_weight(shape=shape, initializer=PerToken("glorot_uniform"), name="key")
         self.value = self.add_weight(shape=shape, initializer=PerToken("glorot_uniform"), name="value")
+        self.norms = []
+        for name in ("query_norm", "item_norm") if self.norm else ():
+            self.norms.append(keras.layers.RMSNormalization(epsilon=1e-6, name=name, dtype=self.dtype_policy))
+            self.norms[-1].build((None, dim))
 
     def call(self, queries: Tensor, items: Tensor, valid: Tensor, request_of: Tensor | None = None) -> Tensor:
+        asked = queries
+        if self.norm:
+            query_norm, item_norm = self.norms
+            asked, items = query_norm(queries), item_norm(items)
         # (batch, heads, dim) -> (heads, batch, dim)
-        q = ops.transpose(queries, (1, 0, 2)) * queries.shape[2] ** -0.5
+        q = ops.transpose(asked, (1, 0, 2)) * queries.shape[2] ** -0.5
         # (requests, length, heads, dim) -> (heads, requests, length, dim)
         h = ops.transpose(items, (2, 0, 1, 3))
         if self._reorders(valid, request_of):
@@ -91,8 +104,7 @@ class PerHeadCrossAttention(Layer):
         projected = ops.matmul(ops.reshape(h, (heads, -1, dim)), kernel)
         return ops.reshape(projected, (heads, -1, length, dim))
 
-    @staticmethod
-    def _read(q: Tensor, keys: Tensor, values: Tensor, valid: Tensor, request_of: Tensor | None) -> Tensor:
+    def _read(self, q: Tensor, keys: Tensor, values: Tensor, valid: Tensor, request_of: Tensor | None) -> Tensor:
         if request_of is not None and valid.shape[0] == 1:
             # (heads, batch, dim) x (heads, length, dim) -> (heads, batch, length)
             scores = ops.matmul(q, ops.transpose(keys[:, 0], (0, 2, 1)))
@@ -103,7 +115,11 @@ class PerHeadCrossAttention(Layer):
             values = keys if same else ops.take(values, request_of, axis=1)
         # (heads, batch, 1, dim) x (heads, batch, length, dim) -> (heads, batch, 1, length)
         scores = ops.matmul(q[:, :, None], ops.transpose(keys, (0, 1, 3, 2)))
-        weights = masked_softmax(scores, per_candidate(valid, request_of)[None, :, None, :])
+        valid = per_candidate(valid, request_of)
+        weights = masked_softmax(scores, valid[None, :, None, :])
+        if self.on_attention is not None:
+            # (heads, batch, 1, length) -> (batch, 1, heads, length)
+            self.on_attention(ops.transpose(weights, (1, 2, 0, 3)), valid[:, None, None, :])
         # (heads, batch, 1, dim) -> (heads, batch, dim)
         return ops.matmul(ops.cast(weights, values.dtype), values)[:, :, 0]
 

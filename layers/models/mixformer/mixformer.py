@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -11,16 +12,24 @@ from pydantic import PositiveInt
 
 from mixrank.layers.backbone import Backbone, Features, Histories, Widths, all_vectors, register
 from mixrank.layers.base import Part, Shape, Tensor, per_candidate
-from mixrank.layers.mixing import SwiGLU
+from mixrank.layers.mixing import SwiGLU, attention_report
 from mixrank.layers.models.mixformer.block import MixFormerBlock, each, new_norm, residual
 from mixrank.layers.tokens import EvenSplit
 
 PRESETS = {
     # For examples and one small log: trains in minutes on two CPU cores.
-    "tiny": {"dim": 32, "num_heads": 4, "num_layers": 2, "attention_heads": 2, "head_units": (32,)},
+    "tiny": {
+        "dim": 32,
+        "num_heads": 4,
+        "num_layers": 2,
+        "query_expansion": 4,
+        "sequence_dim": 64,
+        "attention_heads": 2,
+        "head_units": (32,),
+    },
     # 282 M and, as the paper's "medium", 1226 M dense parameters; see docs/models/mixformer.md for 368 and the FFNs.
-    "small": {"dim": 368, "num_heads": 16, "num_layers": 4, "query_expansion": 4, "sequence_expansion": 2},
-    "large": {"dim": 768, "num_heads": 16, "num_layers": 4},
+    "small": {"dim": 368, "num_heads": 16, "num_layers": 4, "query_expansion": 5, "sequence_dim": 12},
+    "large": {"dim": 768, "num_heads": 16, "num_layers": 4, "query_expansion": 5, "sequence_dim": 24},
 }
 SCALED = {"dim": ("num_heads", "attention_heads")}
 NEEDS = {"before": {"history": "within"}, "within": {"history": "before"}, "item": {"user_heads": None}}
@@ -47,12 +56,16 @@ class MixFormer(Backbone):
         history: which history is read: both, one after the other with the newest first, or one of them.
         position_embedding: bool. Whether a learned vector per position is added to history items.
         query_expansion: int >= 1. Hidden width of the SwiGLUs per head over `dim`, h_q / D.
-        sequence_expansion: int >= 1. Hidden width of the history's SwiGLU over `dim`, h_s / D.
+        sequence_dim: int >= 1. Hidden width of the history's SwiGLU, h_s; it acts on all heads of every event, and so
+            decides the cost of a long history.
         head_mixing: block for HeadMixing; none and self_attention are ablations.
         attention_heads: int >= 1, a divisor of `dim`. Heads of self-attention in place of HeadMixing.
         query_ffn: bool. Whether a SwiGLU precedes the attention (4); off is an ablation.
         seq_ffn: per_layer, or shared for one SwiGLU in (5) for all layers, with norms per layer; an ablation.
         fusion: per_head, or shared for one SwiGLU in (9) for all heads; an ablation.
+        attention_norm: bool. Whether queries and items are normalized before the scores of the cross attention.
+        target_interest: bool. Whether the heads are also cut from what each history says about the candidate, as
+            `TargetInterest` finds it.
         norm: pre_rms for RMSNorm before each sub-layer, or post_ln for LayerNorm after its residual; an ablation.
         head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
@@ -85,13 +98,15 @@ class MixFormer(Backbone):
         user_heads: PositiveInt | None = None,
         history: Literal["both", "before", "within"] = "both",
         position_embedding: bool = False,
-        query_expansion: PositiveInt = 4,
-        sequence_expansion: PositiveInt = 2,
+        query_expansion: PositiveInt = 5,
+        sequence_dim: PositiveInt = 12,
         head_mixing: Literal["block", "none", "self_attention"] = "block",
         attention_heads: PositiveInt = 4,
         query_ffn: bool = True,
         seq_ffn: Literal["per_layer", "shared"] = "per_layer",
         fusion: Literal["per_head", "shared"] = "per_head",
+        attention_norm: bool = True,
+        target_interest: bool = True,
         norm: Literal["pre_rms", "post_ln"] = "pre_rms",
         head_units: tuple[PositiveInt, ...] = (128,),
         **kwargs: Any,
@@ -142,8 +157,7 @@ class MixFormer(Backbone):
         self.sequence_ffns, self.sequence_norms, self.blocks = [], [], []
         for index in range(self.num_layers):
             if index == 0 or self.seq_ffn == "per_layer":
-                units = self.sequence_expansion * self.dim
-                self.sequence_ffns.append(SwiGLU(units=units, name=f"sequence_ffn_{index}", **policy))
+                self.sequence_ffns.append(SwiGLU(units=self.sequence_dim, name=f"sequence_ffn_{index}", **policy))
                 self.sequence_ffns[-1].build(items)
             self.sequence_norms.append(new_norm(self.norm, name=f"sequence_norm_{index}", **policy))
             self.sequence_norms[-1].build(items)
@@ -166,6 +180,7 @@ class MixFormer(Backbone):
             head_mixing=self.head_mixing,
             attention_heads=self.attention_heads,
             fusion=self.fusion,
+            attention_norm=self.attention_norm,
             norm=self.norm,
             name=f"block_{index}",
             dtype=self.dtype_policy,
@@ -221,6 +236,20 @@ class MixFormer(Backbone):
         # (batch, num_heads, dim) -> (batch, num_heads * dim)
         return ops.reshape(x, (-1, self.num_heads * self.dim))
 
+    def insights(self, ranker: keras.Model, batches: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """`attention` of every head to the history, in each block."""
+        sides, start = [], 0
+        for place, heads in enumerate(self.side_heads):
+            sides.append((place, [f"head {start + i + 1}" for i in range(heads)]))
+            start += heads
+        several = len(sides) > 1
+        watched = {
+            f"block {index + 1}" + (f", {('user', 'item')[place]}" if several else ""): (block.attention[place], names)
+            for index, block in enumerate(self.blocks)
+            for place, names in sides
+        }
+        return attention_report(ranker, batches, watched)
+
     def width(self, widths: Widths) -> int:
         return self.num_heads * self.dim
 
@@ -235,7 +264,7 @@ class MixFormer(Backbone):
         align = n * d * sum(width for _, width in read)
         align_products = n * d * sum(items * width for items, width in read)
         positions = self.position_embedding * length * n * d
-        sequence = 3 * n * d * self.sequence_expansion * d
+        sequence = 3 * n * d * self.sequence_dim
         sequences = layers if self.seq_ffn == "per_layer" else 1
         mixing, mixing_products = self._count_mixing()
         # One matrix before and one after the items; then scores and weighted sum.
@@ -243,6 +272,7 @@ class MixFormer(Backbone):
         ffn = 3 * self.query_expansion * d * d
         norms = (self.head_mixing != "none") + self.query_ffn + 1 + n
         weights = 1 if self.norm == "pre_rms" else 2
+        of_attention = 2 * d * len(self.side_heads) * self.attention_norm
         final = d if self.norm == "pre_rms" else 0
         return [
             Part("head projections", split, 2 * split),
@@ -252,7 +282,7 @@ class MixFormer(Backbone):
             Part("blocks: sequence FFN", sequences * sequence, 2 * layers * length * sequence),
             Part("blocks: attention", layers * 2 * n * d * d, 2 * layers * attention_products),
             Part("blocks: fusion FFN", layers * (1 if self.fusion == "shared" else n) * ffn, 2 * layers * n * ffn),
-            Part("blocks: norms", layers * norms * d * weights + final, 0),
+            Part("blocks: norms", layers * (norms * d * weights + of_attention) + final, 0),
         ]
 
     def _count_mixing(self) -> tuple[int, int]:

@@ -45,6 +45,8 @@ class MTGR(Backbone):
         group_norm: bool. Whether GLN has parameters per group; off is an ablation.
         dynamic_mask: bool. Whether the real-time history is masked by order; off is an ablation in which fields and
             histories all see each other.
+        target_interest: bool. Whether a candidate's token also holds what each history says about it, as
+            `TargetInterest` finds it.
         head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
     Call arguments:
@@ -75,6 +77,7 @@ class MTGR(Backbone):
         token_units: tuple[PositiveInt, ...] = (512,),
         group_norm: bool = True,
         dynamic_mask: bool = True,
+        target_interest: bool = True,
         head_units: tuple[PositiveInt, ...] = (128,),
         **kwargs: Any,
     ) -> None:

@@ -7,13 +7,11 @@ from typing import Any, Literal
 import keras
 import numpy as np
 from keras import ops
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 
 from mixrank.layers.base import Layer, Part, Shape, Tensor
 
 Grouping = Literal["learned", "random", "manual"]
-# Ten standard deviations of W's start: the fields dealt to a token are its top k, and training can still replace them.
-HEAD_START = 0.2
 
 
 @keras.saving.register_keras_serializable("mixrank")
@@ -22,8 +20,11 @@ class AutoToken(Layer):
 
     W (tokens, fields) is learned and starts as N(0, 0.02). The choice itself has no gradient: a logit learns only while
     its field is among the k of its token, and a field that no token keeps is not read at all. So learned groups start
-    from those that random would deal, which leave out as few fields as can be, unless `cover` is off. With `grouping`
-    random or manual the fields of a token are fixed and only their weights are learned.
+    from those that random would deal, which leave out as few fields as can be, unless `head_start` is 0. With
+    `grouping` random or manual the fields of a token are fixed and only their weights are learned.
+
+    The fields of a token stand in the order of their index, not of their logits, which learning may swap at any step:
+    what follows reads each place by weights of its own.
 
     Args:
         tokens: int >= 1. Number of tokens, n_g.
@@ -31,8 +32,9 @@ class AutoToken(Layer):
         grouping: learned top k (G2), random (G1): a shuffled deck of fields dealt out in turn, or manual (G3).
         groups: for manual, the field indices of every token, at most `keep` each; missing places are zeros.
         seed: int. Shuffles the deck of random groups and of the start of learned ones.
-        cover: bool. For learned: whether the fields that random would deal to a token start `HEAD_START` above the
-            others. Off, top k of N(0, 0.02) leaves out a field with probability `(1 - keep / fields) ^ tokens`.
+        head_start: float >= 0. For learned: the fields that random would deal to a token start at `head_start + |n|`,
+            the others at `-|n|`, n drawn from N(0, 0.02). The larger, the longer learning takes to replace one. With 0
+            all start at n, and the top k leave out a field with probability `(1 - keep / fields) ^ tokens`.
         frozen: constants stored by `freeze`, or None.
 
     Call arguments:
@@ -58,7 +60,7 @@ class AutoToken(Layer):
         grouping: Grouping = "learned",
         groups: tuple[tuple[int, ...], ...] = (),
         seed: int = 0,
-        cover: bool = True,
+        head_start: NonNegativeFloat = 0.05,
         frozen: dict[str, list] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -78,11 +80,12 @@ class AutoToken(Layer):
 
     def _start(self, shape: Shape, dtype: str | None = None) -> Tensor:
         start = keras.initializers.RandomNormal(stddev=0.02)(shape, dtype=dtype)
-        if self.grouping != "learned" or not self.cover:
+        if self.grouping != "learned" or not self.head_start:
             return start
-        ahead = np.zeros(shape, "float32")
-        np.put_along_axis(ahead, self._deal(), HEAD_START, axis=1)
-        return start + ops.cast(ahead, start.dtype)
+        dealt = np.zeros(shape, bool)
+        np.put_along_axis(dealt, self._deal(), True, axis=1)
+        size = ops.abs(start)
+        return ops.where(dealt, self.head_start + size, -size)
 
     def _deal(self) -> np.ndarray:
         """A shuffled deck of fields dealt out in turn, and again from its top: int array (tokens, keep)."""
@@ -113,8 +116,8 @@ class AutoToken(Layer):
         logits = ops.cast(ops.convert_to_tensor(self.logits), "float32")
         fixed = self._fixed()
         if fixed is None:
-            kept, indices = ops.top_k(logits, self.keep)
-            return indices, _weights(kept)
+            indices = ops.sort(ops.top_k(logits, self.keep)[1], axis=1)
+            return indices, _weights(ops.take_along_axis(logits, indices, axis=1))
         indices, valid = ops.convert_to_tensor(fixed[0], "int32"), ops.convert_to_tensor(fixed[1])
         return indices, _weights(ops.where(valid, ops.take_along_axis(logits, indices, axis=1), -1e30))
 
@@ -141,6 +144,13 @@ class AutoToken(Layer):
             "weights": np.array(ops.convert_to_numpy(weights)).tolist(),
         }
         self.logits.trainable = False
+
+    def replaced(self) -> int | None:
+        """How many of the fields dealt to tokens at the start learning has replaced by others; None without a deal."""
+        if self.grouping != "learned" or not self.head_start:
+            return None
+        kept = np.array(ops.convert_to_numpy(self.selection()[0]))
+        return sum(len(set(dealt) - set(now)) for dealt, now in zip(self._deal(), kept, strict=True))
 
     def weight_of_fields(self) -> np.ndarray:
         """The report: float array (tokens, fields), the weight of every field in every token, 0 where not kept."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import keras
 from keras import ops
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from mixrank.layers.backbone import Features, FieldBackbone, Histories, Widths, register
 from mixrank.layers.base import (
@@ -88,8 +88,8 @@ class MTmixAtt(FieldBackbone):
         num_layers: int >= 0. Number of blocks, L.
         grouping: learned top k (G2), random (G1) or manual groups (G3).
         groups: for manual, the fields of every token, by name or by index.
-        cover: bool. Whether learned groups start from random ones, so that every field is read at first if n_g k is
-            large enough; off, W starts as plain noise, which leaves fields out for good.
+        head_start: float >= 0. How far ahead the fields of random groups start in learned ones, so that every field is
+            read at first if n_g k is large enough; with 0 W starts as plain noise, which leaves fields out for good.
         mixing: start of the mixing matrices: orthogonal with determinant +1 (M3), ones, zeros (M2) or identity; or
             transpose, RankMixer's fixed shuffle (M1), which needs `dim` divisible by `num_tokens`.
         mixing_heads: int >= 1, a divisor of `dim`. Heads H of the mixing.
@@ -155,7 +155,7 @@ class MTmixAtt(FieldBackbone):
         num_layers: NonNegativeInt = 4,
         grouping: Literal["learned", "random", "manual"] = "learned",
         groups: tuple[tuple[int | FieldName, ...], ...] = (),
-        cover: bool = True,
+        head_start: NonNegativeFloat = 0.05,
         mixing: Literal["orthogonal", "ones", "zeros", "identity", "transpose"] = "orthogonal",
         mixing_heads: PositiveInt = 12,
         base_experts: NonNegativeInt = 3,
@@ -274,7 +274,7 @@ class MTmixAtt(FieldBackbone):
             keep=self.features_per_token,
             grouping=self.grouping,
             groups=self._groups_by_index(),
-            cover=self.cover,
+            head_start=self.head_start,
             frozen=self.frozen_grouping,
             name="auto_token",
             **policy,
@@ -317,13 +317,16 @@ class MTmixAtt(FieldBackbone):
         """Grouping and routing.
 
         Returns:
-            grouping: field names, the weight of every field in every token, and the fields no token keeps; routing: as
-            from `routing_report`, if there are scenario experts.
+            grouping: field names, the weight of every field in every token, the fields no token keeps, and how many
+            of the fields dealt at the start were replaced, of how many; routing: as from `routing_report`, if there are
+            scenario experts.
         """
         weights, names = self.auto_token.weight_of_fields(), self.field_names
         never = [name for name, column in zip(names, weights.T, strict=True) if not column.any()]
         rounded = [[round(float(weight), 6) for weight in row] for row in weights]
-        found = {"grouping": {"fields": list(names), "weights": rounded, "never_selected": never}}
+        found: dict[str, Any] = {"grouping": {"fields": list(names), "weights": rounded, "never_selected": never}}
+        if (replaced := self.auto_token.replaced()) is not None:
+            found["grouping"] |= {"replaced": replaced, "dealt": self.num_tokens * self.features_per_token}
         routing = routing_report(ranker, batches)
         return {**found, "routing": routing} if routing else found
 

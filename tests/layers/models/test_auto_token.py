@@ -46,11 +46,16 @@ def test_only_kept_logits_get_a_gradient_and_a_token_s_gradients_cancel(gradient
     np.testing.assert_allclose(gradient.sum(axis=1), 0, atol=1e-5)
 
 
-def test_the_order_of_fields_does_not_matter():
-    layer, x, order = AutoToken(tokens=3, keep=2), _normal(2, 5, 4), np.array([3, 0, 4, 1, 2])
-    before = np.array(layer(x))
-    layer.logits.assign(np.array(layer.logits)[:, order])
-    np.testing.assert_allclose(layer(x[:, order]), before, atol=1e-6)
+def test_two_kept_logits_that_cross_change_nothing_but_their_weights():
+    """Fields stand in the order of their index: the same fields in other places would be another token."""
+    layer, x = AutoToken(tokens=1, keep=2), _normal(2, 5, 4)
+    layer(x)
+    outputs = []
+    for difference in (1e-6, -1e-6):
+        layer.logits.assign([[-1.0, 0.3, -1.0, 0.3 + difference, -1.0]])
+        outputs.append(np.array(layer(x)))
+    np.testing.assert_allclose(*outputs, atol=1e-5)
+    np.testing.assert_allclose(outputs[0][:, 0], np.concatenate([x[:, 1], x[:, 3]], axis=1) / 2, atol=1e-5)
 
 
 def test_random_groups_deal_out_every_field_and_repeat_by_seed():
@@ -69,7 +74,8 @@ def test_learned_groups_start_from_the_random_ones_of_their_seed(seed):
     """12 tokens of 4 of 43 fields, as on KuaiRand, where noise alone leaves out ten fields or more."""
     x = _normal(2, 43, 2)
     learned, random, noise = (
-        AutoToken(tokens=12, keep=4, seed=seed, **options) for options in ({}, {"grouping": "random"}, {"cover": False})
+        AutoToken(tokens=12, keep=4, seed=seed, **options)
+        for options in ({}, {"grouping": "random"}, {"head_start": 0.0})
     )
     for layer in (learned, random, noise):
         layer(x)
@@ -79,8 +85,10 @@ def test_learned_groups_start_from_the_random_ones_of_their_seed(seed):
     assert np.sum(noise.weight_of_fields().sum(axis=0) == 0) > 3
     # A field that was not dealt takes the place of one whose logit has fallen.
     logits = np.array(learned.logits)
+    assert learned.replaced() == 0 and noise.replaced() is None and random.replaced() is None
     logits[0, dealt[0, 0]] = -1.0
     learned.logits.assign(logits)
+    assert learned.replaced() == 1
     assert len(set(np.array(learned.selection()[0])[0]) - set(dealt[0])) == 1
 
 

@@ -15,14 +15,19 @@ VALID = np.arange(6) < np.array([4, 0, 6, 1])[:, None]
 ORDERS = ("materialised", "reordered")
 
 
-def _expected(queries, items, valid, key, value):
+def _rms(x, gain):
+    return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-6) * gain
+
+
+def _expected(queries, items, valid, key, value, query_gain, item_gain):
     """Equations (6)-(8), row by row and head by head."""
+    asked, items = _rms(queries, query_gain), _rms(items, item_gain)
     result = np.array(queries, "float64")
     for b in range(len(queries)):
         for i in range(queries.shape[1]):
             if valid[b].any():
                 h = items[b, valid[b], i]
-                e = np.exp((h @ key[i]) @ queries[b, i] / np.sqrt(queries.shape[2]))
+                e = np.exp((h @ key[i]) @ asked[b, i] / np.sqrt(queries.shape[2]))
                 result[b, i] += (e / e.sum()) @ (h @ value[i])
     return result
 
@@ -36,7 +41,9 @@ def _built(randomize, order="auto"):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_each_head_reads_its_slice_of_the_valid_items(order, check_layer):
-    layer = check_layer(PerHeadCrossAttention, {"order": order}, QUERIES, ITEMS, VALID, parameters=2 * 3 * 5 * 5)
+    layer = check_layer(
+        PerHeadCrossAttention, {"order": order}, QUERIES, ITEMS, VALID, parameters=2 * 3 * 5 * 5 + 2 * 5
+    )
     np.testing.assert_allclose(
         layer(QUERIES, ITEMS, VALID), _expected(QUERIES, ITEMS, VALID, *layer.get_weights()), atol=1e-5
     )

@@ -40,12 +40,16 @@ def _extract(w, window, dynamic, items, valid, heads):
     """Equations (4) to (9) for one row, query by query."""
     fixed = w[f"extract_{window}/fixed"][:, 0]
     kernels = np.concatenate([w[f"extract_{window}/dynamic_query/kernel"], w[f"extract_{window}/fixed_query/kernel"]])
-    aligned = items @ w[f"align_{window}/kernel"]
+    norms = [
+        (w[f"extract_{window}/{name}_norm/gamma"], w[f"extract_{window}/{name}_norm/beta"])
+        for name in ("query", "item")
+    ]
+    aligned = _norm(items @ w[f"align_{window}/kernel"], *norms[1])
     keys, values = aligned @ w[f"extract_{window}/key/kernel"], aligned @ w[f"extract_{window}/value/kernel"]
     dim = keys.shape[1]
     tokens = []
     for query, kernel in zip(np.concatenate([dynamic, fixed]), kernels, strict=True):
-        q, o = query @ kernel, np.zeros(dim)
+        q, o = _norm(query, *norms[0]) @ kernel, np.zeros(dim)
         for head in np.split(np.arange(dim), heads) if valid.any() else ():
             e = np.exp(keys[valid][:, head] @ q[head] / np.sqrt(dim / heads))
             o[head] = (e / e.sum()) @ values[valid][:, head]
@@ -131,6 +135,7 @@ def test_each_ablation_has_the_tokens_it_is_designed_for(switch, tokens):
         {"global_sequence": False},
         {"realtime_sequence": False},
         {"global_sequence": False, "realtime_sequence": False},
+        {"attention_norm": False},
         {"query_residual": True},
         {"position_embedding": True},
         {"null_key": True},
@@ -175,7 +180,8 @@ def test_a_feature_token_changes_only_its_own_row_of_the_interest_tokens(argumen
     features, histories, _ = arguments
     before = np.array(layer.tokens(features, histories))
     bias = np.array(layer.tokenizer.split.bias)
-    bias[8:16] += 1
+    # LayerNorm takes out what all channels share.
+    bias[8:16] += np.arange(8)
     layer.tokenizer.split.bias.assign(bias)
     moved = np.abs(np.array(layer.tokens(features, histories)) - before)[1:].max(axis=(0, 2)) > 1e-6
     # Feature token 1 and, behind the 5 feature tokens, the interest of the global side's query 1.
@@ -262,8 +268,9 @@ def test_a_paper_block_and_both_extractions_have_the_derived_sizes():
     assert parts["blocks: FFN"] == 60 * (2 * 4 * 256**2 + 4 * 256 + 256)
     assert parts["blocks: FFN"] + parts["blocks: mixing"] + parts["blocks: norms"] == 32_042_240
     extraction = HeMix(num_layers=1)
-    assert extraction._count_extraction("before", [(332, 64)]).parameters == 2_297_856 + 64 * 256
-    assert extraction._count_extraction("within", [(10, 48)]).parameters == 721_920 + 48 * 256
+    # Two norms of 2 D besides.
+    assert extraction._count_extraction("before", [(332, 64)]).parameters == 2_297_856 + 64 * 256 + 4 * 256
+    assert extraction._count_extraction("within", [(10, 48)]).parameters == 721_920 + 48 * 256 + 4 * 256
     assert parts["tokenizer"] == 360 * 5120 + 5120
 
 
@@ -285,4 +292,4 @@ def test_small_really_has_that_size(spec, sizes):
     dense = model.count_params() - parts["embeddings"]
     assert sum(parts.values()) == model.count_params()
     # The toy spec's features are 23 wide, not 360; the rest is the same.
-    assert dense == pytest.approx(101e6 - (360 - 23) * 5120, rel=0.005)
+    assert dense == pytest.approx(101e6 - (360 - 23) * 320, rel=0.005)

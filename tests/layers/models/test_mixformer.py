@@ -16,7 +16,7 @@ SMALL = {
     "num_heads": 4,
     "num_layers": 2,
     "query_expansion": 2,
-    "sequence_expansion": 3,
+    "sequence_dim": 24,
     "attention_heads": 2,
     "head_units": (6,),
 }
@@ -114,12 +114,14 @@ def _numpy_mixformer(w, features, histories, *, dim, num_heads, num_layers, user
             z = q.copy()
             for i, (side, k) in enumerate(owner):
                 own = h[:, i * dim : (i + 1) * dim]
+                own = _rms(own, block[f"attention_{side}/item_norm/scale"])
                 # (6), (7)
                 keys = own @ block[f"attention_{side}/key"][k]
                 values = own @ block[f"attention_{side}/value"][k]
                 # (8)
                 if len(own):
-                    e = np.exp(keys @ q[i] / np.sqrt(dim))
+                    asked = _rms(q[i], block[f"attention_{side}/query_norm/scale"])
+                    e = np.exp(keys @ asked / np.sqrt(dim))
                     z[i] += (e / e.sum()) @ values
             # (9)
             n = _rms(z, block["fusion_norm/scale"])
@@ -159,7 +161,7 @@ def test_the_representation_follows_the_equations(options, request_arguments, ra
                 {"query_ffn": False},
                 {"fusion": "shared"},
                 {"norm": "post_ln"},
-                {"query_expansion": 3, "sequence_expansion": 1},
+                {"query_expansion": 3, "sequence_dim": 5},
             )
         ),
     ],
@@ -393,24 +395,26 @@ def test_values_out_of_bounds_are_refused(options, message, request_arguments):
 
 
 def test_a_block_has_the_parameters_of_the_formula():
-    # N = 4, D = 16, h_q = 24, h_s = 32: 6 N h_q D + 2 N D^2 + 3 N D h_s + (3 + N) D.
+    # N = 4, D = 16, h_q = 24, h_s = 32: 6 N h_q D + 2 N D^2 + 3 N D h_s + (3 + 2 + N) D.
     block = MixFormerBlock(query_units=24, fusion_units=24)
     block.build([(None, 4, 16)], (None, 5, 4, 16), (None, 5))
     sequence = SwiGLU(units=32)
     sequence.build((None, 5, 64))
-    assert block.count_params() + sequence.count_params() + 4 * 16 == 17_520
+    assert block.count_params() + sequence.count_params() + 4 * 16 == 17_520 + 2 * 16
 
 
 @pytest.mark.parametrize(
     ("options", "fewer"),
     [
-        ({"seq_ffn": "shared"}, (2 - 1) * 3 * 4 * 12 * 36),
+        ({"seq_ffn": "shared"}, (2 - 1) * 3 * 4 * 12 * 24),
         ({"fusion": "shared"}, 2 * (4 - 1) * 3 * 24 * 12),
         ({"query_ffn": False}, 2 * (4 * 3 * 24 * 12 + 12)),
         ({"head_mixing": "none"}, 2 * 12),
         ({"head_mixing": "self_attention"}, -2 * 4 * 12 * 12),
         ({"norm": "post_ln"}, 12 - 2 * (3 + 4) * 12),
-        ({"user_heads": 2}, 0),
+        ({"attention_norm": False}, 2 * 2 * 12),
+        # Norms of the attention for each side.
+        ({"user_heads": 2}, -2 * 2 * 12),
     ],
     ids=str,
 )
@@ -424,7 +428,7 @@ def test_an_ablation_has_as_many_parameters_less_as_it_leaves_out(options, fewer
 
 
 @pytest.mark.parametrize(
-    ("preset", "dim", "blocks", "millions"), [("small", 368, 277.4, 282), ("large", 768, 1208.0, 1226)]
+    ("preset", "dim", "blocks", "millions"), [("small", 368, 278.2, 282), ("large", 768, 1211.6, 1226)]
 )
 def test_a_preset_has_the_derived_size(preset, dim, blocks, millions):
     widths = Widths(
@@ -434,7 +438,8 @@ def test_a_preset_has_the_derived_size(preset, dim, blocks, millions):
     model = MixFormer(**presets("mixformer")[preset])
     parts = {part.name: part.parameters for part in model.count(widths)}
     in_blocks = sum(parameters for name, parameters in parts.items() if name.startswith("blocks")) - dim
-    assert in_blocks == 4 * (24 * 16 * dim**2 + 2 * 16 * dim**2 + 6 * 16 * dim**2 + (3 + 16) * dim)
+    h_q, h_s = 5 * dim, round(dim / 32)
+    assert in_blocks == 4 * (6 * 16 * h_q * dim + 2 * 16 * dim**2 + 3 * 16 * dim * h_s + (3 + 2 + 16) * dim)
     assert in_blocks / 1e6 == pytest.approx(blocks, abs=0.05)
     assert parts["head projections"] == 16 * 100 * dim and parts["history alignment"] == 2 * 128 * 16 * dim
     # Task nets of two tasks included, the rest of the published number is their unknown width.
@@ -450,5 +455,6 @@ def test_small_really_has_that_size_and_answers(spec, sizes, make_rows):
     parts = {part.name: part.parameters for part in counts(model)}
     assert sum(parts.values()) == model.count_params()
     in_blocks = sum(parameters for name, parameters in parts.items() if name.startswith("blocks"))
-    assert in_blocks == 277_376_320 + 368
+    # Two sides have norms of their own in each block's attention.
+    assert in_blocks == 4 * (32 * 16 * 368**2 + 3 * 16 * 368 * 12 + (3 + 4 + 16) * 368) + 368
     assert all(np.all(np.isfinite(logit)) for logit in model(make_rows(model)).values())

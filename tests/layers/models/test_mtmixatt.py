@@ -78,7 +78,7 @@ def _fields(w, features, histories, b):
 def _auto_token(w, fields, keep):
     tokens = []
     for row in w["auto_token/logits"]:
-        kept = np.argsort(-row)[:keep]
+        kept = np.sort(np.argsort(-row)[:keep])
         weights = np.exp(row[kept]) / np.exp(row[kept]).sum()
         tokens.append(np.concatenate([weight * fields[i] for weight, i in zip(weights, kept, strict=True)]))
     return np.stack(tokens)

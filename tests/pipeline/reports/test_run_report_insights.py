@@ -18,6 +18,13 @@ GROUPING = {
     "fields": ["member", "<b>tag</b>", "page", "price"],
     "weights": [[0.75, 0.25, 0.0, 0.0], [0.0, 0.5, 0.5, 0.0]],
     "never_selected": ["price"],
+    "replaced": 3,
+    "dealt": 4,
+}
+ATTENTION = {
+    "examined": 512,
+    "columns": ["before", "within"],
+    "rows": [{"name": "dynamic 1", "weights": [0.41, 1.0]}, {"name": "fixed 1", "weights": [0.9, None]}],
 }
 ROUTING = {
     "scenarios": ["0", "other"],
@@ -54,17 +61,20 @@ def test_the_gates_of_heads_are_shown_as_tables(tmp_path):
 
 
 @pytest.mark.slow
-def test_grouping_and_routing_are_shown_with_a_warning(tmp_path):
+def test_grouping_routing_and_attention_are_shown_with_a_warning(tmp_path):
     folder = fake_run(tmp_path / "run")
     card = json.loads((folder / "model/model.json").read_text())
-    card["insights"] = {"grouping": GROUPING, "routing": ROUTING}
+    card["insights"] = {"grouping": GROUPING, "routing": ROUTING, "attention": ATTENTION}
     (folder / "model/model.json").write_text(json.dumps(card))
     write_report([folder], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     text = Text()
     text.feed(page)
     assert text.open == []
-    assert "Features of every token" in [attributes["alt"] for tag, attributes in text.tags if tag == "img"]
+    pictures = [attributes["alt"] for tag, attributes in text.tags if tag == "img"]
+    assert "Features of every token" in pictures and "Entropy of the attention" in pictures
+    assert "the mean over the first 512 evaluation rows" in page
+    assert "Learning replaced 3 of\nthe 4 features dealt to tokens at the start." in page
     assert "No token reads:</strong> price." in page
     rows = [[cell.strip() for cell in row] for row in text.rows]
     assert ["home", "900", "97.5 %", "home 60 %"] in rows
