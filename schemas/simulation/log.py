@@ -174,7 +174,7 @@ def read_settings(folder: Path) -> Simulation:
     """
     path = folder / SETTINGS
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: is {folder} a log that `mixrank simulate` wrote?")
+        raise ValueError(f"{path} does not exist: is {folder} a log that `mixrank simulate clicks` wrote?")
     return Simulation.model_validate_json(path.read_text())
 
 

@@ -17,7 +17,7 @@ IMPORT = "from mixrank.schemas import Categorical"
 
 
 def test_every_shipped_dataset_loads_under_its_file_name():
-    assert datasets.names() == ["kuairand", "movielens", "simulated"]
+    assert datasets.names() == ["kuairand", "movielens", "repeat", "simulated"]
     for name in datasets.names():
         found = datasets.load(name)
         assert isinstance(found, Dataset)
@@ -42,7 +42,7 @@ def test_a_file_needs_no_package(tmp_path):
     ("reference", "message"),
     [
         ("movielns", r"there is no dataset `movielns`; did you mean `movielens`\?"),
-        ("os", "there is no dataset `os`; expected one of `kuairand`, `movielens`, `simulated`"),
+        ("os", "there is no dataset `os`; expected one of `kuairand`, `movielens`, `repeat`, `simulated`"),
         ("no.such", "there is no dataset `no.such`"),
         ("./movielens", r"there is no dataset `./movielens`; did you mean `movielens`\?"),
         ("..", "there is no dataset"),

@@ -6,18 +6,15 @@ import inspect
 import re
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from mixrank.pipeline.commands.simulate import simulate
+from mixrank.pipeline.commands.simulate import app, clicks, repeat
 from mixrank.pipeline.config import load_config
-from mixrank.schemas.simulation import Simulation, read_settings
+from mixrank.schemas.simulation import Repeats, Simulation, read_settings
 
 
-def run(*arguments: str):
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(simulate)
-    return CliRunner().invoke(app, arguments)
+def run(*arguments: str, law: str = "clicks"):
+    return CliRunner().invoke(app, [law, *arguments])
 
 
 def test_a_log_is_written_and_what_can_be_attained_is_shown(tmp_path):
@@ -58,13 +55,27 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 
-def test_the_help_tells_the_defaults():
-    options = inspect.signature(simulate).parameters
+@pytest.mark.parametrize(("command", "settings"), [(clicks, Simulation()), (repeat, Repeats())])
+def test_the_help_tells_the_defaults(command, settings):
+    options = inspect.signature(command).parameters
     for name in ("users", "items", "days", "impressions", "seed"):
         shown = options[name].annotation.__metadata__[0].show_default
-        assert float(shown) == getattr(Simulation(), name), name
+        assert float(shown) == getattr(settings, name), name
 
 
-def test_the_shipped_config_is_for_the_shipped_declaration(tmp_path):
-    config = load_config("simulated", [f"data={tmp_path}"])
-    assert config.load_dataset().spec.name == "simulated"
+@pytest.mark.parametrize("name", ["simulated", "repeat"])
+def test_the_shipped_config_is_for_the_shipped_declaration(name, tmp_path):
+    config = load_config(name, [f"data={tmp_path}"])
+    assert config.load_dataset().spec.name == name
+
+
+def test_a_log_of_repeats_is_written_and_tells_what_a_rule_reaches(tmp_path):
+    result = run(str(tmp_path / "log"), "--users", "80", "--items", "50", "--set", "again=0.3", law="repeat")
+    assert result.exit_code == 0, result.output
+    past, seen = (float(value) for value in re.findall(r"│ (0\.\d{4})", result.output))
+    assert 0.95 < past < 1 and 0.5 < seen <= past
+    assert "among the newest 60 events of earlier days and 15 of the day" in result.output
+    assert result.output.endswith(f"next:\n  mixrank run repeat --set data={tmp_path / 'log'}\n")
+    refused = run(str(tmp_path / "other"), "--set", "agian=1", law="repeat")
+    assert refused.exit_code == 1 and "Repeats has no field `agian`; did you mean `again`?" in refused.output
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
