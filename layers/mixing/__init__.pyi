@@ -1,8 +1,11 @@
 from .attention import SelfAttention as SelfAttention
 from .attention import attend as attend
 from .attention import masked_softmax as masked_softmax
+from .attention import matmul_of_rows as matmul_of_rows
+from .attention import merge_heads as merge_heads
 from .attention import softmax as softmax
 from .attention import split_heads as split_heads
+from .attention import without_masked as without_masked
 from .blocks import HeteroMixerBlock as HeteroMixerBlock
 from .blocks import PostNormBlock as PostNormBlock
 from .blocks import PreNormBlock as PreNormBlock
