@@ -90,9 +90,8 @@ class MixedBlock(Layer):
         shared = self.ns_parameters == "shared"
         self.s = self._weights("s", keras.layers.Dense, (None, None, dim), reads=shared or self.keep > 0)
         self.ns = self.s if shared else self._weights("ns", PerTokenDense, ns_shape, reads=True)
-        # [i, j]: whether feature token i sees j, and the i-th kept event the j-th of all events.
+        # [i, j]: whether feature token i sees j.
         self.ns_sees = np.tri(tokens, dtype=bool)
-        self.s_sees = np.tri(self.keep, self.length, self.length - self.keep, dtype=bool)
         self.drop = keras.layers.Dropout(self.dropout, name="drop", **policy) if self.dropout else None
 
     def _weights(self, side: str, dense: type, shape: Shape, reads: bool) -> dict[str, Any]:
@@ -134,7 +133,9 @@ class MixedBlock(Layer):
             return ns, None, None
         first = self.length - self.keep
         queries = split_heads(self.s["query"](normed[:, first:]), self.heads)
-        found = attend(queries, keys, values, ops.logical_and(self.s_sees, valid[:, None, None, :]))
+        # Made in the graph, where it is nothing beside the scores; as a constant it would stand in every export.
+        older = ops.arange(self.length) <= ops.arange(first, self.length)[:, None]
+        found = attend(queries, keys, values, ops.logical_and(older, valid[:, None, None, :]))
         return ns, self._transform(s[:, first:], found, self.s, training), valid[:, first:]
 
     def _split(self, x: Tensor) -> list[Tensor]:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from mixrank.layers.models.hyformer import HistoryAttention, HyFormer
+from mixrank.layers.mixing import masked_softmax
+from mixrank.layers.models.hyformer import HistoryAttention, HyFormer, history_attention
 
 SMALL = {
     "dim": 12,
@@ -21,6 +22,8 @@ SMALL = {
     "head_units": (6,),
 }
 KEYS = ("before", "within")
+# Quick tests try the default encoder.
+SHORT, SWIGLU = (pytest.param(name, marks=pytest.mark.slow) for name in ("short", "swiglu"))
 
 
 def _norm(gain, x):
@@ -102,16 +105,18 @@ def _numpy_hyformer(w, arguments, options):
     return np.array(rows)
 
 
-@pytest.mark.parametrize("encoder", ["transformer", "short", "swiglu"])
-def test_the_representation_follows_the_equations(encoder, arguments, check_backbone, arrays):
+@pytest.mark.parametrize("encoder", ["transformer", SHORT, SWIGLU])
+def test_the_representation_follows_the_equations(encoder, arguments, randomize, arrays):
     options = {**SMALL, "encoder": encoder}
-    layer = check_backbone(HyFormer, options, arguments)
+    layer = HyFormer(**options)
+    layer(*arguments)
+    randomize(layer, scale=0.3)
     expected = _numpy_hyformer(arrays(layer), arguments, options)
     assert np.std(expected) > 0.1
     np.testing.assert_allclose(layer(*arguments), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("encoder", ["transformer", "short", "swiglu"])
+@pytest.mark.parametrize("encoder", ["transformer", SHORT, SWIGLU])
 @pytest.mark.parametrize("requests", [1, 3])
 def test_requests_give_the_same_as_a_request_per_candidate(requests, encoder, arguments, randomize):
     layer = HyFormer(**{**SMALL, "encoder": encoder})
@@ -129,24 +134,23 @@ def test_requests_give_the_same_as_a_request_per_candidate(requests, encoder, ar
     np.testing.assert_allclose(found, layer(expanded, past, scenario[pick][rows]), atol=1e-5)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "small"])
-def test_a_fresh_model_does_not_attend_evenly(preset, arguments):
-    # Vectors of the size of fresh embeddings.
+@pytest.mark.parametrize("preset", ["tiny", pytest.param("small", marks=pytest.mark.slow)])
+def test_a_fresh_model_does_not_attend_evenly(preset, arguments, monkeypatch):
+    """Scores of events and queries for events spread in every block, from vectors as small as fresh embeddings."""
+    seen = []
+
+    def spied(scores, mask):
+        seen.append(np.array(scores))
+        return masked_softmax(scores, mask)
+
+    monkeypatch.setattr(history_attention, "masked_softmax", spied)
     features, histories, scenario = arguments
     features = {group: [0.05 * v for v in vectors] for group, vectors in features.items()}
-    histories = {key: {"items": 0.05 * each["items"], "mask": each["mask"]} for key, each in histories.items()}
-    layer = HyFormer.from_preset(preset, num_layers=1, hidden_dim=8)
-    layer(features, histories, scenario)
-    block, items = layer.blocks[0], layer.align["before"](histories["before"]["items"][3:])
-    items, _ = block.encoders[0](items, np.ones((1, 7), bool))
-    # Any query has unit scale after its norm.
-    query = np.random.default_rng(0).normal(size=(1, 5, layer.dim)).astype("float32")
-    attention = block.attentions[0]
-    queries = np.array(attention.query(block.query_norms[0](query)))[0]
-    keys = np.array(attention.key_value(block.event_norms[0](items)))[0, :, : layer.dim]
-    width = layer.dim // layer.attention_heads
-    scores = [queries[:, h : h + width] @ keys[:, h : h + width].T / np.sqrt(width) for h in range(0, layer.dim, width)]
-    assert np.std(scores, axis=-1).mean() > 0.1
+    full = {key: {"items": 0.05 * x["items"], "mask": np.ones_like(x["mask"])} for key, x in histories.items()}
+    HyFormer.from_preset(preset, num_layers=2, hidden_dim=8)(features, full, scenario)
+    # In each of two blocks the encoders of both histories, then the queries of both.
+    assert [scores.shape[-1] for scores in seen] == [7, 3, 7, 3] * 2
+    assert all(scores.std(axis=-1).mean() > 0.1 for scores in seen)
 
 
 def test_attention_follows_its_equations(check_layer, arrays):
@@ -159,18 +163,27 @@ def test_attention_follows_its_equations(check_layer, arrays):
     np.testing.assert_allclose(layer(queries, items, valid), expected, atol=1e-4)
 
 
+def test_without_a_history_all_tokens_are_fields(arguments):
+    features, _, scenario = arguments
+    layer = HyFormer(**SMALL)
+    assert np.std(layer(features, {}, scenario)) > 0.1
+    assert sum(part.parameters for part in layer.parts()) == layer.count_params()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [{"num_layers": 1, "dropout": 0.3}, {"num_queries": 1, "encoder": "short"}, {"events_per_token": 2}],
+    [
+        {},
+        {"num_layers": 1, "dropout": 0.3},
+        {"num_queries": 1, "encoder": "short"},
+        {"encoder": "swiglu"},
+        {"events_per_token": 2},
+    ],
     ids=str,
 )
-def test_every_other_option_counts_its_parameters_and_learns(options, arguments, check_backbone):
+def test_every_option_counts_its_parameters_and_learns(options, arguments, check_backbone):
     check_backbone(HyFormer, {**SMALL, **options}, arguments)
-
-
-def test_without_a_history_all_tokens_are_fields(arguments, check_backbone):
-    features, _, scenario = arguments
-    check_backbone(HyFormer, SMALL, (features, {}, scenario))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from mixrank.layers.models.onetrans import MixedBlock, OneTrans
+from mixrank.layers.mixing import without_masked
+from mixrank.layers.models.onetrans import MixedBlock, OneTrans, mixed_block
 from mixrank.layers.models.onetrans.onetrans import padding_first
 
 SMALL = {
@@ -139,16 +140,20 @@ def several(arguments):
     ],
     ids=str,
 )
-def test_the_representation_follows_the_equations(options, arguments, check_backbone, arrays):
-    layer = check_backbone(OneTrans, {**SMALL, **options}, arguments)
+def test_the_representation_follows_the_equations(options, arguments, randomize, arrays):
+    layer = OneTrans(**{**SMALL, **options})
+    layer(*arguments)
+    randomize(layer, scale=0.3)
     expected = _numpy_onetrans(arrays(layer), arguments, options)
     assert np.std(expected) > 0.1
     np.testing.assert_allclose(layer(*arguments), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{}, {"merge": "intent"}], ids=str)
-def test_histories_of_one_window_stand_one_after_the_other(options, several, check_backbone, arrays):
-    layer = check_backbone(OneTrans, {**SMALL, **options}, several)
+def test_histories_of_one_window_stand_one_after_the_other(options, several, randomize, arrays):
+    layer = OneTrans(**{**SMALL, **options})
+    layer(*several)
+    randomize(layer, scale=0.3)
     keys = ("before", "before_orders", "within")
     expected = _numpy_onetrans(arrays(layer), several, options, keys)
     np.testing.assert_allclose(layer(*several), expected, atol=1e-4)
@@ -196,27 +201,24 @@ def test_an_event_reaches_newer_events_and_all_feature_tokens_only():
     assert moved(second, np.zeros_like(s)) == [[1, 2], []]
 
 
-@pytest.mark.parametrize("preset", ["tiny", "small"])
-def test_a_fresh_model_does_not_attend_evenly(preset, arguments):
-    # Vectors of the size of fresh embeddings.
+@pytest.mark.parametrize("preset", ["tiny", pytest.param("small", marks=pytest.mark.slow)])
+def test_a_fresh_model_does_not_attend_evenly(preset, arguments, monkeypatch):
+    """Scores of feature tokens for the events spread in every block, from vectors as small as fresh embeddings."""
+    seen = []
+
+    def spied(scores, mask):
+        seen.append(np.array(scores))
+        return without_masked(scores, mask)
+
+    monkeypatch.setattr(mixed_block, "without_masked", spied)
     features, histories, scenario = arguments
     features = {group: [0.05 * v for v in vectors] for group, vectors in features.items()}
-    histories = {key: {"items": 0.05 * each["items"], "mask": each["mask"]} for key, each in histories.items()}
-    layer = OneTrans.from_preset(preset, num_layers=1, tokenizer_units=(32,))
-    layer(features, histories, scenario)
-    block = layer.blocks[0]
-    s, _ = layer.events(histories)
-    vectors = np.concatenate([v for group in ("user", "item", "context") for v in features[group]], axis=1)
-    queries = np.array(block.ns["query"](block.norm(layer.tokenizer(vectors))))
-    keys = np.array(block.s["key_value"](block.norm(s)))[..., : layer.dim]
-    width = layer.dim // layer.attention_heads
-    # Rows 2 and 3 have at least six events; scores of one query and head over the last six.
-    scores = [
-        queries[b, :, h : h + width] @ keys[b, -6:, h : h + width].T / np.sqrt(width)
-        for b in (2, 3)
-        for h in range(0, layer.dim, width)
-    ]
-    assert np.std(scores, axis=-1).mean() > 0.1
+    full = {key: {"items": 0.05 * x["items"], "mask": np.ones_like(x["mask"])} for key, x in histories.items()}
+    OneTrans.from_preset(preset, num_layers=2, tokenizer_units=(32,))(features, full, scenario)
+    # Of each block those for events, then those for feature tokens.
+    of_events = seen[::2]
+    assert [scores.shape[-1] for scores in of_events] == [10, 10]
+    assert all(scores.std(axis=-1).mean() > 0.1 for scores in of_events)
 
 
 @pytest.mark.parametrize("requests", [1, 3])
@@ -237,14 +239,29 @@ def test_requests_give_the_same_as_a_request_per_candidate(requests, options, ar
     np.testing.assert_allclose(found, layer(expanded, past, scenario[pick][rows]), atol=1e-5)
 
 
-def test_without_a_history_features_are_left(arguments, check_backbone):
+def test_without_a_history_features_are_left(arguments):
     features, _, scenario = arguments
-    check_backbone(OneTrans, SMALL, (features, {}, scenario))
+    layer = OneTrans(**SMALL)
+    assert np.std(layer(features, {}, scenario)) > 0.1
+    assert sum(part.parameters for part in layer.parts()) == layer.count_params()
 
 
-@pytest.mark.parametrize("options", [{"token_units": (), "tokenizer_units": ()}, {"dropout": 0.3}], ids=str)
-def test_every_other_option_counts_its_parameters_and_learns(options, arguments, check_backbone):
-    check_backbone(OneTrans, {**SMALL, "num_layers": 2, **options}, arguments)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 1, "dropout": 0.3},
+        {"merge": "intent", "position_embedding": True},
+        {"pyramid": False, "token_units": (), "tokenizer_units": ()},
+        {"ns_parameters": "shared"},
+        {"events_per_token": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("given", ["arguments", "several"])
+def test_every_option_counts_its_parameters_and_learns(given, options, request, check_backbone):
+    check_backbone(OneTrans, {**SMALL, **options}, request.getfixturevalue(given))
 
 
 @pytest.mark.parametrize(
