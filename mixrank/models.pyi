@@ -7,11 +7,13 @@ from mixrank.layers.models.dlrm.dlrm import DLRM as DLRM
 from mixrank.layers.models.finalmlp import FinalMLP as FinalMLP
 from mixrank.layers.models.hemix.hemix import HeMix as HeMix
 from mixrank.layers.models.hiformer.hiformer import Hiformer as Hiformer
+from mixrank.layers.models.hyformer.hyformer import HyFormer as HyFormer
 from mixrank.layers.models.masknet import MaskNet as MaskNet
 from mixrank.layers.models.mixformer.mixformer import MixFormer as MixFormer
 from mixrank.layers.models.mlp_mixer import MLPMixer as MLPMixer
 from mixrank.layers.models.mtgr.mtgr import MTGR as MTGR
 from mixrank.layers.models.mtmixatt.mtmixatt import MTmixAtt as MTmixAtt
+from mixrank.layers.models.onetrans.onetrans import OneTrans as OneTrans
 from mixrank.layers.models.rankmixer.rankmixer import RankMixer as RankMixer
 from mixrank.layers.models.tokenmixer_large import TokenMixerLarge as TokenMixerLarge
 from mixrank.layers.models.transformer import Transformer as Transformer

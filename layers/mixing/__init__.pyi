@@ -1,8 +1,11 @@
 from .attention import SelfAttention as SelfAttention
 from .attention import attend as attend
 from .attention import masked_softmax as masked_softmax
+from .attention import matmul_of_rows as matmul_of_rows
+from .attention import merge_heads as merge_heads
 from .attention import softmax as softmax
 from .attention import split_heads as split_heads
+from .attention import without_masked as without_masked
 from .attention_entropy import Watcher as Watcher
 from .attention_entropy import attention_report as attention_report
 from .attention_entropy import relative_entropy as relative_entropy

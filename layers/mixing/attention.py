@@ -21,6 +21,16 @@ def softmax(scores: Tensor) -> Tensor:
     return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
 
 
+def without_masked(scores: Tensor, mask: Tensor) -> Tensor:
+    """Scores in float32, so low where `mask` is False that a softmax gives no weight there.
+
+    Args:
+        scores: Tensor (..., keys).
+        mask: bool tensor that broadcasts to `scores`; True marks a valid position.
+    """
+    return ops.where(mask, ops.cast(scores, "float32"), _NEVER)
+
+
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     """`a_t = exp(s_t) / sum_u exp(s_u)` over the valid positions of the last axis, in float32; 0 elsewhere.
 
@@ -33,7 +43,7 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     Returns:
         float32 tensor (..., keys).
     """
-    weights = softmax(ops.where(mask, ops.cast(scores, "float32"), _NEVER))
+    weights = softmax(without_masked(scores, mask))
     # Valid or not, the weights of a row add up to 1; only an empty row must be put right.
     return weights * ops.cast(ops.any(mask, axis=-1, keepdims=True), "float32")
 
@@ -75,6 +85,30 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     """(batch, length, dim) -> (batch, heads, length, dim / heads)."""
     length, dim = x.shape[1:]
     return ops.transpose(ops.reshape(x, (-1, length, heads, dim // heads)), (0, 2, 1, 3))
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(batch, heads, length, width) -> (batch, length, heads * width), the inverse of `split_heads`."""
+    heads, length, width = x.shape[1:]
+    return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, length, heads * width))
+
+
+def matmul_of_rows(x: Tensor, y: Tensor) -> Tensor:
+    """`x y` per row and head; if all rows share y, in one product per head, without a copy of y per row.
+
+    Args:
+        x: Tensor (batch, heads, queries, n).
+        y: Tensor (batch, heads, n, m), or (1, heads, n, m) for all rows.
+
+    Returns:
+        Tensor (batch, heads, queries, m).
+    """
+    if y.shape[0] != 1:
+        return ops.matmul(x, y)
+    heads, queries, width = x.shape[1:]
+    # (batch, heads, queries, n) -> (1, heads, batch * queries, n), and back
+    product = ops.matmul(ops.reshape(ops.transpose(x, (1, 0, 2, 3)), (1, heads, -1, width)), y)
+    return ops.transpose(ops.reshape(product, (heads, -1, queries, y.shape[3])), (1, 0, 2, 3))
 
 
 @keras.saving.register_keras_serializable("mixrank")

@@ -23,3 +23,5 @@ from .tokenizers import EvenSplit as EvenSplit
 from .tokenizers import FieldTokens as FieldTokens
 from .tokenizers import InteractThenSplit as InteractThenSplit
 from .tokenizers import count_field_tokens as count_field_tokens
+from .tokenizers import merge_adjacent as merge_adjacent
+from .tokenizers import merged_shape as merged_shape

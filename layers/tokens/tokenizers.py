@@ -192,3 +192,35 @@ def count_field_tokens(widths: tuple[int, ...], dim: int, units: tuple[int, ...]
     """
     chains = [dense_part("", [width, *units, dim]) for width in widths]
     return Part("tokenizer", sum(chain.parameters for chain in chains), sum(chain.flops for chain in chains))
+
+
+def merge_adjacent(items: Tensor, valid: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """`[e_1, ..., e_K], [e_(K+1), ..., e_2K], ...`: every `size` adjacent events side by side; LONGER's token merge.
+
+    A last piece that lacks events, and events that are padding, are zeros. A piece with an event is valid.
+
+    Args:
+        items: Tensor (batch, length, width).
+        valid: bool tensor (batch, length).
+        size: int >= 1. Events of a piece, K.
+
+    Returns:
+        Tensor (batch, ceil(length / size), size * width) and bool tensor (batch, ceil(length / size)).
+
+    Source: arXiv 2505.04421.
+    """
+    if size == 1:
+        return items, valid
+    length, width = items.shape[1:]
+    pieces, merged = merged_shape(length, width, size)
+    missing = pieces * size - length
+    items = ops.where(valid[:, :, None], items, ops.zeros((), items.dtype))
+    items = ops.pad(items, ((0, 0), (0, missing), (0, 0)))
+    valid = ops.pad(valid, ((0, 0), (0, missing)), constant_values=False)
+    # (batch, pieces * size, ...) -> (batch, pieces, ...)
+    return ops.reshape(items, (-1, pieces, merged)), ops.any(ops.reshape(valid, (-1, pieces, size)), axis=-1)
+
+
+def merged_shape(length: int, width: int, size: int) -> tuple[int, int]:
+    """Length and width of a history after `merge_adjacent`."""
+    return -(-length // size), width * size

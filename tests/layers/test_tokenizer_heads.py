@@ -9,7 +9,7 @@ import pytest
 
 from mixrank.layers.base import Part
 from mixrank.layers.heads import TaskHead, TaskHeads
-from mixrank.layers.tokens import EvenSplit, FieldTokens, InteractThenSplit, count_field_tokens
+from mixrank.layers.tokens import EvenSplit, FieldTokens, InteractThenSplit, count_field_tokens, merge_adjacent
 
 X = np.random.default_rng(3).normal(size=(2, 7)).astype("float32")
 
@@ -132,3 +132,13 @@ def test_a_head_stays_float32_in_mixed_precision(float32_afterwards):
 def test_head_widths_are_checked():
     with pytest.raises(ValueError, match=r"`units` must all be at least 1, received \(5, 0\)"):
         TaskHead(units=(5, 0))
+
+
+def test_adjacent_events_stand_side_by_side_in_one_token():
+    items = np.arange(10, dtype="float32").reshape(1, 5, 2)
+    valid = np.array([[True, True, True, False, False]])
+    merged, kept = merge_adjacent(items, valid, 2)
+    assert np.array(merged)[0].tolist() == [[0, 1, 2, 3], [4, 5, 0, 0], [0, 0, 0, 0]]
+    assert np.array(kept).tolist() == [[True, True, False]]
+    same, mask = merge_adjacent(items, valid, 1)
+    assert same is items and mask is valid

@@ -10,7 +10,7 @@ from keras import ops
 from pydantic import PositiveInt
 
 from mixrank.layers.base import Layer, Shape, Tensor, check_divides, per_candidate
-from mixrank.layers.mixing import split_heads
+from mixrank.layers.mixing import merge_heads, split_heads
 from mixrank.layers.models.mtgr.group_norm import GroupLayerNorm
 
 
@@ -127,7 +127,7 @@ class SiluAttentionBlock(Layer):
             return None, candidates
         queries, gates = ops.split(self.query_gate(normed), 2, axis=-1)
         mask = ops.logical_and(self.visible[None, None], valid[:, None, None, :])
-        found = self._merge(self._attend(split_heads(queries, self.heads), keys, values, mask))
+        found = merge_heads(self._attend(split_heads(queries, self.heads), keys, values, mask))
         return context + self.output_projection(self.context_output_norm(found * gates)), candidates
 
     def _candidates(
@@ -161,11 +161,6 @@ class SiluAttentionBlock(Layer):
         weights = self._weights(ops.matmul(queries, ops.transpose(keys, (0, 1, 3, 2))))
         weights = ops.where(mask, weights, 0.0)
         return ops.matmul(ops.cast(weights, values.dtype), values)
-
-    def _merge(self, x: Tensor) -> Tensor:
-        # (batch, heads, tokens, width) -> (batch, tokens, heads * width)
-        heads, tokens, width = x.shape[1:]
-        return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, tokens, heads * width))
 
     def compute_output_shape(
         self, context_shape: Shape, valid_shape: Shape, candidates_shape: Shape, request_of_shape: Shape | None = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import pytest
 
-from mixrank.layers.mixing import SelfAttention, masked_softmax
+from mixrank.layers.mixing import SelfAttention, masked_softmax, matmul_of_rows, merge_heads, split_heads
 
 RNG = np.random.default_rng(2)
 DYNAMIC = RNG.normal(size=(2, 3, 4)).astype("float32")
@@ -41,6 +42,17 @@ def test_masked_softmax_is_float32_and_survives_large_scores():
     weights = masked_softmax(scores, np.ones((1, 3), bool))
     assert weights.dtype == "float32"
     np.testing.assert_allclose(weights, [[1, 0, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rows_are_multiplied_by_their_own_matrix_or_by_a_shared_one(rows):
+    x, y = RNG.normal(size=(3, 2, 5, 4)), RNG.normal(size=(rows, 2, 4, 6))
+    expected = np.einsum("bhqn,bhnm->bhqm", x, np.broadcast_to(y, (3, 2, 4, 6)))
+    np.testing.assert_allclose(matmul_of_rows(x.astype("float32"), y.astype("float32")), expected, atol=1e-5)
+
+
+def test_heads_are_merged_as_they_were_split():
+    np.testing.assert_array_equal(merge_heads(split_heads(keras.ops.array(ITEMS), 2)), ITEMS)
 
 
 def test_self_attention_follows_the_equations(check_layer):

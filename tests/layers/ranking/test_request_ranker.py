@@ -204,7 +204,7 @@ def test_hemix_computes_keys_values_and_fixed_queries_once(make, spec, make_rows
 @pytest.mark.slow
 def test_no_history_is_copied_for_its_candidates(make, spec, make_rows):
     """No tensor of a traced request holds a history per candidate."""
-    for name in ("hemix", "mtgr", "mixformer", "dcnv2"):
+    for name in ("hemix", "mtgr", "mixformer", "onetrans", "hyformer", "dcnv2"):
         model, ranker = make(name)
         one, _ = _request(make_rows(model, batch=101), _items(spec), 1)
         graph = tf.function(ranker).get_concrete_function({k: tf.constant(v) for k, v in one.items()}).graph
