@@ -57,6 +57,8 @@ class HyFormer(Backbone):
         hidden_dim: int >= 1. Hidden width of the FFN of a token.
         sequence_expansion: int >= 1. Hidden width of an encoder's SwiGLU over `dim`.
         dropout: float in [0, 1). Share of each sub-layer's output dropped in training.
+        target_interest: bool. Whether the fields are also cut from what each history says about the candidate, as
+            `TargetInterest` finds it.
         head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
     Call arguments:
@@ -92,6 +94,7 @@ class HyFormer(Backbone):
         hidden_dim: PositiveInt = 1536,
         sequence_expansion: PositiveInt = 2,
         dropout: DropoutRate = 0.0,
+        target_interest: bool = True,
         head_units: tuple[PositiveInt, ...] = (128,),
         **kwargs: Any,
     ) -> None:

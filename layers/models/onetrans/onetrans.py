@@ -76,6 +76,8 @@ class OneTrans(Backbone):
         ns_parameters: own for each feature token, or shared with the events; an ablation.
         position_embedding: bool. Whether a learned vector per place, counted from the newest event, is added.
         dropout: float in [0, 1). Share of each sub-layer's output dropped in training.
+        target_interest: bool. Whether the feature tokens are also cut from what each history says about the candidate, as
+            `TargetInterest` finds it.
         head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
     Call arguments:
@@ -113,6 +115,7 @@ class OneTrans(Backbone):
         ns_parameters: Literal["own", "shared"] = "own",
         position_embedding: bool = False,
         dropout: DropoutRate = 0.0,
+        target_interest: bool = True,
         head_units: tuple[PositiveInt, ...] = (128,),
         **kwargs: Any,
     ) -> None:
