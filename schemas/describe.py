@@ -99,7 +99,7 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             return "time gap", "event", f"{feature.buckets} log2 buckets", str(feature.dim), columns
         case History():
             when = {"before": "long-term", "within": "real-time"}[feature.window]
-            of = f" of {feature.events}" if feature.events else ""
+            of = f" of {feature.events}" if feature.events else " of the row" if feature.in_row else ""
             only = f", only {feature.only}" if feature.only else ""
             return f"history{of}, {when}", "user", f"{feature.length} newest{only}", "", ", ".join(feature.of)
         case _:

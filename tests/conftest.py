@@ -181,6 +181,8 @@ def toy_spec(made_once: Callable[..., Path]) -> s.FeatureSpec:
             ),
             s.History("searches", of=("query", "look", "temper"), length=2, window="within", events="searches"),
             s.Match("bought", of="clip", histories=("orders",)),
+            s.History("viewed", of=("clip", "paid"), length=3, window="within", in_row="oldest_first"),
+            s.Match("viewed_it", of="clip", histories=("viewed",), recency=False),
         ),
         position=s.Position("rank", size=4, per_scenario=True),
     )

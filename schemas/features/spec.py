@@ -144,7 +144,7 @@ class FeatureSpec(Declaration):
     def _check_histories(self) -> None:
         fields = [feature.name for feature in self.features if is_of_event(feature)]
         for history in self.histories:
-            if self.user.per_row:
+            if self.user.per_row and history.in_row is None:
                 raise ValueError(f"history `{history.name}` needs a user, but key `{self.user.name}` is per_row")
             for field in history.of:
                 if field not in fields:
@@ -157,10 +157,15 @@ class FeatureSpec(Declaration):
                     raise ValueError(
                         f'history `{history.name}` lists `{listed.name}`, whose transform "autodis" is for rows alone'
                     )
+                if history.in_row is not None and not isinstance(listed, Categorical | Numeric):
+                    raise ValueError(
+                        f"history `{history.name}` with `in_row` lists `{listed.name}`, a {type(listed).__name__}: it "
+                        "takes Categorical and Numeric features; a Lookup or VectorTable says more about their values"
+                    )
             if all(field.is_number for _, field in self.history_fields(history)):
                 raise ValueError(
                     f"history `{history.name}` lists numbers alone, which do not say where its events end: list a "
-                    "TimeGap as well"
+                    f"{'TimeGap' if history.in_row is None else 'Categorical'} as well"
                 )
             if history.only is not None and history.events is None and history.only not in self.flags:
                 raise ValueError(
@@ -453,7 +458,7 @@ class FeatureSpec(Declaration):
         listed = (history for history in self.histories if match.of in history.of)
         if match.histories:
             return tuple(history for history in listed if history.name in match.histories)
-        return tuple(history for history in listed if history.events is None)
+        return tuple(history for history in listed if history.of_impressions)
 
     @property
     def categorical(self) -> tuple[AnyCategorical, ...]:

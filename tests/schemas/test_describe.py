@@ -53,6 +53,8 @@ def test_every_column_of_the_spec_has_a_row(toy_spec):
         ("orders", "history of orders, long-term"),
         ("searches", "history of searches, real-time"),
         ("bought", "match"),
+        ("viewed", "history of the row, real-time"),
+        ("viewed_it", "match"),
     ]
 
 
