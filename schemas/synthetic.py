@@ -117,6 +117,9 @@ def _history(spec: FeatureSpec, history: History, draw: random.Random, missing: 
                 columns[column] = [round(draw.gauss(0, 1), 3) for _ in range(events * field.dim)]
             case _:
                 assert_never(field)
+    for column, weighted in spec.weights_in(history):
+        weights = (round(draw.uniform(0.1, 2), 3) for _ in range(events * weighted.width))
+        columns[column] = [math.nan if draw.random() < missing else weight for weight in weights]
     return columns
 
 

@@ -363,15 +363,12 @@ def _need_event_table(
             case Action() | TimeGap():
                 continue
             case Categorical() | MultiCategorical() | Numeric() | Vector():
-                column = next(_columns_of(feature))
+                column, *weights = _columns_of(feature)
             case _:
                 assert_never(feature)
         if column.stored not in found[name] and feature.name in source.derive:
             column = RawColumn(source.derive[feature.name].column, "float")
-        if column.stored in found[name]:
-            own.setdefault(column.name, column)
-            continue
-        home = next((each for each in homes if column.stored in found[each]), None)
+        home = next((each for each in (name, *homes) if column.stored in found[each]), None)
         if home is None:
             places = ", ".join(first[each] for each in (name, *homes))
             options = [each for table in (name, *homes) for each in found[table]]
@@ -379,8 +376,12 @@ def _need_event_table(
                 f"history of `{events}`: neither the event table nor a table of items has column `{column.stored}` "
                 f"({places}){nearest(column.stored, options)}"
             )
-        needed[home].setdefault(column.name, column)
-        own[item.name] = item
+        # Weights stand beside their values.
+        _check_columns(first[home], [each.stored for each in weights], found[home])
+        for each in (column, *weights):
+            needed[home].setdefault(each.name, each)
+        if home != name:
+            own[item.name] = item
 
 
 def _need_lists_of_rows(
@@ -421,7 +422,7 @@ def _need_lists_of_rows(
             separator=history.separator,
             keep_places=True,
             # Where a number is missing, its event says what else it has.
-            filled=not isinstance(feature, Numeric),
+            filled=feature.kind != "float",
             along=along if name != along else None,
         )
 

@@ -38,7 +38,6 @@ from mixrank.schemas import (
     History,
     MultiCategorical,
     Numeric,
-    RowFeature,
     TimeGap,
     Vector,
 )
@@ -201,10 +200,13 @@ def _history(
             case Action():
                 written.append(_action_column(name, feature, happened, time, sequence, cut))
             case Categorical() | MultiCategorical() | Numeric() | Vector():
-                events = _attribute(feature, happened.columns, prior)
+                events = _attribute(feature.name, happened.columns, prior)
                 written.append(HistoryColumn(name, feature.kind, events, feature.raw_width, sequence, cut))
             case _:
                 assert_never(feature)
+    for name, weighted in dataset.spec.weights_in(history):
+        weights = _attribute(str(weighted.weights), happened.columns, prior)
+        written.append(HistoryColumn(name, "float", weights, weighted.raw_width, sequence, cut))
     return written, cut
 
 
@@ -302,10 +304,10 @@ def _action_column(
     return LateActionColumn(name, masks, known, time, sequence, cut)
 
 
-def _attribute(feature: RowFeature, columns: Columns, prior: Prior) -> Coded:
+def _attribute(name: str, columns: Columns, prior: Prior) -> Coded:
     """The attribute of every event, of the table and then prior."""
     missing = Coded(np.zeros(len(prior.user), dtype=np.int64), [None])
-    return columns[feature.name].concat(prior.columns.get(feature.name, missing))
+    return columns[name].concat(prior.columns.get(name, missing))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ class FromFile(Valued):
         file: path of the file, relative to the data folder.
         key: column of the keys in the file; the name in `of` if None.
         value: column of the values in the file; the feature's own name if None.
+        histories: names of histories that list `of`, whose events get what the file says about their own values as
+            well, by the same table, edges and moments.
         found: filled in by a run.
     """
 
@@ -31,6 +33,7 @@ class FromFile(Valued):
     file: str = Field(min_length=1)
     key: str | None = None
     value: str | None = None
+    histories: tuple[str, ...] = ()
     found: SideFile | None = None
 
     @model_validator(mode="after")
@@ -62,11 +65,6 @@ class FromFile(Valued):
         """What splits the text of a vector."""
         return None
 
-    @property
-    def in_histories(self) -> tuple[str, ...]:
-        """Names of the histories whose events have it as well."""
-        return ()
-
 
 class Lookup(FromFile):
     """A category that a file says about the value of another feature, such as the category of an item.
@@ -78,8 +76,6 @@ class Lookup(FromFile):
         vocab: `Vocab` or `Hash`.
         dim: int >= 1. Embedding width.
         dtype: "int" or "str". Type of the values in the file.
-        histories: names of histories that list `of`, whose events get the category of their own values as well, from
-            the same table.
         (others as in `FromFile`)
     """
 
@@ -88,7 +84,6 @@ class Lookup(FromFile):
     vocab: Encoding = Vocab()
     dim: int = Field(default=16, ge=1)
     dtype: Dtype = "str"
-    histories: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -98,18 +93,15 @@ class Lookup(FromFile):
     def functions(self) -> int:
         return self.vocab.functions
 
-    @property
-    def in_histories(self) -> tuple[str, ...]:
-        return self.histories
-
 
 class NumericLookup(FromFile, Number):
     """A number that a file says about the value of another feature, such as the price of an item.
 
-    A key that the file lacks, or whose value is empty there, is a missing number.
+    A key that the file lacks, or whose value is empty there, is a missing number, in a row and in an event.
 
     Args:
-        (as in `FromFile` and `Number`; `group` is that of the feature in `of`)
+        (as in `FromFile` and `Number`; `group` is that of the feature in `of`. Edges and moments are those of the
+        rows. With `histories`, any transform but "autodis")
     """
 
     type: Literal["numeric_lookup"] = "numeric_lookup"
@@ -127,7 +119,6 @@ class VectorTable(FromFile):
         dim: int >= 1. Numbers of a vector.
         normalize: bool. Whether each is divided by its length, `x / |x|`; zeros stay zeros.
         separator: str or None. Splits a text column into numbers; None for a list column.
-        histories: names of histories that list `of`, whose events get the vectors of their own values as well.
         (others as in `FromFile`)
     """
 
@@ -136,7 +127,6 @@ class VectorTable(FromFile):
     dim: int = Field(ge=1)
     normalize: bool = False
     separator: str | None = None
-    histories: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -154,10 +144,6 @@ class VectorTable(FromFile):
     @property
     def value_separator(self) -> str | None:
         return self.separator
-
-    @property
-    def in_histories(self) -> tuple[str, ...]:
-        return self.histories
 
     @property
     def is_frozen(self) -> bool:
