@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from mixrank.schemas.features.encodings import Encoding, Vocab
 from mixrank.schemas.features.named import Dtype, Group, Kind, Valued
 from mixrank.schemas.features.row_features import Number
-from mixrank.schemas.features.vector_file import SideFile
+from mixrank.schemas.features.vector_file import SideFile, check_matrix
 
 
 class FromFile(Valued):
@@ -63,6 +63,11 @@ class FromFile(Valued):
     @property
     def value_separator(self) -> str | None:
         """What splits the text of a vector."""
+        return None
+
+    @property
+    def file_of_keys(self) -> str | None:
+        """Path of the file with the keys of the rows of a matrix."""
         return None
 
 
@@ -119,6 +124,9 @@ class VectorTable(FromFile):
         dim: int >= 1. Numbers of a vector.
         normalize: bool. Whether each is divided by its length, `x / |x|`; zeros stay zeros.
         separator: str or None. Splits a text column into numbers; None for a list column.
+        key_file: for a `file` that is a matrix in NumPy's format (`.npy`, rows of `dim` numbers; a row of NaN is a
+            missing vector), the file with the key of each row, in their order: a `.npy` as well, or a table with the
+            column `key`. `value` is not read then.
         (others as in `FromFile`)
     """
 
@@ -127,6 +135,16 @@ class VectorTable(FromFile):
     dim: int = Field(ge=1)
     normalize: bool = False
     separator: str | None = None
+    key_file: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _check_matrix(self) -> VectorTable:
+        check_matrix(self.file, self.key_file, self.separator)
+        return self
+
+    @property
+    def file_of_keys(self) -> str | None:
+        return self.key_file
 
     @property
     def kind(self) -> Kind:
