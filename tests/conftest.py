@@ -190,6 +190,13 @@ def toy_spec(made_once: Callable[..., Path]) -> s.FeatureSpec:
     return with_side_files(spec, str(made_once("side_files", _write_side_files)))
 
 
+@pytest.fixture(scope="session")
+def toy_events(toy_spec: s.FeatureSpec) -> dict[str, s.EventTable]:
+    """The event tables that the toy spec's histories name; nobody reads their files."""
+    named = {history.events for history in toy_spec.histories if history.events is not None}
+    return {name: s.EventTable(table=s.Table(files=(f"{name}.csv",))) for name in sorted(named)}
+
+
 def _write_side_files(folder: Path) -> None:
     """What the toy spec looks up; neither file knows every clip or person."""
     import pandas as pd
