@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, assert_never
 
+from mixrank.layers.base import in_order
 from mixrank.schemas import (
     GROUPS,
     Action,
@@ -174,5 +175,4 @@ def histories_by_key(spec: FeatureSpec) -> dict[str, History]:
     found: dict[str, History] = {}
     for history in spec.histories:
         found[f"{history.window}_{history.name}" if history.window in found else history.window] = history
-    # `before` comes before `within`, and before all that begin with it.
-    return dict(sorted(found.items()))
+    return {key: found[key] for key in in_order(found)}
