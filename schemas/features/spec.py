@@ -533,8 +533,7 @@ class FeatureSpec(Declaration):
         found = None if weight is None else columns[weight]
         if self.sampled is None or label.given == self.sampled.name:
             return found
-        stands_for = (columns[self.sampled.name] > 0) * (1 - 1 / self.sampled.keep_negatives)
-        stands_for = stands_for + 1 / self.sampled.keep_negatives
+        stands_for = self.sampled.stands_for((columns[self.sampled.name] > 0) * 1.0)
         return stands_for if found is None else found * stands_for
 
     @property
