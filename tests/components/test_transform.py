@@ -382,11 +382,13 @@ def test_numbers_of_events_are_transformed_as_those_of_rows(transformed):
 
 
 def test_numbers_that_only_events_have_take_the_moments_of_all_events(transformed, toy_data):
-    known = np.log1p([x for row in toy_data.rows["train"] for x in row["orders_paid"] if x == x])
+    columns = ("orders_paid", "viewed_paid")
+    known = np.log1p([x for row in toy_data.rows["train"] for name in columns for x in row[name] if x == x])
     for old, new in transformed:
-        events = np.log1p(np.nan_to_num(old["orders_paid"]))
-        expected = (events - known.mean()) / known.std()
-        np.testing.assert_allclose(new["orders_paid"][: len(events)], expected, atol=1e-4)
+        for name in columns:
+            events = np.log1p(np.nan_to_num(old[name]))
+            expected = (events - known.mean()) / known.std()
+            np.testing.assert_allclose(new[name][: len(events)], expected, atol=1e-4)
 
 
 def test_vectors_of_events_are_those_of_rows_and_zero_after_the_last(transformed):
