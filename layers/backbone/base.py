@@ -9,17 +9,8 @@ from typing import Any, NamedTuple, Self, TypeAlias
 import keras
 from pydantic import PositiveInt
 
-from mixrank.layers.base import (
-    WINDOWS,
-    Layer,
-    Part,
-    Shape,
-    Tensor,
-    check_needs,
-    in_order,
-    per_candidate,
-    window_of,
-)
+from mixrank.layers.backbone.windows import WINDOWS, in_order, window_of
+from mixrank.layers.base import Layer, Part, Shape, Tensor, check_needs, per_candidate
 from mixrank.layers.heads import Heads, TaskHeads, build_heads
 from mixrank.schemas import GROUPS
 from mixrank.schemas.naming import nearest

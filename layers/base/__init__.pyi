@@ -25,6 +25,3 @@ from .signatures import Parameter as Parameter
 from .signatures import check_parameters as check_parameters
 from .signatures import read_literal as read_literal
 from .signatures import read_parameters as read_parameters
-from .windows import WINDOWS as WINDOWS
-from .windows import in_order as in_order
-from .windows import window_of as window_of

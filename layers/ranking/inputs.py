@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, assert_never
 
-from mixrank.layers.base import in_order
+from mixrank.layers.backbone import in_order
 from mixrank.schemas import (
     GROUPS,
     Action,
