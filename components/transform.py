@@ -69,10 +69,12 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
     for feature in spec.inputs:
         outputs[feature.name] = row_values(feature, inputs[feature.name])
     for column, feature in spec.weights.items():
-        outputs[column] = weights_of(feature, inputs[column])
+        outputs[column] = weights_of(inputs[column], feature.width)
     for history in spec.histories:
         for column, field in spec.history_fields(history):
             outputs[column] = history_values(history, field, inputs[column])
+        for column, weighted in spec.weights_in(history):
+            outputs[column] = weights_of(inputs[column], history.length * weighted.width)
     # Before values become ids, of which all rare ones have the same.
     matches = {match.name: matched(spec, match, outputs, inputs) for match in spec.matches}
     crosses = {cross.name: crossed(spec, cross, outputs, inputs[spec.scenario.name]) for cross in spec.crosses}
@@ -196,7 +198,7 @@ def category_ids(
     }
 
 
-def numeric(feature: Numeric, columns: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+def numeric(feature: Number, columns: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Transformed numbers of a feature's columns, by the same edges and moments, which are those of its rows.
 
     Those of a feature that no row has are of the events in the histories of all rows, without the missing ones.
@@ -331,9 +333,9 @@ def vector(feature: Vector, dense: tf.Tensor) -> tf.Tensor:
     return dense
 
 
-def weights_of(feature: LookedUp, values: tf.RaggedTensor) -> tf.Tensor:
-    """Weights of the values of a row, float32 `[batch, max_length]`; 1 where there is none."""
-    weights = padded(values, feature.width, math.nan)
+def weights_of(values: tf.RaggedTensor, length: int) -> tf.Tensor:
+    """Weights of the values of a row or of its events, float32 `[batch, length]`; 1 where there is none."""
+    weights = padded(values, length, math.nan)
     return tf.where(tf.math.is_finite(weights), tf.maximum(weights, 0.0), tf.ones_like(weights))
 
 
@@ -450,9 +452,13 @@ def from_file(spec: FeatureSpec, feature: AnyFromFile, values: Mapping[str, tf.T
             return category_ids(feature, categories, counted)
         case NumericLookup():
             content = tf.constant(np.where(table.missing, np.float32(np.nan), table.values)[order])
-            place, there = places[feature.name]
-            number = tf.gather(content, place)
-            return {feature.name: transformed(feature, tf.where(there, number, tf.fill(tf.shape(number), math.nan)))}
+            return numeric(
+                feature,
+                {
+                    column: tf.where(there, tf.gather(content, place), math.nan)
+                    for column, (place, there) in places.items()
+                },
+            )
         case VectorTable():
             row = tf.constant(1 + order.astype(np.int64))
             return {

@@ -88,7 +88,7 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             return "lookup", feature.group, said, str(feature.dim), _in_histories(spec, feature)
         case NumericLookup():
             said = f"{_source(feature)}, {_transform(feature)}"
-            return "numeric lookup", feature.group, said, str(spec.vector_width(feature)), ""
+            return "numeric lookup", feature.group, said, str(spec.vector_width(feature)), _in_histories(spec, feature)
         case VectorTable():
             said = f"{_source(feature)}, frozen" + (", divided by its length" if feature.normalize else "")
             return "vector table", feature.group, said, str(feature.dim), _in_histories(spec, feature)
@@ -99,7 +99,7 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
             return "time gap", "event", f"{feature.buckets} log2 buckets", str(feature.dim), columns
         case History():
             when = {"before": "long-term", "within": "real-time"}[feature.window]
-            of = f" of {feature.events}" if feature.events else ""
+            of = f" of {feature.events}" if feature.events else " of the row" if feature.in_row else ""
             only = f", only {feature.only}" if feature.only else ""
             return f"history{of}, {when}", "user", f"{feature.length} newest{only}", "", ", ".join(feature.of)
         case _:
@@ -108,6 +108,7 @@ def _feature(spec: FeatureSpec, feature: Feature) -> tuple[str, str, str, str, s
 
 def _categories(spec: FeatureSpec, feature: AnyCategorical) -> tuple[str, str, str, str]:
     weights = [column for column, weighted in spec.weights.items() if weighted.name == feature.name]
+    weights += [column for h in spec.histories for column, each in spec.weights_in(h) if each == feature]
     shared = ", ".join(filter(None, [_in_histories(spec, feature), *weights]))
     ids = _encoding(feature.vocab) if feature.table is None else f"table of {feature.table}"
     if (vectors := spec.initial_tables.get(feature.name)) is not None:

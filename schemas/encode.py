@@ -115,6 +115,10 @@ def _columns(spec: FeatureSpec) -> Iterator[Column]:
                 for name, field in spec.history_fields(feature):
                     length, width = feature.length * field.raw_width, field.raw_width
                     yield Column(name, field.kind, length, width, history=feature.name)
+                for name, weighted in spec.weights_in(feature):
+                    length, width = feature.length * weighted.raw_width, weighted.raw_width
+                    weighs = feature.column(weighted.name)
+                    yield Column(name, "float", length, width, weighs=weighs, history=feature.name)
             case Action() | TimeGap():
                 pass  # Read from the histories alone.
             case Match() | Cross() | Expression() | Lookup() | NumericLookup() | VectorTable():
@@ -154,7 +158,8 @@ def _check_values(spec: FeatureSpec, known: Iterable[Column], row: Mapping[str, 
         values = _values(column, row.get(column.name))
         if not values and (column.required or (labels and not column.serving and not column.optional)):
             raise ValueError(f"column `{column.name}` is required but missing")
-        if column.history is not None:
+        # Weights are there for all events or none.
+        if column.history is not None and (values or column.weighs is None):
             first, count = events.setdefault(column.history, (column.name, len(values) // column.width))
             if count != len(values) // column.width:
                 raise ValueError(
@@ -164,7 +169,10 @@ def _check_values(spec: FeatureSpec, known: Iterable[Column], row: Mapping[str, 
         lists[column.name] = values
         # In the order of the columns, the values come first.
         if column.weighs is not None and values:
-            _check_weights(column.name, values, column.weighs, lists[column.weighs])
+            if column.history is None:
+                _check_weights(column.name, values, column.weighs, lists[column.weighs])
+            if least := [weight for weight in values if weight < 0]:
+                raise ValueError(f"column `{column.name}` takes weights of at least 0, received {min(least)}")
         if values and (label := labels_of.get(column.name)):
             label.values.check(f"label `{column.name}`", values)
         if values and column.name in spec.row_weights and not values[0] >= 0:
@@ -172,7 +180,7 @@ def _check_values(spec: FeatureSpec, known: Iterable[Column], row: Mapping[str, 
 
 
 def _check_weights(name: str, weights: Sequence[float], weighs: str, values: Sequence[Any]) -> None:
-    """Refuses weights that are negative, or not as many as the values that they weigh.
+    """Refuses weights that are not as many as the values that they weigh.
 
     Raises:
         ValueError: naming both columns.
@@ -181,8 +189,6 @@ def _check_weights(name: str, weights: Sequence[float], weighs: str, values: Seq
     # What pads the values has no weight.
     if not max(present, default=0) <= len(weights) <= len(values):
         raise ValueError(f"column `{name}` has {len(weights)} weights for {len(values)} values of `{weighs}`")
-    if min(weights) < 0:
-        raise ValueError(f"column `{name}` takes weights of at least 0, received {min(weights)}")
 
 
 def _values(column: Column, value: Any) -> list[Any]:

@@ -76,7 +76,10 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
                     absent = draw.random() < missing and not feature.required
                     row[feature.name] = [] if absent else [round(draw.gauss(0, 1), 3) for _ in range(feature.dim)]
                 case History():
-                    row.update(_history(spec, feature, draw, missing))
+                    # Events that the row brings, and weights, have draws of their own: all other columns of a spec stay
+                    # as they are when it gets one of these.
+                    own = random.Random(f"{seed} {number} {feature.name}")
+                    row.update(_history(spec, feature, draw if feature.in_row is None else own, own, missing))
                 case Action() | TimeGap():
                     pass  # Drawn for every event of the histories.
                 case Match() | Cross() | Expression() | Lookup() | NumericLookup() | VectorTable():
@@ -99,7 +102,9 @@ def toy_rows(spec: FeatureSpec, count: int, seed: int = 0, missing: float = 0.05
         yield row
 
 
-def _history(spec: FeatureSpec, history: History, draw: random.Random, missing: float) -> dict[str, list[Any]]:
+def _history(
+    spec: FeatureSpec, history: History, draw: random.Random, own: random.Random, missing: float
+) -> dict[str, list[Any]]:
     events = draw.randint(0, history.length)
     columns: dict[str, list[Any]] = {}
     for column, field in spec.history_fields(history):
@@ -117,6 +122,9 @@ def _history(spec: FeatureSpec, history: History, draw: random.Random, missing: 
                 columns[column] = [round(draw.gauss(0, 1), 3) for _ in range(events * field.dim)]
             case _:
                 assert_never(field)
+    for column, weighted in spec.weights_in(history):
+        weights = (round(own.uniform(0.1, 2), 3) for _ in range(events * weighted.width))
+        columns[column] = [math.nan if own.random() < missing else weight for weight in weights]
     return columns
 
 

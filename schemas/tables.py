@@ -518,6 +518,8 @@ class Dataset(Declaration):
         fixed = {spec.user.name: "the key of the users", spec.time.name: "the time"}
         fixed |= {f.name: f"a {type(f).__name__}" for f in spec.inputs if f.max_values is not None}
         fixed |= {column: f"the weights of `{feature.name}`" for column, feature in spec.weights.items()}
+        in_rows = [history for history in spec.histories if history.in_row is not None]
+        fixed |= {history.column(field): f"history `{history.name}`" for history in in_rows for field in history.of}
         fixed |= {spec.request.name: "the request"} if spec.request is not None else {}
         for name in explode.columns:
             if name in fixed:

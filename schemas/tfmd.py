@@ -136,6 +136,8 @@ def _add_history(add: Any, spec: FeatureSpec, history: History) -> None:
                 pass  # Any number.
             case _:
                 assert_never(field)
+    for name, weighted in spec.weights_in(history):
+        add(name, "float", at_most=history.length * weighted.raw_width)
 
 
 def as_text(spec: FeatureSpec) -> str:

@@ -181,10 +181,20 @@ def toy_spec(made_once: Callable[..., Path]) -> s.FeatureSpec:
             ),
             s.History("searches", of=("query", "look", "temper"), length=2, window="within", events="searches"),
             s.Match("bought", of="clip", histories=("orders",)),
+            s.History("viewed", of=("clip", "paid"), length=3, window="within", in_row="oldest_first"),
+            s.Match("viewed_it", of="clip", histories=("viewed",), recency=False),
+            s.NumericLookup("weight", of="clip", file="clips.parquet", group="item", histories=("global", "viewed")),
         ),
         position=s.Position("rank", size=4, per_scenario=True),
     )
     return with_side_files(spec, str(made_once("side_files", _write_side_files)))
+
+
+@pytest.fixture(scope="session")
+def toy_events(toy_spec: s.FeatureSpec) -> dict[str, s.EventTable]:
+    """The event tables that the toy spec's histories name; nobody reads their files."""
+    named = {history.events for history in toy_spec.histories if history.events is not None}
+    return {name: s.EventTable(table=s.Table(files=(f"{name}.csv",))) for name in sorted(named)}
 
 
 def _write_side_files(folder: Path) -> None:
@@ -195,7 +205,9 @@ def _write_side_files(folder: Path) -> None:
     clips = [f"v{number}" for number in rng.permutation(60)[:45]]
     words = [None if number % 9 == 4 else rng.normal(size=5) for number in range(len(clips))]
     makers = [None if number % 7 == 3 else f"maker {number % 5}" for number in range(len(clips))]
-    pd.DataFrame({"clip": clips, "words": words, "maker": makers}).to_parquet(folder / "clips.parquet")
+    weights = [None if number % 8 == 5 else number / 4 for number in range(len(clips))]
+    sides = {"clip": clips, "words": words, "maker": makers, "weight": weights}
+    pd.DataFrame(sides).to_parquet(folder / "clips.parquet")
     people = "\n".join(f"{number},{number * number or ''}" for number in range(0, 50, 2))
     (folder / "people.csv").write_text(f"id,friends\n{people}\n")
 

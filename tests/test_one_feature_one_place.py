@@ -137,6 +137,12 @@ CASES = {
         None,
         inputs=frozenset({NAME}),
     ),
+    "numeric lookup in a history": Case(
+        NumericLookup(NAME, of="clip", file="clips.parquet", value="weight", group="item", histories=("global",)),
+        set(),
+        None,
+        inputs=frozenset({NAME, f"global_{NAME}"}),
+    ),
     "vector table": Case(
         VectorTable(NAME, of="clip", file="clips.parquet", value="words", group="item", dim=5, histories=HISTORIES),
         set(),
@@ -165,10 +171,10 @@ def after(before, case, toy_spec):
         return feature
 
     # What is looked up in a file of the toy log.
-    files = {feature.type: feature.found for feature in toy_spec.from_files}
+    files = {feature.file: feature.found for feature in toy_spec.from_files}
     feature = case.feature
-    if feature.type in files:
-        feature = feature.model_copy(update={"found": files[feature.type]})
+    if getattr(feature, "file", None) in files:
+        feature = feature.model_copy(update={"found": files[feature.file]})
     return FeatureSpec(**{**dict(before), "features": (*map(listed, before.features), feature)})
 
 

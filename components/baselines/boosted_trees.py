@@ -19,10 +19,13 @@ from mixrank.schemas import (
     FeatureSpec,
     History,
     LookedUp,
+    Lookup,
     MultiCategorical,
     Numeric,
+    NumericLookup,
     TimeGap,
     Vector,
+    VectorTable,
 )
 
 # A feature with at most this many values is a category to the trees. scikit-learn allows 255, but learns little from
@@ -39,7 +42,8 @@ class BoostedTrees:
     * `Numeric`, `Vector`, `Expression`, `NumericLookup` and `VectorTable`: the numbers. `Lookup`: as a `Categorical`.
     * `History`: number of events, share of each flag and the flags of the newest event, seconds since the newest and
       the oldest one; of each number of its events the newest and the mean; and of the events that share a value with
-      the row, per field: number, share of each task among them, seconds since the newest.
+      the row, per field: number, share of each task among them, seconds since the newest. A `Lookup` and a
+      `NumericLookup` of its events are fields like others.
 
     Args:
         spec: the columns.
@@ -262,6 +266,16 @@ def _history(spec: FeatureSpec, history: History, rows: ExampleArrays) -> Iterat
                 numbers |= {f"{field.name}{'' if place == '' else f'.{place}'}": each for place, each in places}
             case _:
                 assert_never(field)
+    for name, each in spec.added_to(history):
+        match each:
+            case Lookup():
+                attributes[each.name] = rows.columns[name]
+            case NumericLookup():
+                numbers[each.name] = rows.columns[name]
+            case VectorTable():
+                pass  # The trees read those of the row alone.
+            case _:
+                assert_never(each)
     yield "events", events
     for flag, set_ in flags.items():
         yield flag, _share(set_.sum(axis=1), events)

@@ -39,7 +39,8 @@ class ExampleArrays:
             NaN if missing. `Action`: int16 bit masks, -1 after the last event. `TimeGap`: float32 seconds, NaN where
             the time is not known and after the last event. Time: int64. Labels: int64, or float32 if they are no whole
             numbers. Row weights: float32. Shape `(rows,)`, of `MultiCategorical` and `Vector` `(rows, values)`, in a
-            history `(rows, events)` and `(rows, events, values)`. What a side file says is there like a column.
+            history `(rows, events)` and `(rows, events, values)`. What a side file says is there like a column, in a
+            history unless it is a vector.
         events: history -> int64 `(rows,)`, the number of its events.
         ends: number of rows up to the end of each split.
     """
@@ -94,7 +95,13 @@ def read_examples(spec: FeatureSpec, patterns: Sequence[str]) -> ExampleArrays:
     # One column after the other gives up its pieces, so that no more than one is in memory twice.
     joined = {each.column.name: each.joined() for each in collected}
     for feature in spec.from_files:
-        joined[feature.name] = _from_file(spec, feature, coders[feature.of].numbers)[joined[feature.of]]
+        said = _from_file(spec, feature, coders[feature.of].numbers)
+        joined[feature.name] = said[joined[feature.of]]
+        for listing in spec.histories:
+            for name, found_there in spec.added_to(listing):
+                # A vector for every event would fill the memory.
+                if found_there == feature and said.ndim == 1:
+                    joined[name] = said[joined[listing.column(feature.of)]]
     return ExampleArrays(joined, {name: np.concatenate(parts) for name, parts in counts.items()}, tuple(ends))
 
 

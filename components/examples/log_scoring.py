@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -149,41 +150,49 @@ class _Counter(Executor):
         scratch.mkdir()
         reads, shards = self._sort(dataset, tables, num_shards, str(scratch), str(folder))
         counts = stages.SharedCounts(dataset, self._count(dataset, shards, num_shards, str(scratch)))
+        newest, rules = np.array([newest_time(dataset, reads)]), dataset.source.popularity
         found: dict[str, dict[str, Any]] = {}
-        for name, rule in dataset.source.popularity.items():
-            newest = np.array([newest_time(dataset, reads)])
+        for name, rule in rules.items():
             last = local_days(newest, rule.timezone, rule.starts_at)[0]
-            asked = np.datetime64(day, "D") if day is not None else last + 1
-            number = np.array([asked.astype(np.int64)])
+            found[name] = {"day": np.datetime64(day, "D") if day is not None else last + 1, "values": 0}
+        schemas = {name: _columns(dataset, name, rule) for name, rule in rules.items()}
+        with ExitStack() as closing:
+            writers = {
+                name: closing.enter_context(pq.ParquetWriter(folder / f"{name}.parquet", schema))
+                for name, schema in schemas.items()
+            }
             # Values with the user are in the counts of their shards, all others in those of all.
-            places = range(num_shards) if name in counts.own_rules else range(1)
-            frames = (
-                popularity_on(rule, counts.of_shard(str(scratch), place)[name], int(number[0])) for place in places
-            )
-            values = _write_table(folder / f"{name}.parquet", dataset, name, rule, frames)
-            found[name] = {"day": str(asked), "values": values}
-            if rule.label is not None:
-                found[name]["rate"] = float(rate_before(counts.of_shard(str(scratch), 0)[name], number)[0])
+            for place in range(num_shards if counts.own_rules else 1):
+                of_shard = counts.of_shard(str(scratch), place)
+                for name, rule in rules.items():
+                    about, number = found[name], found[name]["day"].astype(np.int64)
+                    if place == 0 and rule.label is not None:
+                        about["rate"] = float(rate_before(of_shard[name], np.array([number]))[0])
+                    if place == 0 or name in counts.own_rules:
+                        frame = popularity_on(rule, of_shard[name], int(number))
+                        writers[name].write_table(_table(frame, schemas[name]))
+                        about["values"] += len(frame)
         remove(scratch)
-        return found
+        return {name: {**about, "day": str(about["day"])} for name, about in found.items()}
 
 
-def _write_table(path: Path, dataset: Dataset, name: str, rule: Popularity, frames: Iterator[pd.DataFrame]) -> int:
-    """Writes one file of `write_popularity`, and returns its number of rows."""
-    spec, written = dataset.spec, 0
+def _columns(dataset: Dataset, name: str, rule: Popularity) -> pa.Schema:
+    """Columns of a file of `write_popularity`."""
+    spec = dataset.spec
     known: dict[str, str] = {key.name: key.dtype for key in (spec.user, spec.item, spec.scenario)}
     known |= {feature.name: feature.dtype for feature in spec.categorical}
     types = {part: pa.int64() if known[part] == "int" else pa.string() for part in rule.parts}
     number = pa.int64() if rule.label is None and rule.half_life is None else pa.float64()
-    schema = pa.schema({**types, name: number, "positives": pa.float64(), "rows": pa.float64()})
-    with pq.ParquetWriter(path, schema) as writer:
-        for frame in frames:
-            texts = [json.loads(text) for text in frame["value"]] if len(types) > 1 else [[v] for v in frame["value"]]
-            values = [pa.array([text[i] for text in texts], pa.string()).cast(t) for i, t in enumerate(types.values())]
-            columns = [frame[each].to_numpy() for each in ("popularity", "positives", "rows")]
-            writer.write_table(pa.Table.from_arrays([*values, *map(pa.array, columns)], schema=schema))
-            written += len(frame)
-    return written
+    return pa.schema({**types, name: number, "positives": pa.float64(), "rows": pa.float64()})
+
+
+def _table(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+    """Rows of such a file: the parts of a value, and three numbers."""
+    types = schema.types[:-3]
+    texts = [json.loads(text) for text in frame["value"]] if len(types) > 1 else [[v] for v in frame["value"]]
+    values = [pa.array([text[i] for text in texts], pa.string()).cast(t) for i, t in enumerate(types)]
+    columns = [frame[each].to_numpy() for each in ("popularity", "positives", "rows")]
+    return pa.Table.from_arrays([*values, *map(pa.array, columns)], schema=schema)
 
 
 def _of_days(dataset: Dataset, days: tuple[str, str] | None) -> Dataset:

@@ -17,6 +17,7 @@ from mixrank.schemas import (
     EventTime,
     Explode,
     FeatureSpec,
+    History,
     Join,
     LabelFrom,
     MultiCategorical,
@@ -37,6 +38,7 @@ from mixrank.schemas.raw import (
     convert,
     dead_letter,
     find_files,
+    uneven_lists,
     uneven_weights,
 )
 
@@ -284,6 +286,8 @@ def _needed(dataset: Dataset, declared: dict[str, Table], tables: dict[str, RawT
             places = ", ".join(first[name] for name in homes)
             raise ValueError(f"no table has column `{column.stored}` ({places}){nearest(column.stored, options)}")
         needed[home].setdefault(column.name, column)
+    for history in spec.histories:
+        _need_lists_of_rows(dataset, history, needed, found, first)
     _need_events(dataset, needed)
     for events in source.events:
         _need_event_table(dataset, events, needed, found, first)
@@ -359,15 +363,12 @@ def _need_event_table(
             case Action() | TimeGap():
                 continue
             case Categorical() | MultiCategorical() | Numeric() | Vector():
-                column = next(_columns_of(feature))
+                column, *weights = _columns_of(feature)
             case _:
                 assert_never(feature)
         if column.stored not in found[name] and feature.name in source.derive:
             column = RawColumn(source.derive[feature.name].column, "float")
-        if column.stored in found[name]:
-            own.setdefault(column.name, column)
-            continue
-        home = next((each for each in homes if column.stored in found[each]), None)
+        home = next((each for each in (name, *homes) if column.stored in found[each]), None)
         if home is None:
             places = ", ".join(first[each] for each in (name, *homes))
             options = [each for table in (name, *homes) for each in found[table]]
@@ -375,8 +376,55 @@ def _need_event_table(
                 f"history of `{events}`: neither the event table nor a table of items has column `{column.stored}` "
                 f"({places}){nearest(column.stored, options)}"
             )
-        needed[home].setdefault(column.name, column)
-        own[item.name] = item
+        # Weights stand beside their values.
+        _check_columns(first[home], [each.stored for each in weights], found[home])
+        for each in (column, *weights):
+            needed[home].setdefault(each.name, each)
+        if home != name:
+            own[item.name] = item
+
+
+def _need_lists_of_rows(
+    dataset: Dataset,
+    history: History,
+    needed: dict[str, dict[str, RawColumn]],
+    found: dict[str, dict[str, str]],
+    first: dict[str, str],
+) -> None:
+    """The columns of a history whose rows bring its events, all of one table: the log, or one of users.
+
+    Args:
+        dataset, history: the declaration.
+        needed, found, first: as in `_need_event_table`.
+
+    Raises:
+        ValueError: for a field whose column none of them has, or not the one with the other fields.
+    """
+    if history.in_row is None:
+        return
+    homes = [LOG, *(join_name(number, join) for number, join in enumerate(dataset.source.joins) if join.on == "user")]
+    fields = list(dataset.spec.history_fields(history))
+    along, _ = fields[0]
+    home = next((each for each in homes if along in found[each]), None)
+    for name, feature in fields:
+        if home is None or name not in found[home]:
+            asked = homes if home is None else [home]
+            options = [each for table in asked for each in found[table]]
+            places = ", ".join(first[each] for each in asked)
+            raise ValueError(
+                f"history `{history.name}`: no column `{name}` ({places}){nearest(name, options)}; the log or a table "
+                "of users has a list for each field, and `rename` of a table gives its columns their names"
+            )
+        needed[home][name] = RawColumn(
+            name,
+            feature.kind,
+            many=True,
+            separator=history.separator,
+            keep_places=True,
+            # Where a number is missing, its event says what else it has.
+            filled=feature.kind != "float",
+            along=along if name != along else None,
+        )
 
 
 def _need_lists(explode: Explode, log: dict[str, RawColumn], item: RawColumn, found: Iterable[str], file: str) -> None:
@@ -396,7 +444,7 @@ def _features(dataset: Dataset) -> Iterator[RawColumn]:
     spec = dataset.spec
     # A row without a scenario is bad, but a joined or derived scenario is known only after the join.
     yield RawColumn(spec.scenario.name, spec.scenario.dtype)
-    of_log = {field for history in spec.histories if history.events is None for field in history.of}
+    of_log = {field for history in spec.histories if history.of_impressions for field in history.of}
     for feature in (*spec.inputs, *(each for each in spec.events_only if each.name in of_log)):
         yield from _columns_of(feature)
     for rule in dataset.source.derive.values():
@@ -493,6 +541,8 @@ def _typed(table: RawTable, number: int, batch: Batch) -> tuple[dict[str, pa.Arr
             raise ValueError(f"{file}, column `{names[column.stored]}`: {error}") from error
         if column.weighs is not None and column.weighs in columns:
             bad = {**uneven_weights(columns[column.weighs], columns[column.name]), **bad}
+        if column.along is not None:
+            bad = {**uneven_lists(columns[column.name], columns[column.along], names[column.along]), **bad}
         for position, reason in bad.items():
             letter = dead_letter(file, int(batch.rows[position]), names[column.stored], array[position], reason)
             letters.setdefault(position, letter)

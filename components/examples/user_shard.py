@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, assert_never
 
@@ -37,10 +38,10 @@ from mixrank.schemas import (
     History,
     MultiCategorical,
     Numeric,
-    RowFeature,
     TimeGap,
     Vector,
 )
+from mixrank.schemas.encode import PADDING
 
 
 @dataclass
@@ -138,7 +139,10 @@ def build(
         happened[name], found[name] = _events(dataset, name, tables, keys)
     starts = window_start(time, source.window)
     for history in spec.histories:
-        written, histories[history.name] = _history(dataset, history, happened[history.events], user, time, starts)
+        if history.in_row is not None:
+            written, histories[history.name] = _in_row(dataset, history, log)
+        else:
+            written, histories[history.name] = _history(dataset, history, happened[history.events], user, time, starts)
         columns += written
     figures = Figures.merged(
         [
@@ -196,11 +200,36 @@ def _history(
             case Action():
                 written.append(_action_column(name, feature, happened, time, sequence, cut))
             case Categorical() | MultiCategorical() | Numeric() | Vector():
-                events = _attribute(feature, happened.columns, prior)
+                events = _attribute(feature.name, happened.columns, prior)
                 written.append(HistoryColumn(name, feature.kind, events, feature.raw_width, sequence, cut))
             case _:
                 assert_never(feature)
+    for name, weighted in dataset.spec.weights_in(history):
+        weights = _attribute(str(weighted.weights), happened.columns, prior)
+        written.append(HistoryColumn(name, "float", weights, weighted.raw_width, sequence, cut))
     return written, cut
+
+
+def _in_row(dataset: Dataset, history: History, log: Columns) -> tuple[list[EntryColumn], Slices]:
+    """The columns of a history whose events the rows bring themselves, and how many each has.
+
+    Args:
+        dataset, history: the declaration.
+        log: the columns, one tuple of events or None in each row.
+    """
+
+    def newest_first(missing: Any, events: tuple[Any, ...]) -> tuple[Any, ...]:
+        known = tuple(missing if each is None else each for each in events)
+        return known if history.in_row == "newest_first" else known[::-1]
+
+    written: list[EntryColumn] = []
+    for name, field in dataset.spec.history_fields(history):
+        events = log[name].map(partial(newest_first, PADDING[field.kind]))
+        written.append(ValueColumn(name, field.kind, events, history.length))
+    lists = log[history.column(history.of[0])]
+    found = np.array([len(events or ()) for events in lists.values])[lists.codes]
+    counts = np.minimum(found, history.length)
+    return written, Slices(np.zeros_like(counts), counts, found - counts)
 
 
 def _events(dataset: Dataset, name: str, tables: dict[str, Columns], keys: list[Any]) -> tuple[_Happened, JoinFigures]:
@@ -275,10 +304,10 @@ def _action_column(
     return LateActionColumn(name, masks, known, time, sequence, cut)
 
 
-def _attribute(feature: RowFeature, columns: Columns, prior: Prior) -> Coded:
+def _attribute(name: str, columns: Columns, prior: Prior) -> Coded:
     """The attribute of every event, of the table and then prior."""
     missing = Coded(np.zeros(len(prior.user), dtype=np.int64), [None])
-    return columns[feature.name].concat(prior.columns.get(feature.name, missing))
+    return columns[name].concat(prior.columns.get(name, missing))
 
 
 @dataclass(frozen=True)

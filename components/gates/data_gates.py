@@ -157,9 +157,10 @@ def _empty_histories(figures: Figures, dataset: Dataset, gates: GateSettings) ->
             full = found.rows - found.empty
             if _tells(figures, split) and found.rows and (not full or full < (gates.min_history or 0) * found.rows):
                 only = f" with `{history.only}`" if history.only is not None else ""
+                times = f"the times, the key `{dataset.spec.user.name}` and `window`"
                 problem = (
                     f"history `{history.name}` has an event{only} in {full} of {found.rows} rows of `{split}`; check "
-                    f"the times, the key `{dataset.spec.user.name}` and `window`, or leave the history out"
+                    f"{times if history.in_row is None else 'its columns in the log'}, or leave the history out"
                 )
                 findings.append(Finding("empty_history", history.name, problem))
                 break

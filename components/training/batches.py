@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from mixrank.schemas import Label
 from mixrank.serving.base import untuned
 
 # Decoded rows that a training may hold in memory, in bytes.
@@ -31,12 +32,10 @@ class Sampled(NamedTuple):
 
     Args:
         label: of whose negatives a share was kept.
-        keep: that share.
         reweighted: labels in whose loss a kept negative stands for those that were not.
     """
 
-    label: str
-    keep: float
+    label: Label
     reweighted: tuple[str, ...]
 
 
@@ -163,7 +162,7 @@ class TransformedRows:
             balance = tf.gather(tf.constant(by_id, tf.float32), row[column])[:, None]
             weights = {label: weight * balance for label, weight in weights.items()}
         if self.sampled is not None:
-            stands_for = tf.where(labels[self.sampled.label] > 0, 1.0, 1 / self.sampled.keep)
+            stands_for = self.sampled.label.stands_for(tf.cast(labels[self.sampled.label.name] > 0, tf.float32))
             weights |= {label: weights[label] * stands_for for label in reweighted}
         return inputs, grouped, weights
 

@@ -123,7 +123,7 @@ def training_rows(
     )
     if (label := spec.sampled) is not None:
         reweighted = tuple(each.name for each in spec.labels if spec.is_reweighted(each))
-        rows = replace(rows, sampled=Sampled(label.name, label.keep_negatives, reweighted))
+        rows = replace(rows, sampled=Sampled(label, reweighted))
     if settings.scenario_balance == "scenarios":
         rows = replace(rows, scenario_weights=(spec.scenario.name, scenario_weights(spec, rows)))
     return rows

@@ -30,27 +30,27 @@ def write_side_rows(model: keras.Model, spec: FeatureSpec, transform_output: tft
     tables = tables_of(model)
     for feature in spec.vector_tables:
         table = read_side_file(spec, feature)
-        rows = normalized(table.values) if feature.normalize else table.values
         tables[feature.name].write(np.zeros((1, feature.dim), np.float32))
-        tables[feature.name].write(rows, first=1)
+        for first, rows in table.blocks():
+            tables[feature.name].write(normalized(rows) if feature.normalize else rows, first=1 + first)
     frozen = {feature.name for feature in spec.model_features if feature.is_frozen}
     for name, vectors in spec.initial_tables.items():
         given = read_side_file(spec, vectors)
         with tf.io.gfile.GFile(transform_output.vocabulary_file_by_name(name), "rb") as file:
             tokens = lines_of(file.read())
         # Vocabularies hold numbers as text.
-        known = pa.array([str(key).encode() for key in given.keys[~given.missing].tolist()], tokens.type)
+        present = np.flatnonzero(~given.missing)
+        known = pa.array([str(key).encode() for key in given.keys[present].tolist()], tokens.type)
         at = pc.index_in(tokens, value_set=known).fill_null(-1).to_numpy()
-        # The last of each stands for what is not in the file.
-        of_file = np.concatenate([given.values[~given.missing], np.zeros((1, vectors.dim), np.float32)])
         for first, rows in tables[name].blocks():
             # Row r has token r - 1; out-of-vocabulary rows come after the last.
             token = np.arange(first, first + len(rows)) - 1
             known_token = (token >= 0) & (token < len(at))
             place = np.full(len(rows), -1)
             place[known_token] = at[token[known_token]]
-            others = np.zeros_like(rows) if name in frozen else rows
-            tables[name].write(np.where(place[:, None] >= 0, of_file[place], others), first)
+            written = np.zeros_like(rows) if name in frozen else np.array(rows)
+            written[place >= 0] = given.vectors(present[place[place >= 0]])
+            tables[name].write(written, first)
 
 
 def normalized(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,7 +5,8 @@ from .base import Widths as Widths
 from .base import all_vectors as all_vectors
 from .base import backbone_of as backbone_of
 from .base import new_heads as new_heads
-from .base import window_of as window_of
 from .fields import FieldBackbone as FieldBackbone
 from .registration import register as register
 from .tokens import TokenBackbone as TokenBackbone
+from .windows import in_order as in_order
+from .windows import window_of as window_of

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self, TypeAlias
 import keras
 from pydantic import PositiveInt
 
+from mixrank.layers.backbone.windows import WINDOWS, in_order, window_of
 from mixrank.layers.base import Layer, Part, Shape, Tensor, check_needs, per_candidate
 from mixrank.layers.heads import Heads, TaskHeads, build_heads
 from mixrank.layers.tokens import count_interest, interest_width
@@ -17,17 +18,6 @@ from mixrank.schemas.naming import nearest
 
 Features: TypeAlias = Mapping[str, Sequence[Tensor]]
 Histories: TypeAlias = Mapping[str, Mapping[str, Tensor]]
-
-WINDOWS = ("before", "within")
-
-
-def window_of(history: str) -> str:
-    """Window of a history, by its key in `Histories`.
-
-    >>> window_of("within"), window_of("before_orders")
-    ('within', 'before')
-    """
-    return history.partition("_")[0]
 
 
 class Widths(NamedTuple):
@@ -123,7 +113,7 @@ class Backbone(Layer):
 
     def reads(self, histories: Iterable[str]) -> tuple[str, ...]:
         """Keys of the histories that this model reads: those of the first of `windows` first, then by name."""
-        return tuple(key for window in self.windows for key in sorted(histories) if window_of(key) == window)
+        return in_order(histories, self.windows)
 
     def heads(self, tasks: tuple[str, ...]) -> Heads:
         """A new layer of this model's own heads, by the name `heads`; a configuration may choose others."""
@@ -181,7 +171,7 @@ class Backbone(Layer):
                 )
         self.widths = Widths(
             vectors={group: tuple(shape[-1] for shape in features_shape[group]) for group in GROUPS},
-            histories={key: (items[key][1], items[key][2]) for key in sorted(items, key=_order)},
+            histories={key: (items[key][1], items[key][2]) for key in in_order(items)},
         )
         self.check_widths(self.widths)
 
@@ -209,10 +199,6 @@ class Backbone(Layer):
     def parts(self) -> list[Part]:
         """Parameters and FLOPs of the layer as it was built."""
         return self.count(self.widths)
-
-
-def _order(history: str) -> tuple[int, str]:
-    return WINDOWS.index(window_of(history)), history
 
 
 def all_vectors(features: Features, request_of: Tensor | None = None) -> list[Tensor]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from keras import ops
-from pydantic import PositiveInt
 
 from mixrank.layers.backbone import Features, FieldBackbone, Histories, Widths, register
-from mixrank.layers.base import DropoutRate, Part, Shape, Tensor, dense_part
+from mixrank.layers.base import DropoutRate, LayerWidths, Part, Shape, Tensor, dense_part
 from mixrank.layers.mixing import MLP
 
 PRESETS = {
@@ -52,14 +51,12 @@ class DIN(FieldBackbone):
     def __init__(
         self,
         *,
-        mlp_units: tuple[PositiveInt, ...] = (200, 80),
+        mlp_units: LayerWidths = (200, 80),
         dropout: DropoutRate = 0.0,
         pooling: Literal["mean", "target"] = "target",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not mlp_units:
-            raise ValueError("`mlp_units` must name at least one width, received ()")
 
     def build(self, features_shape: Any, histories_shape: Any = None, scenario_shape: Shape | None = None) -> None:
         super().build(features_shape, histories_shape, scenario_shape)

@@ -9,7 +9,17 @@ from keras import ops
 from pydantic import PositiveInt
 
 from mixrank.layers.backbone import Features, FieldBackbone, Histories, Widths, register
-from mixrank.layers.base import DropoutRate, Layer, Part, Shape, Tensor, check_divides, dense_part, per_candidate
+from mixrank.layers.base import (
+    DropoutRate,
+    Layer,
+    LayerWidths,
+    Part,
+    Shape,
+    Tensor,
+    check_divides,
+    dense_part,
+    per_candidate,
+)
 from mixrank.layers.mixing import MLP, PerTokenDense
 
 PRESETS = {
@@ -103,8 +113,8 @@ class FinalMLP(FieldBackbone):
     def __init__(
         self,
         *,
-        first_units: tuple[PositiveInt, ...] = (400,),
-        second_units: tuple[PositiveInt, ...] = (800,),
+        first_units: LayerWidths = (400,),
+        second_units: LayerWidths = (800,),
         gate_units: tuple[PositiveInt, ...] = (800,),
         gates: bool = True,
         fusion_heads: PositiveInt = 50,
@@ -114,8 +124,6 @@ class FinalMLP(FieldBackbone):
     ) -> None:
         super().__init__(**kwargs)
         for name, units in (("first_units", first_units), ("second_units", second_units)):
-            if not units:
-                raise ValueError(f"`{name}` must name at least one width, received ()")
             check_divides(units[-1], f"the last of `{name}`,", fusion_heads=fusion_heads)
 
     def _read_by_gates(self, widths: Widths) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, assert_never
 
+from mixrank.layers.backbone import in_order
 from mixrank.schemas import (
     GROUPS,
     Action,
@@ -42,7 +43,8 @@ def model_inputs(spec: FeatureSpec, one_request: bool = False) -> dict[str, kera
         name -> int64 (batch,) for a scenario, categorical or bucketized feature; int64 (batch, max_length) for a
         multi-valued one, float32 of that shape for its weights; float32 (batch,) for a number, (batch, width) for a
         vector, a match or a piecewise linear number; int64 (batch, length) for a history field, (batch, length *
-        max_length) if that field is multi-valued, float32 (batch, length * width) if it is a number or a vector.
+        max_length) if that field is multi-valued, float32 of that shape for its weights, float32 (batch, length *
+        width) if it is a number or a vector.
     """
     import keras
 
@@ -52,11 +54,13 @@ def model_inputs(spec: FeatureSpec, one_request: bool = False) -> dict[str, kera
     shapes |= {column: feature.shape for column, feature in spec.weights.items()}
     numbers = {feature.name for feature in spec.model_features if feature.is_number}
     for history in spec.histories:
-        for column, field in spec.history_fields(history):
+        for column, field in [*spec.history_fields(history), *spec.added_to(history)]:
             shapes[column] = (history.length * field.width,)
             if field.is_number:
                 numbers.add(column)
-        shapes |= {column: (history.length,) for column, _ in spec.added_to(history)}
+        for column, weighted in spec.weights_in(history):
+            shapes[column] = (history.length * weighted.width,)
+            numbers.add(column)
     numbers |= set(spec.weights)
     items = {feature.name for feature in spec.model_features if feature.group == "item"}
     items |= {column for column, feature in spec.weights.items() if feature.group == "item"}
@@ -196,5 +200,4 @@ def histories_by_key(spec: FeatureSpec) -> dict[str, History]:
     found: dict[str, History] = {}
     for history in spec.histories:
         found[f"{history.window}_{history.name}" if history.window in found else history.window] = history
-    # `before` comes before `within`, and before all that begin with it.
-    return dict(sorted(found.items()))
+    return {key: found[key] for key in in_order(found)}

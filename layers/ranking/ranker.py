@@ -416,25 +416,37 @@ def _events(
     """Column -> its vectors (batch, length, width), and the history as a backbone reads it."""
     vectors: dict[str, Any] = {}
     ids, never_zero = [], []
+
+    def numbers(column: str, width: int) -> Any:
+        # (batch, length * width) -> (batch, length, width)
+        shape = (history.length, width)
+        return layers.get(keras.layers.Reshape, f"numbers_{column}", target_shape=shape)(inputs[column])
+
+    weights_of = {field.name: column for column, field in spec.weights_in(history)}
     for column, field in spec.history_fields(history):
         values = inputs[column]
         if field.is_number:
-            # (batch, length * width) -> (batch, length, width)
-            shape = (history.length, field.width)
-            vectors[column] = layers.get(keras.layers.Reshape, f"numbers_{column}", target_shape=shape)(values)
+            vectors[column] = numbers(column, field.width)
             continue
         vector = looked_up[column]
         if field.max_values is not None:
             # (batch, length * max_length) -> (batch, length, max_length)
             shape = (history.length, field.max_values)
             values = layers.get(keras.layers.Reshape, f"values_{column}", target_shape=shape, dtype="int64")(values)
-            vector = _pooled(field, column, vector, values, layers)
+            weights = None
+            if field.name in weights_of:
+                name = weights_of[field.name]
+                weights = layers.get(keras.layers.Reshape, f"numbers_{name}", target_shape=shape)(inputs[name])
+            vector = _pooled(field, column, vector, values, layers, weights)
         vectors[column] = vector
         ids.append(values)
         if field.never_missing:
             never_zero.append(values)
     # What is looked up for an event is 0 where the file lacks it, and says nothing about whether there is one.
-    vectors |= {column: looked_up[column] for column, _ in spec.added_to(history)}
+    vectors |= {
+        column: numbers(column, each.width) if each.is_number else looked_up[column]
+        for column, each in spec.added_to(history)
+    }
     # An unknown item attribute may be 0 in a real event, an action or a time gap never is.
     mask = layers.get(HistoryMask, f"mask_{history.name}")(never_zero[:1] or ids)
     items = list(vectors.values())

@@ -211,11 +211,7 @@ def _where_listed(spec: FeatureSpec, feature: AnyFromFile) -> AnyFromFile | None
     if spec.get(feature.of) is None:
         return None
     listed = {history.name for history in spec.histories if feature.of in history.of}
-    return feature.model_copy(
-        update={"histories": tuple(name for name in feature.in_histories if name in listed)}
-        if feature.in_histories
-        else {}
-    )
+    return feature.model_copy(update={"histories": tuple(name for name in feature.histories if name in listed)})
 
 
 def _still_possible(spec: FeatureSpec, match: Match) -> Match | None:

@@ -63,9 +63,14 @@ def feature_groups(spec: FeatureSpec, wanted: Sequence[str] = ()) -> dict[str, t
     known: dict[str, tuple[str, ...]] = {spec.scenario.name: (spec.scenario.name,)}
     weights = {feature.name: column for column, feature in spec.weights.items()}
     known |= {f.name: (f.name, *([weights[f.name]] if f.name in weights else [])) for f in spec.inputs}
-    known |= {history.name: tuple(map(history.column, history.of)) for history in spec.histories}
+    inside = {h.name: {field.name: column for column, field in spec.weights_in(h)} for h in spec.histories}
+    known |= {h.name: (*map(h.column, h.of), *inside[h.name].values()) for h in spec.histories}
     alone = tuple(known)
-    known |= {f"{h.name}.{field}": (h.column(field),) for h in spec.histories for field in h.of}
+    known |= {
+        f"{h.name}.{field}": (h.column(field), *([inside[h.name][field]] if field in inside[h.name] else []))
+        for h in spec.histories
+        for field in h.of
+    }
     groups = {}
     for group in wanted or alone:
         columns: list[str] = []

@@ -43,5 +43,6 @@ from .unions import RowFeature as RowFeature
 from .unions import is_of_event as is_of_event
 from .unions import is_of_row as is_of_row
 from .unions import is_read as is_read
+from .vector_file import MATRIX as MATRIX
 from .vector_file import SideFile as SideFile
 from .vector_file import VectorFile as VectorFile

@@ -252,6 +252,14 @@ class Label(Named):
         """Column of the written rows that says whether the label is known for sure, or None if it always is."""
         return None if self.matures_after is None else f"{self.name}_is_mature"
 
+    def stands_for(self, positives: Any) -> Any:
+        """How many rows of the log a kept training row stands for: 1, or without the label 1 / `keep_negatives`.
+
+        Args:
+            positives: whether rows have the label, an array or tensor of the numbers 0 and 1.
+        """
+        return positives + (1 - positives) / self.keep_negatives
+
     def counted(self, columns: Mapping[str, Any]) -> Any:
         """Index of the rows that count for the task, for arrays beside those of `columns`: all, or a mask."""
         found: Any = slice(None)

@@ -86,8 +86,9 @@ class MultiCategorical(Valued):
         max_length: int >= 1. Values after it are dropped.
         pooling: how the embeddings of the values become one: "mean", "sum", "max", "sqrtn" (their sum, divided by the
             square root of their number) or "attention" (weights that are learned); missing values are left out.
-        weights: name of a column with one number >= 0 for each value, or None. It weighs the values of a row, not those
-            in a history; "max" takes none. Where a row has values and no weights, each weighs 1.
+        weights: name of a column with one number >= 0 for each value, or None; "max" takes none. It weighs the values
+            of a row, and in histories those of each event. Where a row or event has values and no weights, each
+            weighs 1.
         weight_separator: str or None. Where the text of the column holds the weights, what stands between a value and
             its weight, as in `comedy:0.7|drama:0.3`; None if the log has `weights` as a column of its own.
         (others as in `Categorical`)

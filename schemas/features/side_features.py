@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from mixrank.schemas.features.encodings import Encoding, Vocab
 from mixrank.schemas.features.named import Dtype, Group, Kind, Valued
 from mixrank.schemas.features.row_features import Number
-from mixrank.schemas.features.vector_file import SideFile
+from mixrank.schemas.features.vector_file import SideFile, check_matrix
 
 
 class FromFile(Valued):
@@ -24,6 +24,8 @@ class FromFile(Valued):
         file: path of the file, relative to the data folder.
         key: column of the keys in the file; the name in `of` if None.
         value: column of the values in the file; the feature's own name if None.
+        histories: names of histories that list `of`, whose events get what the file says about their own values as
+            well, by the same table, edges and moments.
         found: filled in by a run.
     """
 
@@ -31,6 +33,7 @@ class FromFile(Valued):
     file: str = Field(min_length=1)
     key: str | None = None
     value: str | None = None
+    histories: tuple[str, ...] = ()
     found: SideFile | None = None
 
     @model_validator(mode="after")
@@ -63,9 +66,9 @@ class FromFile(Valued):
         return None
 
     @property
-    def in_histories(self) -> tuple[str, ...]:
-        """Names of the histories whose events have it as well."""
-        return ()
+    def file_of_keys(self) -> str | None:
+        """Path of the file with the keys of the rows of a matrix."""
+        return None
 
 
 class Lookup(FromFile):
@@ -78,8 +81,6 @@ class Lookup(FromFile):
         vocab: `Vocab` or `Hash`.
         dim: int >= 1. Embedding width.
         dtype: "int" or "str". Type of the values in the file.
-        histories: names of histories that list `of`, whose events get the category of their own values as well, from
-            the same table.
         (others as in `FromFile`)
     """
 
@@ -88,7 +89,6 @@ class Lookup(FromFile):
     vocab: Encoding = Vocab()
     dim: int = Field(default=16, ge=1)
     dtype: Dtype = "str"
-    histories: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -98,18 +98,15 @@ class Lookup(FromFile):
     def functions(self) -> int:
         return self.vocab.functions
 
-    @property
-    def in_histories(self) -> tuple[str, ...]:
-        return self.histories
-
 
 class NumericLookup(FromFile, Number):
     """A number that a file says about the value of another feature, such as the price of an item.
 
-    A key that the file lacks, or whose value is empty there, is a missing number.
+    A key that the file lacks, or whose value is empty there, is a missing number, in a row and in an event.
 
     Args:
-        (as in `FromFile` and `Number`; `group` is that of the feature in `of`)
+        (as in `FromFile` and `Number`; `group` is that of the feature in `of`. Edges and moments are those of the
+        rows. With `histories`, any transform but "autodis")
     """
 
     type: Literal["numeric_lookup"] = "numeric_lookup"
@@ -127,7 +124,9 @@ class VectorTable(FromFile):
         dim: int >= 1. Numbers of a vector.
         normalize: bool. Whether each is divided by its length, `x / |x|`; zeros stay zeros.
         separator: str or None. Splits a text column into numbers; None for a list column.
-        histories: names of histories that list `of`, whose events get the vectors of their own values as well.
+        key_file: for a `file` that is a matrix in NumPy's format (`.npy`, rows of `dim` numbers; a row of NaN is a
+            missing vector), the file with the key of each row, in their order: a `.npy` as well, or a table with the
+            column `key`. `value` is not read then.
         (others as in `FromFile`)
     """
 
@@ -136,7 +135,16 @@ class VectorTable(FromFile):
     dim: int = Field(ge=1)
     normalize: bool = False
     separator: str | None = None
-    histories: tuple[str, ...] = ()
+    key_file: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _check_matrix(self) -> VectorTable:
+        check_matrix(self.file, self.key_file, self.separator)
+        return self
+
+    @property
+    def file_of_keys(self) -> str | None:
+        return self.key_file
 
     @property
     def kind(self) -> Kind:
@@ -154,10 +162,6 @@ class VectorTable(FromFile):
     @property
     def value_separator(self) -> str | None:
         return self.separator
-
-    @property
-    def in_histories(self) -> tuple[str, ...]:
-        return self.histories
 
     @property
     def is_frozen(self) -> bool:

@@ -80,6 +80,7 @@ class FeatureSpec(Declaration):
             + ([(self.position.name, "position")] if self.position is not None else [])
             + outputs
             + [(column, f"`{each.name}` in a history") for column, each in self._in_histories()]
+            + [(c, f"weights of `{f.name}` in a history") for h in self.histories for c, f in self.weights_in(h)]
         ):
             if column in owners:
                 raise ValueError(f"column `{column}` is declared twice: as {owners[column]} and as {owner}")
@@ -144,7 +145,7 @@ class FeatureSpec(Declaration):
     def _check_histories(self) -> None:
         fields = [feature.name for feature in self.features if is_of_event(feature)]
         for history in self.histories:
-            if self.user.per_row:
+            if self.user.per_row and history.in_row is None:
                 raise ValueError(f"history `{history.name}` needs a user, but key `{self.user.name}` is per_row")
             for field in history.of:
                 if field not in fields:
@@ -157,10 +158,15 @@ class FeatureSpec(Declaration):
                     raise ValueError(
                         f'history `{history.name}` lists `{listed.name}`, whose transform "autodis" is for rows alone'
                     )
+                if history.in_row is not None and not isinstance(listed, Categorical | Numeric):
+                    raise ValueError(
+                        f"history `{history.name}` with `in_row` lists `{listed.name}`, a {type(listed).__name__}: it "
+                        "takes Categorical and Numeric features; a Lookup or VectorTable says more about their values"
+                    )
             if all(field.is_number for _, field in self.history_fields(history)):
                 raise ValueError(
                     f"history `{history.name}` lists numbers alone, which do not say where its events end: list a "
-                    "TimeGap as well"
+                    f"{'TimeGap' if history.in_row is None else 'Categorical'} as well"
                 )
             if history.only is not None and history.events is None and history.only not in self.flags:
                 raise ValueError(
@@ -180,8 +186,6 @@ class FeatureSpec(Declaration):
             raise ValueError(f"{what} is in no row: `required` and `drift` are not for it")
         if not isinstance(feature, Categorical | MultiCategorical):
             return
-        if isinstance(feature, MultiCategorical) and feature.weights is not None:
-            raise ValueError(f"{what} has `weights`, which weigh the values of a row")
         if isinstance(feature, Categorical) and feature.initial is not None:
             raise ValueError(f"{what} has `initial`: give it to a feature of rows, and name that one in `table`")
         if feature.table is None and isinstance(feature.vocab, Vocab):
@@ -251,8 +255,10 @@ class FeatureSpec(Declaration):
             if lookup.of not in known:
                 raise ValueError(f"{what} is of `{lookup.of}`, which must be a Categorical{nearest(lookup.of, known)}")
             self._check_group(what, (lookup.of,), lookup.group)
+            if lookup.histories and lookup.is_embedded_number:
+                raise ValueError(f'{what} names histories, and its transform "autodis" is for rows alone')
             listed = [history.name for history in self.histories if lookup.of in history.of]
-            for name in lookup.in_histories:
+            for name in lookup.histories:
                 if name not in listed:
                     raise ValueError(
                         f"{what} names history `{name}`, which must be one that lists `{lookup.of}`"
@@ -426,7 +432,7 @@ class FeatureSpec(Declaration):
     def added_to(self, history: History) -> Iterator[tuple[str, AnyFromFile]]:
         """(column, feature) of what Transform looks up for every event of a history, besides its raw columns."""
         for feature in self.from_files:
-            if history.name in feature.in_histories:
+            if history.name in feature.histories:
                 yield history.column(feature.name), feature
 
     @property
@@ -453,7 +459,7 @@ class FeatureSpec(Declaration):
         listed = (history for history in self.histories if match.of in history.of)
         if match.histories:
             return tuple(history for history in listed if history.name in match.histories)
-        return tuple(history for history in listed if history.events is None)
+        return tuple(history for history in listed if history.of_impressions)
 
     @property
     def categorical(self) -> tuple[AnyCategorical, ...]:
@@ -467,9 +473,15 @@ class FeatureSpec(Declaration):
 
     @property
     def weights(self) -> dict[str, AnyCategorical]:
-        """Column of weights -> the feature whose values they weigh."""
-        weighted = [feature for feature in self.features if isinstance(feature, MultiCategorical)]
+        """Column of weights of the row -> the feature whose values they weigh."""
+        weighted = [feature for feature in self.inputs if isinstance(feature, MultiCategorical)]
         return {feature.weights: feature for feature in weighted if feature.weights is not None}
+
+    def weights_in(self, history: History) -> Iterator[tuple[str, MultiCategorical]]:
+        """(column, feature) of the weights of the values of every event of a history."""
+        for feature in self.features:
+            if isinstance(feature, MultiCategorical) and feature.weights is not None and feature.name in history.of:
+                yield history.column(feature.weights), feature
 
     @property
     def vocabularies(self) -> dict[str, Vocab]:
@@ -521,8 +533,7 @@ class FeatureSpec(Declaration):
         found = None if weight is None else columns[weight]
         if self.sampled is None or label.given == self.sampled.name:
             return found
-        stands_for = (columns[self.sampled.name] > 0) * (1 - 1 / self.sampled.keep_negatives)
-        stands_for = stands_for + 1 / self.sampled.keep_negatives
+        stands_for = self.sampled.stands_for((columns[self.sampled.name] > 0) * 1.0)
         return stands_for if found is None else found * stands_for
 
     @property
@@ -590,6 +601,6 @@ def _columns(feature: Feature) -> list[tuple[str, str]]:
     if isinstance(feature, History):
         return [(feature.column(field), f"history `{feature.name}`") for field in feature.of]
     found = [(feature.name, f"feature `{feature.name}`")] if is_read(feature) else []
-    if isinstance(feature, MultiCategorical) and feature.weights is not None:
+    if isinstance(feature, MultiCategorical) and feature.weights is not None and feature.group != "event":
         found.append((feature.weights, f"weights of `{feature.name}`"))
     return found

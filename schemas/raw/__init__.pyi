@@ -21,4 +21,5 @@ from .storage import list_files as list_files
 from .values import RawColumn as RawColumn
 from .values import convert as convert
 from .values import plain_layout as plain_layout
+from .values import uneven_lists as uneven_lists
 from .values import uneven_weights as uneven_weights

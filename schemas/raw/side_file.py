@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from mixrank.schemas import AnyFromFile, FeatureSpec, SideFile
 from mixrank.schemas.arrow import pa
+from mixrank.schemas.features import MATRIX
 from mixrank.schemas.naming import nearest
 from mixrank.schemas.raw.batch import as_python
 from mixrank.schemas.raw.find import files_at
+from mixrank.schemas.raw.matrix import missing_rows, number_blocks, open_matrix
 from mixrank.schemas.raw.raw_file import RawFile
 from mixrank.schemas.raw.storage import open_stored
 from mixrank.schemas.raw.values import RawColumn, convert
@@ -30,13 +32,23 @@ class SideTable:
 
     Args:
         keys: int64 or text, `(rows,)`, distinct.
-        values: int64, text or float32, `(rows,)` or `(rows, dim)`.
-        missing: bool, `(rows,)`: where there is a key without a value; zeros or "" are in `values` there.
+        values: int64, text or float32, `(rows,)`, or vectors `(rows, dim)`, which may be numbers of any type that are
+            still in their file.
+        missing: bool, `(rows,)`: where there is a key without a value; what `values` holds there means nothing.
     """
 
     keys: NDArray[Any]
     values: NDArray[Any]
     missing: NDArray[np.bool_]
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """(first row, its vectors), block by block; zeros where one is missing."""
+        for first, rows in number_blocks(self.values):
+            yield first, np.where(self.missing[first : first + len(rows), None], np.float32(0), rows)
+
+    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Some vectors; zeros where one is missing."""
+        return np.where(self.missing[rows, None], np.float32(0), np.asarray(self.values[rows], np.float32))
 
 
 def with_side_files(spec: FeatureSpec, folder: str) -> FeatureSpec:
@@ -66,13 +78,16 @@ def read_side_file(spec: FeatureSpec, feature: AnyFromFile) -> SideTable:
     found = feature.found
     if found is None:
         raise ValueError(f"the file {feature.file} of `{feature.name}` has not been looked for yet")
+    if _sha256(found.path, found.keys) != found.sha256:
+        raise ValueError(f"{found.path} of `{feature.name}` has changed since the run began: run again")
+    if found.keys is not None:
+        keys, matrix = _matrix(spec, feature, found.path, found.keys)
+        return SideTable(_numpy(keys), matrix, missing_rows(found.path, matrix))
     file = _file(found.path)
-    if _sha256(file) != found.sha256:
-        raise ValueError(f"{file.path} of `{feature.name}` has changed since the run began: run again")
     dim, separator = feature.value_dim, feature.value_separator
     value = RawColumn(feature.value_column, feature.value_kind, many=dim is not None, separator=separator, exactly=dim)
     keys, values = _read(file, [_key(spec, feature), value])
-    _check_distinct(file, feature, keys)
+    _check_distinct(file.path, feature, keys)
     missing = values.is_null().to_numpy(zero_copy_only=False)
     if dim is not None:
         lengths = values.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
@@ -84,10 +99,36 @@ def read_side_file(spec: FeatureSpec, feature: AnyFromFile) -> SideTable:
 
 
 def _found(spec: FeatureSpec, feature: AnyFromFile, folder: str) -> SideFile:
-    file = _file(f"{folder.rstrip('/')}/{feature.file}")
-    (keys,) = _read(file, [_key(spec, feature)])
-    _check_distinct(file, feature, keys)
-    return SideFile(path=file.path, sha256=_sha256(file), rows=len(keys))
+    path = f"{folder.rstrip('/')}/{feature.file}"
+    beside = None if feature.file_of_keys is None else f"{folder.rstrip('/')}/{feature.file_of_keys}"
+    if beside is not None:
+        keys, _ = _matrix(spec, feature, path, beside)
+    else:
+        file = _file(path)
+        path, (keys,) = file.path, _read(file, [_key(spec, feature)])
+        _check_distinct(path, feature, keys)
+    return SideFile(path=path, sha256=_sha256(path, beside), rows=len(keys), keys=beside)
+
+
+def _matrix(spec: FeatureSpec, feature: AnyFromFile, path: str, beside: str) -> tuple[pa.Array, NDArray[Any]]:
+    """Keys and vectors of a matrix."""
+    matrix = open_matrix(path, 2, "fiu", f"a matrix of numbers, {feature.value_dim} a row,")
+    if matrix.shape[1] != feature.value_dim:
+        raise ValueError(
+            f"{path} of `{feature.name}` has vectors of {matrix.shape[1]} numbers, not {feature.value_dim}"
+        )
+    if not beside.endswith(MATRIX):
+        (keys,) = _read(_file(beside), [_key(spec, feature)])
+    else:
+        array = np.array(open_matrix(beside, 1, "iuUS", "an array of integers or text"))
+        keys, bad = convert(pa.array(array.tolist()), _key(spec, feature))
+        if bad:
+            row = min(bad)
+            raise ValueError(f"{beside}, row {row + 1}: key {bad[row]}, received {shown(array[row].item())}")
+    _check_distinct(beside, feature, keys)
+    if len(keys) != len(matrix):
+        raise ValueError(f"{beside} has {len(keys)} keys for the {len(matrix)} rows of {path} of `{feature.name}`")
+    return keys, matrix
 
 
 def _file(path: str) -> RawFile:
@@ -132,16 +173,16 @@ def _read(file: RawFile, columns: Sequence[RawColumn]) -> list[pa.Array]:
     return [pa.concat_arrays(part) for part in parts]
 
 
-def _check_distinct(file: RawFile, feature: AnyFromFile, keys: pa.Array) -> None:
+def _check_distinct(path: str, feature: AnyFromFile, keys: pa.Array) -> None:
     if not len(keys):
-        raise ValueError(f"{file.path} of `{feature.name}` has no rows")
+        raise ValueError(f"{path} of `{feature.name}` has no rows")
     codes = keys.dictionary_encode().indices.to_numpy(zero_copy_only=False)
     distinct, first = np.unique(codes, return_index=True)
     if len(distinct) < len(codes):
         again = int(np.setdiff1d(np.arange(len(codes)), first)[0])
         before = int(first[codes[again]])
         raise ValueError(
-            f"{file.path} of `{feature.name}`: rows {before + 1} and {again + 1} have the same "
+            f"{path} of `{feature.name}`: rows {before + 1} and {again + 1} have the same "
             f"`{feature.key_column}`, {shown(as_python(keys[again]))}; a key may occur once"
         )
 
@@ -152,14 +193,18 @@ def _numpy(array: pa.Array) -> NDArray[Any]:
     return filled.astype(np.float32) if filled.dtype == np.float64 else filled
 
 
-def _blocks(file: RawFile) -> Iterator[bytes]:
-    with open_stored(file.path) as source:
+def _blocks(path: str) -> Iterator[bytes]:
+    with open_stored(path) as source:
         while block := source.read(BLOCK):
             yield block
 
 
-def _sha256(file: RawFile) -> str:
+def _sha256(path: str, beside: str | None = None) -> str:
+    """Hash of a file, and of the one with its keys."""
     digest = hashlib.sha256()
-    for block in _blocks(file):
+    for block in _blocks(path):
         digest.update(block)
+    if beside is not None:
+        # Where the first ends is part of it.
+        digest.update(_sha256(beside).encode())
     return digest.hexdigest()

@@ -47,6 +47,8 @@ class RawColumn:
         many: bool. Whether a row holds a list.
         separator: str or None. Splits text into a list.
         keep_places: bool. Whether a missing value keeps its place in a list.
+        filled: bool. Whether a missing value in a list makes the row bad; the list itself may be missing.
+        along: column of the table whose lists have as many values, or None.
         single: bool. Whether a value that is no list counts as a list of one.
         exactly: int or None. How many values a list has if it is not empty.
         source: column of the file, after renaming, if it is not `name`.
@@ -65,6 +67,8 @@ class RawColumn:
     many: bool = False
     separator: str | None = None
     keep_places: bool = False
+    filled: bool = False
+    along: str | None = None
     single: bool = False
     exactly: int | None = None
     source: str = ""
@@ -144,6 +148,15 @@ def uneven_weights(values: pa.Array, weights: pa.Array) -> dict[int, str]:
     }
 
 
+def uneven_lists(values: pa.Array, others: pa.Array, name: str) -> dict[int, str]:
+    """Position -> reason, of the rows with another number of values than of those in the column `name`."""
+    (_, own), (_, counts) = _spans(values), _spans(others)
+    return {
+        int(row): f"has {own[row]} values, but `{name}` of the same row has {counts[row]}"
+        for row in np.flatnonzero(own != counts)
+    }
+
+
 def plain_layout(array: pa.Array) -> pa.Array:
     """The same values without dictionary encoding and with lists of any size."""
     if pa.types.is_dictionary(array.type):
@@ -193,6 +206,10 @@ def _lists(array: pa.Array, column: RawColumn) -> tuple[pa.Array, dict[int, str]
     if column.required:
         for row in (*np.flatnonzero(absent), *owners[~present]):
             bad.setdefault(int(row), "is missing")
+    if column.filled:
+        for entry in np.flatnonzero(~present):
+            place = 1 + entry - np.searchsorted(owners, owners[entry])
+            bad.setdefault(int(owners[entry]), f"lacks value {place} of its list")
     if not column.keep_places:
         owners, values = owners[present], values.filter(pa.array(present))
     lengths = np.bincount(owners, minlength=len(absent))

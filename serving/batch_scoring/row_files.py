@@ -83,7 +83,7 @@ def read_rows(known: Sequence[Column], keep: Mapping[str, pa.DataType], table: p
         else:
             values, lengths = _lists(column, array, rows.bad)
         counts[column.name] = lengths
-        if column.weighs is not None:
+        if column.weighs is not None and column.history is None:
             uneven = (lengths > 0) & (lengths != counts[column.weighs])
             _mark(rows.bad, column, uneven, f"has not as many weights as `{column.weighs}` has values")
         if column.required:
@@ -91,7 +91,8 @@ def read_rows(known: Sequence[Column], keep: Mapping[str, pa.DataType], table: p
         if column.history is not None:
             own = lengths // column.width
             first, count = events.setdefault(column.history, (column.name, own))
-            for position in np.flatnonzero(own != count):
+            # Weights are there for all events or none.
+            for position in np.flatnonzero((own != count) & ((own > 0) | (column.weighs is None))):
                 reason = f"has {own[position]} events, but `{first}` of the same history has {count[position]}"
                 rows.bad.setdefault(int(position), (column.name, reason))
         if column.serving:
@@ -184,7 +185,8 @@ def _events(column: Column, flat: pa.Array, owners: np.ndarray, inside: np.ndarr
     if pa.types.is_int64(flat.type):
         flat = pc.if_else(pc.equal(flat, pa.scalar(PADDING["int"], pa.int64())), pa.scalar(None, flat.type), flat)
     wrong: Bad = {}
-    typed = _converted(column, flat, RawColumn(column.name, column.kind), wrong)
+    wanted = RawColumn(column.name, column.kind, weight=column.weighs is not None)
+    typed = _converted(column, flat, wanted, wrong)
     reasons = {**dict.fromkeys(np.flatnonzero(absent).tolist(), (column.name, "is missing in an event")), **wrong}
     for place in sorted(reasons):
         if inside[place]:

@@ -186,7 +186,10 @@ class Model:
                     continue
                 newest = tf.minimum(lengths, tf.constant(column.length, tf.int64))
                 first = events.setdefault(column.history, newest // column.width)
-                fits &= (newest // column.width == first) & (newest % column.width == 0)
+                same = newest // column.width == first
+                fits &= (same if column.weighs is None else same | (newest == 0)) & (newest % column.width == 0)
+                if column.weighs is not None:
+                    fits &= tf.logical_not(tf.reduce_any(raw[column.name][:, : column.length] < 0, axis=1))
             # Rows without these columns must not stop the batch; the signature's own check of required ones does.
             copied = tf.io.parse_example(examples, kept) if kept else {}
             return fits, self._examples(examples=examples), copied

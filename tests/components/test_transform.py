@@ -21,7 +21,7 @@ from mixrank.components.transform import (
     vector,
     weights_of,
 )
-from mixrank.schemas import Expression, FeatureSpec, History, Match, MultiCategorical, Numeric, TimeGap, Vector
+from mixrank.schemas import Expression, FeatureSpec, History, Match, Numeric, TimeGap, Vector
 from mixrank.schemas.raw import read_side_file
 
 
@@ -95,9 +95,12 @@ def test_each_value_has_its_weight_and_one_without_weighs_one(transformed):
     for old, new in transformed:
         expected = np.float32(old["tag_weight"] + [1.0] * (3 - len(old["tag"])))
         np.testing.assert_array_equal(new["tag_weight"], expected)
-    tags = MultiCategorical("tag", group="item", max_length=2, weights="w")
+        for history, length in (("global", 18), ("realtime", 12)):
+            given = np.float32(old[f"{history}_tag_weight"])
+            expected = [*np.where(np.isnan(given), 1, given), *[1.0] * (length - len(given))]
+            np.testing.assert_array_equal(new[f"{history}_tag_weight"], np.float32(expected))
     odd = tf.ragged.constant([[0.5], [], [-1.0, math.nan, 3.0]], dtype=tf.float32, row_splits_dtype=tf.int64)
-    np.testing.assert_array_equal(weights_of(tags, odd), [[0.5, 1.0], [1.0, 1.0], [0.0, 1.0]])
+    np.testing.assert_array_equal(weights_of(odd, 2), [[0.5, 1.0], [1.0, 1.0], [0.0, 1.0]])
 
 
 def test_actions_are_shifted_bit_masks(transformed):
@@ -230,6 +233,36 @@ def test_a_numeric_lookup_is_a_number_like_any_other(transformed, toy_spec):
     np.testing.assert_allclose([new["pull"] for _, new in transformed], expected, atol=1e-5)
 
 
+def test_a_numeric_lookup_gives_every_event_its_own_number_by_the_moments_of_rows(transformed, toy_spec):
+    weights, without = side_file(toy_spec, "weight")
+    known = {clip: number for clip, number in weights.items() if clip not in without}
+    # "standardize": a missing number is 0 before it.
+    rows = np.array([known.get(old["clip"], 0.0) for old, _ in transformed])
+    np.testing.assert_allclose([new["weight"] for _, new in transformed], (rows - rows.mean()) / rows.std(), atol=1e-5)
+    seen = set()
+    for column in ("global", "viewed"):
+        for old, new in transformed:
+            numbers = np.array([known.get(clip, 0.0) for clip in old[f"{column}_clip"]])
+            found = new[f"{column}_weight"][: len(numbers)]
+            np.testing.assert_allclose(found, (numbers - rows.mean()) / rows.std(), atol=1e-5)
+            seen |= set(numbers.tolist())
+    assert len(seen) > 30
+
+
+def test_events_that_a_row_brings_have_the_ids_of_the_items(transformed, toy_spec):
+    ids = {old["clip"]: new["clip"] for old, new in transformed}
+    compared = 0
+    for old, new in transformed:
+        clips = old["viewed_clip"]
+        assert not new["viewed_clip"][len(clips) :].any()
+        for clip, found in zip(clips, new["viewed_clip"], strict=False):
+            compared += clip in ids
+            assert found == ids.get(clip, found) > 0
+        count = clips.count(old["clip"])
+        np.testing.assert_allclose(new["viewed_it"], [math.log1p(count)], rtol=1e-6)
+    assert compared > 1000
+
+
 def test_a_vector_table_gives_the_row_of_the_file_in_histories_as_well(transformed, toy_spec):
     clips = list(side_file(toy_spec, "words")[0])
     rows = {clip: 1 + place for place, clip in enumerate(clips)}
@@ -349,11 +382,13 @@ def test_numbers_of_events_are_transformed_as_those_of_rows(transformed):
 
 
 def test_numbers_that_only_events_have_take_the_moments_of_all_events(transformed, toy_data):
-    known = np.log1p([x for row in toy_data.rows["train"] for x in row["orders_paid"] if x == x])
+    columns = ("orders_paid", "viewed_paid")
+    known = np.log1p([x for row in toy_data.rows["train"] for name in columns for x in row[name] if x == x])
     for old, new in transformed:
-        events = np.log1p(np.nan_to_num(old["orders_paid"]))
-        expected = (events - known.mean()) / known.std()
-        np.testing.assert_allclose(new["orders_paid"][: len(events)], expected, atol=1e-4)
+        for name in columns:
+            events = np.log1p(np.nan_to_num(old[name]))
+            expected = (events - known.mean()) / known.std()
+            np.testing.assert_allclose(new[name][: len(events)], expected, atol=1e-4)
 
 
 def test_vectors_of_events_are_those_of_rows_and_zero_after_the_last(transformed):

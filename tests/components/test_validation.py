@@ -13,7 +13,7 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from mixrank.components.gates import Figures, GateSettings, LabelFigures
 from mixrank.components.validation import Executor
-from mixrank.schemas import Dataset, EventTable, FeatureSpec, LogSource, Table
+from mixrank.schemas import Dataset, FeatureSpec, LogSource, Table
 from mixrank.schemas.encode import columns
 from mixrank.schemas.synthetic import toy_rows
 from mixrank.schemas.tfmd import as_text, schema
@@ -34,7 +34,7 @@ def rows(spec):
 
 
 @pytest.fixture
-def validate(spec, tmp_path):
+def validate(spec, toy_events, tmp_path):
     """Runs the component's executor on statistics as StatisticsGen makes them."""
 
     def run(rows, gates=None, **changes):
@@ -58,9 +58,7 @@ def validate(spec, tmp_path):
         examples = standard_artifacts.Examples()
         examples.uri = str(tmp_path)
         (tmp_path / "report.json").write_text(Figures(rows={"train": 9}, **changes).model_dump_json())
-        files = Table(files=("log.csv",))
-        events = {history.events: EventTable(table=files) for history in spec.histories if history.events is not None}
-        source = LogSource(log=files, events=events)
+        source = LogSource(log=Table(files=("log.csv",)), events=toy_events)
         properties = {
             "dataset": Dataset(spec=spec, source=source).model_dump_json(),
             "gates": (gates or GateSettings()).model_dump_json(),

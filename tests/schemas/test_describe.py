@@ -53,6 +53,9 @@ def test_every_column_of_the_spec_has_a_row(toy_spec):
         ("orders", "history of orders, long-term"),
         ("searches", "history of searches, real-time"),
         ("bought", "match"),
+        ("viewed", "history of the row, real-time"),
+        ("viewed_it", "match"),
+        ("weight", "numeric lookup"),
     ]
 
 
@@ -86,8 +89,11 @@ def test_widths_are_those_of_the_model(toy_spec):
 
 
 def test_columns_that_share_a_table_stand_beside_it(toy_spec):
-    assert one(toy_spec, "tag")["also read as"] == "global_tag, realtime_tag, tag_weight"
+    assert one(toy_spec, "tag")["also read as"] == (
+        "global_tag, realtime_tag, tag_weight, global_tag_weight, realtime_tag_weight"
+    )
     assert one(toy_spec, "gap")["also read as"] == "global_gap, realtime_gap, orders_gap"
+    assert one(toy_spec, "weight")["also read as"] == "global_weight, viewed_weight"
     assert one(toy_spec, "country")["also read as"] == ""
 
 

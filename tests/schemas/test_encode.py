@@ -76,6 +76,20 @@ def test_toy_rows_come_back_as_they_went_in():
         assert decode(SPEC, encode(SPEC, row)) == row
 
 
+def test_weights_of_events_are_there_for_all_of_them_or_none():
+    genre = s.History("seen", of=("genre", "clip"), length=2, window="within")
+    spec = s.FeatureSpec(**{**dict(SPEC), "features": (*SPEC.features, genre)})
+    row = ROW | {"seen_genre": ["a", "", "b", "c"], "seen_clip": [1, 2]}
+    for weights in ([], [0.5, math.nan, 0.0, 2.0]):
+        check_row(spec, row | {"seen_genre_weight": weights})
+    padded = to_instance(spec, {name: row[name] for name in row if name not in ("user", "time", "click", "like")})
+    np.testing.assert_array_equal(padded["seen_genre_weight"], [math.nan] * 4)
+    with pytest.raises(ValueError, match="has 2 events in `seen_genre` but 1 in `seen_genre_weight`"):
+        check_row(spec, row | {"seen_genre_weight": [0.5, 1.0]})
+    with pytest.raises(ValueError, match="column `seen_genre_weight` takes weights of at least 0, received -1"):
+        check_row(spec, row | {"seen_genre_weight": [0.5, 1.0, math.nan, -1.0]})
+
+
 def test_a_serving_row_carries_no_keys_time_or_labels():
     row = {name: value for name, value in ROW.items() if name not in ("user", "time", "click", "like")}
     assert not {"user", "time", "click", "like"} & set(parsed(encode(SPEC, row)))

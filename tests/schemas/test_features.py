@@ -164,6 +164,57 @@ def test_a_wrong_declaration_is_refused(declare, message):
             "history `h` lists numbers alone, which do not say where its events end: list a TimeGap as well",
         ),
         (
+            lambda: s.History("h", of=("clip",), length=2, window="before", separator="|"),
+            "history `h`: `separator` splits the columns of a history with `in_row`",
+        ),
+        (
+            lambda: s.History("h", of=("clip",), length=2, window="before", in_row="newest_first", only="click"),
+            "history `h` brings its events in the row: `only` is for those that are cut by time",
+        ),
+        (
+            lambda: s.History("h", of=("clip",), length=2, window="before", in_row="newest_first", events="orders"),
+            "history `h` brings its events in the row: `events` is for those that are cut by time",
+        ),
+        (
+            lambda: spec(
+                CLIP,
+                s.TimeGap("gap"),
+                s.History("h", of=("clip", "gap"), length=2, window="before", in_row="newest_first"),
+            ),
+            "history `h` with `in_row` lists `gap`, a TimeGap: it takes Categorical and Numeric features",
+        ),
+        (
+            lambda: spec(
+                s.Numeric("price", group="item"),
+                s.History("h", of=("price",), length=2, window="before", in_row="newest_first"),
+            ),
+            "history `h` lists numbers alone, which do not say where its events end: list a Categorical as well",
+        ),
+        (
+            lambda: spec(
+                CLIP,
+                s.History("h", of=("clip",), length=2, window="before", in_row="newest_first"),
+                s.Match("had", of="clip", recency=False),
+            ),
+            "match `had`: no history of impressions lists `clip`; name those to search in `histories`: h",
+        ),
+        (
+            lambda: spec(
+                CLIP,
+                s.History("h", of=("clip",), length=2, window="before", in_row="newest_first"),
+                s.NumericLookup("price", of="clip", file="p.csv", group="item", transform="autodis", histories=("h",)),
+            ),
+            'numeric_lookup `price` names histories, and its transform "autodis" is for rows alone',
+        ),
+        (
+            lambda: spec(
+                s.MultiCategorical("tag", group="item", weights="w"),
+                s.Numeric("past_w", group="item"),
+                s.History("past", of=("tag",), length=3, window="before"),
+            ),
+            "column `past_w` is declared twice: as feature `past_w` and as weights of `tag` in a history",
+        ),
+        (
             lambda: spec(CLIP, s.Numeric("paid", group="event")),
             "`paid` is a history-only field but no history lists it",
         ),
@@ -172,10 +223,6 @@ def test_a_wrong_declaration_is_refused(declare, message):
         (
             lambda: of_events(s.Categorical("paid", group="event")),
             "`paid` of group event has a `Vocab`, which counts values of rows: give it a `Hash`, or a `table`",
-        ),
-        (
-            lambda: of_events(s.MultiCategorical("paid", group="event", vocab=s.Hash(size=9), weights="w")),
-            "`paid` of group event has `weights`, which weigh the values of a row",
         ),
         (
             lambda: of_events(s.Categorical("person", group="event", vocab=s.Hash(size=9)), "person"),

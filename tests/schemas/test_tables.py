@@ -176,14 +176,12 @@ def test_a_log_in_another_shape_survives_json():
     assert Dataset.model_validate_json(given.model_dump_json()) == given
 
 
-def test_an_outcome_cannot_be_a_feature_of_its_own_row(toy_spec):
+def test_an_outcome_cannot_be_a_feature_of_its_own_row(toy_spec, toy_events):
     features = [feature.model_dump() for feature in toy_spec.features]
     next(feature for feature in features if feature["name"] == "action")["flags"] = ("click", "wish")
     spec = FeatureSpec(**{**toy_spec.model_dump(), "features": [*features, Numeric("wish", group="user").model_dump()]})
     with pytest.raises(ValueError, match="`wish` is an outcome and cannot be a feature of the row it belongs to"):
-        Dataset(
-            spec=spec, source=LogSource(log=LOG, events=dict.fromkeys(("orders", "searches"), EventTable(table=LOG)))
-        )
+        Dataset(spec=spec, source=LogSource(log=LOG, events=toy_events))
 
 
 @pytest.mark.parametrize(

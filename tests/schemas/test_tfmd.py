@@ -67,6 +67,7 @@ def test_a_request_carries_a_key_only_if_the_model_reads_it(toy_spec):
         ("tag_weight", 0, 3),
         ("global_clip", 0, 6),
         ("global_tag", 0, 18),
+        ("global_tag_weight", 0, 18),
         ("global_gap", 0, 6),
         ("realtime_action", 0, 4),
     ],
@@ -87,7 +88,8 @@ def test_types_are_those_of_the_raw_columns(columns):
         "buy_is_mature": "INT",
         "rank": "INT", "orders_clip": "BYTES", "orders_price": "FLOAT", "orders_seconds": "FLOAT",
         "orders_paid": "FLOAT", "orders_gap": "INT", "searches_query": "BYTES", "searches_look": "FLOAT",
-        "searches_temper": "FLOAT",
+        "searches_temper": "FLOAT", "global_tag_weight": "FLOAT", "realtime_tag_weight": "FLOAT",
+        "viewed_clip": "BYTES", "viewed_paid": "FLOAT",
     }  # fmt: skip
 
 

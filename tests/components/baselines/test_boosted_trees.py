@@ -204,6 +204,40 @@ def test_histories_become_counts_shares_and_matches():
         np.testing.assert_allclose(got[name], column, rtol=1e-6, err_msg=name)
 
 
+def test_what_files_say_about_events_is_counted_like_their_fields():
+    spec = plain_spec(
+        s.Categorical("article", group="item"),
+        s.History("past", of=("article",), length=2, window="before"),
+        s.Lookup("brand", of="article", file="brands", group="item", histories=("past",)),
+        s.NumericLookup("weight", of="article", file="weights", group="item", histories=("past",)),
+        s.VectorTable("text", of="article", file="texts", group="item", dim=1, histories=("past",)),
+    )
+    nan = np.nan
+    rows = plain_rows(
+        2,
+        article=[1, 2],
+        brand=[5, 0],
+        weight=np.float32([1, nan]),
+        text=np.zeros((2, 1), np.float32),
+        past_article=[[2, 3], [0, 0]],
+        past_brand=[[5, 0], [0, 0]],
+        past_weight=np.float32([[2, 4], [nan, nan]]),
+        click=[0, 1],
+    )
+    rows.events["past"] = np.array([2, 0])
+    got = BoostedTrees(spec, trees=1).fit(rows, [0, 1]).features(rows)
+    expected = {
+        "past.events": [2, 0],
+        "past.newest.weight": [2, nan],
+        "past.mean.weight": [3, nan],
+        "past.same_article": [0, 0],
+        "past.same_brand": [1, 0],
+    }
+    assert [name for name in got if name.startswith("past.")] == list(expected)
+    for name, column in expected.items():
+        np.testing.assert_allclose(got[name], column, err_msg=name)
+
+
 def test_few_values_are_categories_and_many_have_statistics():
     spec = plain_spec(s.Categorical("brand", group="context"), s.Categorical("street", group="user"))
     brand = np.arange(300) % CATEGORIES + 1

@@ -64,6 +64,12 @@ def test_every_value_of_every_row_is_read(toy_spec, tmp_path, monkeypatch):
     for number, row in enumerate(rows):
         np.testing.assert_array_equal(got.columns["words"][number], words.get(row["clip"], np.full(5, np.nan)))
         np.testing.assert_array_equal(got.columns["pull"][number], pull.get(row["person"], np.nan))
+    weights = side_values(toy_spec, "weight")
+    for number, row in enumerate(rows):
+        told = [weights.get(clip, np.nan) for clip in row["viewed_clip"]]
+        expected = np.array(told + [np.nan] * (3 - len(told)), np.float32)
+        np.testing.assert_array_equal(got.columns["viewed_weight"][number], expected)
+    assert "global_maker" in got.columns and "global_words" not in got.columns
     makers = side_values(toy_spec, "maker")
     pairs = {(makers.get(row["clip"]), int(code)) for row, code in zip(rows, got.columns["maker"], strict=True)}
     assert (None, 0) in pairs and len(pairs) == len({code for _, code in pairs}) == 6

@@ -4,7 +4,7 @@ import pytest
 
 from mixrank.components.baselines import AdditiveLogOdds, BoostedTrees, fit_additive, fit_boosted_trees, read_examples
 from mixrank.components.metrics import auc
-from mixrank.schemas import CalendarDay, Dataset, EventTable, Label, LogSource, Table
+from mixrank.schemas import CalendarDay, Dataset, Label, LogSource, Table
 from mixrank.schemas.encode import encode
 from mixrank.schemas.synthetic import toy_rows
 
@@ -43,17 +43,15 @@ def write_rows(folder, spec, rows):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, toy_spec, rows):
+def run(tmp_path_factory, toy_spec, toy_events, rows):
     """The dataset of these rows, and their files."""
     folder = write_rows(tmp_path_factory.mktemp("examples"), toy_spec, rows)
-    return dataset_of(toy_spec, CalendarDay(timezone="Asia/Tokyo")), patterns(folder)
+    return dataset_of(toy_spec, toy_events, CalendarDay(timezone="Asia/Tokyo")), patterns(folder)
 
 
-def dataset_of(spec, window):
+def dataset_of(spec, events, window):
     """A dataset whose files are not read."""
-    files = Table(files=("log.csv",))
-    events = {history.events: EventTable(table=files) for history in spec.histories if history.events is not None}
-    return Dataset(spec=spec, source=LogSource(log=files, events=events, window=window))
+    return Dataset(spec=spec, source=LogSource(log=Table(files=("log.csv",)), events=events, window=window))
 
 
 def patterns(folder):
@@ -112,7 +110,7 @@ def test_the_additive_baseline_is_fitted_on_the_splits_of_the_training(run, toy_
     assert found["person"].tolist() == later["person"].tolist()
 
 
-def test_baselines_of_sampled_negatives_predict_rates_of_the_whole_log(toy_spec, rows, tmp_path):
+def test_baselines_of_sampled_negatives_predict_rates_of_the_whole_log(toy_spec, toy_events, rows, tmp_path):
     """Of 10,000 rows of one page, user and item, 2,000 with the label; every fourth negative is kept."""
     labels = (Label("click", keep_negatives=0.25), Label("buy"))
     spec = toy_spec.model_copy(update={"labels": labels})
@@ -121,7 +119,7 @@ def test_baselines_of_sampled_negatives_predict_rates_of_the_whole_log(toy_spec,
     whole = [row | {"click": int(n < 2000), "buy": int(n % 10 == 0)} for n in range(10_000)]
     kept = [each for each in whole if each["click"] or rng.random() < 0.25]
     folder = write_rows(tmp_path / "examples", spec, {"train": {"a": kept}, "eval": {"a": whole[:5]}})
-    dataset = dataset_of(spec, CalendarDay())
+    dataset = dataset_of(spec, toy_events, CalendarDay())
     for fit, what in ((fit_additive, spec), (fit_boosted_trees, dataset)):
         found = pd.read_parquet(fit(what, patterns(folder), ("train",), tmp_path / f"{fit.__name__}.parquet"))
         np.testing.assert_allclose(found["score_click"], 0.2, atol=0.01)

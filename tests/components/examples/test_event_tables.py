@@ -52,7 +52,8 @@ def dataset(only=None):
                     only=only,
                 ),
                 s.History("basket", of=("gap", "item"), length=3, window="within", events="orders"),
-                s.History("asked", of=("author", "mood", "gap"), length=2, window="within", events="searches"),
+                s.MultiCategorical("words", group="event", vocab=s.Hash(size=9), max_length=2, weights="worth"),
+                s.History("asked", of=("author", "mood", "gap", "words"), length=2, window="within", events="searches"),
             ),
         ),
         source=s.LogSource(
@@ -105,11 +106,13 @@ def reference(data, log, orders, searches):
                 "amount": lambda e: e["amount"],
                 "dwell": lambda e: e["dwell"],
                 "mood": lambda e: e["mood"] or [None, None],
+                "words": lambda e: [*(e["words"] or [])[:2], "", ""][:2],
+                "worth": lambda e: [*(e["worth"] or [])[:2], None, None][:2],
             }
-            for name in history.of:
+            for name in (*history.of, *(["worth"] if "words" in history.of else [])):
                 found_values = [values[name](event) for event in past]
                 entry[history.column(name)] = (
-                    [x for pair in found_values for x in pair] if name == "mood" else found_values
+                    [x for pair in found_values for x in pair] if name in ("mood", "words", "worth") else found_values
                 )
         found.append(entry)
     return found
@@ -138,7 +141,12 @@ def tables_of(log, orders, searches):
             orders, ("user", "ordered_at", "item", "paid", "returned", "amount"), amount=pa.float64()
         ),
         "events_searches": columns(
-            searches, ("user", "time", "author", "mood"), author=pa.string(), mood=pa.list_(pa.float64())
+            searches,
+            ("user", "time", "author", "mood", "words", "worth"),
+            author=pa.string(),
+            mood=pa.list_(pa.float64()),
+            words=pa.list_(pa.string()),
+            worth=pa.list_(pa.float64()),
         ),
     }
 
@@ -160,8 +168,9 @@ SEARCH = st.fixed_dictionaries(
         "time": TIMES,
         "author": st.sampled_from([None, "x", "z"]),
         "mood": st.sampled_from([None, [0.5, -1.0]]),
+        "said": st.sampled_from([(None, None), (["a"], [0.5]), (["b"], None), (["a", "b", "c"], [1.0, 0.0, 2.0])]),
     }
-)
+).map(lambda row: {**row, "words": row["said"][0], "worth": row["said"][1]})
 
 
 def _sorted(rows):

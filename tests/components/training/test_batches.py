@@ -12,6 +12,7 @@ import tensorflow as tf
 from mixrank.components.training.batches import Sampled, TransformedRows, evaluation_batches, training_stream
 from mixrank.components.training.model_factory import scenario_weights
 from mixrank.components.transform import KEYS
+from mixrank.schemas import Label
 
 BATCH = 64
 
@@ -122,7 +123,8 @@ def test_rows_that_follow_each_other_stay_together(rows, first_step):
 
 
 def test_a_kept_negative_stands_for_those_that_were_not(rows):
-    sampled = replace(rows, inputs=("worth",), weights={"buy": "worth"}, sampled=Sampled("click", 0.25, ("buy",)))
+    kept = Sampled(Label("click", keep_negatives=0.25), ("buy",))
+    sampled = replace(rows, inputs=("worth",), weights={"buy": "worth"}, sampled=kept)
     stream = {"batch_size": 50, "steps_per_pass": 1, "steps": 1, "seed": 0, "shuffle_rows": 1}
     ((inputs, labels, weights),) = training_stream(sampled, **stream)
     np.testing.assert_array_equal(weights["click"], np.ones((50, 1)))

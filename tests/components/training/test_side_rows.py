@@ -23,15 +23,21 @@ CLIPS = [b"v3", b"v1", b"v7"]
 VECTORS = {"v7": [1.0, 2, 3, 4, 5], "v9": [9.0] * 5, "v3": [-1.0] * 5, "v1": None}
 
 
-@pytest.fixture(params=[False, True], ids=["begins", "frozen"])
+@pytest.fixture(params=["begins", "frozen", "matrix"])
 def made(request, toy_spec, small_model, tmp_path):
     """A ranker whose clips have vectors in a file, before and after it got them."""
-    pd.DataFrame({"id": list(VECTORS), "vector": list(VECTORS.values())}).to_parquet(tmp_path / "clips.parquet")
-    file = s.VectorFile("clips.parquet", key="id")
+    is_frozen = request.param != "begins"
+    if request.param == "matrix":
+        np.save(tmp_path / "clips.npy", np.array([vector or [np.nan] * 5 for vector in VECTORS.values()]))
+        np.save(tmp_path / "ids.npy", np.array(list(VECTORS)))
+        file = s.VectorFile("clips.npy", key_file="ids.npy")
+    else:
+        pd.DataFrame({"id": list(VECTORS), "vector": list(VECTORS.values())}).to_parquet(tmp_path / "clips.parquet")
+        file = s.VectorFile("clips.parquet", key="id")
     features = tuple(
-        feature.model_copy(update={"initial": file, "frozen": request.param}) if feature.name == "clip" else feature
+        feature.model_copy(update={"initial": file, "frozen": is_frozen}) if feature.name == "clip" else feature
         for feature in toy_spec.features
-        if feature.name not in ("words", "maker", "pull")
+        if feature.name not in ("words", "maker", "pull", "weight")
     )
     spec = s.FeatureSpec(**{**dict(toy_spec), "features": features})
     spec = with_side_files(spec, str(tmp_path))
@@ -41,7 +47,7 @@ def made(request, toy_spec, small_model, tmp_path):
     fresh = tables_of(model)["clip"].read()
     transform = SimpleNamespace(vocabulary_file_by_name=lambda name: str(tmp_path / name))
     write_side_rows(model, spec, transform)
-    return SimpleNamespace(spec=spec, model=model, fresh=fresh, frozen=request.param, transform=transform)
+    return SimpleNamespace(spec=spec, model=model, fresh=fresh, frozen=is_frozen, transform=transform)
 
 
 def test_embeddings_begin_as_the_file_says_and_the_rest_at_random_or_frozen_at_zero(made):

@@ -61,12 +61,16 @@ def trained(train, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_loss_falls_and_labels_are_learned(trained):
+def test_loss_falls_and_labels_are_learned(trained, toy_data):
     _, log, _ = trained
     assert [entry["round"] for entry in log] == [1, 2, 3]
     assert [entry["step"] for entry in log] == [10, 20, 30]
     assert log[-1]["loss"] < log[0]["loss"]
-    assert max(entry["valid"]["click.auc"] for entry in log) > 0.55
+    # The loss of whoever knows the rate alone; 130 rows to validate on tell an AUC to within 0.05, which says less.
+    rate = np.mean([row["click"] for row in toy_data.rows["train"]])
+    entropy = -rate * np.log(rate) - (1 - rate) * np.log(1 - rate)
+    assert log[-1]["metrics"]["click_loss"] < entropy - 0.03
+    assert all(0 < entry["valid"]["click.auc"] < 1 for entry in log)
 
 
 @pytest.mark.slow

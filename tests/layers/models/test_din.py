@@ -44,7 +44,7 @@ def test_every_option_counts_its_parameters_and_learns(options, arguments, check
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mlp_units": ()}, r"`mlp_units` must name at least one width, received \(\)"),
+        ({"mlp_units": ()}, r"`mlp_units` must be at least 1 long, received \(\)"),
         ({"pooling": "max"}, "`pooling` must be mean or target, received 'max'"),
     ],
 )

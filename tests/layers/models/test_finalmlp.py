@@ -64,7 +64,7 @@ def test_a_side_without_features_has_no_gate(arguments):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"first_units": ()}, r"`first_units` must name at least one width, received \(\)"),
+        ({"first_units": ()}, r"`first_units` must be at least 1 long, received \(\)"),
         ({"fusion_heads": 3}, "`fusion_heads` must divide the last of `first_units`, 4, received 3"),
         ({"dropout": -0.1}, "`dropout` must be at least 0, received -0.1"),
     ],

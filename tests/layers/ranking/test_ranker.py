@@ -235,3 +235,19 @@ def test_weights_that_no_part_counts_are_refused(model):
     x = keras.Input((3,))
     with pytest.raises(ValueError, match=r"layer `extra` \(Dense\) has weights but no `parts\(\)`"):
         counts(keras.Model(x, keras.layers.Dense(2, name="extra")(x)))
+
+
+def test_weights_of_values_count_in_the_pooling_of_each_event(spec, sizes):
+    def weighted(old):
+        return (f.model_copy(update={"weights": "w", "pooling": "mean"}) if f.name == "tag" else f for f in old)
+
+    model = build_ranker(_with_features(spec, weighted), sizes, params=PARAMS)
+    assert model.input["past_w"].shape == (None, 10)
+    rows = {name: np.zeros((1, *t.shape[1:]), t.dtype) for name, t in model.input.items()}
+    rows["past_tag"][0, :4] = [1, 2, 3, 0]
+    rows["past_w"][0, :4] = [0.5, 2.0, 0.25, 7.0]
+    found = keras.Model(model.input, model.get_layer("mean_past_tag").output)(rows)
+    table = np.array(tables_of(model)["tag"].read())
+    np.testing.assert_allclose(found[0, 0], (0.5 * table[1] + 2 * table[2]) / 2.5, atol=1e-6)
+    np.testing.assert_allclose(found[0, 1], table[3], atol=1e-6)
+    assert not np.any(found[0, 2:])

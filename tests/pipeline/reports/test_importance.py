@@ -99,9 +99,11 @@ def test_columns_of_a_group_move_together(rows):
 def test_groups_are_columns_of_features_and_histories(toy_spec):
     alone = feature_groups(toy_spec)
     assert alone["page"] == ("page",) and alone["clip"] == ("clip",)
-    assert alone["global"] == ("global_clip", "global_tag", "global_action", "global_gap")
+    assert alone["global"] == ("global_clip", "global_tag", "global_action", "global_gap", "global_tag_weight")
     assert "had" not in alone and "action" not in alone
-    assert feature_groups(toy_spec, ["clip, realtime.tag"]) == {"clip, realtime.tag": ("clip", "realtime_tag")}
+    assert feature_groups(toy_spec, ["clip, realtime.tag"]) == {
+        "clip, realtime.tag": ("clip", "realtime_tag", "realtime_tag_weight")
+    }
     with pytest.raises(ValueError, match="`clp` is neither a feature nor a history; did you mean `clip`"):
         feature_groups(toy_spec, ["clp"])
     with pytest.raises(ValueError, match="`had` is computed from other columns"):

@@ -53,7 +53,8 @@ def valid_rows(draw, spec):
         if column.history is not None:
             length = column.length // column.width
             count = events.setdefault(column.history, draw(st.integers(0, length)))
-            row[column.name] = draw(st.lists(value, min_size=count * column.width, max_size=count * column.width))
+            own = value if column.weighs is None else value.map(abs)
+            row[column.name] = draw(st.lists(own, min_size=count * column.width, max_size=count * column.width))
         elif column.weighs is not None:
             size = draw(st.sampled_from([0, len(row[column.weighs])]))
             row[column.name] = [abs(weight) for weight in draw(st.lists(value, min_size=size, max_size=size))]

@@ -38,14 +38,16 @@ def read(path, spec, **options):
 def expected(spec, rows, whole=False):
     """Column -> lists of values, by plain Python."""
 
-    def as_list(value):
+    widths = {column.name: column.width for column in columns_of_row(spec)}
+
+    def as_list(value, width):
         values = value if isinstance(value, list) else [] if value is None else [value]
         # Missing numbers of the oldest events look like the padding of a request.
-        while not whole and values and values[-1] != values[-1]:
-            values = values[:-1]
+        while not whole and values and all(each != each for each in values[-width:]):
+            values = values[:-width]
         return [each.encode() if isinstance(each, str) else each for each in values]
 
-    columns = {name: [as_list(row[name]) for row in rows] for name in served(spec, rows)[0]}
+    columns = {name: [as_list(row[name], widths[name]) for row in rows] for name in served(spec, rows)[0]}
     floats = [column.name for column in columns_of_row(spec) if column.kind == "float" and column.serving]
     return columns | {name: [pytest.approx(value, rel=1e-6, nan_ok=True) for value in columns[name]] for name in floats}
 

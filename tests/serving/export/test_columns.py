@@ -69,6 +69,10 @@ def test_shapes_and_types_are_fixed(stacked):
         "searches_query": ((2, 2), object),
         "searches_look": ((2, 6), np.float32),
         "searches_temper": ((2, 4), np.float32),
+        "global_tag_weight": ((2, 18), np.float32),
+        "realtime_tag_weight": ((2, 12), np.float32),
+        "viewed_clip": ((2, 3), object),
+        "viewed_paid": ((2, 3), np.float32),
     }
 
 
