@@ -1,4 +1,4 @@
-"""A log written by `mixrank simulate clicks`: its click probabilities are known, and so is the best that a model can do."""
+"""A log of `mixrank simulate clicks`: its click probabilities are known, and so is the best that a model can do."""
 
 from __future__ import annotations
 

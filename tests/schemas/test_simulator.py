@@ -245,7 +245,9 @@ def test_a_wrong_setting_is_named(values, message):
 def test_a_folder_in_use_or_without_a_log_is_named(tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path} exists"):
         write_log(tmp_path, TINY)
-    with pytest.raises(ValueError, match=r"simulation.json does not exist: is .* a log that `mixrank simulate clicks` wrote"):
+    with pytest.raises(
+        ValueError, match=r"simulation.json does not exist: is .* a log that `mixrank simulate clicks` wrote"
+    ):
         read_settings(tmp_path)
 
 

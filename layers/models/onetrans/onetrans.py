@@ -76,8 +76,8 @@ class OneTrans(Backbone):
         ns_parameters: own for each feature token, or shared with the events; an ablation.
         position_embedding: bool. Whether a learned vector per place, counted from the newest event, is added.
         dropout: float in [0, 1). Share of each sub-layer's output dropped in training.
-        target_interest: bool. Whether the feature tokens are also cut from what each history says about the candidate, as
-            `TargetInterest` finds it.
+        target_interest: bool. Whether the feature tokens are also cut from what each history says about the candidate,
+            as `TargetInterest` finds it.
         head_units: widths of the hidden layers of every task's head; empty is logistic regression.
 
     Call arguments:
