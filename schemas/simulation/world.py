@@ -1,6 +1,6 @@
 """The laws of a simulated log: every click probability, as one table over everything that it depends on.
 
-    p(click) = sigmoid(bias + a <taste of the user, topic> + b <intent of the user today, topic>
+    p(click) = sigmoid(bias + a (-1 if opposite) <taste of the user, topic> + b <intent of the user today, topic>
                        + c (scenario + scenario x topic) + d quality of the item + e age of the user)
 
 Taste, intent, topic, scenario, quality and age are drawn from small sets, so that Bayes' rule over the hidden ones is a
@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,8 @@ class Simulation(Declaration):
         intents: int >= 2. Kinds of intent; a user draws one each day.
         bias: float. Logit of a click when all other terms are 0.
         taste, intent, scenario, scenario_topic, quality, age: floats >= 0. Strengths.
+        opposite: some of the scenarios. There a taste draws users away from what it draws them to elsewhere, so that what
+            is learned about a user in one scenario is wrong in another.
         seed: int >= 0. The same values give the same files.
     """
 
@@ -62,6 +65,7 @@ class Simulation(Declaration):
     scenario_topic: float = Field(default=0.3, ge=0, allow_inf_nan=False)
     quality: float = Field(default=0.5, ge=0, allow_inf_nan=False)
     age: float = Field(default=0.3, ge=0, allow_inf_nan=False)
+    opposite: tuple[Literal["home", "search", "following"], ...] = ()
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -130,7 +134,7 @@ def make_world(simulation: Simulation) -> World:
     kinds = contrasts(draw, s.tastes + s.intents, s.topics)
     logits = np.full((s.tastes, s.intents, s.topics, len(SCENARIOS), QUALITIES, len(AGES)), s.bias)
     for axes, effect in (
-        (("taste", "topic"), s.taste * kinds[: s.tastes]),
+        (("taste", "topic", "scenario"), s.taste * kinds[: s.tastes, :, None] * _signs(s)),
         (("intent", "topic"), s.intent * kinds[s.tastes :]),
         (("scenario",), s.scenario * _standard(draw.permutation(len(SCENARIOS)), SCENARIO_SHARES)),
         (("topic", "scenario"), s.scenario_topic * mixed.T / mixed.std()),
@@ -164,6 +168,11 @@ def contrasts(draw: np.random.Generator, rows: int, topics: int) -> NDArray[np.f
     """
     directions = np.column_stack([np.ones(topics), draw.standard_normal((topics, rows))])
     return np.linalg.qr(directions)[0][:, 1:].T * np.sqrt(topics)
+
+
+def _signs(simulation: Simulation) -> NDArray[np.float64]:
+    """-1 for scenarios with opposite tastes, else 1."""
+    return np.array([-1.0 if scenario in simulation.opposite else 1.0 for scenario in SCENARIOS])
 
 
 def _normal_levels() -> NDArray[np.float64]:

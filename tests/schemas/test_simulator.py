@@ -85,6 +85,15 @@ def test_effects_add_up_in_logits():
     np.testing.assert_allclose(together, alone - 1.0, atol=1e-12)
 
 
+def test_opposite_scenarios_turn_tastes_around_and_nothing_else():
+    alike, turned = (make_world(Simulation(bias=-0.5, **KINDS, opposite=opposite)) for opposite in ((), ("search",)))
+    without = make_world(Simulation(bias=-0.5, **KINDS, taste=0.0))
+    taste = logit(alike.probability) - logit(without.probability)
+    assert np.abs(taste).max() > 0.5
+    signs = np.array([1, -1, 1])[:, None, None]
+    np.testing.assert_allclose(logit(turned.probability) - logit(without.probability), taste * signs, atol=1e-9)
+
+
 def test_no_taste_or_intent_is_like_another():
     logits = logit(make_world(Simulation(bias=0.0, **{**KINDS, **SILENT, "taste": 1.0, "intent": 2.0})).probability)
     tastes, intents = logits.mean(axis=(1, 3, 4, 5)), logits.mean(axis=(0, 3, 4, 5)) / 2
