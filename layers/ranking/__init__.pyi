@@ -3,6 +3,7 @@ from .budget import dense_parts as dense_parts
 from .budget import match as match
 from .inputs import field_names as field_names
 from .inputs import model_inputs as model_inputs
+from .inputs import shared_fields as shared_fields
 from .inputs import table_sizes as table_sizes
 from .inputs import widths as widths
 from .ranker import Ranker as Ranker

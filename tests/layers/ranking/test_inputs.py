@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import keras
+import numpy as np
 import pytest
 
-from mixrank.layers.ranking import model_inputs, table_sizes
+from mixrank.layers.ranking import build_ranker, model_inputs, shared_fields, table_sizes, widths
+from mixrank.schemas import Categorical, History, Vector
 
 
 def test_every_transformed_column_is_an_input(spec):
@@ -46,3 +49,30 @@ def test_a_missing_size_is_named(spec, sizes):
 def test_a_misspelt_size_gets_the_nearest_name(spec, sizes):
     with pytest.raises(ValueError, match="'cilp', which is not a categorical feature of toy; did you mean `clip`?"):
         table_sizes(spec, {**sizes, "cilp": 3})
+
+
+def test_the_candidate_shares_ids_and_vectors_with_events_but_no_single_number(spec):
+    past, _ = spec.histories
+    assert shared_fields(spec, past) == {"past_clip": "clip", "past_tag": "tag"}
+    more = (
+        Vector("look", group="item", dim=4),
+        Categorical("query", group="event", dim=3),
+        History("asked", of=("clip", "look", "query", "gap"), length=4, window="within"),
+        History("searched", of=("query",), length=2, window="within"),
+    )
+    wider = spec.model_copy(update={"features": (*spec.features, *more)})
+    found = {history.name: shared_fields(wider, history) for history in wider.histories}
+    assert found["asked"] == {"asked_clip": "clip", "asked_look": "look"} and found["searched"] == {}
+    assert widths(wider).shared == {"before": (6, 3), "within": (6, 3), "within_asked": (6, 4)}
+
+
+def test_an_event_of_the_candidate_itself_moves_the_score_of_that_candidate_alone(spec, sizes, make_rows):
+    model = build_ranker(spec, sizes, "mtgr", {"num_layers": 1}, "tiny")
+    layer = model.get_layer("interest_past")
+    rows = make_rows(model, batch=6)
+    rows["past_clip"] = np.full((6, 5), 2)
+    rows["clip"] = np.array([2, 2, 2, 1, 1, 1])
+    strengths = keras.Model(model.input, layer.output)(rows).numpy()[:, 0]
+    events = (rows["past_action"] > 0).sum(axis=1)
+    np.testing.assert_allclose(strengths[:3], np.log1p(events[:3]), rtol=1e-5)
+    assert np.all(strengths[3:] < strengths[:3].max())
