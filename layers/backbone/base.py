@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from mixrank.layers.backbone.windows import WINDOWS, in_order, window_of
 from mixrank.layers.base import Layer, Part, Shape, Tensor, check_needs, per_candidate
 from mixrank.layers.heads import Heads, TaskHeads, build_heads
-from mixrank.layers.tokens import count_interest, interest_width
+from mixrank.layers.tokens import count_interest
 from mixrank.schemas import GROUPS
 from mixrank.schemas.naming import nearest
 
@@ -139,9 +139,8 @@ class Backbone(Layer):
         """
         histories = {key: size for key, size in widths.histories.items() if window_of(key) in self.windows}
         shared = {key: fields for key, fields in widths.shared.items() if key in histories and self.target_interest}
-        interests = [interest_width(len(fields), histories[key][1]) for key, fields in shared.items()]
-        vectors = {**widths.vectors, "item": (*widths.vectors["item"], *interests)}
-        return Widths(vectors, histories), [count_interest(fields, *histories[key]) for key, fields in shared.items()]
+        vectors = {**widths.vectors, "item": (*widths.vectors["item"], *map(len, shared.values()))}
+        return Widths(vectors, histories), [count_interest(fields, histories[key][0]) for key, fields in shared.items()]
 
     def width(self, widths: Widths) -> int:
         """Width of the representation; works before `build`."""

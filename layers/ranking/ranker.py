@@ -359,7 +359,7 @@ def _vectors(
         if shared:
             candidate = [features["item"][of_item.index(name)] for name in shared.values()]
             layer = layers.get(TargetInterest, f"interest_{history.name}")
-            interests.append(layer(candidate, [events[column] for column in shared], *histories[key].values()))
+            interests.append(layer(candidate, [events[column] for column in shared], histories[key]["mask"]))
     return features, histories, interests
 
 

@@ -5,7 +5,6 @@ from .embedding import Storage as Storage
 from .embedding import ValuePooling as ValuePooling
 from .interest import TargetInterest as TargetInterest
 from .interest import count_interest as count_interest
-from .interest import interest_width as interest_width
 from .pooling import MeanPooling as MeanPooling
 from .pooling import Pooling as Pooling
 from .pooling import TargetAttention as TargetAttention

@@ -17,14 +17,15 @@ _SHORT = 1e-6
 
 @keras.saving.register_keras_serializable("mixrank")
 class TargetInterest(Layer):
-    """`n_ft = m_t exp(k_f (cos(c_f, e_ft) - 1))`, `a_ft = n_ft / (1 + sum_u n_fu)`, `v_f = sum_t a_ft s_t`.
+    """`s_f = log(1 + sum_t m_t exp(k_f (cos(c_f, e_ft) - 1)))`: how many events are like the candidate in field f.
 
-    c_f is the candidate's vector of field f, e_ft that of event t from the same table, s_t the whole event, m_t 1 for
-    an event and 0 for padding. An event of the candidate's own id has the cosine 1 whatever the table holds, so that
-    "the user has had this before" is seen from the first step on, of ids that training hardly touched as well; what
-    else is alike, and how sharply that counts (k_f), is learned. The 1 in the sum is an event that is always there and
-    says nothing: without anything alike v_f goes to 0. A softmax forgets how well the best event fits, so the layer
-    also gives the strength of each field, `log(1 + sum_t n_ft)`: for equal ids the logarithm of 1 + how often.
+    c_f is the candidate's vector of the field, e_ft that of event t from the same table, m_t 1 for an event and 0 for
+    padding. An event of the candidate's own id has the cosine 1 whatever the table holds, so that "the user has had
+    this before" is seen from the first step on, of ids that training hardly touched as well: s_f is the logarithm of
+    1 + how often. What else is alike, and how sharply that counts (k_f), is learned. A softmax over the events would
+    forget how well the best of them fits.
+
+    The vectors themselves learn nothing from their likeness: on KuaiRand, where repeats are rare, that cost GAUC.
 
     Args:
         sharpness: float > 0. k_f before training.
@@ -32,53 +33,46 @@ class TargetInterest(Layer):
     Call arguments:
         candidate: list of tensors (batch, width), one per field f.
         events: list of tensors (batch, length, width) in the same order, or (1, length, width) for one request.
-        items: Tensor (batch, length, item width), whole events, or (1, ...).
         valid: bool tensor (batch, length), or (1, length); False marks padding.
 
     Returns:
-        Tensor (batch, fields * (1 + item width)): strengths, then the v_f.
+        Tensor (batch, fields).
 
     Raises:
         ValueError: if candidate and events have not the same fields, or no field.
 
-    Source: none; the intensity and the candidate's query in the events' own space are those of HeMix's page.
+    Source: none; the candidate in the events' own space and the intensity are what made HeMix learn exact repeats, see
+    its page.
 
     >>> vectors, events = [keras.ops.ones((2, 3))], [keras.ops.ones((2, 5, 3))]
-    >>> TargetInterest()(vectors, events, keras.ops.ones((2, 5, 4)), keras.ops.ones((2, 5), "bool")).shape
-    TensorShape([2, 5])
+    >>> TargetInterest()(vectors, events, keras.ops.ones((2, 5), "bool")).shape
+    TensorShape([2, 1])
     """
 
     def __init__(self, *, sharpness: PositiveFloat = 8.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
-    def build(self, candidate_shape: Any, events_shape: Any, items_shape: Shape, valid_shape: Shape) -> None:
+    def build(self, candidate_shape: Any, events_shape: Any, valid_shape: Shape) -> None:
         own, theirs = [[shape[-1] for shape in shapes] for shapes in (candidate_shape, events_shape)]
         if own != theirs or not own:
             raise ValueError(f"`candidate` and `events` must have the same fields, received the widths {own}, {theirs}")
-        self.fields = tuple(own)
-        self.items = tuple(items_shape[1:])
+        self.fields, self.length = tuple(own), valid_shape[1]
         start = keras.initializers.Constant(self.sharpness)
         self.sharpness_of = self.add_weight(shape=(len(own), 1), initializer=start, name="sharpness")
 
-    def call(self, candidate: Sequence[Tensor], events: Sequence[Tensor], items: Tensor, valid: Tensor) -> Tensor:
+    def call(self, candidate: Sequence[Tensor], events: Sequence[Tensor], valid: Tensor) -> Tensor:
+        # (batch, fields, length)
         alike = ops.stack([_cosines(*pair) for pair in zip(candidate, events, strict=True)], axis=1)
         sharpness = ops.cast(self.sharpness_of, "float32")
-        # (batch, fields, length)
-        near = ops.exp(sharpness * (alike - 1)) * ops.cast(valid[:, None, :], "float32")
-        total = 1 + ops.sum(near, axis=-1)
-        weights = ops.cast(near / total[:, :, None], items.dtype)
-        found = ops.matmul(weights, items[0] if items.shape[0] == 1 else items)
-        found = ops.reshape(found, (-1, found.shape[1] * found.shape[2]))
-        return ops.concatenate([ops.cast(ops.log(total), items.dtype), found], axis=-1)
+        near = ops.exp(sharpness * (ops.stop_gradient(alike) - 1)) * ops.cast(valid[:, None, :], "float32")
+        return ops.cast(ops.log1p(ops.sum(near, axis=-1)), self.compute_dtype)
 
-    def compute_output_shape(
-        self, candidate_shape: Any, events_shape: Any, items_shape: Shape, valid_shape: Shape
-    ) -> Shape:
-        return (candidate_shape[0][0], interest_width(len(candidate_shape), items_shape[-1]))
+    def compute_output_shape(self, candidate_shape: Any, events_shape: Any, valid_shape: Shape) -> Shape:
+        return (candidate_shape[0][0], len(candidate_shape))
 
     def parts(self) -> list[Part]:
         """Parameters and FLOPs."""
-        return [count_interest(self.fields, *self.items)]
+        return [count_interest(self.fields, self.length)]
 
 
 def _cosines(candidate: Tensor, events: Tensor) -> Tensor:
@@ -94,16 +88,11 @@ def _direction(x: Tensor) -> Tensor:
     return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), _SHORT))
 
 
-def interest_width(fields: int, width: int) -> int:
-    """Width of what `TargetInterest` gives for a history whose events are `width` wide."""
-    return fields * (1 + width)
-
-
-def count_interest(fields: Sequence[int], length: int, width: int) -> Part:
+def count_interest(fields: Sequence[int], length: int) -> Part:
     """Parameters and FLOPs of `TargetInterest`.
 
     Args:
         fields: widths of the shared fields.
-        length, width: of the history.
+        length: of the history.
     """
-    return Part("target interest", len(fields), 2 * length * (sum(fields) + len(fields) * width))
+    return Part("target interest", len(fields), 2 * length * sum(fields))

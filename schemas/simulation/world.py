@@ -46,8 +46,8 @@ class Simulation(Declaration):
         intents: int >= 2. Kinds of intent; a user draws one each day.
         bias: float. Logit of a click when all other terms are 0.
         taste, intent, scenario, scenario_topic, quality, age: floats >= 0. Strengths.
-        opposite: some of the scenarios. There a taste draws users away from what it draws them to elsewhere, so that what
-            is learned about a user in one scenario is wrong in another.
+        opposite: some of the scenarios. There a taste draws users away from what it draws them to elsewhere, so that
+            what is learned about a user in one scenario is wrong in another.
         seed: int >= 0. The same values give the same files.
     """
 

@@ -217,6 +217,7 @@ def test_parameters_are_counted_part_by_part(model):
     parts = {part.name: part for part in counts(model)}
     assert list(parts) == [
         "embeddings",
+        "target interest",
         "tokenizer",
         "interest extraction",
         "blocks: mixing",
