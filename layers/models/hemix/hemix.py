@@ -34,7 +34,6 @@ PRESETS = {
         "rank": 8,
         "expansion": 2,
         "attention_heads": 2,
-        "tokenizer_units": (32,),
         "head_units": (32,),
     },
     # Sizes derived from the published 101 M and 1484 M dense parameters, see docs/models/hemix.md.
