@@ -26,14 +26,12 @@ from mixrank.layers.ranking.inputs import model_inputs, table_sizes
 from mixrank.pipeline.tfrs_baseline import Columns, build, check, train
 from mixrank.schemas.features import FeatureSpec, Label
 
-spec, settings, patterns, graph, models, refused = map(json.loads, sys.argv[1:])
-spec = FeatureSpec.model_validate(spec)
-# Fewer features, which so few rows teach something about.
-few = ("person", "country", "clip", "tag", "price", "age", "action", "gap", "global", "realtime", "had")
-small = spec.model_copy(update={"features": tuple(each for each in spec.features if each.name in few)})
+spec, lean, settings, patterns, graph, models, refused = map(json.loads, sys.argv[1:])
+spec, lean = FeatureSpec.model_validate(spec), FeatureSpec.model_validate(lean)
 for name, folder in models.items():
     train(
-        spec=small,
+        # So few rows teach something about few features only.
+        spec=lean,
         name=name,
         settings=TrainSettings.model_validate(settings),
         patterns=patterns,
@@ -90,13 +88,13 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def trained(toy_spec, toy_data, tmp_path_factory):
+def trained(toy_spec, lean_spec, toy_data, tmp_path_factory):
     """Model -> its folder, and what the process said of it."""
     root = tmp_path_factory.mktemp("tfrs")
     models = {name: str(root / name) for name in REFUSED}
     refused = {name: settings.model_dump(mode="json") for name, settings in REFUSED.items()}
-    given = (toy_spec.model_dump(mode="json"), SETTINGS.model_dump(mode="json"), toy_data.patterns())
-    arguments = [json.dumps(value) for value in (*given, str(toy_data.graph), models, refused)]
+    given = [each.model_dump(mode="json") for each in (toy_spec, lean_spec, SETTINGS)]
+    arguments = [json.dumps(value) for value in (*given, toy_data.patterns(), str(toy_data.graph), models, refused)]
     done = run("-c", PROGRAM, *arguments)
     assert done.returncode == 0, done.stderr
     return {name: root / name for name in models}, json.loads(done.stdout.splitlines()[-1])

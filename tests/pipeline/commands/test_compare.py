@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
 from mixrank.pipeline import cli
-from mixrank.pipeline.comparing.trial_plan import trials
+from mixrank.pipeline.comparing import scheduler
+from mixrank.pipeline.comparing.trial_plan import TRIAL_LOG, trials
 from mixrank.pipeline.config import load_config
 from mixrank.schemas import datasets
 
@@ -79,14 +82,32 @@ def test_a_search_refuses_what_it_cannot_do(mixrank, after_a_run):
     assert "there is no model `hemmix`" in failure(mixrank("tune", "hemmix", "--set", "compare.seeds=[0,1]"))
 
 
+@pytest.fixture
+def one_training(monkeypatch):
+    """The first job is the training that it says; the others end as it would, without half a minute of imports each."""
+    start, started = scheduler._start, []
+
+    def start_or_end(job, slot, parallel):
+        started.append(job)
+        if len(started) == 1:
+            return start(job, slot, parallel)
+        log = (job.folder / TRIAL_LOG).open("wb")
+        process = subprocess.Popen([sys.executable, "-S", "-c", "raise SystemExit('no rows')"], stderr=log)
+        return scheduler._Running(job, slot, process, log)
+
+    monkeypatch.setattr(scheduler, "_start", start_or_end)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_training")
 def test_a_training_that_fails_is_named_and_the_command_fails(mixrank, after_a_run):
-    """The rows of this run do not exist, which every training says in its own words."""
+    """The rows of this run do not exist, which a training says in its own words."""
     said = failure(mixrank("compare", "two", "--budget", "100K", "--jobs", "4"))
     assert "4 trainings (4 to do), 4 at once" in said
     assert "[4/4]" in said
     assert "4 failed:" in said
-    assert "dlrm 100K seed 0: " in said
+    assert "dlrm 100K seed 0: " in said and "dlrm 100K seed 0: no rows" not in said
+    assert all(f"{other}: no rows (" in said for other in ("hemix 100K seed 0", "dlrm 100K seed 1"))
     assert "log.txt)" in said
     assert said.endswith("next: mend it and give the same command again; what is done stays done")
 
