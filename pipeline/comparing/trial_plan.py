@@ -169,7 +169,7 @@ def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
     Args:
         spec: what there is.
         without: names of features, which leave the histories as well, of histories, or `history.feature` for a feature
-            that leaves that history alone.
+            that leaves that history alone. A history of which only numbers would be left leaves with them.
 
     Raises:
         ValueError: for any other name; suggests the nearest valid name. For a feature whose table another one uses.
@@ -184,14 +184,17 @@ def seen(spec: FeatureSpec, without: Sequence[str]) -> FeatureSpec:
         if feature.owner in without and feature.name not in without:
             raise ValueError(f"`without` names `{feature.owner}`, whose table `{feature.name}` uses: name both")
     gone = {inside[name] for name in without if name in inside}
-    shorter = {
-        h.name: h.model_copy(
-            update={"of": tuple(name for name in h.of if name not in without and (h.name, name) not in gone)}
-        )
-        for h in spec.histories
-    }
+    shorter: dict[str, Any] = {}
+    for h in spec.histories:
+        kept = [f for _, f in spec.history_fields(h) if f.name not in without and (h.name, f.name) not in gone]
+        # Numbers alone do not say where the events of a history end.
+        ends = any(not field.is_number for field in kept)
+        shorter[h.name] = h.model_copy(update={"of": tuple(field.name for field in kept)}) if ends else None
     left = FeatureSpec.model_construct(
-        **{**dict(spec), "features": tuple(shorter.get(f.name, f) for f in spec.features if f.name not in without)}
+        **{
+            **dict(spec),
+            "features": tuple(f for x in spec.features if x.name not in without and (f := shorter.get(x.name, x))),
+        }
     )
     computed: dict[str, Any] = {match.name: _still_possible(left, match) for match in left.matches}
     computed |= {cross.name: None for cross in left.crosses if set(cross.of) & set(without)}

@@ -152,8 +152,13 @@ def test_what_is_computed_from_a_feature_leaves_with_it(toy_spec):
     blind = seen(toy_spec, ("global.clip",))
     assert (blind.get("maker").histories, blind.get("words").histories) == ((), ())
     assert {"last", "clip"}.isdisjoint(f.name for f in seen(toy_spec, ("clip", "last")).features)
-    bought = {"orders", "paid", "bought"}
-    assert {f.name for f in toy_spec.features} - {f.name for f in seen(toy_spec, ("orders",)).features} == bought
+    every = {feature.name for feature in toy_spec.features}
+    # What only events have leaves with the last history that lists it.
+    assert every - {f.name for f in seen(toy_spec, ("orders",)).features} == {"orders", "bought"}
+    both = {f.name for f in seen(toy_spec, ("orders", "viewed")).features}
+    assert every - both == {"orders", "bought", "viewed", "viewed_it", "paid"}
+    # Of `viewed` a number alone would be left.
+    assert {"viewed", "viewed_it"}.isdisjoint(left)
     with pytest.raises(ValueError, match="`without` names `clip`, whose table `last` uses: name both"):
         seen(toy_spec, ("clip",))
 
