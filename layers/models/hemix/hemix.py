@@ -63,7 +63,7 @@ class HeMix(Backbone):
             features and mean-pooled histories into the same number of tokens.
         global_sequence: bool. Whether the long-term history is read; off is an ablation.
         realtime_sequence: bool. Whether the real-time history is read; off is an ablation.
-        attention_norm: bool. Whether queries and aligned items are normalized before the attention's projections.
+        attention_norm: bool. Whether queries and aligned items are normalized before the scores of the attention.
         query_residual: bool. Whether a query is added to the interest it found.
         position_embedding: bool. Whether a learned vector per position is added to history items.
         null_key: bool. Whether a learned key and value join every history.

@@ -20,13 +20,14 @@ class MixedQueryAttention(Layer):
     matrix of its own, `Q = [dynamic; fixed]`, and `K = S W_k`, `V = S W_v` shared by all queries. d is the width of a
     head. Fixed queries are weights and the same for every sample, so they are projected once per batch.
 
-    With `norm` Q and S are LayerNorms of what is given. Embedding rows start small; without it so do the scores, every
-    query weighs all items alike, and the gradients to its matrices, products of two small numbers, keep it that way.
+    With `norm` the scores, not the values, are those of LayerNorms of Q and S. Embedding rows start small; without it
+    so do the scores, every query weighs all items alike, and the gradients to its matrices, products of two small
+    numbers, keep it that way.
 
     Args:
         num_fixed: int >= 0. Number of fixed queries.
         heads: int >= 1. Attention heads, a divisor of dim.
-        norm: bool. Whether queries and items are normalized before their projections.
+        norm: bool. Whether queries and items are normalized before the projections that make the scores.
         residual: bool. Whether the queries are added to the output.
         null_key: bool. Whether a learned key and value join every history, so that an empty one gives a learned token
             in place of zeros.
@@ -59,7 +60,7 @@ class MixedQueryAttention(Layer):
         *,
         num_fixed: NonNegativeInt,
         heads: PositiveInt = 4,
-        norm: bool = True,
+        norm: bool = False,
         residual: bool = False,
         null_key: bool = False,
         **kwargs: Any,
@@ -97,8 +98,7 @@ class MixedQueryAttention(Layer):
     def call(self, dynamic: Tensor, items: Tensor, valid: Tensor, request_of: Tensor | None = None) -> Tensor:
         requests, dim = ops.shape(items)[0], items.shape[2]
         normed_queries, normed_items = self.norms or (_same, _same)
-        items = normed_items(items)
-        keys, values = self.key(items), self.value(items)
+        keys, values = self.key(normed_items(items)), self.value(items)
         if self.null_key:
             null = ops.broadcast_to(self.null, (2, requests, 1, dim))
             keys, values = ops.concatenate([null[0], keys], axis=1), ops.concatenate([null[1], values], axis=1)

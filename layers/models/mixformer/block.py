@@ -83,7 +83,7 @@ class MixFormerBlock(Layer):
         head_mixing: Literal["block", "none", "self_attention"] = "block",
         attention_heads: PositiveInt = 4,
         fusion: Literal["per_head", "shared"] = "per_head",
-        attention_norm: bool = True,
+        attention_norm: bool = False,
         norm: Norm = "pre_rms",
         **kwargs: Any,
     ) -> None:

@@ -20,7 +20,7 @@ class PerHeadCrossAttention(Layer):
     MixFormer equations (6)-(8): the query is the head itself, without a projection, and softmax runs over the valid
     positions. A head with an empty history keeps its state.
 
-    With `norm` scores and values are those of RMSNorms of head and items; the head that is added stays as it is.
+    With `norm` the scores are those of RMSNorms of head and items; values and the head that is added stay as they are.
 
     Two orders of the products give the same result. Materialised projects every item to a key and a value, 4 T dim^2
     operations per head and request. Reordered moves the matrices to the query, `q . (h W_k) = (q W_k^T) . h` and
@@ -54,7 +54,7 @@ class PerHeadCrossAttention(Layer):
     TensorShape([2, 3, 4])
     """
 
-    def __init__(self, *, order: Order = "auto", norm: bool = True, **kwargs: Any) -> None:
+    def __init__(self, *, order: Order = "auto", norm: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Told every attention while `insights` looks.
         self.on_attention: Watcher | None = None
@@ -74,19 +74,20 @@ class PerHeadCrossAttention(Layer):
             self.norms[-1].build((None, dim))
 
     def call(self, queries: Tensor, items: Tensor, valid: Tensor, request_of: Tensor | None = None) -> Tensor:
-        asked = queries
+        asked, compared = queries, items
         if self.norm:
             query_norm, item_norm = self.norms
-            asked, items = query_norm(queries), item_norm(items)
+            asked, compared = query_norm(queries), item_norm(items)
         # (batch, heads, dim) -> (heads, batch, dim)
         q = ops.transpose(asked, (1, 0, 2)) * queries.shape[2] ** -0.5
         # (requests, length, heads, dim) -> (heads, requests, length, dim)
         h = ops.transpose(items, (2, 0, 1, 3))
+        compared = ops.transpose(compared, (2, 0, 1, 3)) if self.norm else h
         if self._reorders(valid, request_of):
             q = ops.matmul(q, ops.transpose(self.key, (0, 2, 1)))
-            found = ops.matmul(self._read(q, h, h, valid, request_of), self.value)
+            found = ops.matmul(self._read(q, compared, h, valid, request_of), self.value)
         else:
-            found = self._read(q, self._project(h, self.key), self._project(h, self.value), valid, request_of)
+            found = self._read(q, self._project(compared, self.key), self._project(h, self.value), valid, request_of)
         return ops.transpose(found, (1, 0, 2)) + queries
 
     def _reorders(self, valid: Tensor, request_of: Tensor | None) -> bool:

@@ -105,7 +105,7 @@ class MixFormer(Backbone):
         query_ffn: bool = True,
         seq_ffn: Literal["per_layer", "shared"] = "per_layer",
         fusion: Literal["per_head", "shared"] = "per_head",
-        attention_norm: bool = True,
+        attention_norm: bool = False,
         target_interest: bool = True,
         norm: Literal["pre_rms", "post_ln"] = "pre_rms",
         head_units: tuple[PositiveInt, ...] = (128,),

@@ -19,15 +19,17 @@ def _rms(x, gain):
     return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-6) * gain
 
 
-def _expected(queries, items, valid, key, value, query_gain, item_gain):
+def _expected(queries, items, valid, key, value, *gains):
     """Equations (6)-(8), row by row and head by head."""
-    asked, items = _rms(queries, query_gain), _rms(items, item_gain)
+    asked, compared = queries, items
+    if gains:
+        asked, compared = _rms(queries, gains[0]), _rms(items, gains[1])
     result = np.array(queries, "float64")
     for b in range(len(queries)):
         for i in range(queries.shape[1]):
             if valid[b].any():
                 h = items[b, valid[b], i]
-                e = np.exp((h @ key[i]) @ asked[b, i] / np.sqrt(queries.shape[2]))
+                e = np.exp((compared[b, valid[b], i] @ key[i]) @ asked[b, i] / np.sqrt(queries.shape[2]))
                 result[b, i] += (e / e.sum()) @ (h @ value[i])
     return result
 
@@ -39,11 +41,12 @@ def _built(randomize, order="auto"):
     return layer
 
 
+@pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("order", ORDERS)
-def test_each_head_reads_its_slice_of_the_valid_items(order, check_layer):
-    layer = check_layer(
-        PerHeadCrossAttention, {"order": order}, QUERIES, ITEMS, VALID, parameters=2 * 3 * 5 * 5 + 2 * 5
-    )
+def test_each_head_reads_its_slice_of_the_valid_items(order, norm, check_layer):
+    options = {"order": order, "norm": norm}
+    parameters = 2 * 3 * 5 * 5 + norm * 2 * 5
+    layer = check_layer(PerHeadCrossAttention, options, QUERIES, ITEMS, VALID, parameters=parameters)
     np.testing.assert_allclose(
         layer(QUERIES, ITEMS, VALID), _expected(QUERIES, ITEMS, VALID, *layer.get_weights()), atol=1e-5
     )

@@ -40,16 +40,17 @@ def _extract(w, window, dynamic, items, valid, heads):
     """Equations (4) to (9) for one row, query by query."""
     fixed = w[f"extract_{window}/fixed"][:, 0]
     kernels = np.concatenate([w[f"extract_{window}/dynamic_query/kernel"], w[f"extract_{window}/fixed_query/kernel"]])
-    norms = [
-        (w[f"extract_{window}/{name}_norm/gamma"], w[f"extract_{window}/{name}_norm/beta"])
-        for name in ("query", "item")
-    ]
-    aligned = _norm(items @ w[f"align_{window}/kernel"], *norms[1])
-    keys, values = aligned @ w[f"extract_{window}/key/kernel"], aligned @ w[f"extract_{window}/value/kernel"]
+    aligned = compared = items @ w[f"align_{window}/kernel"]
+    if f"extract_{window}/item_norm/gamma" in w:
+        compared, dynamic, fixed = (
+            _norm(x, w[f"extract_{window}/{name}_norm/gamma"], w[f"extract_{window}/{name}_norm/beta"])
+            for x, name in ((aligned, "item"), (dynamic, "query"), (fixed, "query"))
+        )
+    keys, values = compared @ w[f"extract_{window}/key/kernel"], aligned @ w[f"extract_{window}/value/kernel"]
     dim = keys.shape[1]
     tokens = []
     for query, kernel in zip(np.concatenate([dynamic, fixed]), kernels, strict=True):
-        q, o = _norm(query, *norms[0]) @ kernel, np.zeros(dim)
+        q, o = query @ kernel, np.zeros(dim)
         for head in np.split(np.arange(dim), heads) if valid.any() else ():
             e = np.exp(keys[valid][:, head] @ q[head] / np.sqrt(dim / heads))
             o[head] = (e / e.sum()) @ values[valid][:, head]
@@ -101,8 +102,9 @@ def _numpy_hemix(w, features, histories, *, dim, num_global, num_realtime, atten
     return np.stack(rows)
 
 
-def test_the_representation_follows_the_equations(arguments, randomize):
-    layer = _built(arguments, randomize)
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_representation_follows_the_equations(norm, arguments, randomize):
+    layer = _built(arguments, randomize, attention_norm=norm)
     w = {v.path.removeprefix(f"{layer.name}/"): np.array(v, "float64") for v in layer.weights}
     sizes = {name: value for name, value in SMALL.items() if name not in ("rank", "expansion", "head_units")}
     expected = _numpy_hemix(w, *arguments[:2], **sizes)

@@ -23,18 +23,21 @@ def _softmax(x):
     return e / e.sum()
 
 
-@pytest.mark.parametrize("heads", [1, 2])
-def test_extraction_follows_the_equations(check_layer, heads):
-    parameters = 5 * 16 + 3 * 16 + 2 * 4 + 4 * 4
-    layer = check_layer(
-        MixedQueryAttention, {"num_fixed": 2, "heads": heads}, DYNAMIC, ITEMS, MASK, parameters=parameters
-    )
+@pytest.mark.parametrize(("heads", "norm"), [(1, False), (2, False), (2, True)])
+def test_extraction_follows_the_equations(check_layer, heads, norm):
+    parameters = 5 * 16 + 3 * 16 + 2 * 4 + norm * 4 * 4
+    options = {"num_fixed": 2, "heads": heads, "norm": norm}
+    layer = check_layer(MixedQueryAttention, options, DYNAMIC, ITEMS, MASK, parameters=parameters)
     w = {v.path.removeprefix("layer/"): np.array(v) for v in layer.weights}
     kernels = np.concatenate([w["dynamic_query/kernel"], w["fixed_query/kernel"]])
     for b in range(2):
-        queries = _norm(np.concatenate([DYNAMIC[b], w["fixed"][:, 0]]), w["query_norm/gamma"], w["query_norm/beta"])
-        items = _norm(ITEMS[b], w["item_norm/gamma"], w["item_norm/beta"])
-        keys, values = items @ w["key/kernel"], items @ w["value/kernel"]
+        queries, items = np.concatenate([DYNAMIC[b], w["fixed"][:, 0]]), ITEMS[b]
+        if norm:
+            queries, items = (
+                _norm(x, w[f"{name}_norm/gamma"], w[f"{name}_norm/beta"])
+                for x, name in ((queries, "query"), (items, "item"))
+            )
+        keys, values = items @ w["key/kernel"], ITEMS[b] @ w["value/kernel"]
         found = np.zeros((5, 4))
         for i in range(5):
             q = queries[i] @ kernels[i]
@@ -87,7 +90,7 @@ def test_the_order_of_the_history_does_not_matter():
 
 def test_a_null_key_makes_an_empty_history_a_learned_token(check_layer):
     options = {"num_fixed": 2, "heads": 2, "null_key": True}
-    layer = check_layer(MixedQueryAttention, options, DYNAMIC, ITEMS, MASK, parameters=8 * 16 + 2 * 4 + 2 * 4 + 4 * 4)
+    layer = check_layer(MixedQueryAttention, options, DYNAMIC, ITEMS, MASK, parameters=8 * 16 + 2 * 4 + 2 * 4)
     w = {v.path.removeprefix("layer/"): np.array(v) for v in layer.weights}
     expected = w["null"][1, 0, 0] @ w["output/kernel"]
     np.testing.assert_allclose(layer(DYNAMIC, ITEMS, EMPTY), np.broadcast_to(expected, (2, 5, 4)), atol=1e-5)
@@ -95,14 +98,14 @@ def test_a_null_key_makes_an_empty_history_a_learned_token(check_layer):
 
 def test_the_residual_adds_the_queries(check_layer):
     options = {"num_fixed": 2, "heads": 2, "residual": True}
-    layer = check_layer(MixedQueryAttention, options, DYNAMIC, ITEMS, MASK, parameters=8 * 16 + 2 * 4 + 4 * 4)
+    layer = check_layer(MixedQueryAttention, options, DYNAMIC, ITEMS, MASK, parameters=8 * 16 + 2 * 4)
     fixed = np.broadcast_to(np.array(layer.fixed)[:, 0], (2, 2, 4))
     expected = np.concatenate([DYNAMIC, fixed], axis=1)
     np.testing.assert_allclose(layer(DYNAMIC, ITEMS, EMPTY), expected, atol=1e-6)
 
 
 def test_without_fixed_queries_only_the_dynamic_ones_remain(check_layer):
-    check_layer(MixedQueryAttention, {"num_fixed": 0, "heads": 2}, DYNAMIC, ITEMS, MASK, parameters=6 * 16 + 4 * 4)
+    check_layer(MixedQueryAttention, {"num_fixed": 0, "heads": 2}, DYNAMIC, ITEMS, MASK, parameters=6 * 16)
 
 
 def test_items_of_another_width_are_refused():

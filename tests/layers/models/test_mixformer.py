@@ -22,7 +22,9 @@ SMALL = {
 }
 UI = {**SMALL, "user_heads": 3}
 ONE_BLOCK = {**SMALL, "num_layers": 1}
-BOTH = pytest.mark.parametrize("options", [SMALL, UI], ids=["MixFormer", "UI-MixFormer"])
+BOTH = pytest.mark.parametrize(
+    "options", [SMALL, {**UI, "attention_norm": True}], ids=["MixFormer", "UI-MixFormer, normalized"]
+)
 ROWS = np.array([2, 0, 2, 4, 0, 2])
 
 
@@ -114,13 +116,15 @@ def _numpy_mixformer(w, features, histories, *, dim, num_heads, num_layers, user
             z = q.copy()
             for i, (side, k) in enumerate(owner):
                 own = h[:, i * dim : (i + 1) * dim]
-                own = _rms(own, block[f"attention_{side}/item_norm/scale"])
+                asked, compared = q[i], own
+                if f"attention_{side}/item_norm/scale" in block:
+                    compared = _rms(own, block[f"attention_{side}/item_norm/scale"])
+                    asked = _rms(q[i], block[f"attention_{side}/query_norm/scale"])
                 # (6), (7)
-                keys = own @ block[f"attention_{side}/key"][k]
+                keys = compared @ block[f"attention_{side}/key"][k]
                 values = own @ block[f"attention_{side}/value"][k]
                 # (8)
                 if len(own):
-                    asked = _rms(q[i], block[f"attention_{side}/query_norm/scale"])
                     e = np.exp(keys @ asked / np.sqrt(dim))
                     z[i] += (e / e.sum()) @ values
             # (9)
@@ -395,12 +399,12 @@ def test_values_out_of_bounds_are_refused(options, message, request_arguments):
 
 
 def test_a_block_has_the_parameters_of_the_formula():
-    # N = 4, D = 16, h_q = 24, h_s = 32: 6 N h_q D + 2 N D^2 + 3 N D h_s + (3 + 2 + N) D.
+    # N = 4, D = 16, h_q = 24, h_s = 32: 6 N h_q D + 2 N D^2 + 3 N D h_s + (3 + N) D.
     block = MixFormerBlock(query_units=24, fusion_units=24)
     block.build([(None, 4, 16)], (None, 5, 4, 16), (None, 5))
     sequence = SwiGLU(units=32)
     sequence.build((None, 5, 64))
-    assert block.count_params() + sequence.count_params() + 4 * 16 == 17_520 + 2 * 16
+    assert block.count_params() + sequence.count_params() + 4 * 16 == 17_520
 
 
 @pytest.mark.parametrize(
@@ -412,9 +416,10 @@ def test_a_block_has_the_parameters_of_the_formula():
         ({"head_mixing": "none"}, 2 * 12),
         ({"head_mixing": "self_attention"}, -2 * 4 * 12 * 12),
         ({"norm": "post_ln"}, 12 - 2 * (3 + 4) * 12),
-        ({"attention_norm": False}, 2 * 2 * 12),
-        # Norms of the attention for each side.
-        ({"user_heads": 2}, -2 * 2 * 12),
+        ({"attention_norm": True}, -2 * 2 * 12),
+        # With norms of the attention for each side.
+        ({"attention_norm": True, "user_heads": 2}, -2 * 4 * 12),
+        ({"user_heads": 2}, 0),
     ],
     ids=str,
 )
@@ -439,7 +444,7 @@ def test_a_preset_has_the_derived_size(preset, dim, blocks, millions):
     parts = {part.name: part.parameters for part in model.count(widths)}
     in_blocks = sum(parameters for name, parameters in parts.items() if name.startswith("blocks")) - dim
     h_q, h_s = 5 * dim, round(dim / 32)
-    assert in_blocks == 4 * (6 * 16 * h_q * dim + 2 * 16 * dim**2 + 3 * 16 * dim * h_s + (3 + 2 + 16) * dim)
+    assert in_blocks == 4 * (6 * 16 * h_q * dim + 2 * 16 * dim**2 + 3 * 16 * dim * h_s + (3 + 16) * dim)
     assert in_blocks / 1e6 == pytest.approx(blocks, abs=0.05)
     assert parts["head projections"] == 16 * 100 * dim and parts["history alignment"] == 2 * 128 * 16 * dim
     # Task nets of two tasks included, the rest of the published number is their unknown width.
@@ -455,6 +460,5 @@ def test_small_really_has_that_size_and_answers(spec, sizes, make_rows):
     parts = {part.name: part.parameters for part in counts(model)}
     assert sum(parts.values()) == model.count_params()
     in_blocks = sum(parameters for name, parameters in parts.items() if name.startswith("blocks"))
-    # Two sides have norms of their own in each block's attention.
-    assert in_blocks == 4 * (32 * 16 * 368**2 + 3 * 16 * 368 * 12 + (3 + 4 + 16) * 368) + 368
+    assert in_blocks == 4 * (32 * 16 * 368**2 + 3 * 16 * 368 * 12 + (3 + 16) * 368) + 368
     assert all(np.all(np.isfinite(logit)) for logit in model(make_rows(model)).values())
