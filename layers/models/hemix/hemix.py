@@ -40,7 +40,7 @@ PRESETS = {
     "small": {"dim": 256, "num_layers": 3, "mixing_heads": 16, "rank": 16, "tokenizer_units": (320,)},
     "large": {"dim": 768, "num_layers": 5, "mixing_heads": 16, "rank": 64, "tokenizer_units": (640,)},
 }
-SCALED = {"dim": ("pieces", "attention_heads"), "tokenizer_units": (4,)}
+SCALED = {"dim": ("pieces", "attention_heads")}
 NEEDS = {"before": {"global_sequence": False}, "within": {"realtime_sequence": False}}
 
 
