@@ -104,6 +104,7 @@ def test_histories_may_have_any_length(toy_export, toy_spec, length):
     given = {
         "global_clip": np.array([clip.encode() for clip in clips], dtype=object).reshape(-1),
         "global_tag": np.array([b"v1"] * (3 * length), dtype=object),
+        "global_tag_weight": np.full(3 * length, 2, "float32"),
         "global_action": np.ones(length, "int64"),
         "global_gap": np.arange(length, dtype="int64"),
     }
@@ -114,6 +115,7 @@ def test_histories_may_have_any_length(toy_export, toy_spec, length):
     history = {
         "global_clip": kept,
         "global_tag": ["v1"] * (3 * len(kept)),
+        "global_tag_weight": [2.0] * (3 * len(kept)),
         "global_action": [1] * len(kept),
         "global_gap": list(range(len(kept))),
     }
