@@ -133,17 +133,18 @@ def widths(spec: FeatureSpec) -> Widths:
     vectors["context"].append(spec.scenario.dim)
     for feature in spec.model_features:
         vectors[feature.group].append(spec.vector_width(feature))
+    by_key = histories_by_key(spec)
     histories: dict[str, tuple[int, int]] = {
         key: (
             history.length,
             sum(spec.vector_width(field) for _, field in [*spec.history_fields(history), *spec.added_to(history)]),
         )
-        for key, history in histories_by_key(spec).items()
+        for key, history in by_key.items()
     }
     of_item = {feature.name: feature for feature in spec.model_features}
     shared = {
         key: tuple(spec.vector_width(of_item[name]) for name in found.values())
-        for key, history in histories_by_key(spec).items()
+        for key, history in by_key.items()
         if (found := shared_fields(spec, history))
     }
     return Widths({group: tuple(found) for group, found in vectors.items()}, histories, shared)

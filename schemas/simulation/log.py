@@ -102,8 +102,8 @@ def draw_block(world: World, number: int) -> Events:
     moment = moment[np.lexsort((moment, place))]
     # At least one millisecond apart: an event at the time of an impression does not count as earlier.
     passed = (moment * (DAY_MS - counts[place])).astype(np.int64) + rank
-    item = _pick(draw, world.share, len(place))
-    scenario = _pick(draw, SCENARIO_SHARES, len(place))
+    item = pick(draw, world.share, len(place))
+    scenario = pick(draw, SCENARIO_SHARES, len(place))
     chance = world.probability[
         taste[user], intent[user, day], world.topic[item], scenario, world.quality[item], age[user]
     ]
@@ -134,8 +134,7 @@ def write_log(
     Raises:
         ValueError: if the folder exists.
     """
-    if folder.exists():
-        raise ValueError(f"{folder} exists; a simulated log is written to a folder of its own")
+    check_new(folder)
     world, parts = make_world(simulation), blocks(simulation)
 
     def write(temporary: Path) -> None:
@@ -164,6 +163,16 @@ def write_log(
             )
 
     write_folder_atomically(folder, write)
+
+
+def check_new(folder: Path) -> None:
+    """Refuses a folder that exists.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if folder.exists():
+        raise ValueError(f"{folder} exists; a simulated log is written to a folder of its own")
 
 
 def read_settings(folder: Path) -> Simulation:
@@ -203,10 +212,11 @@ def read_blocks(folder: Path) -> Iterator[Events]:
 
 def _ages(simulation: Simulation, number: int) -> NDArray[np.int64]:
     """Age of every user of a block."""
-    return _pick(simulation.generator(1, number), AGE_SHARES, len(blocks(simulation)[number]))
+    return pick(simulation.generator(1, number), AGE_SHARES, len(blocks(simulation)[number]))
 
 
-def _pick(draw: np.random.Generator, shares: NDArray, count: int) -> NDArray[np.int64]:
+def pick(draw: np.random.Generator, shares: NDArray, count: int) -> NDArray[np.int64]:
+    """Numbers drawn by their shares, which add up to 1."""
     bounds = np.cumsum(shares)
     # Sums of floats may fall short of 1.
     return np.searchsorted(bounds[:-1], draw.random(count), side="right").astype(np.int64)

@@ -17,7 +17,7 @@ from pydantic import Field
 from mixrank.schemas.arrow import pa, pq
 from mixrank.schemas.files import write_folder_atomically
 from mixrank.schemas.naming import Declaration
-from mixrank.schemas.simulation.log import DAY_MS, SETTINGS, day_starts
+from mixrank.schemas.simulation.log import DAY_MS, SETTINGS, check_new, day_starts, pick
 
 # How much more often the first item is shown than the n-th: n to this power.
 _STEEPNESS = 0.7
@@ -60,11 +60,10 @@ def write_repeats(
     Raises:
         ValueError: if the folder exists.
     """
-    if folder.exists():
-        raise ValueError(f"{folder} exists; a simulated log is written to a folder of its own")
-    share = np.arange(1, settings.items + 1) ** -_STEEPNESS
-    bounds = np.cumsum(share / share.sum())[:-1]
-    drawn = [_user(settings, bounds, user) for user in progress(range(settings.users))]
+    check_new(folder)
+    shares = np.arange(1, settings.items + 1) ** -_STEEPNESS
+    shares /= shares.sum()
+    drawn = [_user(settings, shares, user) for user in progress(range(settings.users))]
     owner = np.repeat(np.arange(settings.users), [len(items) for items, *_ in drawn])
     item, time, had, bought = (np.concatenate(each) for each in zip(*drawn, strict=True))
     keys = {"user_id": owner, "item_id": item, "time_ms": time}
@@ -103,13 +102,13 @@ def repeats_seen(folder: Path, earlier: int, today: int) -> tuple[NDArray[np.int
     return bought[rows], seen[rows], truth["had"].to_numpy()[rows]
 
 
-def _user(s: Repeats, bounds: NDArray, user: int) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+def _user(s: Repeats, shares: NDArray, user: int) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     """Items, times, whether each is one of the past, and labels of one user, in the order of time."""
     draw = np.random.default_rng([s.seed, user])
     count = int(draw.poisson(s.impressions * s.days))
     # At least one millisecond apart: an event at the time of an impression does not count as earlier.
     moments = np.sort(draw.integers(0, s.days * DAY_MS - count, count)) + np.arange(count)
-    fresh = np.searchsorted(bounds, draw.random(count), side="right")
+    fresh = pick(draw, shares, count)
     again, place = draw.random(count) < s.again, draw.exponential(s.recency, count).astype(np.int64)
     items, past, had = np.zeros(count, np.int64), set(), np.zeros(count, bool)
     for row in range(count):
