@@ -64,7 +64,7 @@ def test_scores_stay_close_and_the_export_answers_like_the_model_in_memory(
         np.testing.assert_allclose(small[task], whole[task], atol=0.05)
         assert not np.array_equal(small[task], whole[task])
         # Transformed rows are not in the order of the raw ones.
-        np.testing.assert_allclose(np.sort(answer[task].numpy().reshape(-1)), np.sort(small[task]), atol=1e-6)
+        np.testing.assert_allclose(np.sort(answer[task].numpy().reshape(-1)), np.sort(small[task]), atol=1e-5)
 
 
 def test_the_checkpoint_holds_small_tables_that_a_warm_start_reads(compressed, build_small, toy_spec, toy_transform):
