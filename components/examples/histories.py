@@ -51,6 +51,10 @@ class Slices:
     counts: np.ndarray
     dropped: np.ndarray
 
+    def of(self, rows: np.ndarray) -> Slices:
+        """Those of some rows."""
+        return Slices(self.starts[rows], self.counts[rows], self.dropped[rows])
+
 
 def sequences(
     events: np.ndarray, user: np.ndarray, prior_user: np.ndarray, num_users: int, keep_prior: np.ndarray

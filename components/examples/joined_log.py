@@ -12,7 +12,16 @@ import pandas as pd
 from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.label_events import Outcome, moment_of, outcome
 from mixrank.components.examples.log_figures import join_figures
-from mixrank.components.examples.raw_tables import FILE, LOG, ROW, event_table, join_name, label_keys, label_table
+from mixrank.components.examples.raw_tables import (
+    FILE,
+    LOG,
+    PLACE,
+    ROW,
+    event_table,
+    join_name,
+    label_keys,
+    label_table,
+)
 from mixrank.components.gates import Figures, JoinFigures
 from mixrank.schemas import Cut, Dataset, Derived
 from mixrank.schemas.safe_text import shown
@@ -39,7 +48,7 @@ def joined_log(dataset: Dataset, tables: dict[str, Columns]) -> tuple[Columns, F
     joins, events = {}, {}
     for label in source.labels:
         table = tables[label_table(label)]
-        found = _outcome(dataset, label, log, table)
+        found = outcome_of(dataset, label, log, table)
         log[label], log[moment_of(label)] = found.label, found.moment
         events[label] = JoinFigures(rows=len(next(iter(table.values()))), matched=found.matched)
     for number, declared in enumerate(source.joins):
@@ -87,7 +96,8 @@ def joined_events(dataset: Dataset, name: str, tables: dict[str, Columns]) -> Co
     return events
 
 
-def _outcome(dataset: Dataset, label: str, log: Columns, events: Columns) -> Outcome:
+def outcome_of(dataset: Dataset, label: str, log: Columns, events: Columns) -> Outcome:
+    """The label that events make, in a log without duplicates."""
     spec, rule = dataset.spec, dataset.source.labels[label]
     keys = label_keys(spec, rule)
     time, event_time = log[spec.time.name].numbers(), events[(rule.time or spec.time).name].numbers()
@@ -107,7 +117,7 @@ def derived(rule: Derived, value: float) -> int | str:
 
 def drop_duplicates(table: Columns) -> tuple[Columns, int]:
     """Rows that differ from all earlier rows in some column of the spec, and the number of duplicates."""
-    names = [name for name in table if name not in (FILE, ROW)]
+    names = [name for name in table if name not in (FILE, ROW, PLACE)]
     repeated = pd.DataFrame({name: table[name].codes for name in names}).duplicated().to_numpy()
     if not repeated.any():
         return dict(table), 0

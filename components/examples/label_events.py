@@ -16,12 +16,17 @@ class Outcome(NamedTuple):
     Attributes:
         label: 1 for the impressions with an event.
         moment: time of the first of their events, milliseconds; missing without one.
-        matched: number of events that belong to an impression.
+        row: int array (events,). The impression of each event, -1 for none.
     """
 
     label: Coded
     moment: Coded
-    matched: int
+    row: np.ndarray
+
+    @property
+    def matched(self) -> int:
+        """Number of events that belong to an impression."""
+        return int((self.row >= 0).sum())
 
 
 def moment_of(label: str) -> str:
@@ -55,7 +60,8 @@ def outcome(
     found = np.flatnonzero((event_group >= 0) & (last >= 0))
     row = order[last[found]]
     fits = (group[row] == event_group[found]) & (event_time[found] - time[row] <= within_ms)
-    row, moments = row[fits], event_time[found[fits]]
+    found, row = found[fits], row[fits]
+    moments = event_time[found]
     first = np.full(len(time), np.iinfo(np.int64).max)
     np.minimum.at(first, row, moments)
     has = np.zeros(len(time), dtype=bool)
@@ -63,7 +69,9 @@ def outcome(
     distinct, codes = np.unique(first[has], return_inverse=True)
     moment = np.zeros(len(time), dtype=np.int64)
     moment[has] = codes + 1
-    return Outcome(Coded(has + 1, [None, 0, 1]), Coded(moment, [None, *distinct.tolist()]), len(row))
+    owner = np.full(len(event_time), -1)
+    owner[found] = row
+    return Outcome(Coded(has + 1, [None, 0, 1]), Coded(moment, [None, *distinct.tolist()]), owner)
 
 
 def _groups(left: list[Coded], right: list[Coded]) -> tuple[np.ndarray, np.ndarray]:

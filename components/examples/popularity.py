@@ -173,13 +173,13 @@ def own_rules(spec: FeatureSpec, rules: Mapping[str, Popularity]) -> dict[str, P
 def daily_counts(rules: Mapping[str, Popularity], merged: pd.DataFrame) -> dict[str, DailyCounts]:
     """Column -> its counts, ready for lookups."""
     result = {}
-    for column, frame in merged.groupby("column"):
-        half_life = rules[str(column)].half_life
+    for column, rule in rules.items():
+        frame, half_life = merged[merged["column"] == column], rule.half_life
         place, texts = pd.factorize(frame["value"], sort=True)
         at = place.astype(np.int64) * _DAYS + frame["day"].to_numpy(np.int64)
         order = np.argsort(at)
         at = at[order]
-        result[str(column)] = DailyCounts(
+        result[column] = DailyCounts(
             places={text: number for number, text in enumerate(texts)},
             at=at,
             positives=_up_to_each_day(at, frame["positives"].to_numpy(np.float64)[order], half_life),
@@ -187,6 +187,40 @@ def daily_counts(rules: Mapping[str, Popularity], merged: pd.DataFrame) -> dict[
             half_life=half_life,
         )
     return result
+
+
+def folded(rules: Mapping[str, Popularity], merged: pd.DataFrame, until: int) -> pd.DataFrame:
+    """Counts in which the days of a value that are over are one row, under the last of them.
+
+    `daily_counts` of it, and of what later days add, has the numbers of all counts, to the bit, on the days from
+    `until` on.
+
+    Args:
+        rules: column -> its declaration.
+        merged: counts, as `merge` makes them.
+        until: time from which on later rows are, in milliseconds; a day that ends later is left as it is.
+    """
+    parts = [merged[:0]]
+    for column, counts in daily_counts(rules, merged).items():
+        frame = merged[merged["column"] == column]
+        (today,) = _day_numbers(rules[column], np.array([until]))
+        place, day = np.divmod(counts.at, _DAYS)
+        over = day < today
+        last = over & ~np.append(over[1:] & (place[1:] == place[:-1]), False)
+        texts = np.array([*counts.places], object)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "column": column,
+                    "value": texts[place[last]],
+                    "day": day[last],
+                    "positives": counts.positives[last],
+                    "rows": counts.rows[last],
+                }
+            )
+        )
+        parts.append(frame[frame["day"] >= today])
+    return pd.concat(parts, ignore_index=True)
 
 
 def _up_to_each_day(at: NDArray[np.int64], counts: NDArray[np.float64], half_life: float | None) -> NDArray[np.float64]:

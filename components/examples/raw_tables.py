@@ -43,8 +43,8 @@ from mixrank.schemas.raw import (
 )
 
 LOG, PRIOR = "log", "prior"
-# Where a row of the log came from; not a column of the spec.
-FILE, ROW = "_file", "_row"
+# Where a row of the log came from, and its place in a table in memory; no columns of the spec.
+FILE, ROW, PLACE = "_file", "_row", "_place"
 # Uncompressed columns. KuaiRand shards of this size have 50,000 rows and take about 140 MB to build.
 SHARD_BYTES = 2 * 2**20
 LEAST_SHARDS = 4

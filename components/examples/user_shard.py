@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, assert_never
@@ -54,6 +54,8 @@ class Shard:
         figures: of its rows, for the report.
         log: columns of its joined rows.
         bad: (file number, row, column, value, reason) of rows found to be bad after the joins.
+        keys: of the users, by their code.
+        happened: what histories were cut from: the log under None, and every event table under its name.
     """
 
     columns: list[EntryColumn]
@@ -61,6 +63,8 @@ class Shard:
     figures: Figures
     log: Columns
     bad: list[BadRow]
+    keys: list[Any]
+    happened: dict[str | None, Happened]
 
 
 def build_whole(dataset: Dataset, tables: dict[str, Columns]) -> Shard:
@@ -85,6 +89,8 @@ def build(
     tables: dict[str, Columns],
     popularity: Mapping[str, DailyCounts] = MappingProxyType({}),
     newest: int | None = None,
+    since: int | None = None,
+    left_behind: Mapping[str, Mapping[Any, int]] = MappingProxyType({}),
 ) -> Shard:
     """Builds the rows of one user shard.
 
@@ -95,6 +101,8 @@ def build(
         popularity: column -> its counts, for every column in `source.popularity`: of all shards, but of values that
             hold the user, those of this one.
         newest: latest time of all tables with times, in milliseconds; None takes that of the shard's log.
+        since: earlier rows are there for the histories of others alone, and no figure counts them; None for all rows.
+        left_behind: history -> user -> earlier events that the tables no longer hold.
 
     Returns:
         The shard.
@@ -123,8 +131,8 @@ def build(
     split = np.where(left_out, splits.NONE, split)
     histories: dict[str, Slices] = {}
     prior = _prior(dataset, tables, keys)
-    happened: dict[str | None, _Happened] = {
-        None: _Happened(
+    happened: dict[str | None, Happened] = {
+        None: Happened(
             user=user,
             time=time,
             columns=log,
@@ -136,7 +144,7 @@ def build(
     }
     found = {}
     for name in source.events:
-        happened[name], found[name] = _events(dataset, name, tables, keys)
+        happened[name], found[name] = event_rows(dataset, name, tables, keys)
     starts = window_start(time, source.window)
     for history in spec.histories:
         if history.in_row is not None:
@@ -144,18 +152,24 @@ def build(
         else:
             written, histories[history.name] = _history(dataset, history, happened[history.events], user, time, starts)
         columns += written
-    figures = Figures.merged(
-        [
-            joined,
-            Figures(event_tables=found),
-            shard_figures(dataset, log, split, time, histories, int(left_out.sum())),
-        ]
+        if history.name in left_behind:
+            gone = np.array([left_behind[history.name].get(key, 0) for key in keys], np.int64)[user]
+            histories[history.name] = replace(histories[history.name], dropped=histories[history.name].dropped + gone)
+    own = np.arange(len(time)) if since is None else np.flatnonzero(time >= since)
+    figures = shard_figures(
+        dataset,
+        take_all(log, own),
+        split[own],
+        time[own],
+        {name: cut.of(own) for name, cut in histories.items()},
+        int(left_out[own].sum()),
     )
-    return Shard(columns, split, figures, log, bad)
+    figures = Figures.merged([joined, Figures(event_tables=found), figures])
+    return Shard(columns, split, figures, log, bad, keys, happened)
 
 
 @dataclass(frozen=True)
-class _Happened:
+class Happened:
     """What may be in a history: the rows of the log or of an event table, then prior events.
 
     Args:
@@ -174,9 +188,18 @@ class _Happened:
     moments: dict[str, np.ndarray]
     prior: Prior
 
+    def events_of(self, history: History) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows that a history may hold, by user and then by when they were known; when each row was known; and which
+        prior events it may hold."""
+        every = np.ones(len(self.user) + len(self.prior.user), bool)
+        kept = every if history.only is None else self.flags[history.only]
+        rows = np.flatnonzero(kept[: len(self.user)])
+        moment = self.moments.get(history.only or "", self.time)
+        return rows[np.lexsort((moment[rows], self.user[rows]))], moment, kept[len(self.user) :]
+
 
 def _history(
-    dataset: Dataset, history: History, happened: _Happened, user: np.ndarray, time: np.ndarray, starts: np.ndarray
+    dataset: Dataset, history: History, happened: Happened, user: np.ndarray, time: np.ndarray, starts: np.ndarray
 ) -> tuple[list[EntryColumn], Slices]:
     """The columns of a history, and where each row finds its events.
 
@@ -186,10 +209,7 @@ def _history(
         user, time, starts: of the rows: code, time and begin of the window, int arrays (rows,).
     """
     own, prior = happened.user, happened.prior
-    kept = np.ones(len(own) + len(prior.user), dtype=bool) if history.only is None else happened.flags[history.only]
-    rows, keep_prior = np.flatnonzero(kept[: len(own)]), kept[len(own) :]
-    moment = happened.moments.get(history.only or "", happened.time)
-    rows = rows[np.lexsort((moment[rows], own[rows]))]
+    rows, moment, keep_prior = happened.events_of(history)
     sequence = sequences(rows, own, prior.user, int(user.max(initial=-1)) + 1, keep_prior)
     cut = slices(sequence, own[rows], moment[rows], user, time, starts, history.window, history.length)
     written: list[EntryColumn] = []
@@ -232,7 +252,9 @@ def _in_row(dataset: Dataset, history: History, log: Columns) -> tuple[list[Entr
     return written, Slices(np.zeros_like(counts), counts, found - counts)
 
 
-def _events(dataset: Dataset, name: str, tables: dict[str, Columns], keys: list[Any]) -> tuple[_Happened, JoinFigures]:
+def event_rows(
+    dataset: Dataset, name: str, tables: dict[str, Columns], keys: list[Any]
+) -> tuple[Happened, JoinFigures]:
     """An event table, with rows of the shard's users only, and how many have one."""
     spec, rule = dataset.spec, dataset.source.events[name]
     table = joined_events(dataset, name, tables)
@@ -245,7 +267,7 @@ def _events(dataset: Dataset, name: str, tables: dict[str, Columns], keys: list[
     rows = take_all(table, order)
     flags = {flag: rows[flag].numbers(bool) for flag in spec.flags_of_events(name)}
     nothing = Prior(np.zeros(0, dtype=np.int64), {}, {})
-    happened = _Happened(user[order], time[order], rows, flags, {}, nothing)
+    happened = Happened(user[order], time[order], rows, flags, {}, nothing)
     return happened, JoinFigures(rows=len(user), matched=len(order))
 
 
@@ -286,7 +308,7 @@ def _row_columns(dataset: Dataset, log: Columns) -> list[EntryColumn]:
 def _action_column(
     name: str,
     feature: Action,
-    happened: _Happened,
+    happened: Happened,
     time: np.ndarray,
     sequence: Sequences,
     cut: Slices,
