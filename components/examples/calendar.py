@@ -40,11 +40,23 @@ def window_start(time_ms: np.ndarray, window: Window) -> np.ndarray:
     assert isinstance(window, CalendarDay)
     days = local_days(time_ms, window.timezone, window.starts_at)
     distinct, inverse = np.unique(days, return_inverse=True)
-    wall = pd.DatetimeIndex(distinct.astype("datetime64[ns]")) + pd.Timedelta(hours=window.starts_at)
+    return day_starts(distinct, window.timezone, window.starts_at)[inverse]
+
+
+def day_starts(days: np.ndarray, timezone: str, starts_at: int) -> np.ndarray:
+    """First millisecond of calendar days.
+
+    Args:
+        days: datetime64[D] array.
+        timezone, starts_at: as in `local_days`.
+
+    >>> day_starts(np.array(["2022-04-01"], "datetime64[D]"), "Asia/Shanghai", 4)
+    array([1648756800000])
+    """
+    wall = pd.DatetimeIndex(days.astype("datetime64[ns]")) + pd.Timedelta(hours=starts_at)
     # A start that a clock change skips moves to the next existing moment; of a repeated one, the first is used.
-    starts = wall.tz_localize(window.timezone, nonexistent="shift_forward", ambiguous=np.ones(len(wall), dtype=bool))
-    start_ms = starts.tz_convert("UTC").tz_localize(None).to_numpy().astype("datetime64[ms]").astype(np.int64)
-    return start_ms[inverse]
+    starts = wall.tz_localize(timezone, nonexistent="shift_forward", ambiguous=np.ones(len(wall), dtype=bool))
+    return starts.tz_convert("UTC").tz_localize(None).to_numpy().astype("datetime64[ms]").astype(np.int64)
 
 
 def parse_days(text: str) -> tuple[str, str]:

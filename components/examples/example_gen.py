@@ -225,7 +225,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | "SpreadPieces" >> beam.Reshuffle()
                 | "ReadPiece" >> beam.ParDo(stages.ReadPiece(tables, num_shards, scratch))
             )
-        return _found(scratch, "read-*.json")
+        return stages.found_summaries(scratch, "read-*.json")
 
     def _count(self, dataset: Dataset, shards: stages.ShardTables, num_shards: int, scratch: str) -> pd.DataFrame:
         """The counts of every `Popularity`, over all shards."""
@@ -298,20 +298,10 @@ def _summaries(scratch: str, pattern: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: the first error among them.
     """
-    result = _found(scratch, pattern)
+    result = stages.found_summaries(scratch, pattern)
     for summary in result:
         if "error" in summary:
             raise ValueError(summary["error"])
-    return result
-
-
-def _found(scratch: str, pattern: str) -> list[dict[str, Any]]:
-    """Summaries of a job, in the order of their names."""
-    (match,) = FileSystems.match([FileSystems.join(scratch, pattern)])
-    result = []
-    for path in sorted(metadata.path for metadata in match.metadata_list):
-        with FileSystems.open(path) as source:
-            result.append(json.loads(source.read()))
     return result
 
 

@@ -20,13 +20,14 @@ def stable_hash(value: Any, salt: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{salt}:{value}".encode(), digest_size=8).digest(), "little")
 
 
-def with_days(dataset: Dataset, split_days: str) -> Dataset:
+def with_days(dataset: Dataset, split_days: str, all_splits: bool = True) -> Dataset:
     """The dataset with different days per split.
 
     Args:
         dataset: split by day.
         split_days: JSON such as {"train": ["2022-04-22", "2022-05-04"], "eval": ["2022-05-05", "2022-05-06"]}, with
             the dataset's own splits; days as in `SplitByDay`.
+        all_splits: whether every split of the dataset must be named.
 
     Raises:
         ValueError: if the text is not such JSON or names other splits, or the dataset is not split by day.
@@ -41,11 +42,17 @@ def with_days(dataset: Dataset, split_days: str) -> Dataset:
         raise ValueError(
             f"`split_days` must be JSON, split to [first day, last day], received {shown(split_days)}"
         ) from None
-    if not isinstance(days, dict) or named != set(split.splits):
+    if not isinstance(days, dict) or (all_splits and named != set(split.splits)):
         raise ValueError(f"`split_days` must give days to {sorted(split.splits)}, received {shown(split_days)}")
     values = dataset.model_dump(mode="json")
     values["source"]["split"]["splits"] = days
     return Dataset.model_validate(values)
+
+
+def on_day(dataset: Dataset, day: str) -> Dataset:
+    """The dataset with one day's rows for training, and those of the next for evaluation."""
+    later = str(np.datetime64(day) + 1)
+    return with_days(dataset, json.dumps({"train": [day, day], "eval": [later, later]}), all_splits=False)
 
 
 def assign(split: Split, user: np.ndarray, users: list[Any], time: np.ndarray) -> np.ndarray:

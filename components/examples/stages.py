@@ -66,11 +66,9 @@ class ReadPiece(beam.DoFn):
                 columns, bad = checked_rows(table, number, batch)
                 if table.time is not None and len(times := columns[table.time]):
                     summary["newest"] = max(summary.get("newest", 0), pc.max(times).as_py() or 0)
-                path = FileSystems.join(self._scratch, f"{stem}-{count:06d}.arrow")
-                _write_batches(path, columns, table.key, self._num_shards)
+                summary["batches"] += self._write(table, number, f"{stem}-{count:06d}", columns)
                 summary["rows"] += len(batch.rows) + len(batch.bad)
                 summary["bad"] += bad
-                summary["batches"].append(path)
         except ValueError as error:
             logging.debug("reading %s", file, exc_info=True)
             summary["error"] = str(error) if file in str(error) else f"{file}: {error}"
@@ -78,8 +76,15 @@ class ReadPiece(beam.DoFn):
         logging.info("read %s: %d rows, %d bad", file, summary["rows"], len(summary["bad"]))
         yield from ()
 
+    def _write(self, table: RawTable, number: int, stem: str, columns: dict[str, pa.Array]) -> list[Any]:
+        """Writes good rows, and says where they are."""
+        path = FileSystems.join(self._scratch, f"{stem}.arrow")
+        write_batches(path, columns, table.key, self._num_shards)
+        return [path]
 
-def _write_batches(path: str, columns: dict[str, pa.Array], key: str | None, num_shards: int) -> None:
+
+def write_batches(path: str, columns: dict[str, pa.Array], key: str | None, num_shards: int) -> None:
+    """Writes rows as an Arrow file with a batch for every user shard; with one batch if `key` is None."""
     rows = len(next(iter(columns.values())))
     if key is None:
         shards, bounds = np.arange(rows), np.array([0, rows])
@@ -90,7 +95,7 @@ def _write_batches(path: str, columns: dict[str, pa.Array], key: str | None, num
         bounds = np.searchsorted(np.sort(shard), np.arange(num_shards + 1))
     sorted_rows = pa.array(shards)
     batch = pa.RecordBatch.from_arrays([array.take(sorted_rows) for array in columns.values()], list(columns))
-    with _whole_file(path) as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+    with whole_file(path) as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             writer.write_batch(batch.slice(start, stop - start))
 
@@ -207,7 +212,6 @@ class WriteShard(beam.DoFn):
     def setup(self) -> None:
         dataset = Dataset.model_validate_json(self._dataset)
         self._shared = SharedCounts(dataset, read_parquet(self._popularity)) if self._popularity else None
-        self._user = dataset.spec.user.name
 
     def process(self, number: int) -> Iterator[None]:
         summary: dict[str, Any] = {"bad": []}
@@ -218,9 +222,7 @@ class WriteShard(beam.DoFn):
             files = self._shards.tables[LOG].files
             summary["bad"] = [dead_letter(files[file].path, row, *rest) for file, row, *rest in shard.bad]
             summary["figures"] = shard.figures.model_dump()
-            for position, split in enumerate(SPLITS):
-                if split in self._folders:
-                    self._write(shard, np.flatnonzero(shard.split == position), split, number)
+            write_examples_of(shard, dataset, self._folders, self._scratch, number, self._num_shards)
             logging.info("wrote shard %d of %d: %s", number + 1, self._num_shards, shard.figures.rows)
         except ValueError as error:
             logging.debug("writing shard %d", number, exc_info=True)
@@ -228,19 +230,35 @@ class WriteShard(beam.DoFn):
         write_json(FileSystems.join(self._scratch, f"write-{number:06d}.json"), summary)
         yield from ()
 
-    def _write(self, shard: Shard, rows: np.ndarray, split: str, number: int) -> None:
-        import tensorflow as tf
 
-        users = shard.log[self._user].codes[rows]
+def write_examples_of(
+    shard: Shard, dataset: Dataset, folders: dict[str, str], scratch: str, number: int, num_shards: int
+) -> None:
+    """Writes the rows of a shard, one file per split.
+
+    Args:
+        shard: the rows.
+        dataset: their declaration.
+        folders: split name -> folder of its files.
+        scratch: folder for temporary files.
+        number, num_shards: of the shard, and how many there are.
+    """
+    import tensorflow as tf
+
+    for position, split in enumerate(SPLITS):
+        if split not in folders:
+            continue
+        rows = np.flatnonzero(shard.split == position)
+        users = shard.log[dataset.spec.user.name].codes[rows]
         rows = rows[shuffled_pieces(users, np.random.default_rng([SHUFFLE_SEED, number]))]
-        name = f"data_tfrecord-{number:05d}-of-{self._num_shards:05d}.gz"
-        temporary = own_name(FileSystems.join(self._scratch, f"{split}-{name}"))
+        name = f"data_tfrecord-{number:05d}-of-{num_shards:05d}.gz"
+        temporary = own_name(FileSystems.join(scratch, f"{split}-{name}"))
         options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=GZIP_LEVEL)
         with tf.io.TFRecordWriter(temporary, options) as writer:
             for start in range(0, len(rows), BLOCK_ROWS):
                 for serialized in examples(shard.columns, rows[start : start + BLOCK_ROWS]):
                     writer.write(serialized)
-        rename(temporary, FileSystems.join(self._folders[split], name))
+        rename(temporary, FileSystems.join(folders[split], name))
 
 
 def shuffled_pieces(users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -264,7 +282,7 @@ def shuffled_pieces(users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def write_parquet(path: str, frame: pd.DataFrame) -> None:
     """Writes a Parquet file that is either whole or absent."""
-    with _whole_file(path) as sink:
+    with whole_file(path) as sink:
         pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), sink)
 
 
@@ -276,12 +294,24 @@ def read_parquet(path: str) -> pd.DataFrame:
 
 def write_json(path: str, value: Any) -> None:
     """Writes a JSON file that is either whole or absent."""
-    with _whole_file(path) as sink:
+    with whole_file(path) as sink:
         sink.write(json.dumps(value, indent=1).encode())
 
 
+def read_json(path: str) -> Any:
+    """Reads what `write_json` wrote."""
+    with FileSystems.open(path) as source:
+        return json.loads(source.read())
+
+
+def found_summaries(scratch: str, pattern: str) -> list[dict[str, Any]]:
+    """Summaries of a job, in the order of their names."""
+    (match,) = FileSystems.match([FileSystems.join(scratch, pattern)])
+    return [read_json(path) for path in sorted(metadata.path for metadata in match.metadata_list)]
+
+
 @contextmanager
-def _whole_file(path: str) -> Iterator[Any]:
+def whole_file(path: str) -> Iterator[Any]:
     """A file to write on any file system of Beam; it gets its final name when complete."""
     temporary = own_name(path)
     with FileSystems.create(temporary) as sink:
