@@ -1,5 +1,10 @@
 from .calendar import local_days as local_days
 from .calendar import parse_days as parse_days
+from .days import DayLog as DayLog
+from .days import DayState as DayState
+from .days import read_log as read_log
+from .days import read_others as read_others
+from .days import write_day as write_day
 from .dictionary_column import Coded as Coded
 from .example_gen import Executor as Executor
 from .example_gen import build_example_gen as build_example_gen

@@ -9,6 +9,10 @@ from .evaluation import why_not_blessed as why_not_blessed
 from .last_pushed import LastPushed as LastPushed
 from .model_check import REASONS as REASONS
 from .model_check import ModelCheck as ModelCheck
+from .model_check import compare as compare
+from .model_check import read_examples as read_examples
+from .model_check import score_afresh as score_afresh
+from .model_check import stamp as stamp
 from .model_gates import RESULTS as RESULTS
 from .model_gates import ModelGates as ModelGates
 from .row_scores import rows_beside as rows_beside

@@ -1,1 +1,2 @@
 from .pusher import Pusher as Pusher
+from .pusher import push as push

@@ -27,11 +27,25 @@ class Executor(executor.Executor):
         if not self.CheckBlessing(input_dict) or not is_model_blessed(gates):
             self._MarkNotPushed(pushed)
             return
-        push = _push_to_store if is_url(push_to := exec_properties["push_to"]) else _push
-        version = push(Path(self.GetModelPath(input_dict)), push_to, Path(pushed.uri))
+        version = push(Path(self.GetModelPath(input_dict)), exec_properties["push_to"], Path(pushed.uri))
         self._MarkPushed(pushed, pushed_destination=version, pushed_version=version.rpartition("/")[2])
-        # Whatever fails afterwards, this has happened.
-        _say(f"pushed: {version}")
+
+
+def push(model: Path, push_to: str, copy: Path) -> str:
+    """Makes a model the newest version of a folder or an object store, and says so.
+
+    Args:
+        model: SavedModel folder.
+        push_to: folder or address of the pushed versions.
+        copy: folder that gets a copy of the version.
+
+    Returns:
+        The version's folder or address.
+    """
+    version = (_push_to_store if is_url(push_to) else _push)(model, push_to, copy)
+    # Whatever fails afterwards, this has happened.
+    _say(f"pushed: {version}")
+    return version
 
 
 def _push_to_store(model: Path, push_to: str, copy: Path) -> str:

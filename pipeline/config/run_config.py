@@ -14,6 +14,7 @@ from mixrank.components.gates import GateSettings, check_allowed
 from mixrank.components.judging import Slice, Thresholds, check_slices, check_thresholds
 from mixrank.components.training import PUSHED, ModelSettings, TrainSettings, find_export
 from mixrank.layers import registry
+from mixrank.pipeline.config.advance_settings import AdvanceSettings
 from mixrank.pipeline.config.comparison_tables import CompareSettings
 from mixrank.pipeline.config.kubeflow_settings import KubeflowSettings
 from mixrank.pipeline.named_secrets import check_options, resolve
@@ -60,6 +61,7 @@ class RunConfig(Declaration):
         check_rows: int >= 1. Evaluation rows that the model check sends through every signature.
         beam: options of every Beam pipeline. A secret is named: `--s3_secret_access_key=env:NAME` or `file:PATH`.
         kubeflow: what `mixrank compile` needs besides; a local run does not read it.
+        advance: what `mixrank advance` needs besides; a run does not read it.
         compare: what `mixrank compare` and `mixrank tune` need besides; a run does not read it.
     """
 
@@ -78,6 +80,7 @@ class RunConfig(Declaration):
     check_rows: int = Field(default=512, ge=1)
     beam: tuple[str, ...] = ("--runner=FnApiRunner",)
     kubeflow: KubeflowSettings = KubeflowSettings()
+    advance: AdvanceSettings = AdvanceSettings()
     compare: CompareSettings = CompareSettings()
 
     @field_validator("beam")

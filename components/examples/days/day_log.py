@@ -24,7 +24,14 @@ from apache_beam.io.filesystems import FileSystems
 
 from mixrank.components.examples.calendar import local_days
 from mixrank.components.examples.raw_tables import FILE, LOG, RawTable, default_shards, stored_fields
-from mixrank.components.examples.stages import ReadPiece, found_summaries, read_json, write_batches, write_json
+from mixrank.components.examples.stages import (
+    ReadPiece,
+    ShardTables,
+    found_summaries,
+    read_json,
+    write_batches,
+    write_json,
+)
 from mixrank.components.gates import too_many_bad_rows
 from mixrank.schemas import Dataset, SplitByDay
 from mixrank.schemas.arrow import pa
@@ -222,6 +229,33 @@ def _read(
                 "slices": [each for part in parts for each in part["batches"]],
             },
         )
+
+
+def read_others(
+    tables: dict[str, RawTable], num_shards: int, scratch: str, pipeline: Callable[[], beam.Pipeline]
+) -> ShardTables:
+    """Reads the tables that have no times, as they are now.
+
+    Args:
+        tables: all tables.
+        num_shards: of the log.
+        scratch: folder that gets their rows; made.
+        pipeline: makes the Beam pipeline.
+
+    Raises:
+        ValueError: naming a file that cannot be read.
+    """
+    others = {name: table for name, table in tables.items() if table.time is None}
+    pieces = [(name, *piece) for name, table in others.items() for piece in table.pieces()]
+    FileSystems.mkdirs(scratch)
+    with pipeline() as job:
+        job | "Pieces" >> beam.Create(pieces) | "ReadPiece" >> beam.ParDo(ReadPiece(others, num_shards, scratch))
+    batches: dict[str, list[str]] = {name: [] for name in others}
+    for part in found_summaries(scratch, "read-*.json"):
+        if "error" in part:
+            raise ValueError(part["error"])
+        batches[part["table"]] += part["batches"]
+    return ShardTables(others, batches)
 
 
 class ReadDays(ReadPiece):

@@ -1,0 +1,387 @@
+"""A log day by day, from where a run ended.
+
+    rows of the day + state of the days before -> examples -> transformed rows
+        -> yesterday's model is judged on them -> goes on with them -> is checked as a server would load it -> pushed
+
+    runs/NAME/days/
+      log/               rows of the raw files, by day; every file is read once
+      start/state/       what the days of the run leave for those after it
+      2022-05-05/        examples/, state/, transformed/, model_run/, export/, checked/, pushed/, day.json
+
+Every step writes its folder whole or not at all, and is left out if its folder is there; `day.json` comes last. So a
+command that was killed anywhere and is called again does what is left, and ends with the same files.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixrank.pipeline.advancing.day_record import DAY_FILE, DayRecord, days_done
+from mixrank.pipeline.config import RunConfig
+from mixrank.pipeline.named_secrets import resolve
+from mixrank.pipeline.run_record import RunRecord, split_files
+from mixrank.schemas import Dataset, SplitByDay
+from mixrank.schemas.files import abandoned, remove, withdraw, write_folder_atomically
+
+START = "start"
+
+
+@dataclass
+class Advance:
+    """The days of a config's run.
+
+    Args:
+        config: the run.
+        dataset: its dataset.
+        run: its record; it must have kept its state (`train.keep_state`).
+        say: gets lines of progress.
+    """
+
+    config: RunConfig
+    dataset: Dataset
+    run: RunRecord
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        split = self.dataset.source.split
+        if not isinstance(split, SplitByDay):
+            raise ValueError(
+                f"dataset {self.config.dataset} is split {split.type}; only one that is split by day (SplitByDay) can "
+                "advance day by day"
+            )
+        if (sampled := self.dataset.spec.sampled) is not None:
+            raise ValueError(
+                f"label `{sampled.name}` has `keep_negatives`, and a day is judged on all of its rows: leave it out to "
+                "advance day by day"
+            )
+        if not (self.run.model_run / "state").is_dir():
+            raise ValueError(
+                f"the run in {self.config.run_dir} kept no state to go on from: `mixrank run` it once with "
+                "`train.keep_state=true`"
+            )
+        self.first = max(last for name, (_, last) in split.splits.items() if name in self.run.splits)
+        self.folder = self.config.run_dir / "days"
+        self.rows_only = self.dataset.model_copy(update={"spec": self.dataset.spec.with_files(lambda feature: None)})
+
+    # -- the log ---------------------------------------------------------------------------------------------------
+
+    def pipeline(self) -> Any:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        return beam.Pipeline(options=PipelineOptions(list(resolve(self.config.beam))))
+
+    @cached_property
+    def tables(self) -> Any:
+        from mixrank.components.examples import find_tables
+
+        return find_tables(self.rows_only, self.config.data_dir())
+
+    @cached_property
+    def log(self) -> Any:
+        from mixrank.components.examples import read_log
+
+        with self._timed("read"):
+            return read_log(str(self.folder / "log"), self.rows_only, self.tables, self.config.shards, self.pipeline)
+
+    @cached_property
+    def others(self) -> Any:
+        from mixrank.components.examples import read_others
+
+        scratch = self.folder / "others"
+        if scratch.exists():
+            remove(scratch)
+        with self._timed("read"):
+            return read_others(self.tables, self.log.num_shards, str(scratch), self.pipeline)
+
+    def waiting(self, until: str | None = None) -> list[str]:
+        """Days of the log after those that are done, ascending."""
+        last = max([self.first, *(record.day for record in self.done())])
+        return [day for day in self.log.days() if day > last and (until is None or day <= until)]
+
+    def done(self) -> list[DayRecord]:
+        return days_done(self.folder)
+
+    def left_out(self) -> dict[str, str]:
+        """Days with rows that no model has seen -> what happened to them."""
+        done = {record.day: record.log for record in self.done()}
+        found = {}
+        for day in self.log.days():
+            if day in done and done[day] != self._fingerprint(day):
+                found[day] = "has other rows now than when it was taken"
+            elif self.first < day < max(done, default="") and day not in done:
+                found[day] = "came when later days had been taken"
+        return found
+
+    def _fingerprint(self, day: str) -> str:
+        return str(self.log.fingerprint(lambda each: each == day))
+
+    # -- days ------------------------------------------------------------------------------------------------------
+
+    def redo(self, day: str) -> list[str]:
+        """Takes a day back, and all after it.
+
+        Args:
+            day: ISO date; one that came late need not be done itself.
+
+        Returns:
+            Those that were done.
+
+        Raises:
+            ValueError: if none is done, or what the first began from is no longer kept.
+        """
+        again = [record.day for record in self.done() if record.day >= day]
+        if not again:
+            raise ValueError(f"no day from {day} on is done; the last one is {self._before(day).name}")
+        before = self._before(day)
+        if not (before / "state").is_dir():
+            raise ValueError(
+                f"{day} cannot be done again: {before} keeps no state any more (`advance.keep_days` is "
+                f"{self.config.advance.keep_days}). `mixrank run` the whole log, and advance from there"
+            )
+        # The newest first, so that what is left after a kill is still a row of days.
+        for each in reversed(again):
+            withdraw(self.folder / each)
+        return again
+
+    def _before(self, day: str) -> Path:
+        """Folder of the day, done before, whose rows came last; of the start, if there is none."""
+        earlier = [record.day for record in self.done() if record.day < day]
+        return self.folder / (earlier[-1] if earlier else START)
+
+    def _model_before(self, day: str) -> tuple[str, Path]:
+        """The newest day before whose model was taken, and the state of its training."""
+        good = [record.day for record in self.done() if record.day < day and not record.held]
+        if good:
+            return good[-1], self.folder / good[-1] / "model_run" / "state"
+        return self.first, self.run.model_run / "state"
+
+    def start(self) -> None:
+        """What the days of the run leave for those after it."""
+        from mixrank.components.examples import DayState, write_day
+
+        if (self.folder / START / "state" / "state.json").is_file():
+            return
+        self.say(f"{self.first} and all days before: what later days need of them")
+        with self._timed("start"):
+            write_day(
+                self.rows_only,
+                self.log,
+                self.tables,
+                self.others,
+                before=DayState(),
+                day=self.first,
+                examples=None,
+                after=str(self.folder / START / "state"),
+                scratch=str(self.folder / "scratch"),
+                pipeline=self.pipeline,
+            )
+
+    def take(self, day: str) -> DayRecord:
+        """One day, from its rows to a pushed version; what is done of it is not done again.
+
+        Raises:
+            ValueError: if the log is wrong.
+        """
+        home = self.folder / day
+        home.mkdir(parents=True, exist_ok=True)
+        for left in abandoned(home):
+            remove(left)
+        started, self.seconds = datetime.now(), {}
+        rows, held = self._examples(home, day)
+        model, state = self._model_before(day)
+        metrics: dict[str, dict[str, float | None]] = {}
+        pushed = None
+        if not held:
+            self._transform(home)
+            self._train(home, state)
+            metrics, held = self._judge(home)
+        if not held:
+            held = self._check(home)
+        if not held:
+            with self._timed("push"):
+                pushed = self._push(home)
+        record = DayRecord(
+            day=day,
+            rows=rows,
+            log=self._fingerprint(day),
+            model=model,
+            metrics=metrics,
+            held=tuple(held),
+            pushed=pushed,
+            seconds=self.seconds,
+            started=started,
+            finished=datetime.now(),
+        )
+        record.write(home)
+        self._forget()
+        return record
+
+    def _examples(self, home: Path, day: str) -> tuple[int, list[str]]:
+        """The day's rows, and what speaks against training on them."""
+        from mixrank.components.examples import DayState, write_day
+        from mixrank.components.gates import REPORT, Figures
+
+        report = home / "examples" / REPORT
+        if not (home / "state" / "state.json").is_file():
+            with self._timed("examples"):
+                write_day(
+                    self.rows_only,
+                    self.log,
+                    self.tables,
+                    self.others,
+                    before=DayState.read(str(self._before(day) / "state")),
+                    day=day,
+                    examples=str(home / "examples"),
+                    after=str(home / "state"),
+                    scratch=str(self.folder / "scratch"),
+                    pipeline=self.pipeline,
+                )
+        figures = Figures.model_validate_json(report.read_bytes())
+        rows = figures.rows["train"]
+        held = []
+        usual = [record.rows for record in self.done() if record.day < day and not record.held]
+        least = self.config.advance.min_rows * statistics.median(usual) if usual else 1
+        if rows < least:
+            held.append(f"{rows:,} rows, where the days before had {statistics.median(usual or [0]):,.0f} (median)")
+        for label in self.dataset.spec.labels:
+            found = list(figures.labels[label.name]["train"].values())
+            counted, positives = sum(each.rows for each in found), sum(each.positives for each in found)
+            if counted and positives in (0, counted) and label.is_flag:
+                held.append(f"label `{label.name}` is {int(positives > 0)} in all of {counted:,} rows")
+        return rows, held
+
+    def _transform(self, home: Path) -> None:
+        from mixrank.components.day_rows import transform_day
+
+        if (home / "transformed").is_dir():
+            return
+        with self._timed("transform"):
+            transform_day(
+                home / "examples",
+                self.run.rows.transform_graph,
+                home / "transformed",
+                self.dataset.spec,
+                self.pipeline,
+            )
+
+    def _train(self, home: Path, state: Path) -> None:
+        """Scores the day's rows with the model as it is, and goes on with them."""
+        import tensorflow_transform as tft
+
+        from mixrank.components.training import PREDICTIONS, train_model
+
+        if (home / "model_run" / PREDICTIONS).is_file():
+            return
+        (split,) = split_files(home / "transformed").values()
+        with self._timed("train"):
+            train_model(
+                spec=self.dataset.spec,
+                model_settings=self.config.model,
+                settings=self.config.advance.of_a_day(self.config.train),
+                patterns={"train": split, "eval": split},
+                transform_output=tft.TFTransformOutput(str(self.run.rows.transform_graph)),
+                checkpoints=home / "checkpoints",
+                run_dir=home / "model_run",
+                export_dir=home / "export",
+                state=state,
+            )
+
+    def _judge(self, home: Path) -> tuple[dict[str, dict[str, float | None]], list[str]]:
+        """Metrics of yesterday's model on the day, and what speaks against today's."""
+        import pandas as pd
+
+        from mixrank.components.metrics import Rows, bounds, find_metric, measure, primary, reported
+        from mixrank.components.training import PREDICTIONS
+
+        spec = self.dataset.spec
+        before = pd.read_parquet(home / "model_run" / "progressive.parquet")
+        after = pd.read_parquet(home / "model_run" / PREDICTIONS)
+        metrics: dict[str, dict[str, float | None]] = {}
+        held = []
+        known = bounds()
+        for label in spec.labels:
+            old, new = (Rows.of(frame, label.name, spec) for frame in (before, after))
+            found = measure(old, reported(label.kind, requests=spec.request is not None))
+            metrics[label.name] = {name: value if np.isfinite(value) else None for name, value in found.items()}
+            for name, tasks in self.config.thresholds.root.items():
+                bound, limit = known[name], tasks.get(label.name)
+                value = found.get(bound.metric)
+                if limit is None or bound.side == "change" or value is None:
+                    continue
+                if value < limit if bound.side == "min" else value > limit:
+                    title = find_metric(bound.metric).title
+                    held.append(f"{title} of `{label.name}` is {value:.4f} on the day, `{name}` is {limit}")
+            metric = primary(label.kind)
+            was, is_now = (float(metric.of_rows(rows)) for rows in (old, new))
+            worse = is_now < was if metric.higher_is_better else is_now > was
+            if not np.isfinite(is_now) or worse:
+                held.append(
+                    f"{metric.title} of `{label.name}` on the day's rows is {is_now:.4f} after training on them, "
+                    f"{was:.4f} before"
+                )
+        return metrics, held
+
+    def _check(self, home: Path) -> list[str]:
+        """Scores of a fresh process that loads the export; a copy that passes gets warm-up requests and golden rows."""
+        import pandas as pd
+
+        from mixrank.components.judging import compare, read_examples, score_afresh, stamp
+        from mixrank.components.training import PREDICTIONS
+
+        if (home / "checked").is_dir():
+            return []
+        with self._timed("check"):
+            rows = read_examples(str(home / "examples" / "Split-train"), self.config.check_rows)
+            try:
+                scores = score_afresh(home / "export", rows)
+            except ValueError as error:
+                return [str(error)]
+            predictions = pd.read_parquet(home / "model_run" / PREDICTIONS)
+            if reasons := compare(self.dataset.spec, predictions, rows, scores, 1e-5):
+                return reasons
+            write_folder_atomically(
+                home / "checked",
+                lambda folder: stamp(home / "export", folder / "model", self.dataset.spec, rows, scores),
+            )
+        return []
+
+    def _push(self, home: Path) -> str:
+        from mixrank.components.pushing import push
+
+        copy = home / "pushed"
+        if copy.exists():
+            remove(copy)
+        return push(home / "checked" / "model", self.config.push_place, copy)
+
+    def _forget(self) -> None:
+        """Removes what is no longer kept of days long ago; their records stay."""
+        done = self.done()
+        kept = {record.day for record in done[-self.config.advance.keep_days :]}
+        good = [record.day for record in done if not record.held]
+        for record in done:
+            if record.day in kept or record.day in good[-1:]:
+                continue
+            for path in (self.folder / record.day).iterdir():
+                if path.name != DAY_FILE:
+                    remove(path)
+
+    @contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        took = time.monotonic() - began
+        self.seconds[step] = round(self.seconds.get(step, 0.0) + took, 2)
+        self.say(f"      {step}: {took:.1f} s")
