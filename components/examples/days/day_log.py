@@ -101,7 +101,8 @@ class DayLog:
             days: which days.
             number: of the shard; a table that has no user is in the first, and belongs to all.
         """
-        batches, files = [], []
+        batches: list[pa.RecordBatch] = []
+        files: list[str] = []
         for each in self.slices:
             if each.table != table.name or not days(each.day):
                 continue

@@ -1,0 +1,286 @@
+"""Days taken one by one: judged before they are learned, killed and resumed at every step, held back, done again."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from datetime import datetime
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from mixrank import schemas as s
+from mixrank.pipeline.advancing import Advance
+from mixrank.pipeline.config import RunConfig
+from mixrank.pipeline.run_record import Rows, RunRecord
+from mixrank.serving.base import versions
+
+pytestmark = pytest.mark.slow
+
+DAY_MS, START = 86_400_000, 1_648_771_200_000  # 2022-04-01
+DAYS = [str(np.datetime64("2022-04-01") + number) for number in range(6)]
+# The run was trained on two days.
+FIRST = DAYS[1]
+SPEC = s.FeatureSpec(
+    name="shop",
+    user=s.Key("user"),
+    item=s.Key("item"),
+    time=s.EventTime("time"),
+    scenario=s.Scenario("place", values=(0, 1)),
+    labels=(s.Label("click"),),
+    features=(
+        s.Categorical("item", group="item", dim=4),
+        s.Numeric("clicks", group="item"),
+        s.Action("action", flags=("click",)),
+        s.TimeGap("gap"),
+        s.History("before", of=("item", "action", "gap"), length=4, window="before"),
+    ),
+)
+DATASET = s.Dataset(
+    spec=SPEC,
+    source=s.LogSource(
+        log=s.Table(files=("*.parquet",)),
+        popularity={"clicks": s.Popularity(of="item", label="click")},
+        split=s.SplitByDay(splits={"train": (DAYS[0], FIRST), "eval": (DAYS[2], DAYS[-1])}),
+    ),
+)
+
+
+def rows_of(day, clicked=True):
+    """A day's log: users click what is like their number, more or less."""
+    draw = np.random.default_rng(DAYS.index(day))
+    n = 240
+    frame = pd.DataFrame(
+        {"user": draw.integers(12, size=n), "item": draw.integers(8, size=n), "place": draw.integers(2, size=n)}
+    )
+    frame["time"] = START + DAYS.index(day) * DAY_MS + np.sort(draw.choice(DAY_MS, n, replace=False))
+    likes = (frame["user"] % 4 == frame["item"] % 4) | (draw.random(n) < 0.1)
+    frame["click"] = (likes & clicked).astype(int)
+    return frame
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory, transform_log):
+    """A run over the first two days, as it leaves its rows, graph and state."""
+    import apache_beam as beam
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    from mixrank.components.examples import DayState, find_tables, read_log, read_others, write_day
+    from mixrank.components.training import train_model
+    from mixrank.schemas.encode import decode
+
+    root = tmp_path_factory.mktemp("begun")
+    (root / "data").mkdir()
+    for day in DAYS[:2]:
+        rows_of(day).to_parquet(root / "data" / f"{day}.parquet")
+    tables = find_tables(DATASET, str(root / "data"))
+    log = read_log(str(root / "log"), DATASET, tables, 2, beam.Pipeline)
+    others = read_others(tables, 2, str(root / "others"), beam.Pipeline)
+    state, rows = DayState(), {}
+    for day, split in zip(DAYS[:2], ("train", "eval"), strict=True):
+        folders = {"examples": str(root / day), "after": str(root / f"state-{day}"), "scratch": str(root / "scratch")}
+        state, _ = write_day(DATASET, log, tables, others, before=state, day=day, pipeline=beam.Pipeline, **folders)
+        files = [str(path) for path in (root / day / "Split-train").glob("*")]
+        rows[split] = [decode(SPEC, each.numpy()) for each in tf.data.TFRecordDataset(files, "GZIP")]
+    transform_log(SPEC, rows, root / "transform")
+    settings = {
+        "name": "shop",
+        "dataset": "shop",
+        "data": str(root / "data"),
+        "model": {"name": "dlrm", "preset": "tiny"},
+        "train": {
+            "batch_size": 32,
+            "epochs": 4,
+            "keep_state": True,
+            "jit_compile": "off",
+            "optimizer": {"learning_rate": 0.01},
+        },
+        "check_rows": 40,
+        "shards": 2,
+    }
+    config = RunConfig(**settings)
+    patterns = {
+        "train": f"{root}/transform/transformed/Split-train/*",
+        "eval": f"{root}/transform/transformed/Split-eval/*",
+    }
+    train_model(
+        spec=SPEC,
+        model_settings=config.model,
+        settings=config.train,
+        patterns=patterns,
+        transform_output=tft.TFTransformOutput(str(root / "transform" / "graph")),
+        checkpoints=root / "checkpoints",
+        run_dir=root / "model_run",
+        export_dir=root / "export",
+    )
+    return SimpleNamespace(root=root, settings=settings)
+
+
+@pytest.fixture
+def shop(begun, tmp_path):
+    """A run folder of its own, with the data of the first two days."""
+    shutil.copytree(begun.root / "data", tmp_path / "data")
+    root = begun.root
+    now = datetime(2022, 4, 3)
+    record = RunRecord(
+        name="shop",
+        dataset="shop",
+        config={},
+        spec=SPEC,
+        splits=("train",),
+        started=now,
+        finished=now,
+        seconds={},
+        rows=Rows(
+            examples=root / "none",
+            statistics=root / "none",
+            transformed=root / "transform" / "transformed",
+            transform_graph=root / "transform" / "graph",
+        ),
+        baselines=root / "none",
+        model_run=root / "model_run",
+        export=root / "export",
+        judgement=None,
+    )
+
+    def make(**changes):
+        config = RunConfig(
+            **{**begun.settings, "data": str(tmp_path / "data"), "output": str(tmp_path / "runs"), **changes}
+        )
+        said = []
+        return Advance(config, DATASET, record, said.append)
+
+    return SimpleNamespace(make=make, data=tmp_path / "data", home=tmp_path / "runs" / "shop")
+
+
+def deliver(shop, *days, **changes):
+    for day in days:
+        rows_of(day, **changes).to_parquet(shop.data / f"{day}.parquet")
+
+
+def take_all(shop, **changes):
+    days = shop.make(**changes)
+    waiting = days.waiting()
+    if waiting:
+        days.start()
+    return [days.take(day) for day in waiting]
+
+
+def test_every_day_is_judged_by_the_model_before_it_and_pushed(shop):
+    deliver(shop, *DAYS[2:4])
+    first, second = take_all(shop)
+    assert (first.day, first.model, second.day, second.model) == (DAYS[2], FIRST, DAYS[3], DAYS[2])
+    assert [first.held, second.held] == [(), ()]
+    assert len(versions(shop.home / "serving" / "shop")) == 2
+    for record in (first, second):
+        home = shop.home / "days" / record.day
+        frame = pd.read_parquet(home / "model_run" / "progressive.parquet")
+        assert len(frame) == record.rows == 240
+        assert record.metrics["click"]["auc"] == pytest.approx(
+            roc_auc_score(frame["label_click"], frame["score_click"])
+        )
+    # The model that the first day left is the one that met the second.
+    export = pd.read_parquet(shop.home / "days" / DAYS[3] / "model_run" / "progressive.parquet")
+    assert export["score_click"].std() > 0.01
+    assert take_all(shop) == []
+    deliver(shop, DAYS[4])
+    (third,) = take_all(shop)
+    assert third.model == DAYS[3]
+    assert shop.make().done() == [first, second, third]
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_command_that_is_killed_at_every_step_ends_with_the_same_model(shop, monkeypatch, tmp_path):
+    from mixrank.components import day_rows, examples, judging, pushing, training
+    from mixrank.pipeline.advancing import advance, day_record
+
+    deliver(shop, DAYS[2])
+    (whole,) = take_all(shop)
+    expected = pd.read_parquet(shop.home / "days" / DAYS[2] / "model_run" / "predictions.parquet")
+    shutil.rmtree(shop.home / "days")
+    steps = [
+        (examples, "write_day", True),
+        (examples, "write_day", False),
+        (day_rows, "transform_day", False),
+        (training, "train_model", True),
+        (training, "train_model", False),
+        (judging, "stamp", True),
+        (pushing, "push", False),
+        (day_record.DayRecord, "write", True),
+    ]
+    for place, name, before in steps:
+        kept = getattr(place, name)
+
+        def killed(*args, kept=kept, before=before, **options):
+            if not before:
+                kept(*args, **options)
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, killed)
+            with pytest.raises(Killed):
+                take_all(shop)
+        assert shop.make().done() == []
+    (record,) = take_all(shop)
+    assert (record.metrics, record.held, record.rows) == (whole.metrics, (), whole.rows)
+    found = pd.read_parquet(shop.home / "days" / DAYS[2] / "model_run" / "predictions.parquet")
+    pd.testing.assert_frame_equal(found, expected, atol=1e-6)
+    assert advance.START in [path.name for path in (shop.home / "days").iterdir()]
+
+
+def test_a_day_without_positives_is_held_back_and_the_next_goes_on_from_the_last_good_one(shop):
+    deliver(shop, DAYS[2])
+    take_all(shop)
+    deliver(shop, DAYS[3], clicked=False)
+    deliver(shop, DAYS[4])
+    held, after = take_all(shop)
+    assert held.held == ("label `click` is 0 in all of 240 rows",)
+    assert held.pushed is None and held.metrics == {}
+    assert (after.model, after.held) == (DAYS[2], ())
+    assert len(versions(shop.home / "serving" / "shop")) == 2
+
+
+def test_few_rows_and_missed_bounds_hold_a_day_back(shop):
+    deliver(shop, DAYS[2])
+    (record,) = take_all(shop, thresholds={"min_auc": {"click": 0.999}})
+    assert record.held[0].startswith("AUC of `click` is ")
+    assert record.held[0].endswith("on the day, `min_auc` is 0.999")
+    assert record.pushed is None
+    days = shop.make()
+    days.redo(DAYS[2])
+    take_all(shop)
+    rows_of(DAYS[3])[:20].to_parquet(shop.data / f"{DAYS[3]}.parquet")
+    (few,) = take_all(shop)
+    assert few.held == ("20 rows, where the days before had 240 (median)",)
+
+
+def test_a_day_that_changed_is_said_and_done_again(shop):
+    deliver(shop, *DAYS[2:4])
+    take_all(shop)
+    more = rows_of(DAYS[2])
+    pd.concat([more, more.assign(item=(more["item"] + 1) % 8)]).to_parquet(shop.data / f"{DAYS[2]}.parquet")
+    days = shop.make()
+    assert days.left_out() == {DAYS[2]: "has other rows now than when it was taken"}
+    assert days.waiting() == []
+    assert days.redo(DAYS[2]) == DAYS[2:4]
+    first, second = take_all(shop)
+    assert (first.rows, second.rows) == (480, 240)
+    assert shop.make().left_out() == {}
+    with pytest.raises(ValueError, match=f"no day from {DAYS[5]} on is done; the last one is {DAYS[3]}"):
+        shop.make().redo(DAYS[5])
+
+
+def test_a_run_without_state_or_days_is_refused(shop):
+    days = shop.make()
+    with pytest.raises(ValueError, match="kept no state to go on from"):
+        Advance(days.config, DATASET, days.run.model_copy(update={"model_run": shop.data}))
+    other = DATASET.model_copy(update={"source": DATASET.source.model_copy(update={"split": s.SplitByHash()})})
+    with pytest.raises(ValueError, match="dataset shop is split by_hash; only one that is split by day"):
+        replace(days, dataset=other)
