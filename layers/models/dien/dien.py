@@ -22,7 +22,7 @@ PRESETS = {
 }
 SCALED = {"dim": (4,), "mlp_units": (8,)}
 # The candidate is what the second GRU attends with.
-NEEDS = {"item": {}}
+NEEDS: dict = {"item": {}}
 
 
 @register(title="Deep Interest Evolution Network for Click-Through Rate Prediction", arxiv="1809.03672")
