@@ -72,7 +72,9 @@ def measure(text: str, length: int, part: str, options: argparse.Namespace) -> d
         with tf.GradientTape() as tape:
             tape.watch(items)
             loss = forward()
-        return sum(tf.reduce_sum(g) for g in tape.gradient(loss, [*backbone.trainable_variables, *items]))
+        # A weight of an auxiliary loss has none.
+        found = tape.gradient(loss, [*backbone.trainable_variables, *items])
+        return sum(tf.reduce_sum(g) for g in found if g is not None)
 
     run: Callable[[], Any] = backward if part == "backward" else forward
     before = peak_mb()

@@ -2,6 +2,8 @@ from mixrank.layers import Backbone
 from mixrank.layers.models.autoint import AutoInt as AutoInt
 from mixrank.layers.models.dcnv2.dcnv2 import DCNv2 as DCNv2
 from mixrank.layers.models.deepfm import DeepFM as DeepFM
+from mixrank.layers.models.dhen import DHEN as DHEN
+from mixrank.layers.models.dien.dien import DIEN as DIEN
 from mixrank.layers.models.din import DIN as DIN
 from mixrank.layers.models.dlrm.dlrm import DLRM as DLRM
 from mixrank.layers.models.finalmlp import FinalMLP as FinalMLP

@@ -196,6 +196,8 @@ def gradients(layer: Any, variables: list[Any], *inputs: Any) -> list[np.ndarray
 def matrix_product_flops(model: keras.Model, rows: dict[str, np.ndarray]) -> int:
     """2 per multiply-add of every matrix product in TensorFlow's graph, per row; what a batch pays once is left out.
 
+    A product inside a loop counts as often as the loop runs.
+
     Raises:
         AssertionError: if the graph has an Einsum or a convolution, whose multiply-adds cannot be read from its shapes.
     """
@@ -208,17 +210,38 @@ def matrix_product_flops(model: keras.Model, rows: dict[str, np.ndarray]) -> int
             return model(batch)
 
         example = {name: tf.constant(x[:size]) for name, x in rows.items()}
-        graph = convert_variables_to_constants_v2(forward.get_concrete_function(example)).graph
-        total = 0
-        for op in graph.get_operations():
-            _require(op.type not in ("Einsum", "Conv2D"), f"`{op.name}` is a {op.type}: write it with `ops.matmul`")
-            if op.type in ("MatMul", "BatchMatMulV2"):
-                left, (output,) = op.inputs[0].shape, op.outputs
-                inner = left[-2] if op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x") else left[-1]
-                total += 2 * inner * output.shape.num_elements()
-        return total
+        frozen = convert_variables_to_constants_v2(forward.get_concrete_function(example), lower_control_flow=False)
+        return _products(frozen.graph, frozen.outputs)
 
     return of_batch(3) - of_batch(2)
+
+
+def _products(graph: Any, outputs: Any) -> int:
+    """FLOPs of the matrix products in a graph that its outputs depend on."""
+    import tensorflow as tf
+    from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
+
+    used, waiting = set(), [tensor.op for tensor in outputs]
+    while waiting:
+        op = waiting.pop()
+        if op not in used:
+            used.add(op)
+            waiting += [*(tensor.op for tensor in op.inputs), *op.control_inputs]
+    total = 0
+    for op in used:
+        _require(op.type not in ("Einsum", "Conv2D"), f"`{op.name}` is a {op.type}: write it with `ops.matmul`")
+        if op.type in ("MatMul", "BatchMatMulV2"):
+            left, (output,) = op.inputs[0].shape, op.outputs
+            inner = left[-2] if op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x") else left[-1]
+            total += 2 * inner * output.shape.num_elements()
+        elif op.type in ("While", "StatelessWhile"):
+            bodies = {each.signature.name: each for each in graph.as_graph_def(add_shapes=True).library.function}
+            body = function_def_to_graph(bodies[op.get_attr("body").name], input_shapes=[x.shape for x in op.inputs])
+            # Its first inputs are a counter and the number of rounds.
+            with tf.compat.v1.Session(graph=graph) as session:
+                rounds = int(session.run(op.inputs[1]))
+            total += rounds * _products(body, body.outputs)
+    return total
 
 
 def scores(logits: dict[str, Any]) -> np.ndarray:

@@ -143,6 +143,8 @@ def _written(value: Any, module: Any) -> Any:
 
 
 def _read(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_read(each) for each in value]
     if isinstance(value, dict) and "class_name" in value and "config" in value:
         return keras.saving.deserialize_keras_object(value)
     return value

@@ -1,4 +1,4 @@
-"""Token mixing, attention, per-token products, feed-forward networks, blocks."""
+"""Token mixing, attention, feature crosses, factorization machines, feed-forward networks, blocks."""
 
 import lazy_loader
 

@@ -12,6 +12,11 @@ from .attention_entropy import relative_entropy as relative_entropy
 from .blocks import HeteroMixerBlock as HeteroMixerBlock
 from .blocks import PostNormBlock as PostNormBlock
 from .blocks import PreNormBlock as PreNormBlock
+from .cross import Cross as Cross
+from .cross import CrossMixture as CrossMixture
+from .factorization import FactorizationBlock as FactorizationBlock
+from .factorization import TokenProjection as TokenProjection
+from .factorization import count_factorization as count_factorization
 from .ffn import PerTokenFFN as PerTokenFFN
 from .ffn import SharedFFN as SharedFFN
 from .mlp import MLP as MLP

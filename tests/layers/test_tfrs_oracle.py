@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from mixrank.layers.models.dcnv2 import Cross
+from mixrank.layers.mixing import Cross
 from mixrank.layers.models.dlrm import DotInteraction
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from mixrank.layers.backbone import Features, FieldBackbone, Histories, Widths, register
 from mixrank.layers.base import DropoutRate, Part, Shape, Tensor, dense_part
-from mixrank.layers.mixing import MLP
-from mixrank.layers.models.dcnv2.cross import Cross, CrossMixture
+from mixrank.layers.mixing import MLP, Cross, CrossMixture
 
 PRESETS = {
     # For examples and one small log: trains in minutes on two CPU cores.

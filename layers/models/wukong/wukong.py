@@ -9,8 +9,8 @@ from keras import ops
 from pydantic import PositiveInt
 
 from mixrank.layers.backbone import Features, FieldBackbone, Histories, Widths, register
-from mixrank.layers.base import Layer, Part, Shape, Tensor, dense_part
-from mixrank.layers.models.wukong.factorization import FactorizationBlock, TokenProjection
+from mixrank.layers.base import Layer, Part, Shape, Tensor
+from mixrank.layers.mixing import FactorizationBlock, TokenProjection, count_factorization
 from mixrank.layers.tokens import FieldTokens
 
 PRESETS = {
@@ -126,18 +126,14 @@ class Wukong(FieldBackbone):
         return self.num_tokens * self.dim
 
     def count(self, widths: Widths) -> list[Part]:
-        fields, d, k = self.field_widths(widths), self.dim, self.rank
+        fields, d = self.field_widths(widths), self.dim
         parts = [*self.count_fields(widths), Part("tokens", (sum(fields) + len(fields)) * d, 2 * sum(fields) * d)]
         n, out = len(fields), self.num_tokens
         for _ in range(self.num_layers):
-            fm = dense_part("", [n * k, *self.mlp_units, self.num_fm * d])
-            attend = dense_part("", [k * d, *self.mlp_units, n * k]) if self.attentive else Part("", 0, 0)
-            # Y, or the compression in its place, and the norm; then X^T Y, or the compression and X^T Y, and X (X^T Y).
-            parameters = fm.parameters + attend.parameters + n * k + 2 * n * k
-            flops = fm.flops + attend.flops + 2 * (3 if self.attentive else 2) * n * k * d
+            fm = count_factorization(n, d, self.num_fm, self.rank, self.mlp_units, attentive=self.attentive)
             residual = n * out if n != out else 0
             parts += [
-                Part("layers: factorization machine", parameters, flops),
+                fm._replace(name="layers: factorization machine"),
                 Part("layers: linear", n * self.num_linear + residual, 2 * d * (n * self.num_linear + residual)),
                 Part("layers: norms", 2 * d, 0),
             ]

@@ -46,12 +46,18 @@ def test_training_fits_a_rule_in_the_data(name, one_block):
     # A step that makes variables is traced a second time.
     model.optimizer.build(model.trainable_variables)
     # Step by step: an epoch of `fit` costs more than its one step.
-    first = model.train_on_batch(rows, labels, return_dict=True)["loss"]
+    first = _loss_of_tasks(model, rows, labels)
     for _ in range(58):
         model.train_on_batch(rows, labels)
     # The loss is a mean since the last reset.
     model.reset_metrics()
-    assert model.train_on_batch(rows, labels, return_dict=True)["loss"] < 0.3 * first
+    assert _loss_of_tasks(model, rows, labels) < 0.3 * first
+
+
+def _loss_of_tasks(model, rows, labels) -> float:
+    """After one more step; without what a layer adds, such as DIEN's loss of the next events."""
+    found = model.train_on_batch(rows, labels, return_dict=True)
+    return sum(found[f"{task}_loss"] for task in labels)
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixrank.layers.models.wukong import FactorizationBlock, TokenProjection, Wukong
+from mixrank.layers.mixing import FactorizationBlock, TokenProjection
+from mixrank.layers.models.wukong import Wukong
 
 SMALL = {
     "dim": 4,

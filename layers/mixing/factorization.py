@@ -8,8 +8,8 @@ import keras
 from keras import ops
 from pydantic import PositiveInt
 
-from mixrank.layers.base import Layer, Shape, Tensor
-from mixrank.layers.mixing import MLP
+from mixrank.layers.base import Layer, Part, Shape, Tensor, dense_part
+from mixrank.layers.mixing.mlp import MLP
 
 
 @keras.saving.register_keras_serializable("mixrank")
@@ -130,3 +130,20 @@ class FactorizationBlock(Layer):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.tokens, input_shape[2])
+
+
+def count_factorization(
+    n: int, dim: int, tokens: int, rank: int, units: tuple[int, ...] = (), *, attentive: bool = False
+) -> Part:
+    """Parameters and FLOPs of a `FactorizationBlock`.
+
+    Args:
+        n, dim: tokens of its input, and their width.
+        tokens, rank, units, attentive: as in `FactorizationBlock`.
+    """
+    expand = dense_part("", [n * rank, *units, tokens * dim])
+    attend = dense_part("", [rank * dim, *units, n * rank]) if attentive else Part("", 0, 0)
+    # Y, or the compression in its place, and the norm; then X^T Y, or the compression and X^T Y, and X (X^T Y).
+    parameters = expand.parameters + attend.parameters + n * rank + 2 * n * rank
+    flops = expand.flops + attend.flops + 2 * (3 if attentive else 2) * n * rank * dim
+    return Part("factorization machine", parameters, flops)

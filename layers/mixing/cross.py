@@ -9,7 +9,8 @@ from keras import ops
 from pydantic import PositiveInt
 
 from mixrank.layers.base import Layer, Shape, Tensor
-from mixrank.layers.mixing import PerTokenDense, softmax
+from mixrank.layers.mixing.attention import softmax
+from mixrank.layers.mixing.per_token import PerTokenDense
 
 
 @keras.saving.register_keras_serializable("mixrank")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixrank.layers.models.dcnv2 import Cross, CrossMixture
+from mixrank.layers.mixing import Cross, CrossMixture
 
 X0, X = np.random.default_rng(2).normal(size=(2, 3, 5)).astype("float32")
 

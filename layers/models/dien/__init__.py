@@ -1,0 +1,5 @@
+"""DIEN: the model and every part that only it uses."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
