@@ -14,6 +14,11 @@ from .pooling import masked_mean as masked_mean
 from .rows import blocks as blocks
 from .rows import put as put
 from .rows import rows_on as rows_on
+from .search import HardRelevance as HardRelevance
+from .search import Search as Search
+from .search import SoftRelevance as SoftRelevance
+from .search import count_search as count_search
+from .search import most_relevant as most_relevant
 from .tables import EmbeddingTables as EmbeddingTables
 from .tables import SplitColumns as SplitColumns
 from .tables import Table as Table
