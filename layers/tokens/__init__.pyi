@@ -28,4 +28,4 @@ from .tokenizers import FieldTokens as FieldTokens
 from .tokenizers import InteractThenSplit as InteractThenSplit
 from .tokenizers import count_field_tokens as count_field_tokens
 from .tokenizers import merge_adjacent as merge_adjacent
-from .tokenizers import merged_shape as merged_shape
+from .tokenizers import merged_shapes as merged_shapes
