@@ -14,6 +14,8 @@ from .blocks import PostNormBlock as PostNormBlock
 from .blocks import PreNormBlock as PreNormBlock
 from .ffn import PerTokenFFN as PerTokenFFN
 from .ffn import SharedFFN as SharedFFN
+from .long_attention import attend_in_chunks as attend_in_chunks
+from .long_attention import is_long as is_long
 from .mlp import MLP as MLP
 from .per_token import PerTokenDense as PerTokenDense
 from .swiglu import PerTokenSwiGLU as PerTokenSwiGLU

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mixrank.layers.mixing import long_attention
 from mixrank.layers.models.hyformer import HyFormer
 from mixrank.layers.models.onetrans import OneTrans
 
@@ -74,3 +75,15 @@ def test_requests_give_the_same_as_a_request_per_candidate(requests, make, optio
     expanded = {g: [v if g == "item" else v[rows] for v in vectors] for g, vectors in short.items()}
     past = {window: {key: x[rows] for key, x in each.items()} for window, each in past.items()}
     np.testing.assert_allclose(found, layer(expanded, past, scenario[pick][rows]), atol=1e-5)
+
+
+@every_model
+def test_attention_in_chunks_changes_neither_outputs_nor_gradients(make, arguments, randomize, gradients, monkeypatch):
+    found = []
+    for plain in (long_attention.PLAIN, 0):
+        monkeypatch.setattr(long_attention, "PLAIN", plain)
+        monkeypatch.setattr(long_attention, "CHUNK", 30)
+        layer = _built(make, {}, arguments, randomize)
+        found.append([np.array(layer(*arguments)), *gradients(layer, layer.trainable_variables, *arguments)])
+    for whole, chunks in zip(*found, strict=True):
+        np.testing.assert_allclose(chunks, whole, atol=1e-5 * max(1, np.abs(whole).max()))
