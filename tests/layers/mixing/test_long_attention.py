@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -57,6 +61,33 @@ def test_compiled_chunks_give_the_same(monkeypatch):
     expected = _with_gradients(_at_once, 0, 11)
     for found, wanted in zip(_with_gradients(_in_chunks, 0, 11, compiled=True), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "numpy"])
+def test_another_backend_gives_the_same(backend, tmp_path):
+    expected = _with_gradients(_at_once, 0, 11)
+    np.savez(tmp_path / "arrays.npz", q=Q, k=K, v=V, valid=VALID, change=CHANGE.transpose(0, 2, 1, 3).reshape(3, 11, 8))
+    code = (
+        "import sys, numpy as np\n"
+        "from mixrank.layers.mixing import attend_in_chunks, long_attention\n"
+        "long_attention.CHUNK = 40\n"
+        "x = dict(np.load(sys.argv[1] + '/arrays.npz'))\n"
+        "inputs = x['q'], x['k'], x['v']\n"
+        "def run(*inputs): return attend_in_chunks(*inputs, x['valid'], first=0)\n"
+        "found = [run(*inputs)]\n"
+        "if sys.argv[2] == 'jax':\n"
+        "    import jax\n"
+        "    found += jax.grad(lambda *inputs: (run(*inputs) * x['change']).sum(), (0, 1, 2))(*inputs)\n"
+        "np.savez(sys.argv[1] + '/found.npz', *map(np.array, found))\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), backend], env=environment, check=True)
+    with np.load(tmp_path / "found.npz") as found:
+        assert len(found) == (4 if backend == "jax" else 1)
+        for array, wanted in zip(found.values(), expected, strict=False):
+            np.testing.assert_allclose(array, wanted, atol=1e-5)
 
 
 def test_half_precision_stays_close(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mixrank import testing
 from mixrank.layers.base import counts
@@ -91,6 +92,23 @@ def test_a_ranker_finds_what_it_should_and_so_does_a_request(search, spec, sizes
     for task, logits in request_ranker(spec, model)(one).items():
         same = {name: x if name in items else np.repeat(x, 5, axis=0) for name, x in one.items()}
         np.testing.assert_allclose(logits, model(same)[task], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", ["hard", "soft"])
+def test_a_compiled_ranker_and_its_gradients_are_the_same(search, spec, sizes, make_rows):
+    model = build_ranker(spec, sizes, "sim", {"search": search, "top_k": 2}, "tiny")
+    rows = {name: tf.constant(x) for name, x in make_rows(model, batch=6).items()}
+
+    def step():
+        with tf.GradientTape() as tape:
+            logits = model(rows)
+            loss = sum(tf.reduce_sum(x) for x in logits.values())
+        slopes = tape.gradient(loss, model.trainable_variables)
+        return *logits.values(), *(tf.convert_to_tensor(each) for each in slopes)
+
+    for compiled, plain in zip(tf.function(step, jit_compile=True)(), step(), strict=True):
+        np.testing.assert_allclose(compiled, plain, atol=1e-5)
 
 
 def test_numbers_that_events_share_are_searched_by_direction_alone(spec, sizes):
