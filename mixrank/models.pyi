@@ -17,6 +17,7 @@ from mixrank.layers.models.mtgr.mtgr import MTGR as MTGR
 from mixrank.layers.models.mtmixatt.mtmixatt import MTmixAtt as MTmixAtt
 from mixrank.layers.models.onetrans.onetrans import OneTrans as OneTrans
 from mixrank.layers.models.rankmixer.rankmixer import RankMixer as RankMixer
+from mixrank.layers.models.sim import SIM as SIM
 from mixrank.layers.models.tokenmixer_large import TokenMixerLarge as TokenMixerLarge
 from mixrank.layers.models.transformer import Transformer as Transformer
 from mixrank.layers.models.wide_deep import WideDeep as WideDeep

@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from mixrank.layers.backbone.windows import WINDOWS, in_order, window_of
 from mixrank.layers.base import Layer, Part, Shape, Tensor, check_needs, per_candidate
 from mixrank.layers.heads import Heads, TaskHeads, build_heads
-from mixrank.layers.tokens import count_interest
+from mixrank.layers.tokens import Search, count_interest, count_search
 from mixrank.schemas import GROUPS
 from mixrank.schemas.naming import nearest
 
@@ -47,7 +47,8 @@ class Widths(NamedTuple):
 class Backbone(Layer):
     """Feature vectors and histories to a representation; `mixrank.layers.ranking.ranker` does the rest.
 
-    A subclass overrides `call`, `width` and `count`, and where it differs `windows`, `heads` and `insights`.
+    A subclass overrides `call`, `width` and `count`, and where it differs `windows`, `search_of`, `heads` and
+    `insights`.
 
     A request asks for the scores of many candidates of one user. With `request_of`, everything but the item's features
     has one row per request, and `request_of` holds the index of each candidate's request; a model then does once per
@@ -65,7 +66,9 @@ class Backbone(Layer):
         features: group ("user", "item", "context") -> list of tensors (batch, width), in the spec's order. With
             `request_of` those of "user" and "context" are (requests, width).
         histories: history -> {"items": tensor (batch, length, width), "mask": bool tensor (batch, length)}, for each of
-            `windows` that the spec declares; (requests, ...) with `request_of`. "before" is the long-term history,
+            `windows` that the spec declares; (requests, ...) with `request_of`. With `search_of` a history whose events
+            share a field with the candidate also has "relevance": int32 tensor (batch, length), one row per candidate,
+            as `HardRelevance` or `SoftRelevance` finds it. "before" is the long-term history,
             "within" the real-time one; of several with one window the first that is declared, while the others add
             their name, as in "before_orders".
         scenario: int64 tensor (batch,), or (requests,) with `request_of`: 0 is missing, i the i-th of `scenarios`,
@@ -115,6 +118,10 @@ class Backbone(Layer):
         """Keys of the histories that this model reads: those of the first of `windows` first, then by name."""
         return in_order(histories, self.windows)
 
+    def search_of(self, history: str) -> Search | None:
+        """How a history is searched for events like the candidate, by its key; None if it is read as it is."""
+        return None
+
     def heads(self, tasks: tuple[str, ...]) -> Heads:
         """A new layer of this model's own heads, by the name `heads`; a configuration may choose others."""
         return TaskHeads(tasks=tasks, units=self.head_units, name="heads")
@@ -135,12 +142,15 @@ class Backbone(Layer):
             widths: of the spec.
 
         Returns:
-            The sizes, and parameters and FLOPs of the interests.
+            The sizes, and parameters and FLOPs of the interests and of what a search compares.
         """
         histories = {key: size for key, size in widths.histories.items() if window_of(key) in self.windows}
-        shared = {key: fields for key, fields in widths.shared.items() if key in histories and self.target_interest}
-        vectors = {**widths.vectors, "item": (*widths.vectors["item"], *map(len, shared.values()))}
-        return Widths(vectors, histories), [count_interest(fields, histories[key][0]) for key, fields in shared.items()]
+        shared = {key: fields for key, fields in widths.shared.items() if key in histories}
+        interests = shared if self.target_interest else {}
+        vectors = {**widths.vectors, "item": (*widths.vectors["item"], *map(len, interests.values()))}
+        parts = [count_interest(fields, histories[key][0]) for key, fields in interests.items()]
+        searched = [key for key in shared if self.search_of(key) == "soft"]
+        return Widths(vectors, histories), [*parts, *(count_search(shared[key], histories[key][0]) for key in searched)]
 
     def width(self, widths: Widths) -> int:
         """Width of the representation; works before `build`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from keras import ops
@@ -44,11 +45,20 @@ class FieldBackbone(Backbone):
             List of tensors (batch, width): user, item, context, long-term histories, real-time histories.
         """
         query = ops.concatenate(features["item"], axis=-1) if self.pooling == "target" and self.pools else None
-        pooled = [
-            pool(histories[key]["items"], histories[key]["mask"], query=query, request_of=request_of)
-            for key, pool in self.pools.items()
-        ]
+        pooled = [self.pooled(key, histories[key], query, request_of) for key in self.pools]
         return [*all_vectors(features, request_of), *pooled]
+
+    def pooled(
+        self, key: str, history: Mapping[str, Tensor], query: Tensor | None, request_of: Tensor | None
+    ) -> Tensor:
+        """One history as a vector (batch, width).
+
+        Args:
+            key, history: of `histories`.
+            query: Tensor (batch, query width), the candidate's vectors side by side; None if the pooling is the mean.
+            request_of: as in `Backbone`.
+        """
+        return self.pools[key](history["items"], history["mask"], query=query, request_of=request_of)
 
     def field_widths(self, widths: Widths) -> tuple[int, ...]:
         """Width of every field, in the order of `fields`."""

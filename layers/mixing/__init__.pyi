@@ -19,6 +19,8 @@ from .factorization import TokenProjection as TokenProjection
 from .factorization import count_factorization as count_factorization
 from .ffn import PerTokenFFN as PerTokenFFN
 from .ffn import SharedFFN as SharedFFN
+from .long_attention import attend_in_chunks as attend_in_chunks
+from .long_attention import is_long as is_long
 from .mlp import MLP as MLP
 from .per_token import PerTokenDense as PerTokenDense
 from .swiglu import PerTokenSwiGLU as PerTokenSwiGLU

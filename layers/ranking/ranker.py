@@ -18,7 +18,9 @@ from mixrank.layers.ranking.inputs import field_names, histories_by_key, model_i
 from mixrank.layers.tokens import (
     AutoDis,
     EmbeddingTables,
+    HardRelevance,
     HistoryMask,
+    SoftRelevance,
     SplitColumns,
     Storage,
     Table,
@@ -354,12 +356,25 @@ def _vectors(
     read = {key: history for key, history in histories_by_key(spec).items() if history.window in windows}
     histories, interests, of_item = {}, [], [feature.name for feature in spec.model_features if feature.group == "item"]
     for key, history in read.items():
-        events, histories[key] = _events(spec, history, inputs, vectors, layers)
-        shared = shared_fields(spec, history) if backbone.target_interest else {}
-        if shared:
-            candidate = [features["item"][of_item.index(name)] for name in shared.values()]
-            layer = layers.get(TargetInterest, f"interest_{history.name}")
-            interests.append(layer(candidate, [events[column] for column in shared], histories[key]["mask"]))
+        events, ids, histories[key] = _events(spec, history, inputs, vectors, layers)
+        shared, search, mask = shared_fields(spec, history), backbone.search_of(key), histories[key]["mask"]
+        with_ids = {column: name for column, name in shared.items() if column in ids}
+        if search == "hard" and with_ids:
+            layer = layers.get(HardRelevance, f"relevance_{history.name}")
+            own, theirs = [inputs[name] for name in with_ids.values()], [ids[column] for column in with_ids]
+            histories[key]["relevance"] = layer(own, theirs, mask)
+        if not shared or not (backbone.target_interest or search == "soft"):
+            continue
+        # The id 0 of a candidate and of an event have one row of the table, and are not alike for that.
+        known = [
+            layers.get(HistoryMask, f"known_{column}")([ids[column]], mask) if column in ids else mask
+            for column in shared
+        ]
+        alike = [features["item"][of_item.index(name)] for name in shared.values()], [events[each] for each in shared]
+        if backbone.target_interest:
+            interests.append(layers.get(TargetInterest, f"interest_{history.name}")(*alike, known))
+        if search == "soft":
+            histories[key]["relevance"] = layers.get(SoftRelevance, f"relevance_{history.name}")(*alike, known)
     return features, histories, interests
 
 
@@ -412,10 +427,11 @@ def _pooled(feature, column: str, vectors, ids, layers: _Layers, weights=None):
 
 def _events(
     spec: FeatureSpec, history: History, inputs: Mapping[str, Any], looked_up: Mapping[str, Any], layers: _Layers
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Column -> its vectors (batch, length, width), and the history as a backbone reads it."""
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Column -> its vectors (batch, length, width), column -> its ids, and the history as a backbone reads it."""
     vectors: dict[str, Any] = {}
-    ids, never_zero = [], []
+    ids: dict[str, Any] = {}
+    never_zero = []
 
     def numbers(column: str, width: int) -> Any:
         # (batch, length * width) -> (batch, length, width)
@@ -439,16 +455,16 @@ def _events(
                 weights = layers.get(keras.layers.Reshape, f"numbers_{name}", target_shape=shape)(inputs[name])
             vector = _pooled(field, column, vector, values, layers, weights)
         vectors[column] = vector
-        ids.append(values)
+        ids[column] = values
         if field.never_missing:
             never_zero.append(values)
-    # What is looked up for an event is 0 where the file lacks it, and says nothing about whether there is one.
-    vectors |= {
-        column: numbers(column, each.width) if each.is_number else looked_up[column]
-        for column, each in spec.added_to(history)
-    }
     # An unknown item attribute may be 0 in a real event, an action or a time gap never is.
-    mask = layers.get(HistoryMask, f"mask_{history.name}")(never_zero[:1] or ids)
+    mask = layers.get(HistoryMask, f"mask_{history.name}")(never_zero[:1] or list(ids.values()))
+    # What is looked up for an event is 0 where the file lacks it, and says nothing about whether there is one.
+    for column, each in spec.added_to(history):
+        vectors[column] = numbers(column, each.width) if each.is_number else looked_up[column]
+        if not each.is_number:
+            ids[column] = inputs[column]
     items = list(vectors.values())
     joined = layers.get(keras.layers.Concatenate, f"items_{history.name}")(items) if len(items) > 1 else items[0]
-    return vectors, {"items": joined, "mask": mask}
+    return vectors, ids, {"items": joined, "mask": mask}

@@ -14,6 +14,11 @@ from .pooling import masked_mean as masked_mean
 from .rows import blocks as blocks
 from .rows import put as put
 from .rows import rows_on as rows_on
+from .search import HardRelevance as HardRelevance
+from .search import Search as Search
+from .search import SoftRelevance as SoftRelevance
+from .search import count_search as count_search
+from .search import most_relevant as most_relevant
 from .tables import EmbeddingTables as EmbeddingTables
 from .tables import SplitColumns as SplitColumns
 from .tables import Table as Table
@@ -23,4 +28,4 @@ from .tokenizers import FieldTokens as FieldTokens
 from .tokenizers import InteractThenSplit as InteractThenSplit
 from .tokenizers import count_field_tokens as count_field_tokens
 from .tokenizers import merge_adjacent as merge_adjacent
-from .tokenizers import merged_shape as merged_shape
+from .tokenizers import merged_shapes as merged_shapes

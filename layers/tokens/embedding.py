@@ -192,6 +192,8 @@ class HistoryMask(Layer):
 
     Call arguments:
         fields: list of int tensors (batch, length) or (batch, length, values).
+        valid: None, or the bool tensor (batch, length) of the whole history, outside of which nothing counts; with
+            one field the mask then tells which events have it.
 
     Returns:
         bool tensor (batch, length).
@@ -200,13 +202,13 @@ class HistoryMask(Layer):
     TensorShape([2, 3])
     """
 
-    def call(self, fields: list[Tensor]) -> Tensor:
+    def call(self, fields: list[Tensor], valid: Tensor | None = None) -> Tensor:
         present = [ops.not_equal(ids, 0) for ids in fields]
         present = [ops.any(mask, axis=-1) if len(mask.shape) == 3 else mask for mask in present]
         result = present[0]
         for mask in present[1:]:
             result = ops.logical_or(result, mask)
-        return result
+        return result if valid is None else ops.logical_and(result, valid)
 
-    def compute_output_spec(self, fields: list[Tensor]) -> Tensor:
+    def compute_output_spec(self, fields: list[Tensor], valid: Tensor | None = None) -> Tensor:
         return keras.KerasTensor(fields[0].shape[:2], dtype="bool")

@@ -17,10 +17,11 @@ _SHORT = 1e-6
 
 @keras.saving.register_keras_serializable("mixrank")
 class TargetInterest(Layer):
-    """`s_f = log(1 + sum_t m_t exp(k_f (cos(c_f, e_ft) - 1)))`: how many events are like the candidate in field f.
+    """`s_f = log(1 + sum_t m_ft exp(k_f (cos(c_f, e_ft) - 1)))`: how many events are like the candidate in field f.
 
-    c_f is the candidate's vector of the field, e_ft that of event t from the same table, m_t 1 for an event and 0 for
-    padding. An event of the candidate's own id has the cosine 1 whatever the table holds, so that "the user has had
+    c_f is the candidate's vector of the field, e_ft that of event t from the same table, m_ft 1 for an event that has
+    the field and 0 where it is missing, as in padding: a candidate without a tag is not like events without one. An
+    event of the candidate's own id has the cosine 1 whatever the table holds, so that "the user has had
     this before" is seen from the first step on, of ids that training hardly touched as well: s_f is the logarithm of
     1 + how often. What else is alike, and how sharply that counts (k_f), is learned. A softmax over the events would
     forget how well the best of them fits.
@@ -33,7 +34,8 @@ class TargetInterest(Layer):
     Call arguments:
         candidate: list of tensors (batch, width), one per field f.
         events: list of tensors (batch, length, width) in the same order, or (1, length, width) for one request.
-        valid: bool tensor (batch, length), or (1, length); False marks padding.
+        known: list of bool tensors (batch, length), or (1, length), in the same order; False where an event lacks the
+            field, and for padding.
 
     Returns:
         Tensor (batch, fields).
@@ -45,29 +47,29 @@ class TargetInterest(Layer):
     its page.
 
     >>> vectors, events = [keras.ops.ones((2, 3))], [keras.ops.ones((2, 5, 3))]
-    >>> TargetInterest()(vectors, events, keras.ops.ones((2, 5), "bool")).shape
+    >>> TargetInterest()(vectors, events, [keras.ops.ones((2, 5), "bool")]).shape
     TensorShape([2, 1])
     """
 
     def __init__(self, *, sharpness: PositiveFloat = 8.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
-    def build(self, candidate_shape: Any, events_shape: Any, valid_shape: Shape) -> None:
+    def build(self, candidate_shape: Any, events_shape: Any, known_shape: Any) -> None:
         own, theirs = [[shape[-1] for shape in shapes] for shapes in (candidate_shape, events_shape)]
         if own != theirs or not own:
             raise ValueError(f"`candidate` and `events` must have the same fields, received the widths {own}, {theirs}")
-        self.fields, self.length = tuple(own), valid_shape[1]
+        self.fields, self.length = tuple(own), events_shape[0][1]
         start = keras.initializers.Constant(self.sharpness)
         self.sharpness_of = self.add_weight(shape=(len(own), 1), initializer=start, name="sharpness")
 
-    def call(self, candidate: Sequence[Tensor], events: Sequence[Tensor], valid: Tensor) -> Tensor:
+    def call(self, candidate: Sequence[Tensor], events: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
         # (batch, fields, length)
-        alike = ops.stack([_cosines(*pair) for pair in zip(candidate, events, strict=True)], axis=1)
+        alike = ops.stack([cosines(*pair) for pair in zip(candidate, events, strict=True)], axis=1)
         sharpness = ops.cast(self.sharpness_of, "float32")
-        near = ops.exp(sharpness * (ops.stop_gradient(alike) - 1)) * ops.cast(valid[:, None, :], "float32")
+        near = ops.exp(sharpness * (ops.stop_gradient(alike) - 1)) * ops.cast(ops.stack(list(known), axis=1), "float32")
         return ops.cast(ops.log1p(ops.sum(near, axis=-1)), self.compute_dtype)
 
-    def compute_output_shape(self, candidate_shape: Any, events_shape: Any, valid_shape: Shape) -> Shape:
+    def compute_output_shape(self, candidate_shape: Any, events_shape: Any, known_shape: Any) -> Shape:
         return (candidate_shape[0][0], len(candidate_shape))
 
     def parts(self) -> list[Part]:
@@ -75,8 +77,16 @@ class TargetInterest(Layer):
         return [count_interest(self.fields, self.length)]
 
 
-def _cosines(candidate: Tensor, events: Tensor) -> Tensor:
-    """(batch, width) and (batch or 1, length, width) -> (batch, length)."""
+def cosines(candidate: Tensor, events: Tensor) -> Tensor:
+    """Cosine of each candidate's vector with that of each event, in float32; 0 for a vector without a direction.
+
+    Args:
+        candidate: Tensor (batch, width).
+        events: Tensor (batch, length, width), or (1, length, width) for one request.
+
+    Returns:
+        Tensor (batch, length).
+    """
     candidate, events = _direction(candidate), _direction(events)
     if events.shape[0] == 1:
         return ops.matmul(candidate, ops.transpose(events[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -224,3 +225,16 @@ def merge_adjacent(items: Tensor, valid: Tensor, size: int) -> tuple[Tensor, Ten
 def merged_shape(length: int, width: int, size: int) -> tuple[int, int]:
     """Length and width of a history after `merge_adjacent`."""
     return -(-length // size), width * size
+
+
+def merged_shapes(histories: Mapping[str, tuple[int, int]], size: int) -> dict[str, tuple[int, int]]:
+    """Lengths and widths of all histories after `merge_adjacent`.
+
+    Args:
+        histories: key -> (length, width of an item).
+        size: as in `merge_adjacent`.
+
+    >>> merged_shapes({"before": (7, 6), "within": (3, 9)}, 2)
+    {'before': (4, 12), 'within': (2, 18)}
+    """
+    return {key: merged_shape(*shape, size) for key, shape in histories.items()}

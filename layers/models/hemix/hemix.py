@@ -70,6 +70,7 @@ class HeMix(Backbone):
         target_interest: bool. Whether the feature tokenizer also reads what each history says about the candidate, as
             `TargetInterest` finds it.
         num_layers: int >= 0. Number of blocks, L.
+        loops: int >= 1. Times that the L blocks are gone through, with the same weights; more is an addition.
         block: heteromixer, or another block on the same tokens for comparison.
         mixing_heads: int >= 1, a divisor of `dim`. Mixed tokens H of HeteroMixing.
         rank: int >= 1, below tokens * dim / mixing_heads. Inner width r of HeteroMixing.
@@ -90,7 +91,8 @@ class HeMix(Backbone):
     As in the paper, except:
         item alignment is one linear map to `dim` per history, before W_k and W_v (the paper gives no widths);
         of several histories with one window, each is aligned by itself and all are read as one sequence;
-        `position_embedding`, `null_key`, `dropout` are additions, off by default.
+        `loops` (LoopCTR's, arXiv 2604.19550, without its losses after each), `position_embedding`, `null_key` and
+            `dropout` are additions, off by default.
 
     Source: arXiv 2602.09387.
     """
@@ -115,6 +117,7 @@ class HeMix(Backbone):
         null_key: bool = False,
         target_interest: bool = True,
         num_layers: NonNegativeInt = 3,
+        loops: PositiveInt = 1,
         block: Literal["heteromixer", "rankmixer", "transformer"] = "heteromixer",
         mixing_heads: PositiveInt = 16,
         rank: PositiveInt = 16,
@@ -252,7 +255,7 @@ class HeMix(Backbone):
         training: bool = False,
     ) -> Tensor:
         x = self.tokens(features, histories, request_of)
-        for block in self.blocks:
+        for block in self.loops * self.blocks:
             x = block(x, training=training)
         return ops.mean(x, axis=1)
 
@@ -300,8 +303,9 @@ class HeMix(Backbone):
             "transformer": (4 * d * d, 4 * n * d * d + 2 * n * n * d),
         }[self.block]
         ffn = (1 if self.block == "transformer" else n) * (2 * k * d * d + k * d + d)
+        gone = self.loops * self.num_layers
         return [
-            Part("blocks: mixing", self.num_layers * mixing, self.num_layers * 2 * products),
-            Part("blocks: FFN", self.num_layers * ffn, self.num_layers * 4 * n * k * d * d),
+            Part("blocks: mixing", self.num_layers * mixing, gone * 2 * products),
+            Part("blocks: FFN", self.num_layers * ffn, gone * 4 * n * k * d * d),
             Part("blocks: norms", self.num_layers * 4 * d, 0),
         ]

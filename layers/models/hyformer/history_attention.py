@@ -9,7 +9,14 @@ from keras import ops
 from pydantic import PositiveInt
 
 from mixrank.layers.base import Layer, Shape, Tensor, check_divides, shared_by_candidates
-from mixrank.layers.mixing import masked_softmax, matmul_of_rows, merge_heads, split_heads
+from mixrank.layers.mixing import (
+    attend_in_chunks,
+    is_long,
+    masked_softmax,
+    matmul_of_rows,
+    merge_heads,
+    split_heads,
+)
 
 
 @keras.saving.register_keras_serializable("mixrank")
@@ -56,12 +63,11 @@ class HistoryAttention(Layer):
             dense.build((None, None, dim))
 
     def call(self, queries: Tensor, items: Tensor, valid: Tensor, request_of: Tensor | None = None) -> Tensor:
-        halves = ops.split(self.key_value(items), 2, axis=-1)
-        keys, values, mask = (
-            shared_by_candidates(x, request_of)
-            for x in (*(split_heads(half, self.heads) for half in halves), valid[:, None, None, :])
-        )
+        keys, values = (split_heads(half, self.heads) for half in ops.split(self.key_value(items), 2, axis=-1))
         q = split_heads(self.query(queries), self.heads)
+        if request_of is None and is_long(q, keys):
+            return self.output_projection(attend_in_chunks(q, keys, values, valid))
+        keys, values, mask = (shared_by_candidates(x, request_of) for x in (keys, values, valid[:, None, None, :]))
         scores = matmul_of_rows(q * q.shape[-1] ** -0.5, ops.transpose(keys, (0, 1, 3, 2)))
         weights = ops.cast(masked_softmax(scores, mask), values.dtype)
         return self.output_projection(merge_heads(matmul_of_rows(weights, values)))

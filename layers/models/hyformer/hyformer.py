@@ -13,7 +13,7 @@ from mixrank.layers.base import DropoutRate, Part, Shape, Tensor, check_divides,
 from mixrank.layers.mixing import PerTokenDense
 from mixrank.layers.models.hyformer.history_encoder import kept_events
 from mixrank.layers.models.hyformer.query_block import QueryBlock
-from mixrank.layers.tokens import EvenSplit, masked_mean, merge_adjacent, merged_shape
+from mixrank.layers.tokens import EvenSplit, masked_mean, merge_adjacent, merged_shapes
 
 PRESETS = {
     # For examples and one small log: trains in minutes on two CPU cores.
@@ -110,11 +110,6 @@ class HyFormer(Backbone):
                 f"{len(self.reads(widths.histories))} histories, received {self.num_tokens}; lower `num_queries`"
             )
 
-    def _pieces(self, widths: Widths) -> dict[str, tuple[int, int]]:
-        """Key -> (number, width) of what is made a token each, of every history that is read."""
-        read = self.reads(widths.histories)
-        return {key: merged_shape(*widths.histories[key], self.events_per_token) for key in read}
-
     def num_fields(self, widths: Widths) -> int:
         """Tokens that hold fields, M."""
         return self.num_tokens - self.num_queries * len(self.reads(widths.histories))
@@ -126,7 +121,7 @@ class HyFormer(Backbone):
         self.tokenizer = EvenSplit(tokens=fields, dim=d, name="tokenizer", **policy)
         self.tokenizer.build((None, self.widths.features))
         self.align, self.expand, self.contract = {}, {}, {}
-        pieces = self._pieces(self.widths)
+        pieces = merged_shapes(self.widths.histories, self.events_per_token)
         for key, shape in pieces.items():
             self.align[key] = keras.layers.Dense(d, name=f"align_{key}", **policy)
             self.align[key].build((None, *shape))
@@ -193,7 +188,7 @@ class HyFormer(Backbone):
 
     def count(self, widths: Widths) -> list[Part]:
         d, t, n, k = self.dim, self.num_tokens, self.num_queries, self.hidden_dim
-        fields, read = self.num_fields(widths), self._pieces(widths).values()
+        fields, read = self.num_fields(widths), merged_shapes(widths.histories, self.events_per_token).values()
         piece = -(-widths.features // fields)
         align = [(width * d, length) for length, width in read]
         generate = (fields + 1) * d * n * d + n * d * d

@@ -15,6 +15,8 @@ from mixrank.layers.mixing import (
     PerTokenFFN,
     SharedFFN,
     attend,
+    attend_in_chunks,
+    is_long,
     matmul_of_rows,
     merge_heads,
     softmax,
@@ -133,9 +135,12 @@ class MixedBlock(Layer):
             return ns, None, None
         first = self.length - self.keep
         queries = split_heads(self.s["query"](normed[:, first:]), self.heads)
-        # Made in the graph, where it is nothing beside the scores; as a constant it would stand in every export.
-        older = ops.arange(self.length) <= ops.arange(first, self.length)[:, None]
-        found = attend(queries, keys, values, ops.logical_and(older, valid[:, None, None, :]))
+        if is_long(queries, keys):
+            found = attend_in_chunks(queries, keys, values, valid, first=first)
+        else:
+            # Made in the graph, where it is nothing beside the scores; as a constant it would stand in every export.
+            older = ops.arange(self.length) <= ops.arange(first, self.length)[:, None]
+            found = attend(queries, keys, values, ops.logical_and(older, valid[:, None, None, :]))
         return ns, self._transform(s[:, first:], found, self.s, training), valid[:, first:]
 
     def _split(self, x: Tensor) -> list[Tensor]:

@@ -13,7 +13,7 @@ from mixrank.layers.backbone import Backbone, Features, Histories, Widths, all_v
 from mixrank.layers.base import DropoutRate, Part, Shape, Tensor, check_divides, dense_part
 from mixrank.layers.mixing import MLP
 from mixrank.layers.models.onetrans.mixed_block import MixedBlock
-from mixrank.layers.tokens import InteractThenSplit, merge_adjacent, merged_shape
+from mixrank.layers.tokens import InteractThenSplit, merge_adjacent, merged_shapes
 
 PRESETS = {
     # For examples and one small log: trains in minutes on two CPU cores.
@@ -122,17 +122,12 @@ class OneTrans(Backbone):
         super().__init__(**kwargs)
         check_divides(dim, "`dim`", attention_heads=attention_heads)
 
-    def _pieces(self, widths: Widths) -> dict[str, tuple[int, int]]:
-        """Key -> (number, width) of what is made a token each, of every history that is read."""
-        read = self.reads(widths.histories)
-        return {key: merged_shape(*widths.histories[key], self.events_per_token) for key in read}
-
     def lengths(self, widths: Widths) -> list[int]:
         """Events' tokens that go into each block, and 0, which the last one hands on.
 
         Linear from all to none, rounded up.
         """
-        pieces = self._pieces(widths)
+        pieces = merged_shapes(widths.histories, self.events_per_token)
         events = sum(length for length, _ in pieces.values()) + len(self._separated(tuple(pieces)))
         steps = max(self.num_layers - 1, 1)
         kept = [-(-events * (steps - index) // steps) if self.pyramid else events for index in range(self.num_layers)]
@@ -156,7 +151,7 @@ class OneTrans(Backbone):
         self.tokenizer.build((None, self.widths.features))
         read = self.reads(self.widths.histories)
         self.hidden, self.align = {}, {}
-        for key, shape in self._pieces(self.widths).items():
+        for key, shape in merged_shapes(self.widths.histories, self.events_per_token).items():
             self.hidden[key] = MLP(units=self.token_units, name=f"hidden_{key}", **policy)
             self.hidden[key].build((None, *shape))
             self.align[key] = keras.layers.Dense(self.dim, name=f"align_{key}", **policy)
@@ -240,7 +235,7 @@ class OneTrans(Backbone):
         lengths = self.lengths(widths)
         events = [
             dense_part("events", [width, *self.token_units, d], rows=number)
-            for number, width in self._pieces(widths).values()
+            for number, width in merged_shapes(widths.histories, self.events_per_token).values()
         ]
         rows = (len(read) if self.merge == "time" else 0) + len(self._separated(read))
         rows += lengths[0] if self.position_embedding else 0

@@ -58,7 +58,9 @@ def _extract(w, window, dynamic, items, valid, heads):
     return np.stack(tokens)
 
 
-def _numpy_hemix(w, features, histories, *, dim, num_global, num_realtime, attention_heads, num_layers, mixing_heads):
+def _numpy_hemix(
+    w, features, histories, *, dim, num_global, num_realtime, attention_heads, num_layers, mixing_heads, loops=1
+):
     """The representation by the paper's equations, row by row and token by token."""
     rows = []
     for b in range(4):
@@ -73,7 +75,7 @@ def _numpy_hemix(w, features, histories, *, dim, num_global, num_realtime, atten
         # (10)
         x = np.concatenate([ns, *found])
         piece = dim // mixing_heads
-        for layer in range(num_layers):
+        for layer in [*range(num_layers)] * loops:
             block = {name.split("/", 1)[1]: value for name, value in w.items() if name.startswith(f"block_{layer}/")}
             r = np.zeros_like(x)
             for h in range(mixing_heads):
@@ -102,12 +104,12 @@ def _numpy_hemix(w, features, histories, *, dim, num_global, num_realtime, atten
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("norm", [False, True])
-def test_the_representation_follows_the_equations(norm, arguments, randomize):
-    layer = _built(arguments, randomize, attention_norm=norm)
+@pytest.mark.parametrize(("norm", "loops"), [(False, 1), (True, 1), (True, 3)])
+def test_the_representation_follows_the_equations(norm, loops, arguments, randomize):
+    layer = _built(arguments, randomize, attention_norm=norm, loops=loops)
     w = {v.path.removeprefix(f"{layer.name}/"): np.array(v, "float64") for v in layer.weights}
     sizes = {name: value for name, value in SMALL.items() if name not in ("rank", "expansion", "head_units")}
-    expected = _numpy_hemix(w, *arguments[:2], **sizes)
+    expected = _numpy_hemix(w, *arguments[:2], **sizes, loops=loops)
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(layer(*arguments), expected, atol=1e-5)
 
@@ -131,6 +133,7 @@ def test_each_ablation_has_the_tokens_it_is_designed_for(switch, tokens):
         {},
         {"num_layers": 0},
         {"num_layers": 3},
+        {"loops": 2},
         {"tokenizer_units": (11, 7)},
         {"fixed_queries": False},
         {"mixed_queries": False},

@@ -1,4 +1,4 @@
-"""HyFormer: its equations history by history, its encoders, and the request computed once."""
+"""HyFormer: its equations history by history, and its encoders."""
 
 from __future__ import annotations
 
@@ -116,24 +116,6 @@ def test_the_representation_follows_the_equations(encoder, arguments, randomize,
     np.testing.assert_allclose(layer(*arguments), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("encoder", ["transformer", SHORT, SWIGLU])
-@pytest.mark.parametrize("requests", [1, 3])
-def test_requests_give_the_same_as_a_request_per_candidate(requests, encoder, arguments, randomize):
-    layer = HyFormer(**{**SMALL, "encoder": encoder})
-    layer(*arguments)
-    randomize(layer, scale=0.3)
-    features, histories, scenario = arguments
-    # With three requests the second has no candidate; the first has no history.
-    rows = np.array([0, 0, 0, 0] if requests == 1 else [2, 0, 2, 0])
-    pick = slice(0, requests) if requests > 1 else slice(3, 4)
-    short = {group: [v if group == "item" else v[pick] for v in vectors] for group, vectors in features.items()}
-    past = {window: {key: x[pick] for key, x in each.items()} for window, each in histories.items()}
-    found = layer(short, past, scenario[pick], request_of=rows)
-    expanded = {g: [v if g == "item" else v[rows] for v in vectors] for g, vectors in short.items()}
-    past = {window: {key: x[rows] for key, x in each.items()} for window, each in past.items()}
-    np.testing.assert_allclose(found, layer(expanded, past, scenario[pick][rows]), atol=1e-5)
-
-
 @pytest.mark.parametrize("preset", ["tiny", pytest.param("small", marks=pytest.mark.slow)])
 def test_a_fresh_model_does_not_attend_evenly(preset, arguments, monkeypatch):
     """Scores of events and queries for events spread in every block, from vectors as small as fresh embeddings."""
@@ -178,7 +160,6 @@ def test_without_a_history_all_tokens_are_fields(arguments):
         {"num_layers": 1, "dropout": 0.3},
         {"num_queries": 1, "encoder": "short"},
         {"encoder": "swiglu"},
-        {"events_per_token": 2},
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""OneTrans: its equations over one sequence, what sees what, the pyramid, and the request computed once."""
+"""OneTrans: its equations over one sequence, what sees what, and the pyramid."""
 
 from __future__ import annotations
 
@@ -71,12 +71,6 @@ def _numpy_block(w, s, ns, keep, heads, ns_side):
     return rows[: len(rows) - len(ns)], rows[len(rows) - len(ns) :]
 
 
-def _pieces(events, size):
-    """Every `size` events side by side, newest first; zeros where events lack."""
-    starts = range(0, len(events), size)
-    return [np.pad(events[i : i + size], ((0, max(0, i + size - len(events))), (0, 0))).reshape(-1) for i in starts]
-
-
 def _numpy_onetrans(w, arguments, options, keys=("before", "within")):
     """Row by row: events of the past, oldest first, through blocks that keep the newest ones."""
     features, histories, _ = arguments
@@ -86,8 +80,7 @@ def _numpy_onetrans(w, arguments, options, keys=("before", "within")):
         for i, k in enumerate(keys)
         if i and (merge == "intent" or k.partition("_")[0] == keys[i - 1].partition("_")[0])
     ]
-    size = options.get("events_per_token", 1)
-    total = sum(-(-histories[key]["mask"].shape[1] // size) for key in keys) + len(separated)
+    total = sum(histories[key]["mask"].shape[1] for key in keys) + len(separated)
     kept = {3: [total, math.ceil(total / 2), 0], 2: [total, 0], 1: [0]}[options.get("num_layers", 3)]
     if not options.get("pyramid", True):
         kept = [total] * (len(kept) - 1) + [0]
@@ -98,7 +91,7 @@ def _numpy_onetrans(w, arguments, options, keys=("before", "within")):
             if key in separated:
                 s.append(w["separators"][separated.index(key)])
             items, mask = histories[key]["items"][b], histories[key]["mask"][b]
-            for item in _pieces(items[mask], size)[::-1]:
+            for item in items[mask][::-1]:
                 hidden = np.maximum(item @ w[f"hidden_{key}/dense_0/kernel"] + w[f"hidden_{key}/dense_0/bias"], 0)
                 token = hidden @ w[f"align_{key}/kernel"] + w[f"align_{key}/bias"]
                 s.append(token + w["types"][number] if merge == "time" else token)
@@ -136,7 +129,6 @@ def several(arguments):
         {"merge": "intent"},
         {"pyramid": False, "position_embedding": True},
         {"ns_parameters": "shared"},
-        {"events_per_token": 2},
     ],
     ids=str,
 )
@@ -221,24 +213,6 @@ def test_a_fresh_model_does_not_attend_evenly(preset, arguments, monkeypatch):
     assert all(scores.std(axis=-1).mean() > 0.1 for scores in of_events)
 
 
-@pytest.mark.parametrize("requests", [1, 3])
-@pytest.mark.parametrize("options", [{}, {"ns_parameters": "shared", "merge": "intent"}], ids=str)
-def test_requests_give_the_same_as_a_request_per_candidate(requests, options, arguments, randomize):
-    layer = OneTrans(**{**SMALL, **options})
-    layer(*arguments)
-    randomize(layer, scale=0.3)
-    features, histories, scenario = arguments
-    # With three requests the second has no candidate; the first has no history.
-    rows = np.array([0, 0, 0, 0] if requests == 1 else [2, 0, 2, 0])
-    pick = slice(0, requests) if requests > 1 else slice(3, 4)
-    short = {group: [v if group == "item" else v[pick] for v in vectors] for group, vectors in features.items()}
-    past = {window: {key: x[pick] for key, x in each.items()} for window, each in histories.items()}
-    found = layer(short, past, scenario[pick], request_of=rows)
-    expanded = {g: [v if g == "item" else v[rows] for v in vectors] for g, vectors in short.items()}
-    past = {window: {key: x[rows] for key, x in each.items()} for window, each in past.items()}
-    np.testing.assert_allclose(found, layer(expanded, past, scenario[pick][rows]), atol=1e-5)
-
-
 def test_without_a_history_features_are_left(arguments):
     features, _, scenario = arguments
     layer = OneTrans(**SMALL)
@@ -255,7 +229,6 @@ def test_without_a_history_features_are_left(arguments):
         {"merge": "intent", "position_embedding": True},
         {"pyramid": False, "token_units": (), "tokenizer_units": ()},
         {"ns_parameters": "shared"},
-        {"events_per_token": 2},
     ],
     ids=str,
 )

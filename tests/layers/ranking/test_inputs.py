@@ -76,3 +76,13 @@ def test_an_event_of_the_candidate_itself_moves_the_score_of_that_candidate_alon
     events = (rows["past_action"] > 0).sum(axis=1)
     np.testing.assert_allclose(strengths[:3], np.log1p(events[:3]), rtol=1e-5)
     assert np.all(strengths[3:] < strengths[:3].max())
+
+
+def test_what_candidate_and_events_both_lack_is_not_alike(spec, sizes, make_rows):
+    model = build_ranker(spec, sizes, "mtgr", {"num_layers": 1}, "tiny")
+    rows = make_rows(model, batch=2)
+    known = {"past_clip": 1, "past_action": 1, "past_gap": 1, "past_tag": 0}
+    rows |= {name: np.full_like(rows[name], value) for name, value in known.items()}
+    rows["tag"] = np.array([[0, 0], [1, 2]])
+    strengths = keras.Model(model.input, model.get_layer("interest_past").output)(rows).numpy()
+    assert np.all(strengths[:, 1] == 0) and np.all(strengths[:, 0] > 0)

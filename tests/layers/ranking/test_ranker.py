@@ -205,7 +205,7 @@ def test_mixed_precision_keeps_logits_in_float32(spec, sizes, make_rows, float32
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [{}, {"block": "transformer"}, {"mixed_queries": False}, {"null_key": True, "tokenizer_units": (9,)}],
+    [{}, {"loops": 2}, {"block": "transformer"}, {"mixed_queries": False}, {"null_key": True, "tokenizer_units": (9,)}],
     ids=str,
 )
 def test_flops_are_those_of_the_traced_graph(options, spec, sizes, make_rows, matrix_product_flops):

@@ -26,6 +26,7 @@ OPTIONS = [
     ("mtmixatt", {"adapter": "logit", "esmm": (("like", "click"),)}),
     ("dcnv2", {"pooling": "target"}),
     ("rankmixer", {"pooling": "target"}),
+    ("sim", {"search": "soft"}),
 ]
 
 

@@ -134,3 +134,5 @@ def test_a_slot_is_valid_if_any_field_is_set():
     mask = np.array(HistoryMask()([single, several]))
     np.testing.assert_array_equal(mask, [[False, True, True], [True, False, False]])
     np.testing.assert_array_equal(HistoryMask()([single]), single != 0)
+    first = np.arange(single.shape[1]) < 1
+    np.testing.assert_array_equal(HistoryMask()([single], first & (single >= 0)), first & (single != 0))

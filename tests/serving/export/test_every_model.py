@@ -20,7 +20,7 @@ from mixrank.serving.export.loaders import REQUESTS, score_everywhere
 # Those with a request path or a freezing of their own, and dcnv2 as the plain one, are exported each by itself. From
 # one of the others to the next only the graph behind the features differs, so they have one export together, with a
 # task for each.
-ALONE = ("dcnv2", "dien", "hemix", "hyformer", "mixformer", "mtgr", "mtmixatt", "onetrans")
+ALONE = ("dcnv2", "dien", "hemix", "hyformer", "mixformer", "mtgr", "mtmixatt", "onetrans", "sim")
 # What a request may hold beside what the toy rows hold.
 REQUEST_CASES: dict[str, dict] = {
     "as logged": {},
