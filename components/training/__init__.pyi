@@ -24,5 +24,7 @@ from .strategy import build_strategy as build_strategy
 from .strategy import prepare_devices as prepare_devices
 from .trainer import MODEL_CARD as MODEL_CARD
 from .trainer import PREDICTIONS as PREDICTIONS
+from .trainer import PROGRESSIVE as PROGRESSIVE
+from .trainer import STATE as STATE
 from .trainer import TRAINING_LOG as TRAINING_LOG
 from .trainer import train_model as train_model

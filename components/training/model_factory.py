@@ -164,6 +164,7 @@ def compile_for_training(
     strategy: tf.distribute.Strategy,
     *,
     steps: int,
+    first_step: int = 0,
     several_workers: bool = False,
     position: PositionBias | None = None,
 ) -> TrainingStep:
@@ -174,6 +175,7 @@ def compile_for_training(
         spec, settings: tasks, and how to train.
         strategy: the distribution strategy of the replicas.
         steps: total number of optimizer steps, for the learning rate's schedule.
+        first_step: number of steps of the trainings that this one goes on from.
         several_workers: whether other processes train too.
         position: bias of an impression's place, made in the same scope, or None.
     """
@@ -184,8 +186,8 @@ def compile_for_training(
     return TrainingStep(
         model,
         dense_ranker(spec, model),
-        build_optimizer(settings.optimizer, steps=steps),
-        build_table_optimizer(settings.embedding_optimizer, steps=steps),
+        build_optimizer(settings.optimizer, steps=steps, first_step=first_step),
+        build_table_optimizer(settings.embedding_optimizer, steps=steps, first_step=first_step),
         loss={
             task: losses.with_uncertainty(loss, variances[task]) if variances else loss
             for task, loss in task_losses.items()

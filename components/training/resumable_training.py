@@ -143,7 +143,7 @@ class Rounds(keras.callbacks.Callback):
         """Restores the best weights, if early stopping kept some."""
         best = self.directory / f"best-{self.best_round:06d}"
         if self.early_stopping is not None and best.exists():
-            read_variables(best, model.model.variables)
+            read_variables(best, model.of_model)
 
     # -- Keras hooks -----------------------------------------------------------------------------------------------
 
@@ -238,7 +238,7 @@ class Rounds(keras.callbacks.Callback):
             # A training that was killed before it wrote its state may have left one.
             if best.exists():
                 remove(best)
-            write_folder_atomically(best, lambda folder: write_variables(folder, self.model.model.variables))
+            write_folder_atomically(best, lambda folder: write_variables(folder, self.model.of_model))
         elif entry["round"] - self.best_round >= rule.patience:
             self.stopped = True
             print(f"  stopping early: {rule.metric} was best in round {self.best_round}", file=sys.stderr, flush=True)

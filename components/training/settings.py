@@ -273,6 +273,8 @@ class TrainSettings(Declaration):
             on: a mapping as of `Calibration`, or "platt" or "isotonic" alone; None leaves them as they are.
         table_storage: how the export holds the embedding tables: float32, bfloat16 (half the size) or int8 (about a
             quarter). Training is in float32; the evaluation split is scored with the stored tables.
+        keep_state: whether the training leaves all that a later one needs to go on: weights, random states, optimizer
+            slots and the number of steps. With early stopping the weights are the best ones and the slots the last.
     """
 
     splits: tuple[Literal["train", "valid"], ...] = ("train",)
@@ -300,6 +302,7 @@ class TrainSettings(Declaration):
     warm_start: str | None = None
     calibration: Annotated[Calibration | None, BeforeValidator(parse_method)] = None
     table_storage: Literal["float32", "bfloat16", "int8"] = "float32"
+    keep_state: bool = False
 
     @field_validator("loss")
     @classmethod
@@ -397,6 +400,27 @@ class TrainSettings(Declaration):
             self.early_stopping.check(spec)
         if self.calibration is not None:
             self._check_calibration(self.calibration, spec, splits)
+
+    def check_going_on(self, splits: Collection[str]) -> None:
+        """Refuses what a training that goes on from the state of another cannot do.
+
+        Args:
+            splits: those that it has rows of; new rows alone have no `valid`.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        if self.warm_start is not None:
+            raise ValueError(
+                f"`warm_start` is for fresh weights, and this training goes on from a state, which holds all of them: "
+                f"leave it out, received {shown(self.warm_start)}"
+            )
+        for name, given in (("calibration", self.calibration), ("early_stopping", self.early_stopping)):
+            if given is not None and "valid" not in splits:
+                raise ValueError(
+                    f"`{name}` needs rows of a `valid` split, and the rows that this training goes on with are all "
+                    f"trained on: leave it out"
+                )
 
     def _check_calibration(self, calibration: Calibration, spec: FeatureSpec, splits: Collection[str]) -> None:
         if "valid" not in splits:

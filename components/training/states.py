@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +15,58 @@ from mixrank.layers.tokens import blocks, put
 INDEX = "variables.json"
 
 
-def write_variables(folder: Path, variables: Sequence[keras.Variable]) -> None:
+def write_variables(folder: Path, variables: Mapping[str, keras.Variable]) -> None:
     """Writes variables into a folder, which is made.
 
     Args:
-        folder: gets `variables.json`, which lists path, shape and files of every variable, and one `.npy` file per
-            block of rows.
-        variables: in an order that a later `read_variables` repeats.
+        folder: gets `variables.json`, which lists name, path, shape and files of every variable, and one `.npy` file
+            per block of rows.
+        variables: name -> variable, by names that a later `read_variables` repeats.
     """
     folder.mkdir(parents=True, exist_ok=True)
     index = []
-    for number, variable in enumerate(variables):
+    for number, (given, variable) in enumerate(variables.items()):
         parts = blocks(variable) if len(variable.shape) else [(0, np.asarray(variable))]
         files: list[dict[str, Any]] = []
         for first, rows in parts:
             name = f"{number:05d}-{len(files):05d}.npy"
             np.save(folder / name, rows, allow_pickle=False)
             files.append({"first": first, "name": name})
-        index.append({"path": variable.path, "shape": list(variable.shape), "files": files})
+        index.append({"name": given, "path": variable.path, "shape": list(variable.shape), "files": files})
     (folder / INDEX).write_text(json.dumps(index))
 
 
-def read_variables(folder: Path, variables: Sequence[keras.Variable]) -> None:
-    """Gives variables the values that a folder holds.
+def read_variables(folder: Path, variables: Mapping[str, keras.Variable]) -> None:
+    """Gives variables the values that a folder holds under their names.
 
     Args:
         folder: as `write_variables` left it.
-        variables: those of the same model, in the same order.
+        variables: name -> variable, all that the folder holds, in any order.
 
     Raises:
-        ValueError: if the folder holds the variables of another model.
+        ValueError: if the folder holds the variables of another model or another optimizer; nothing is changed then.
     """
-    index = json.loads((folder / INDEX).read_text())
-    # Keras counts on in the names of a second model of one process, so that only shapes can be compared.
-    pairs = list(zip(index, variables, strict=False))
-    other = next(((a, b) for a, b in pairs if a["shape"] != list(b.shape)), None)
-    if other is not None or len(index) != len(variables):
-        first = f"{other[0]['path']} {other[0]['shape']} where this one has {list(other[1].shape)}" if other else ""
+    index = {entry["name"]: entry for entry in json.loads((folder / INDEX).read_text())}
+    # Keras counts on in the paths of a second model of one process, so that they are only shown.
+    wrong = [
+        *(
+            f"{name} ({index[name]['path']}) is {index[name]['shape']} there and {list(variable.shape)} here"
+            for name, variable in variables.items()
+            if name in index and index[name]["shape"] != list(variable.shape)
+        ),
+        *(f"{name} ({entry['path']}) is not here" for name, entry in index.items() if name not in variables),
+        *(f"{name} ({variable.path}) is not there" for name, variable in variables.items() if name not in index),
+    ]
+    if wrong:
         raise ValueError(
-            f"{folder} holds {len(index)} variables of another model than this one with {len(variables)}: "
-            f"{first or 'the first ones agree'}"
+            f"{folder} holds {len(index)} variables of another model or optimizer than this one with {len(variables)}: "
+            f"{wrong[0]}{f', and {len(wrong) - 1} more' if len(wrong) > 1 else ''}"
         )
-    for entry, variable in zip(index, variables, strict=True):
-        for file in entry["files"]:
+    for name, variable in variables.items():
+        files = index[name]["files"]
+        for file in files:
             values = np.load(folder / file["name"], allow_pickle=False)
-            if len(entry["files"]) == 1:
+            if len(files) == 1:
                 variable.assign(values)
             else:
                 put(variable, file["first"], values)

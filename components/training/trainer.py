@@ -21,6 +21,7 @@ import tensorflow_transform as tft
 from mixrank.components import calibration
 from mixrank.components.metrics import weights_in
 from mixrank.components.training.batches import TransformedRows, training_stream
+from mixrank.components.training.kept_state import keep_state, origin_of, steps_before, take_state
 from mixrank.components.training.model_factory import (
     build_model,
     compile_for_training,
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
     from tfx.components.trainer.fn_args_utils import FnArgs
 
 PREDICTIONS, TRAINING_LOG, MODEL_CARD = "predictions.parquet", "training.jsonl", "model.json"
+# What a training leaves for the next, and how its model was on the rows of that one before it saw them.
+STATE, PROGRESSIVE = "state", "progressive.parquet"
 UNKNOWN_IDS = "unknown_ids.json"
 
 
@@ -105,6 +108,7 @@ def train_model(
     checkpoints: Path,
     run_dir: Path,
     export_dir: Path | None,
+    state: Path | None = None,
 ) -> None:
     """Builds, trains, exports and scores the evaluation split.
 
@@ -121,11 +125,19 @@ def train_model(
         run_dir: gets `training.jsonl`, `model.json`, `predictions.parquet` and TensorBoard files.
         export_dir: gets the SavedModel; None exports nothing. It must be empty, unless `run_dir` holds the log of a
             training that was killed: then what that one exported is replaced.
+        state: folder `state` that a training with `settings.keep_state` left in its `run_dir`: this one goes on with
+            the weights, optimizer slots and number of steps of that one, and schedules of learning rates count its own
+            steps alone. Before the first of them the rows of `eval` are scored into `progressive.parquet`, with the
+            columns of `predictions.parquet`, by the float32 weights, not calibrated. `eval` may be the files of
+            `train`: these scores are of rows that the model has not seen. None begins with fresh weights.
 
     Raises:
-        ValueError: if settings, data and devices do not fit together, or `export_dir` holds something else.
+        ValueError: if settings, data and devices do not fit together, `export_dir` holds something else, or `state` is
+            of another model, optimizer or vocabulary.
         WorkerLostError: if another worker has gone.
     """
+    if state is not None:
+        settings.check_going_on(patterns)
     # Before anything else uses TensorFlow.
     workers = Workers.of_environment()
     strategy = build_strategy(settings.replicas, workers, settings.tables)
@@ -140,6 +152,8 @@ def train_model(
     keras.config.set_dtype_policy(settings.precision)
     trained_on = [patterns[split] for split in settings.splits if split in patterns]
     training = training_rows(spec, trained_on, settings, transform_output)
+    resolved = resolve(spec, model_settings)
+    origin = origin_of(spec, resolved, settings, transform_output)
     job = Job(
         spec=spec,
         settings=settings,
@@ -151,12 +165,15 @@ def train_model(
         run_dir=run_dir,
         workers=workers,
         strategy=strategy,
+        state=state,
+        first_step=0 if state is None else steps_before(state, origin),
     )
-    resolved = resolve(spec, model_settings)
     model, compiled = _build(job, resolved)
     _fit(job, compiled, _rounds(job, model))
     if not workers.chief:
         return
+    if settings.keep_state:
+        keep_state(run_dir / STATE, compiled, origin)
     plain, final, card = _export(job, model, model_settings, resolved, export_dir)
     if compiled.position is not None:
         card["position_bias"] = compiled.position.learned()
@@ -201,6 +218,8 @@ class Job:
         transform_output, checkpoints, run_dir: as in `train_model`.
         workers: who takes part.
         strategy: of their replicas.
+        state: as in `train_model`.
+        first_step: number of steps that led to `state`, 0 without one.
     """
 
     spec: FeatureSpec
@@ -213,6 +232,8 @@ class Job:
     run_dir: Path
     workers: Workers
     strategy: tf.distribute.Strategy
+    state: Path | None
+    first_step: int
 
 
 def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, TrainingStep]:
@@ -230,9 +251,13 @@ def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, TrainingStep
             job.settings,
             job.strategy,
             steps=job.lengths.steps,
+            first_step=job.first_step,
             several_workers=job.workers.several,
             position=PositionBias.of(job.spec, job.trained_on),
         )
+    if job.state is not None:
+        take_state(job.state, compiled)
+        print(f"  going on after {job.first_step:,} steps, from {job.state}", file=sys.stderr, flush=True)
     return model, compiled
 
 
@@ -270,6 +295,8 @@ def _fit(job: Job, compiled: TrainingStep, rounds: Rounds) -> None:
     A worker that is not the chief waits here until the chief has finished everything.
     """
     done = rounds.restore(compiled)
+    if job.state is not None and not done and job.workers.chief:
+        _score_before(job, compiled.model)
     stream = partial(
         training_stream,
         job.trained_on,
@@ -352,6 +379,12 @@ def _served(job: Job, model: keras.Model, resolved: ModelSettings) -> keras.Mode
     final = build_model(job.spec, resolved, job.settings, job.transform_output, table_storage=storage)
     take_weights(final, model)
     return final
+
+
+def _score_before(job: Job, model: keras.Model) -> None:
+    """Writes what the model, as it came, gives to every row of the evaluation split."""
+    predictions = predict(job.spec, inference(model), job.rows["eval"])
+    write_atomically(job.run_dir / PROGRESSIVE, lambda path: predictions.to_parquet(path, index=False))
 
 
 def _score(job: Job, model: keras.Model, plain: keras.Model, final: keras.Model, card: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mixrank.components.training.optimizing import Gradient, RowOptimizer
+from mixrank.components.training.optimizing import Gradient, RowOptimizer, named_variables
 from mixrank.components.training.position_bias import PositionBias
 from mixrank.layers.tokens import EmbeddingTables
 
@@ -97,10 +97,24 @@ class TrainingStep(keras.Model):
         self.built = True
 
     @property
-    def state(self) -> list[keras.Variable]:
-        """Everything that a later step depends on: weights, random states, and the slots of both optimizers."""
-        own = [*([] if self.position is None else [self.position.weights]), *self.log_variances.values()]
-        return [*self.model.variables, *own, *self.optimizer.variables, *self.row_optimizer.variables]
+    def of_model(self) -> dict[str, keras.Variable]:
+        """Weights and random states of the ranker, by their place in it."""
+        return {f"model/{place}": variable for place, variable in enumerate(self.model.variables)}
+
+    @property
+    def state(self) -> dict[str, keras.Variable]:
+        """Everything that a later step depends on, by names that are the same in every process: weights, random states,
+        the number of the step, and the slots of both optimizers. Learning rates are left out: settings give them.
+        """
+        biases = {} if self.position is None else {"position_bias": self.position.weights}
+        variances = {f"log_variance/{task}": variable for task, variable in self.log_variances.items()}
+        dense = {f"optimizer/{name}": v for name, v in named_variables(self.optimizer, self.dense_weights).items()}
+        rows = {
+            f"tables/{place}/{number}": slot
+            for place, slots in enumerate(self.row_optimizer.slots)
+            for number, slot in enumerate(slots)
+        }
+        return {**self.of_model, **biases, **variances, **dense, **rows}
 
     @property
     def _table_weights(self) -> list[keras.Variable]:

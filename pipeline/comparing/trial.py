@@ -52,7 +52,8 @@ def work(folder: Path) -> dict[str, Any]:
     train_model(
         spec=given.spec,
         model_settings=given.model,
-        settings=given.train,
+        # Nothing goes on from a trial.
+        settings=given.train.model_copy(update={"keep_state": False}),
         patterns=split_files(given.rows),
         transform_output=tft.TFTransformOutput(str(given.graph)),
         checkpoints=folder / "checkpoints",

@@ -12,7 +12,9 @@ from mixrank.components.training.resumable_training import POINTS, Rounds, valid
 
 
 class Line(keras.Sequential):
-    state = property(lambda self: [*self.variables, *self.optimizer.variables])
+    @property
+    def state(self):
+        return {str(place): each for place, each in enumerate([*self.variables, *self.optimizer.variables])}
 
 
 def fit(tmp_path, **options):

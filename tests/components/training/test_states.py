@@ -16,11 +16,12 @@ from mixrank.layers.tokens import rows
 def variables(seed, size=50):
     rng = np.random.default_rng(seed)
     table = keras.Variable(rng.normal(size=(size, 4)).astype("float32"), name="table")
-    return [table, keras.Variable(rng.integers(0, 9, 3), dtype="int64"), keras.Variable(float(seed))]
+    count = keras.Variable(rng.integers(0, 9, 3), dtype="int64")
+    return {"model/0": table, "model/1": count, "iteration": keras.Variable(float(seed))}
 
 
 def values(found):
-    return [np.array(each) for each in found]
+    return [np.array(found[name]) for name in sorted(found)]
 
 
 def test_a_large_variable_is_written_and_read_in_blocks(tmp_path, monkeypatch):
@@ -37,14 +38,31 @@ def test_a_large_variable_is_written_and_read_in_blocks(tmp_path, monkeypatch):
     with again.scope():
         copies = variables(3)
     read_variables(tmp_path / "state", copies)
-    for copy in copies[0].value.values:
-        np.testing.assert_array_equal(copy.numpy(), values(ours)[0])
+    for copy in copies["model/0"].value.values:
+        np.testing.assert_array_equal(copy.numpy(), np.array(ours["model/0"]))
 
 
 def test_the_variables_of_another_model_are_refused(tmp_path):
     write_variables(tmp_path, variables(1))
     other = variables(1, size=51)
-    with pytest.raises(ValueError, match=r"another model .*: table \[50, 4\] where this one has \[51, 4\]"):
+    with pytest.raises(ValueError, match=r"another model .*: model/0 \(table\) is \[50, 4\] there and \[51, 4\] here$"):
         read_variables(tmp_path, other)
-    with pytest.raises(ValueError, match="holds 3 variables of another model than this one with 2"):
-        read_variables(tmp_path, variables(1)[:2])
+    fewer = variables(2)
+    del fewer["model/1"]
+    before = values(fewer)
+    with pytest.raises(
+        ValueError, match=r"3 variables of another model .* with 2: model/1 \(variable\S*\) is not here$"
+    ):
+        read_variables(tmp_path, fewer)
+    more = variables(2) | {"optimizer/velocity/0": keras.Variable(0.0, name="v"), "extra": keras.Variable(0.0)}
+    with pytest.raises(ValueError, match=r"optimizer/velocity/0 \(v\) is not there, and 1 more$"):
+        read_variables(tmp_path, more)
+    np.testing.assert_array_equal(values(fewer)[0], before[0])
+
+
+def test_variables_are_told_apart_by_their_names_and_not_by_their_order(tmp_path):
+    write_variables(tmp_path, variables(1))
+    other = dict(reversed(variables(2).items()))
+    read_variables(tmp_path, other)
+    for mine, theirs in zip(values(variables(1)), values(other), strict=True):
+        np.testing.assert_array_equal(mine, theirs)

@@ -212,7 +212,7 @@ def test_learned_variances_come_to_twice_the_loss_and_are_part_of_the_state():
     for task, variable in variances.items():
         assert float(np.exp(np.array(variable))) == pytest.approx(2 * np.mean(outputs[task]), rel=0.05)
         assert history[f"{task}_task_weight"][0] > 0
-    assert {id(v) for v in variances.values()} <= {id(v) for v in step.state}
+    assert {id(v) for v in variances.values()} <= {id(v) for v in step.state.values()}
     assert not {id(v) for v in variances.values()} & {id(v) for v in step.model.variables}
 
 
