@@ -269,19 +269,13 @@ class Advance:
         if (home / "transformed").is_dir():
             return
         with self._timed("transform"):
-            transform_day(
-                home / "examples",
-                self.run.rows.transform_graph,
-                home / "transformed",
-                self.dataset.spec,
-                self.pipeline,
-            )
+            transform_day(home / "examples", self.run.rows.transform_graph, home / "transformed")
 
     def _train(self, home: Path, state: Path) -> None:
         """Scores the day's rows with the model as it is, and goes on with them."""
         import tensorflow_transform as tft
 
-        from mixrank.components.training import PREDICTIONS, train_model
+        from mixrank.components.training import PREDICTIONS, STATE, train_model
 
         if (home / "model_run" / PREDICTIONS).is_file():
             return
