@@ -16,14 +16,16 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tensorflow_transform.saved.saved_transform_io_v2 import SavedModelLoader
 
+from mixrank.schemas import FeatureSpec
 from mixrank.schemas.files import write_folder_atomically
+from mixrank.schemas.tfmd import parsing_spec
 from mixrank.serving.base import untuned
 
 # Rows that go through the graph at once.
 BATCH = 1024
 
 
-def transform_day(examples: Path, graph: Path, out: Path) -> None:
+def transform_day(examples: Path, graph: Path, out: Path, spec: FeatureSpec) -> None:
     """Applies a Transform graph to examples and writes the rows as the Transform component does.
 
     Integers and text are those of the component to the bit. A float may differ in its last bit: TensorFlow computes the
@@ -34,9 +36,10 @@ def transform_day(examples: Path, graph: Path, out: Path) -> None:
         graph: folder of the Transform graph, output `transform_graph` of the component.
         out: gets for every file of `examples` one of as many rows in the same order; whole or not at all. It must not
             exist, or be empty.
+        spec: columns of an example, those that the graph was made for.
 
     Raises:
-        ValueError: if there are no examples, a file is damaged or holds no examples of the graph's columns, or `out`
+        ValueError: if there are no examples, a file is damaged or holds no examples of these columns, or `out`
             is not empty.
     """
     if out.is_dir() and any(out.iterdir()):
@@ -46,7 +49,7 @@ def transform_day(examples: Path, graph: Path, out: Path) -> None:
         raise ValueError(f"no examples match {examples}/Split-*/*.gz")
     transformed = tft.TFTransformOutput(str(graph))
     encoded = _encoder(transformed)
-    parse = transformed.raw_feature_spec()
+    parse = parsing_spec(spec, labels=True)
 
     def write(temporary: Path) -> None:
         for folder, files in splits.items():
@@ -90,5 +93,5 @@ def _write(source: Path, target: Path, columns: Any, encoded: Callable[[Any], li
                     writer.write(row)
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
             raise ValueError(
-                f"{source} is damaged, or holds no examples of the graph's columns: {error.message.splitlines()[0]}"
+                f"{source} is damaged, or holds no examples of these columns: {error.message.splitlines()[0]}"
             ) from error

@@ -94,7 +94,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def two_cpu_devices(request: pytest.FixtureRequest) -> None:
     """Splits the CPU in two for mirrored training, before any other test makes TensorFlow take it whole."""
-    mirrored = ("test_trainer.py", "test_training_step.py", "test_states.py")
+    mirrored = ("test_trainer.py", "test_training_step.py", "test_states.py", "test_kept_state.py")
     if any(item.path.name in mirrored for item in request.session.items):
         from mixrank.components.training import prepare_devices
 

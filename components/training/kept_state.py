@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
@@ -64,7 +65,7 @@ def keep_state(folder: Path, step: TrainingStep, origin: Mapping[str, Any]) -> N
 
     def write(temporary: Path) -> None:
         write_variables(temporary / VARIABLES, step.state)
-        steps = int(step.optimizer.iterations)
+        steps = int(np.asarray(step.optimizer.iterations))
         (temporary / ORIGIN).write_text(json.dumps({"steps": steps, "origin": origin}, indent=1))
 
     write_folder_atomically(folder, write)

@@ -153,7 +153,9 @@ def train_model(
     trained_on = [patterns[split] for split in settings.splits if split in patterns]
     training = training_rows(spec, trained_on, settings, transform_output)
     resolved = resolve(spec, model_settings)
-    origin = origin_of(spec, resolved, settings, transform_output)
+    # It reads the vocabularies.
+    goes_on = settings.keep_state or state is not None
+    origin = origin_of(spec, resolved, settings, transform_output) if goes_on else {}
     job = Job(
         spec=spec,
         settings=settings,

@@ -170,6 +170,17 @@ def log_loss(predictions):
 
 
 @pytest.mark.slow
+def test_two_replicas_go_on_from_the_state_of_one_and_leave_their_own(train, tmp_path):
+    # Adam divides tiny gradients by their own size and so blows up the last bit of a sum.
+    plain = {"optimizer": Optimizer(name="sgd", learning_rate=0.02, options={"momentum": 0.9})}
+    begun = train(tmp_path / "begun", "first", **plain)
+    one = train(tmp_path / "one", "second", state=begun / STATE, **plain)
+    two = train(tmp_path / "two", "second", state=begun / STATE, **plain, replicas=2)
+    same(variables(two), variables(one), atol=1e-4)
+    pd.testing.assert_frame_equal(frame(two, PROGRESSIVE), frame(begun), atol=1e-6)
+
+
+@pytest.mark.slow
 def test_a_kept_state_replaces_the_one_of_a_training_that_was_killed_after_it(train, first, tmp_path):
     (tmp_path / "run" / STATE).mkdir(parents=True)
     (tmp_path / "run" / STATE / "half").write_text("")
