@@ -409,10 +409,6 @@ def _transform(spec: s.FeatureSpec, rows: dict[str, list[dict[str, Any]]], root:
                         num_shards=1,
                     )
                 )
-    # As the Transform component leaves it beside the graph.
-    from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
-
-    metadata_io.write_metadata(dataset_metadata.DatasetMetadata(schema(spec)), str(root / "graph" / "metadata"))
 
 
 @pytest.fixture(scope="session")

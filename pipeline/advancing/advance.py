@@ -269,7 +269,8 @@ class Advance:
         if (home / "transformed").is_dir():
             return
         with self._timed("transform"):
-            transform_day(home / "examples", self.run.rows.transform_graph, home / "transformed")
+            graph = self.run.rows.transform_graph
+            transform_day(home / "examples", graph, home / "transformed", self.dataset.spec)
 
     def _train(self, home: Path, state: Path) -> None:
         """Scores the day's rows with the model as it is, and goes on with them."""
