@@ -14,12 +14,10 @@ from typing import Any
 import keras
 
 from mixrank.components.training.settings import EarlyStopping
-from mixrank.components.training.states import read_variables, write_variables
+from mixrank.components.training.states import VARIABLES, read_variables, write_variables
 from mixrank.components.training.training_step import TrainingStep
 from mixrank.schemas.files import abandoned, remove, write_folder_atomically, write_text_atomically
 
-# Folder of a state that holds the variables.
-VARIABLES = "variables"
 REPORT_EVERY_S = 5.0
 # Points of a round's training curve.
 POINTS = 20

@@ -21,7 +21,6 @@ import tensorflow_transform as tft
 from mixrank.components import calibration
 from mixrank.components.metrics import weights_in
 from mixrank.components.training.batches import TransformedRows, training_stream
-from mixrank.components.training.kept_state import keep_state, origin_of, steps_before, take_state
 from mixrank.components.training.model_factory import (
     build_model,
     compile_for_training,
@@ -44,6 +43,7 @@ from mixrank.components.training.predictions import (
 from mixrank.components.training.resumable_training import Rounds, validations_within
 from mixrank.components.training.settings import PUSHED, ModelSettings, TrainSettings
 from mixrank.components.training.side_rows import write_side_rows
+from mixrank.components.training.states import keep_state, origin_of, steps_before, take_state
 from mixrank.components.training.strategy import build_strategy
 from mixrank.components.training.training_step import TrainingStep
 from mixrank.components.training.warm_start import warm_start

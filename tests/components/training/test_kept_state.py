@@ -19,8 +19,7 @@ from mixrank.components.training import (
     TrainSettings,
     train_model,
 )
-from mixrank.components.training.kept_state import ORIGIN, VARIABLES
-from mixrank.components.training.states import INDEX
+from mixrank.components.training.states import INDEX, ORIGIN, VARIABLES
 from mixrank.schemas import Categorical, FeatureSpec, Vocab
 
 BATCH, FIRST, SECOND = 100, 600, 400
