@@ -28,7 +28,7 @@ PANELS = {
     "Train and judge": {
         "init": "init.init",
         "run": "run.run",
-        "advance": "advance.advance",
+        "advance": "train.advance",
         "train": "train.train",
         "compare": "compare.compare",
         "tune": "compare.tune",

@@ -32,6 +32,7 @@ from mixrank.pipeline.config import RunConfig
 from mixrank.pipeline.named_secrets import resolve
 from mixrank.pipeline.run_record import RunRecord, split_files
 from mixrank.schemas import Dataset, SplitByDay
+from mixrank.schemas.arrow import read_frame
 from mixrank.schemas.files import abandoned, remove, withdraw, write_folder_atomically
 
 START = "start"
@@ -256,6 +257,9 @@ class Advance:
         least = self.config.advance.min_rows * statistics.median(usual) if usual else 1
         if rows < least:
             held.append(f"{rows:,} rows, where the days before had {statistics.median(usual or [0]):,.0f} (median)")
+        batch = self.config.advance.of_a_day(self.config.train).batch_size
+        if rows < batch and not held:
+            held.append(f"{rows:,} rows are less than one batch of {batch:,}")
         for label in self.dataset.spec.labels:
             found = list(figures.labels[label.name]["train"].values())
             counted, positives = sum(each.rows for each in found), sum(each.positives for each in found)
@@ -276,7 +280,7 @@ class Advance:
         """Scores the day's rows with the model as it is, and goes on with them."""
         import tensorflow_transform as tft
 
-        from mixrank.components.training import PREDICTIONS, STATE, train_model
+        from mixrank.components.training import PREDICTIONS, train_model
 
         if (home / "model_run" / PREDICTIONS).is_file():
             return
@@ -296,14 +300,12 @@ class Advance:
 
     def _judge(self, home: Path) -> tuple[dict[str, dict[str, float | None]], list[str]]:
         """Metrics of yesterday's model on the day, and what speaks against today's."""
-        import pandas as pd
-
         from mixrank.components.metrics import Rows, bounds, find_metric, measure, primary, reported
-        from mixrank.components.training import PREDICTIONS
+        from mixrank.components.training import PREDICTIONS, PROGRESSIVE
 
         spec = self.dataset.spec
-        before = pd.read_parquet(home / "model_run" / "progressive.parquet")
-        after = pd.read_parquet(home / "model_run" / PREDICTIONS)
+        before = read_frame(home / "model_run" / PROGRESSIVE)
+        after = read_frame(home / "model_run" / PREDICTIONS)
         metrics: dict[str, dict[str, float | None]] = {}
         held = []
         known = bounds()
@@ -331,8 +333,6 @@ class Advance:
 
     def _check(self, home: Path) -> list[str]:
         """Scores of a fresh process that loads the export; a copy that passes gets warm-up requests and golden rows."""
-        import pandas as pd
-
         from mixrank.components.judging import compare, read_examples, score_afresh, stamp
         from mixrank.components.training import PREDICTIONS
 
@@ -344,7 +344,7 @@ class Advance:
                 scores = score_afresh(home / "export", rows)
             except ValueError as error:
                 return [str(error)]
-            predictions = pd.read_parquet(home / "model_run" / PREDICTIONS)
+            predictions = read_frame(home / "model_run" / PREDICTIONS)
             if reasons := compare(self.dataset.spec, predictions, rows, scores, 1e-5):
                 return reasons
             write_folder_atomically(

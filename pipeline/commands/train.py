@@ -1,4 +1,4 @@
-"""`mixrank train` and `mixrank tfrs-baseline`: models on the rows that the last run transformed."""
+"""`mixrank train` and `mixrank tfrs-baseline`: models on the rows that the last run transformed; `mixrank advance`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mixrank.pipeline.commands.report import show_report
-from mixrank.pipeline.commands.terminal import Config, Overrides, Wait, alone, console, errors, guarded, needs
+from mixrank.pipeline.commands.terminal import (
+    Config,
+    Overrides,
+    Wait,
+    alone,
+    arguments,
+    console,
+    errors,
+    guarded,
+    needs,
+)
 
 
 @guarded
@@ -62,3 +72,76 @@ def tfrs_baseline(
     console.print(f"report: {page}", soft_wrap=True)
     console.print("next:\n  mixrank report RUN...   # this table for any runs side by side", soft_wrap=True)
     console.print(f"  {folder} is this one's folder", soft_wrap=True)
+
+
+@guarded
+@needs("pipeline")
+def advance(
+    config: Config,
+    until: Annotated[str | None, typer.Option(help="Last day to take, such as 2022-05-06 (default: all).")] = None,
+    redo: Annotated[
+        str | None, typer.Option(help="Take this day back, and all after it, and do them again with today's log.")
+    ] = None,
+    overrides: Overrides = None,
+    wait: Wait = False,
+) -> None:
+    """Take every new day of the log: judge the last model on it, train on it, push; from where `mixrank run` ended.
+
+    After an interruption, run the same command again to resume.
+    """
+    from mixrank.components.examples import parse_days
+    from mixrank.pipeline.config import load_config
+    from mixrank.pipeline.fast_loop import last_run
+
+    settings = load_config(config, overrides or [])
+    for day in filter(None, (until, redo)):
+        parse_days(day)
+    with alone(settings.run_dir, "advance", wait):
+        run, dataset = last_run(settings)
+        errors.print("loading TensorFlow ...", style="dim")
+        from mixrank.components.training import prepare_devices
+        from mixrank.pipeline.advancing import Advance
+        from mixrank.pipeline.runners import LOG_FILE, quiet
+
+        prepare_devices(settings.train.replicas)
+        days = Advance(settings, dataset, run)
+        with quiet(settings.run_dir / f"advance-{LOG_FILE}"):
+            if redo:
+                days.say(f"taken back: {', '.join(days.redo(redo))}")
+            waiting = days.waiting(until)
+            for day, what in days.left_out().items():
+                errors.print(f"{day} {what}; `--redo {day}` takes them", style="yellow", soft_wrap=True)
+            if waiting:
+                days.start()
+            for number, day in enumerate(waiting, start=1):
+                days.say(f"[{number}/{len(waiting)}] {day}")
+                record = days.take(day)
+                for reason in record.held:
+                    errors.print(f"{day} is held back: {reason}", style="bold red", soft_wrap=True)
+    _show(days.done())
+    again = arguments(config, overrides)
+    console.print(f"next:\n  mixrank advance {again}   # tomorrow", soft_wrap=True)
+    if waiting and record.held:
+        raise typer.Exit(1)
+
+
+def _show(records: list[Any]) -> None:
+    """The days, newest last, with what the model before each had on it."""
+    from rich.table import Table
+
+    if not records:
+        console.print("no day is done yet")
+        return
+    metrics = [
+        (task, name)
+        for task, found in records[-1].metrics.items()
+        for name in ("auc", "gauc", "log_loss")
+        if name in found
+    ]
+    table = Table("day", "rows", *(f"{task} {name}" for task, name in metrics), "seconds", "pushed")
+    for record in records:
+        values = [record.metrics.get(task, {}).get(name) for task, name in metrics]
+        shown = ["-" if value is None else f"{value:.4f}" for value in values]
+        pushed = "held back" if record.held else (record.pushed or "-").rpartition("/")[2]
+        table.add_row(record.day, f"{record.rows:,}", *shown, f"{sum(record.seconds.values()):.0f}", pushed)
+    console.print(table)

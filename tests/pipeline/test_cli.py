@@ -238,7 +238,7 @@ def test_an_interrupt_says_how_to_go_on(mixrank, monkeypatch):
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("command", ["train", "tfrs-baseline"])
+@pytest.mark.parametrize("command", ["train", "tfrs-baseline", "advance"])
 def test_training_alone_needs_an_earlier_run(mixrank, tmp_path, command):
     result = mixrank(command, "movielens", "--set", f"output={tmp_path}")
     assert result.exit_code == 1

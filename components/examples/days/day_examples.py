@@ -18,7 +18,7 @@ import pandas as pd
 from apache_beam.io.filesystems import FileSystems
 
 from mixrank.components.examples.calendar import day_starts
-from mixrank.components.examples.carried import carried, with_places
+from mixrank.components.examples.days.carried import carried, with_places
 from mixrank.components.examples.days.day_log import DayLog
 from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.joined_log import Columns, joined_log

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from mixrank import schemas as s
 from mixrank.components.examples import DayState, find_tables, read_log, read_others, write_day
 from mixrank.components.examples.calendar import local_days
-from mixrank.components.examples.carried import carried, with_places
 from mixrank.components.examples.columns import examples
+from mixrank.components.examples.days.carried import carried, with_places
 from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.joined_log import FILE, ROW, joined_log
 from mixrank.components.examples.popularity import count, daily_counts, folded, merge

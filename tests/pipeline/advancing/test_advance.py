@@ -244,7 +244,7 @@ def test_a_command_that_is_killed_at_every_step_ends_with_the_same_model(shop, m
     assert advance.START in [path.name for path in (shop.home / "days").iterdir()]
 
 
-def test_a_day_without_positives_is_held_back_and_the_next_goes_on_from_the_last_good_one(shop, quick_check):
+def test_a_day_without_positives_is_held_back_and_the_next_skips_its_model(shop, quick_check):
     deliver(shop, DAYS[2], clicked=False)
     deliver(shop, DAYS[3])
     held, after = take_all(shop)

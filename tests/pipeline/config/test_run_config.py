@@ -172,7 +172,7 @@ train:
         ("- name", "run.yaml must hold key: value pairs, found list"),
         ("", "run.yaml must hold key: value pairs, found NoneType"),
         ("name: films", r"run.yaml: dataset: Field required\ndata: Field required"),
-        ("name: films\nfolder: x", r"RunConfig has no field `folder`; expected one of `baselines`"),
+        ("name: films\nfolder: x", r"RunConfig has no field `folder`; expected one of `advance`"),
     ],
 )
 def test_a_broken_file_is_named(written, text, message):
