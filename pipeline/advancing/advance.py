@@ -6,7 +6,7 @@
     runs/NAME/days/
       log/               rows of the raw files, by day; every file is read once
       start/state/       what the days of the run leave for those after it
-      2022-05-05/        examples/, state/, transformed/, model_run/, export/, checked/, pushed/, day.json
+      2022-05-05/        examples/, state/, transformed/, model_run/, checked/, day.json
 
 Every step writes its folder whole or not at all, and is left out if its folder is there; `day.json` comes last. So a
 command that was killed anywhere and is called again does what is left, and ends with the same files.
@@ -227,8 +227,17 @@ class Advance:
             finished=datetime.now(),
         )
         record.write(home)
+        # `checked` holds the export as well, and the push folder the version.
+        for name in ("export", "pushed", "checkpoints"):
+            if (home / name).exists():
+                remove(home / name)
         self._forget()
         return record
+
+    def tidy(self) -> None:
+        """Removes what only a call that has ended needed."""
+        if (self.folder / "others").exists():
+            remove(self.folder / "others")
 
     def _examples(self, home: Path, day: str) -> tuple[int, list[str]]:
         """The day's rows, and what speaks against training on them."""

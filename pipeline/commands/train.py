@@ -118,6 +118,7 @@ def advance(
                 record = days.take(day)
                 for reason in record.held:
                     errors.print(f"{day} is held back: {reason}", style="bold red", soft_wrap=True)
+            days.tidy()
     _show(days.done())
     again = arguments(config, overrides)
     console.print(f"next:\n  mixrank advance {again}   # tomorrow", soft_wrap=True)
