@@ -57,16 +57,26 @@ def last_run(config: RunConfig) -> tuple[RunRecord, Dataset]:
     Raises:
         ValueError: if there is no earlier run, or it was of another dataset or feature spec.
     """
+    earlier, dataset = find_run(config), config.load_dataset()
+    if dataset.spec != earlier.spec:
+        source = config.run_dir / RUN_FILE
+        raise ValueError(f"the feature spec of {config.dataset} has changed since {source}: `mixrank run` it again")
+    return earlier, dataset
+
+
+def find_run(config: RunConfig) -> RunRecord:
+    """The config's last run, without a look at today's dataset.
+
+    Raises:
+        ValueError: if there is no earlier run, or it was of another dataset.
+    """
     source = config.run_dir / RUN_FILE
     if not is_run(config.run_dir):
         raise ValueError(f"{source} does not exist: run the pipeline once first, `mixrank run` with the same config")
     earlier = RunRecord.read(config.run_dir)
     if earlier.dataset != config.dataset:
         raise ValueError(f"{source} is a run of dataset {earlier.dataset}, not of {config.dataset}")
-    dataset = config.load_dataset()
-    if dataset.spec != earlier.spec:
-        raise ValueError(f"the feature spec of {config.dataset} has changed since {source}: `mixrank run` it again")
-    return earlier, dataset
+    return earlier
 
 
 def new_folder(config: RunConfig, started: datetime, suffix: str = "") -> Path:

@@ -27,7 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from mixrank.pipeline.advancing.day_record import DAY_FILE, DayRecord, days_done
+from mixrank.pipeline.advancing.day_record import DAY_FILE, DAYS, DayRecord, days_done
+from mixrank.pipeline.advancing.day_scores import DayScores, day_scores
 from mixrank.pipeline.config import RunConfig
 from mixrank.pipeline.named_secrets import resolve
 from mixrank.pipeline.run_record import RunRecord, split_files
@@ -73,7 +74,7 @@ class Advance:
                 "`train.keep_state=true`"
             )
         self.first = max(last for name, (_, last) in split.splits.items() if name in self.run.splits)
-        self.folder = self.config.run_dir / "days"
+        self.folder = self.config.run_dir / DAYS
         self.rows_only = self.dataset.model_copy(update={"spec": self.dataset.spec.with_files(lambda feature: None)})
 
     # -- the log ---------------------------------------------------------------------------------------------------
@@ -225,6 +226,7 @@ class Advance:
             seconds=self.seconds,
             started=started,
             finished=datetime.now(),
+            scores=self._scores(home) if metrics else None,
         )
         record.write(home)
         # `checked` holds the export as well, and the push folder the version.
@@ -339,6 +341,10 @@ class Advance:
                     f"{was:.4f} before"
                 )
         return metrics, held
+
+    def _scores(self, home: Path) -> DayScores:
+        with self._timed("intervals"):
+            return day_scores(home / "model_run", self.dataset.spec)
 
     def _check(self, home: Path) -> list[str]:
         """Scores of a fresh process that loads the export; a copy that passes gets warm-up requests and golden rows."""

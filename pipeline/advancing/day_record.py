@@ -7,10 +7,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from mixrank.pipeline.advancing.day_scores import DayScores
 from mixrank.schemas.files import write_text_atomically
 from mixrank.schemas.naming import Declaration, readable
 
 DAY_FILE = "day.json"
+# Folder of all days, in that of the run.
+DAYS = "days"
 
 
 class DayRecord(Declaration):
@@ -26,6 +29,7 @@ class DayRecord(Declaration):
         pushed: folder or address of the pushed version, or None.
         seconds: step -> how long it took.
         started, finished: local times.
+        scores: intervals and means of what `metrics` measures; None of a day that was held back before it was scored.
     """
 
     day: str
@@ -38,6 +42,7 @@ class DayRecord(Declaration):
     seconds: dict[str, float]
     started: datetime
     finished: datetime
+    scores: DayScores | None = None
 
     @classmethod
     def read(cls, folder: Path) -> DayRecord:

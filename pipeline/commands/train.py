@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -101,6 +101,7 @@ def advance(
         errors.print("loading TensorFlow ...", style="dim")
         from mixrank.components.training import prepare_devices
         from mixrank.pipeline.advancing import Advance
+        from mixrank.pipeline.history import days_table
         from mixrank.pipeline.runners import LOG_FILE, quiet
 
         prepare_devices(settings.train.replicas)
@@ -119,30 +120,10 @@ def advance(
                 for reason in record.held:
                     errors.print(f"{day} is held back: {reason}", style="bold red", soft_wrap=True)
             days.tidy()
-    _show(days.done())
-    again = arguments(config, overrides)
+    done, again = days.done(), arguments(config, overrides)
+    console.print(days_table(done, dataset.spec) if done else "no day is done yet")
     console.print(f"next:\n  mixrank advance {again}   # tomorrow", soft_wrap=True)
+    if done:
+        console.print(f"  mixrank history {again}   # these days as a page", soft_wrap=True)
     if waiting and record.held:
         raise typer.Exit(1)
-
-
-def _show(records: list[Any]) -> None:
-    """The days, newest last, with what the model before each had on it."""
-    from rich.table import Table
-
-    if not records:
-        console.print("no day is done yet")
-        return
-    metrics = [
-        (task, name)
-        for task, found in records[-1].metrics.items()
-        for name in ("auc", "gauc", "log_loss")
-        if name in found
-    ]
-    table = Table("day", "rows", *(f"{task} {name}" for task, name in metrics), "seconds", "pushed")
-    for record in records:
-        values = [record.metrics.get(task, {}).get(name) for task, name in metrics]
-        shown = ["-" if value is None else f"{value:.4f}" for value in values]
-        pushed = "held back" if record.held else (record.pushed or "-").rpartition("/")[2]
-        table.add_row(record.day, f"{record.rows:,}", *shown, f"{sum(record.seconds.values()):.0f}", pushed)
-    console.print(table)

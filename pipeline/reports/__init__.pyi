@@ -1,4 +1,5 @@
 from .against_last_pushed import OVERALL as OVERALL
+from .against_last_pushed import Estimate as Estimate
 from .against_last_pushed import exact_metrics as exact_metrics
 from .drift_report import compare as compare
 from .drift_report import drift_table as drift_table
@@ -17,15 +18,21 @@ from .importance import read_importance as read_importance
 from .importance import read_rows as read_rows
 from .importance import scorer as scorer
 from .importance import write_importance as write_importance
+from .intervals import draw_users as draw_users
+from .intervals import percentile_interval as percentile_interval
+from .intervals import resampled_metrics as resampled_metrics
 from .log_summary import summarise_log as summarise_log
 from .pages import RUN_COLOURS as RUN_COLOURS
 from .pages import altair as altair
 from .pages import fill as fill
 from .pages import svg as svg
 from .run_folder import RunFolder as RunFolder
+from .run_folder import read_unknown_ids as read_unknown_ids
 from .run_report import count as count
 from .run_report import metrics_tables as metrics_tables
 from .run_report import number as number
 from .run_report import percent as percent
+from .run_report import seconds as seconds
+from .run_report import signed as signed
 from .run_report import write_report as write_report
 from .task_kinds import TASK_REPORTS as TASK_REPORTS

@@ -127,7 +127,7 @@ class RunFolder:
     @cached_property
     def unknown_ids(self) -> dict[str, dict[str, int]]:
         """Feature -> its values in the evaluation rows, and those that its vocabulary does not hold."""
-        return _json(_Unknown, self.record.model_run / "unknown_ids.json")
+        return read_unknown_ids(self.record.model_run)
 
     @cached_property
     def figures(self) -> Figures:
@@ -147,6 +147,15 @@ class RunFolder:
         from mixrank.components.judging import load_metrics
 
         return {(row.task, row.slice, row.metric): row.value for row in load_metrics(str(judgement.evaluation))}
+
+
+def read_unknown_ids(model_run: Path) -> dict[str, dict[str, int]]:
+    """Feature -> `values` in the rows that a training scored, and `unknown` to its vocabulary; empty without the file.
+
+    Raises:
+        ValueError: naming a file that a training has not written like that.
+    """
+    return _json(_Unknown, model_run / "unknown_ids.json")
 
 
 def kinds_of(runs: Iterable[RunFolder]) -> dict[str, str]:
