@@ -7,7 +7,7 @@ PYTHON ?= python3.11
 UV := $(or $(shell command -v uv),.uv/bin/uv)
 RUN := .venv/bin
 DATA ?= data/kuairand
-# Extras for object stores: make install STORES="s3 gcs hdfs"
+# Extras for object stores and MLflow: make install STORES="s3 gcs hdfs mlflow"
 STORES ?=
 export TF_CPP_MIN_LOG_LEVEL = 3
 
@@ -36,7 +36,7 @@ docs: $(UV)  ## Build the documentation site into site/, in an environment of it
 	$(UV) run --locked --isolated --only-group docs --python $(PYTHON) mkdocs build --strict --quiet
 
 audit: $(UV)  ## Look the locked packages up in the advisories of the package index.
-	$(UV) export --locked --quiet --no-default-groups --extra pipeline --extra s3 --extra gcs --extra hdfs \
+	$(UV) export --locked --quiet --no-default-groups --extra pipeline --extra s3 --extra gcs --extra hdfs --extra mlflow \
 		--no-emit-project --no-hashes \
 		| $(UV) tool run pip-audit --requirement /dev/stdin --no-deps --disable-pip
 

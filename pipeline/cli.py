@@ -29,7 +29,7 @@ PANELS = {
         "init": "init.init",
         "run": "run.run",
         "advance": "train.advance",
-        "history": "history.history",
+        "history": "report.history",
         "train": "train.train",
         "compare": "compare.compare",
         "tune": "compare.tune",

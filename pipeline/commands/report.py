@@ -1,15 +1,31 @@
-"""`mixrank report` and `mixrank importance`: metrics of runs, and what each feature is worth to a model."""
+"""`mixrank report`, `mixrank history`, `mixrank importance`: what runs, days and single features gave."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixrank.pipeline.commands.terminal import Wait, alone, console, errors, guarded, needs
+from mixrank.pipeline.commands.terminal import (
+    Config,
+    Overrides,
+    Wait,
+    alone,
+    arguments,
+    console,
+    errors,
+    guarded,
+    needs,
+    require,
+)
+
+if TYPE_CHECKING:
+    from mixrank.pipeline.advancing import DayRecord
+    from mixrank.pipeline.config import RunConfig
+    from mixrank.pipeline.run_record import RunRecord
 
 
 @guarded
@@ -44,6 +60,101 @@ def show_report(runs: list[Path], page: Path, slices: Sequence[str] = ()) -> Pat
         for heading, text in summarise_log(run):
             console.print(f"{run.name + ' ' if len(runs) > 1 else ''}{heading}: {text}", soft_wrap=True)
     return page
+
+
+@guarded
+@needs("pipeline")
+def history(
+    config: Config,
+    output: Annotated[
+        Path | None, typer.Option(help="HTML file to write (default: history.html in the run folder).")
+    ] = None,
+    models_config: Annotated[
+        Path | None,
+        typer.Option(help="models.config of the servers (default: the one in the folder of the pushed versions)."),
+    ] = None,
+    log: Annotated[
+        bool, typer.Option("--log", help="Log to MLflow what is not there yet: the run, its days and this page.")
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Print all days that `mixrank advance` has taken, and write a page: metrics, gates, drift, cost, versions."""
+    from mixrank.pipeline.advancing import DAYS, days_done
+    from mixrank.pipeline.config import load_config
+    from mixrank.pipeline.fast_loop import find_run
+    from mixrank.pipeline.history import days_table, served_versions, write_history
+
+    settings = load_config(config, overrides or [])
+    run, again = find_run(settings), arguments(config, overrides)
+    if log and settings.mlflow is None:
+        raise ValueError("`--log` needs a section `mlflow` in the config, or --set mlflow.tracking_uri=...")
+    mlflow = MlflowLog(settings, again)
+    records = days_done(settings.run_dir / DAYS)
+    if not records:
+        if log and not mlflow.add(run):
+            raise typer.Exit(1)
+        raise ValueError(f"no day after the run is done yet; take those of the log: mixrank advance {again}")
+    settings.open_stores()
+    served = served_versions(settings.push_place, models_config)
+    file = output or settings.run_dir / "history.html"
+    write_history(settings.name, records, run.spec, served, file)
+    console.print(days_table(records, run.spec, served))
+    for note in served.notes:
+        console.print(note, soft_wrap=True)
+    for record in records:
+        for reason in record.held:
+            errors.print(f"{record.day} was held back: {reason}", style="yellow", soft_wrap=True)
+    console.print(f"report: {file}", soft_wrap=True)
+    if log and not mlflow.add(run, records, [file]):
+        raise typer.Exit(1)
+    console.print(f"next:\n  mixrank advance {again}   # the days that have come since", soft_wrap=True)
+
+
+class MlflowLog:
+    """What a command logs to MLflow, if its config wants it; a server that is down is a warning, not its end.
+
+    Args:
+        settings: the config; without a section `mlflow` nothing is logged.
+        again: its arguments on the command line, for the command that makes up for a failure.
+
+    Raises:
+        ValueError: if the config wants it and it is not installed.
+    """
+
+    def __init__(self, settings: RunConfig, again: str) -> None:
+        self.settings, self.again = settings, again
+        self.down = False
+        if settings.mlflow is not None:
+            require("mlflow", "`mlflow` in the config")
+
+    def add(self, run: RunRecord, days: Sequence[DayRecord] = (), pages: Sequence[Path] = ()) -> bool:
+        """Logs what is not logged yet; after a failure nothing more.
+
+        Args:
+            run, days, pages: as in `log_to_mlflow`.
+
+        Returns:
+            Whether it is all there.
+        """
+        if self.settings.mlflow is None or self.down:
+            return False
+        from mixrank.pipeline.tracking import log_to_mlflow
+
+        try:
+            said = log_to_mlflow(self.settings.mlflow, run, self.settings.run_dir, days, pages)
+        # Whatever MLflow, its libraries and the network raise; what the command has done is done.
+        except Exception as error:
+            self.down = True
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            errors.print(
+                f"not logged to MLflow at {self.settings.mlflow.tracking_uri}: {reason}. Nothing else is lost; log it "
+                f"when the server answers:\n  mixrank history {self.again} --log",
+                style="yellow",
+                soft_wrap=True,
+            )
+            return False
+        console.print(f"MLflow: {said}", soft_wrap=True)
+        return True
 
 
 @guarded

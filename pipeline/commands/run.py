@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mixrank.pipeline.commands.report import show_report
+from mixrank.pipeline.commands.report import MlflowLog, show_report
 from mixrank.pipeline.commands.terminal import (
     Config,
     Overrides,
@@ -39,6 +39,7 @@ def run(config: Config, overrides: Overrides = None, wait: Wait = False) -> None
     from mixrank.pipeline.config import load_config
 
     settings = load_config(config, overrides or [])
+    mlflow = MlflowLog(settings, arguments(config, overrides))
     # What is wrong is said at once, before TensorFlow is imported.
     dataset = check_declarations(settings)
     errors.print(f"run folder {settings.run_dir}; details in {settings.run_dir}/run.log", style="dim", soft_wrap=True)
@@ -62,6 +63,7 @@ def run(config: Config, overrides: Overrides = None, wait: Wait = False) -> None
     console.print(f"report: {page}", soft_wrap=True)
     if stored is not None:
         console.print(f"stored: {stored}", soft_wrap=True)
+    mlflow.add(record)
     again = arguments(config, overrides)
     judgement = record.judgement
     assert judgement is not None

@@ -45,13 +45,14 @@ class SafeConsole(Console):
 console = SafeConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 errors = SafeConsole(stderr=True)
 
-Extra = Literal["layers", "pipeline"]
+Extra = Literal["layers", "pipeline", "mlflow"]
 # A module that only this extra installs.
-MODULES: dict[Extra, str] = {"layers": "keras", "pipeline": "tfx"}
+MODULES: dict[Extra, str] = {"layers": "keras", "pipeline": "tfx", "mlflow": "mlflow"}
 # TFX pins packages that only uv overrides, by settings in pyproject.toml.
 INSTALL: dict[Extra, str] = {
     "layers": "pip install 'mixrank[layers]'",
     "pipeline": "run `make install` in a checkout of mixrank",
+    "mlflow": "run `make install STORES=mlflow` in a checkout of mixrank",
 }
 Config = Annotated[
     str, typer.Argument(help="A YAML file, or the name of a shipped config (movielens, kuairand, simulated).")

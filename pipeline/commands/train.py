@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mixrank.pipeline.commands.report import show_report
+from mixrank.pipeline.commands.report import MlflowLog, show_report
 from mixrank.pipeline.commands.terminal import (
     Config,
     Overrides,
@@ -96,6 +96,7 @@ def advance(
     settings = load_config(config, overrides or [])
     for day in filter(None, (until, redo)):
         parse_days(day)
+    mlflow = MlflowLog(settings, arguments(config, overrides))
     with alone(settings.run_dir, "advance", wait):
         run, dataset = last_run(settings)
         errors.print("loading TensorFlow ...", style="dim")
@@ -117,6 +118,7 @@ def advance(
             for number, day in enumerate(waiting, start=1):
                 days.say(f"[{number}/{len(waiting)}] {day}")
                 record = days.take(day)
+                mlflow.add(run, days.done())
                 for reason in record.held:
                     errors.print(f"{day} is held back: {reason}", style="bold red", soft_wrap=True)
             days.tidy()

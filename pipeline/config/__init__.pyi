@@ -7,6 +7,8 @@ from .comparison_tables import merged as merged
 from .comparison_tables import without_table as without_table
 from .kubeflow_settings import KubeflowSettings as KubeflowSettings
 from .kubeflow_settings import TrainerResources as TrainerResources
+from .mlflow_settings import MlflowSettings as MlflowSettings
+from .mlflow_settings import option_of as option_of
 from .run_config import SHIPPED as SHIPPED
 from .run_config import RunConfig as RunConfig
 from .run_config import load_config as load_config

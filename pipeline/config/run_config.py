@@ -17,6 +17,7 @@ from mixrank.layers import registry
 from mixrank.pipeline.config.advance_settings import AdvanceSettings
 from mixrank.pipeline.config.comparison_tables import CompareSettings
 from mixrank.pipeline.config.kubeflow_settings import KubeflowSettings
+from mixrank.pipeline.config.mlflow_settings import MlflowSettings
 from mixrank.pipeline.named_secrets import check_options, resolve
 from mixrank.pipeline.run_record import RunRecord, is_run
 from mixrank.schemas import Dataset, datasets, stores
@@ -62,6 +63,7 @@ class RunConfig(Declaration):
         beam: options of every Beam pipeline. A secret is named: `--s3_secret_access_key=env:NAME` or `file:PATH`.
         kubeflow: what `mixrank compile` needs besides; a local run does not read it.
         advance: what `mixrank advance` needs besides; a run does not read it.
+        mlflow: where runs and days are logged as well, or None.
         compare: what `mixrank compare` and `mixrank tune` need besides; a run does not read it.
     """
 
@@ -81,6 +83,7 @@ class RunConfig(Declaration):
     beam: tuple[str, ...] = ("--runner=FnApiRunner",)
     kubeflow: KubeflowSettings = KubeflowSettings()
     advance: AdvanceSettings = AdvanceSettings()
+    mlflow: MlflowSettings | None = None
     compare: CompareSettings = CompareSettings()
 
     @field_validator("beam")
