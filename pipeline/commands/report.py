@@ -91,9 +91,13 @@ def history(
     mlflow = MlflowLog(settings, again)
     records = days_done(settings.run_dir / DAYS)
     if not records:
-        if log and not mlflow.add(run):
+        none = f"no day after the run is done yet; take those of the log: mixrank advance {again}"
+        if not log:
+            raise ValueError(none)
+        if not mlflow.add(run):
             raise typer.Exit(1)
-        raise ValueError(f"no day after the run is done yet; take those of the log: mixrank advance {again}")
+        console.print(none, soft_wrap=True)
+        return
     settings.open_stores()
     served = served_versions(settings.push_place, models_config)
     file = output or settings.run_dir / "history.html"

@@ -119,7 +119,7 @@ def test_the_page_shows_metrics_gates_drift_cost_and_what_serves(days_of_a_shop,
     assert "2024-02-03 held back" in page and "2 of 5 held back" in page
     assert re.search(r'101</td><td><span class="tag served">stable</span>', page)
     auc = records[1].metrics["click"]["auc"]
-    assert f"{auc:.4f}<small>{auc - 0.01:.4f} – {auc + 0.01:.4f}</small>" in page
+    assert f"{auc:.4f}<small>{auc - 0.01:.4f} \N{EN DASH} {auc + 0.01:.4f}</small>" in page
     change = auc - records[0].metrics["click"]["auc"]
     assert f"{change:+.4f}</span><small>{change - 0.01 * 2**0.5:+.4f} to" in page
     drawn = plots_of(page)
