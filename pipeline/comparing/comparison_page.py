@@ -160,7 +160,12 @@ def _dots(frame: pd.DataFrame, metric: Metric) -> Any:
 def _lines(frame: pd.DataFrame, metric: Metric) -> Any:
     alt = altair()
     base = alt.Chart(frame).encode(
-        x=alt.X("size:Q", scale=alt.Scale(type="log", nice=False), title="dense parameters"),
+        x=alt.X(
+            "size:Q",
+            scale=alt.Scale(type="log", nice=False),
+            title="dense parameters",
+            axis=alt.Axis(format="~s", labelOverlap=True),
+        ),
         color=alt.Color("model:N", title=None, scale=alt.Scale(range=list(RUN_COLOURS))),
     )
     y = alt.Y(f"{metric.name}:Q", scale=alt.Scale(zero=False), title=f"{metric.heading}, mean and every seed")

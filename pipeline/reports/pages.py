@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from mixrank.schemas.safe_text import safe, safe_values
 
 RUN_COLOURS = ("#2f6db3", "#d9772b", "#3f9a6b", "#8a5fb5", "#c4455a", "#7a6a4f")
 BASELINE_COLOUR = "#9aa3ad"
+# How much a plot may shrink.
+READABLE = 0.75
 INK, MUTED, GRID = "#27313b", "#66727e", "#e4e8ec"
 
 
@@ -66,7 +69,11 @@ def svg(chart: Any, title: str) -> Markup:
     drawn = vl_convert.vegalite_to_svg(safe_values(chart.to_dict()))
     # As an image: identifiers inside several SVGs of one page would clash.
     data = base64.b64encode(drawn.encode()).decode()
-    return Markup('<img class="plot" alt="{}" src="data:image/svg+xml;base64,{}">').format(title, data)
+    # In a narrow window a wide plot is scrolled where it could no longer be read.
+    width = re.search(r'<svg[^>]*\swidth="([\d.]+)"', drawn)
+    least = round(READABLE * float(width[1])) if width else 0
+    image = '<img class="plot" alt="{}" src="data:image/svg+xml;base64,{}" style="min-width: {}px">'
+    return Markup(f'<div class="scroll">{image}</div>').format(title, data, least)
 
 
 def altair() -> Any:

@@ -192,6 +192,10 @@ def test_every_day_is_judged_by_the_model_before_it_and_pushed(shop):
         assert record.metrics["click"]["auc"] == pytest.approx(
             roc_auc_score(frame["label_click"], frame["score_click"])
         )
+        # What the history page shows when the rows are gone.
+        low, high = record.scores.tasks["click"].intervals["auc"]
+        assert low < record.metrics["click"]["auc"] < high
+        assert record.scores.users == frame["user"].nunique() and "item" in record.scores.unknown
     # The model that the first day left is the one that met the second.
     export = pd.read_parquet(shop.home / "days" / DAYS[3] / "model_run" / "progressive.parquet")
     assert export["score_click"].std() > 0.01
@@ -249,7 +253,7 @@ def test_a_day_without_positives_is_held_back_and_the_next_skips_its_model(shop,
     deliver(shop, DAYS[3])
     held, after = take_all(shop)
     assert held.held == ("label `click` is 0 in all of 240 rows",)
-    assert held.pushed is None and held.metrics == {}
+    assert held.pushed is None and held.metrics == {} and held.scores is None
     assert (after.model, after.held) == (FIRST, ())
     assert len(versions(shop.home / "serving" / "shop")) == 1
 
