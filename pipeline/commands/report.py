@@ -79,16 +79,18 @@ def history(
     overrides: Overrides = None,
 ) -> None:
     """Print all days that `mixrank advance` has taken, and write a page: metrics, gates, drift, cost, versions."""
-    from mixrank.pipeline.advancing import DAYS, days_done
     from mixrank.pipeline.config import load_config
-    from mixrank.pipeline.fast_loop import find_run
-    from mixrank.pipeline.history import days_table, served_versions, write_history
 
-    settings = load_config(config, overrides or [])
-    run, again = find_run(settings), arguments(config, overrides)
+    settings, again = load_config(config, overrides or []), arguments(config, overrides)
     if log and settings.mlflow is None:
         raise ValueError("`--log` needs a section `mlflow` in the config, or --set mlflow.tracking_uri=...")
     mlflow = MlflowLog(settings, again)
+    errors.print("reading the days ...", style="dim")
+    from mixrank.pipeline.advancing import DAYS, days_done
+    from mixrank.pipeline.fast_loop import find_run
+    from mixrank.pipeline.history import days_table, served_versions, write_history
+
+    run = find_run(settings)
     records = days_done(settings.run_dir / DAYS)
     if not records:
         none = f"no day after the run is done yet; take those of the log: mixrank advance {again}"
