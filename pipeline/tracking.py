@@ -72,7 +72,7 @@ def _client(settings: MlflowSettings) -> Any:
     if is_folder := "://" not in uri and not uri.startswith("file:"):
         uri = Path(uri).expanduser().absolute().as_uri()
     # MLflow reads its options when it is imported, or at every request.
-    options = {**QUICK, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    options = {**QUICK, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
     if is_folder or uri.startswith("file:"):
         # MLflow keeps stores in folders as they are and asks for this by name.
         options["MLFLOW_ALLOW_FILE_STORE"] = "true"

@@ -84,23 +84,25 @@ def history(
     settings, again = load_config(config, overrides or []), arguments(config, overrides)
     if log and settings.mlflow is None:
         raise ValueError("`--log` needs a section `mlflow` in the config, or --set mlflow.tracking_uri=...")
-    mlflow = MlflowLog(settings, again)
+    mlflow = MlflowLog(settings, again) if log else None
     errors.print("reading the days ...", style="dim")
     from mixrank.pipeline.advancing import DAYS, days_done
     from mixrank.pipeline.fast_loop import find_run
     from mixrank.pipeline.history import days_table, served_versions, write_history
+    from mixrank.schemas.stores import is_url
 
     run = find_run(settings)
     records = days_done(settings.run_dir / DAYS)
     if not records:
         none = f"no day after the run is done yet; take those of the log: mixrank advance {again}"
-        if not log:
+        if mlflow is None:
             raise ValueError(none)
         if not mlflow.add(run):
             raise typer.Exit(1)
         console.print(none, soft_wrap=True)
         return
-    settings.open_stores()
+    if is_url(settings.push_place):
+        settings.open_stores()
     served = served_versions(settings.push_place, models_config)
     file = output or settings.run_dir / "history.html"
     write_history(settings.name, records, run.spec, served, file)
@@ -111,7 +113,7 @@ def history(
         for reason in record.held:
             errors.print(f"{record.day} was held back: {reason}", style="yellow", soft_wrap=True)
     console.print(f"report: {file}", soft_wrap=True)
-    if log and not mlflow.add(run, records, [file]):
+    if mlflow is not None and not mlflow.add(run, records, [file]):
         raise typer.Exit(1)
     console.print(f"next:\n  mixrank advance {again}   # the days that have come since", soft_wrap=True)
 
