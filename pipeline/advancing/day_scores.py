@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from mixrank.components.metrics import Rows
     from mixrank.schemas import FeatureSpec, Label
 
-# Resampling takes about a second and 200 MB for so many.
-MOST_USERS = 50_000
+# Resampling takes about three seconds and 200 MB for so many users with so many rows.
+MOST_USERS, MOST_ROWS = 50_000, 200_000
+LEAST_USERS = 200
 
 
 class TaskScores(Declaration):
@@ -91,8 +92,8 @@ def _task_scores(frame: pd.DataFrame, label: Label, spec: FeatureSpec) -> TaskSc
 def _intervals(kind: str, rows: Rows, users: int) -> dict[str, tuple[float, float]]:
     """95 % interval of every metric that has one.
 
-    Of more than `MOST_USERS` users so many are resampled, and the interval is narrowed to all: the error falls with the
-    root of their number (Bickel, Götze and van Zwet, 1997, "Resampling fewer than n observations").
+    More than `MOST_USERS` users or `MOST_ROWS` rows are resampled in part, and the interval is narrowed to all: the error
+    falls with the root of the number of users (Bickel, Götze and van Zwet, 1997, "Resampling fewer than n observations").
     """
     import numpy as np
 
@@ -102,15 +103,16 @@ def _intervals(kind: str, rows: Rows, users: int) -> dict[str, tuple[float, floa
     _, groups = np.unique(rows.groups, return_inverse=True)
     known = reported(kind, requests=rows.requests is not None)
     shift, shrink = {}, 1.0
-    if users > MOST_USERS:
+    most = max(LEAST_USERS, min(MOST_USERS, users * MOST_ROWS // len(groups)))
+    if users > most:
         chosen = np.zeros(users, bool)
-        chosen[np.random.default_rng(0).permutation(users)[:MOST_USERS]] = True
+        chosen[np.random.default_rng(0).permutation(users)[:most]] = True
         everything, inside = measure(rows, known), chosen[groups]
         rows = rows.take(inside)
         _, groups = np.unique(groups[inside], return_inverse=True)
-        shrink, part = (MOST_USERS / users) ** 0.5, measure(rows, known)
+        shrink, part = (most / users) ** 0.5, measure(rows, known)
         shift = {name: value - shrink * part[name] for name, value in everything.items()}
-    samples = resampled_metrics(kind, replace(rows, groups=groups), draw_users(min(users, MOST_USERS)))
+    samples = resampled_metrics(kind, replace(rows, groups=groups), draw_users(min(users, most)))
     found = {}
     for name, values in samples.items():
         low, high = (shift.get(name, 0.0) + shrink * end for end in percentile_interval(values))

@@ -164,7 +164,7 @@ def _lines(frame: pd.DataFrame, metric: Metric) -> Any:
             "size:Q",
             scale=alt.Scale(type="log", nice=False),
             title="dense parameters",
-            axis=alt.Axis(format="~s", labelOverlap=True),
+            axis=alt.Axis(format="~s", tickCount=3),
         ),
         color=alt.Color("model:N", title=None, scale=alt.Scale(range=list(RUN_COLOURS))),
     )

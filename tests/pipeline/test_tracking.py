@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
 
 from mixrank.pipeline.advancing import DAYS
-from mixrank.pipeline.commands.report import history
+from mixrank.pipeline.commands.report import MlflowLog, history
 from mixrank.pipeline.config import MlflowSettings, load_config
 from mixrank.pipeline.run_record import RunRecord
 from mixrank.pipeline.tracking import log_to_mlflow
@@ -132,6 +132,33 @@ def test_a_server_that_is_down_is_a_warning_with_the_next_command(done):
     assert f"mixrank history {config} --set mlflow.tracking_uri={address} --log" in said.output.replace("\n", "")
     # The page does not wait for the server.
     assert (done / "history.html").is_file()
+
+
+def test_a_server_that_is_down_is_said_once(done, monkeypatch, capsys):
+    from mixrank.pipeline import tracking
+
+    asked = []
+
+    def down(*args):
+        asked.append(args)
+        raise ConnectionError("no answer\nand a long trace")
+
+    monkeypatch.setattr(tracking, "log_to_mlflow", down)
+    log = MlflowLog(load_config(str(done.parents[1] / "shop.yaml")), "shop.yaml")
+    run = RunRecord.read(done)
+    assert [log.add(run), log.add(run)] == [False, False]
+    assert len(asked) == 1
+    said = capsys.readouterr().err
+    assert said.count("not logged to MLflow") == 1 and "no answer. Nothing else is lost" in said
+    assert "mixrank history shop.yaml --log" in said and "trace" not in said
+
+
+def test_a_config_that_wants_mlflow_is_refused_without_it(done, monkeypatch):
+    settings = load_config(str(done.parents[1] / "shop.yaml"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"`mlflow` in the config needs mixrank\[mlflow\], which is not installed"):
+        MlflowLog(settings, "")
+    assert MlflowLog(settings.model_copy(update={"mlflow": None}), "").add(RunRecord.read(done)) is False
 
 
 def test_secrets_are_named_and_never_written():

@@ -77,12 +77,14 @@ def test_the_interval_of_a_mean_is_that_of_the_means_of_users(scored):
     assert (low, high) == pytest.approx((loss.mean() - 1.96 * error, loss.mean() + 1.96 * error), abs=0.4 * error)
 
 
-def test_many_users_are_resampled_in_part_with_the_interval_of_all(scored, monkeypatch):
+@pytest.mark.parametrize(("bound", "most"), [("MOST_USERS", 500), ("MOST_ROWS", 2000)])
+def test_many_users_are_resampled_in_part_with_the_interval_of_all(bound, most, scored, monkeypatch):
     folder, _ = scored(users=2000, rows=8000)
     whole = day_scores(folder, SPEC).tasks["click"].intervals
-    monkeypatch.setattr(module, "MOST_USERS", 500)
+    monkeypatch.setattr(module, bound, most)
     part = day_scores(folder, SPEC).tasks["click"].intervals
     assert set(part) == set(whole)
+    assert part != whole
     for name in ("auc", "log_loss", "calibration"):
         (low, high), (below, above) = part[name], whole[name]
         assert high - low == pytest.approx(above - below, rel=0.35)
