@@ -92,8 +92,9 @@ def _task_scores(frame: pd.DataFrame, label: Label, spec: FeatureSpec) -> TaskSc
 def _intervals(kind: str, rows: Rows, users: int) -> dict[str, tuple[float, float]]:
     """95 % interval of every metric that has one.
 
-    More than `MOST_USERS` users or `MOST_ROWS` rows are resampled in part, and the interval is narrowed to all: the error
-    falls with the root of the number of users (Bickel, Götze and van Zwet, 1997, "Resampling fewer than n observations").
+    More than `MOST_USERS` users or `MOST_ROWS` rows are resampled in part, and the interval is narrowed to all: the
+    error falls with the root of the number of users (Bickel, Götze and van Zwet, 1997, "Resampling fewer than n
+    observations").
     """
     import numpy as np
 
