@@ -127,13 +127,14 @@ def train_model(
             training that was killed: then what that one exported is replaced.
         state: folder `state` that a training with `settings.keep_state` left in its `run_dir`: this one goes on with
             the weights, optimizer slots and number of steps of that one, and schedules of learning rates count its own
-            steps alone. Before the first of them the rows of `eval` are scored into `progressive.parquet`, with the
-            columns of `predictions.parquet`, by the float32 weights, not calibrated. `eval` may be the files of
-            `train`: these scores are of rows that the model has not seen. None begins with fresh weights.
+            steps alone. Where vocabularies are others now, rows of tables are taken over value by value (`take_state`).
+            Before the first step the rows of `eval` are scored into `progressive.parquet`, with the columns of
+            `predictions.parquet`, by the float32 weights, not calibrated. `eval` may be the files of `train`: these
+            scores are of rows that the model has not seen. None begins with fresh weights.
 
     Raises:
         ValueError: if settings, data and devices do not fit together, `export_dir` holds something else, or `state` is
-            of another model, optimizer or vocabulary.
+            of another model, optimizer or encoding.
         WorkerLostError: if another worker has gone.
     """
     if state is not None:
@@ -153,9 +154,7 @@ def train_model(
     trained_on = [patterns[split] for split in settings.splits if split in patterns]
     training = training_rows(spec, trained_on, settings, transform_output)
     resolved = resolve(spec, model_settings)
-    # It reads the vocabularies.
-    goes_on = settings.keep_state or state is not None
-    origin = origin_of(spec, resolved, settings, transform_output) if goes_on else {}
+    origin = origin_of(spec, resolved, settings)
     job = Job(
         spec=spec,
         settings=settings,
@@ -175,7 +174,7 @@ def train_model(
     if not workers.chief:
         return
     if settings.keep_state:
-        keep_state(run_dir / STATE, compiled, origin)
+        keep_state(run_dir / STATE, compiled, origin, spec, transform_output)
     plain, final, card = _export(job, model, model_settings, resolved, export_dir)
     if compiled.position is not None:
         card["position_bias"] = compiled.position.learned()
@@ -258,8 +257,12 @@ def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, TrainingStep
             position=PositionBias.of(job.spec, job.trained_on),
         )
     if job.state is not None:
-        take_state(job.state, compiled)
-        print(f"  going on after {job.first_step:,} steps, from {job.state}", file=sys.stderr, flush=True)
+        new = take_state(job.state, compiled, job.spec, job.transform_output)
+        print(
+            f"  going on after {job.first_step:,} steps, from {job.state}; {new:,} values have new rows",
+            file=sys.stderr,
+            flush=True,
+        )
     return model, compiled
 
 

@@ -1,12 +1,12 @@
 """A log day by day, from where a run ended.
 
-    rows of the day + state of the days before -> examples -> transformed rows
+    rows of the day + state of the days before -> examples -> values that got a row of their own -> transformed rows
         -> yesterday's model is judged on them -> goes on with them -> is checked as a server would load it -> pushed
 
     runs/NAME/days/
       log/               rows of the raw files, by day; every file is read once
       start/state/       what the days of the run leave for those after it
-      2022-05-05/        examples/, state/, transformed/, model_run/, checked/, day.json
+      2022-05-05/        examples/, state/, vocabularies/, transformed/, model_run/, checked/, day.json
 
 Every step writes its folder whole or not at all, and is left out if its folder is there; `day.json` comes last. So a
 command that was killed anywhere and is called again does what is left, and ends with the same files.
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from mixrank.pipeline.run_record import RunRecord, split_files
 from mixrank.schemas import Dataset, SplitByDay
 from mixrank.schemas.arrow import read_frame
 from mixrank.schemas.files import abandoned, remove, withdraw, write_folder_atomically
+
+if TYPE_CHECKING:
+    from mixrank.components.vocabulary_growth import Growth
 
 START = "start"
 
@@ -162,12 +165,20 @@ class Advance:
         earlier = [record.day for record in self.done() if record.day < day]
         return self.folder / (earlier[-1] if earlier else START)
 
-    def _model_before(self, day: str) -> tuple[str, Path]:
-        """The newest day before whose model was taken, and the state of its training."""
+    def _model_before(self, day: str) -> tuple[str, Path, Path]:
+        """The newest day before whose model was taken, the state of its training and its Transform graph."""
         good = [record.day for record in self.done() if record.day < day and not record.held]
         if good:
-            return good[-1], self.folder / good[-1] / "model_run" / "state"
-        return self.first, self.run.model_run / "state"
+            home = self.folder / good[-1]
+            return good[-1], home / "model_run" / "state", self._graph(home)
+        return self.first, self.run.model_run / "state", self.run.rows.transform_graph
+
+    def _graph(self, home: Path) -> Path:
+        """The Transform graph of a day."""
+        from mixrank.components.vocabulary_growth import GRAPH
+
+        grown = home / "vocabularies" / GRAPH
+        return grown if grown.is_dir() else self.run.rows.transform_graph
 
     def start(self) -> None:
         """What the days of the run leave for those after it."""
@@ -202,7 +213,8 @@ class Advance:
             remove(left)
         started, self.seconds = datetime.now(), {}
         rows, held = self._examples(home, day)
-        model, state = self._model_before(day)
+        model, state, graph = self._model_before(day)
+        grown = self._grow(home, day, graph)
         metrics: dict[str, dict[str, float | None]] = {}
         pushed = None
         if not held:
@@ -220,6 +232,7 @@ class Advance:
             log=self._fingerprint(day),
             model=model,
             metrics=metrics,
+            vocabularies={name: each._asdict() for name, each in grown.items()},
             held=tuple(held),
             pushed=pushed,
             seconds=self.seconds,
@@ -276,14 +289,37 @@ class Advance:
                 held.append(f"label `{label.name}` is {int(positives > 0)} in all of {counted:,} rows")
         return rows, held
 
+    def _grow(self, home: Path, day: str, graph: Path) -> dict[str, Growth]:
+        """Gives rows to values that have become common; values of a day that is held back count as well."""
+        from mixrank.components.vocabulary_growth import SEEN, grow_vocabularies, growing, read_growth
+
+        spec, settings = self.dataset.spec, self.config.advance.vocabularies
+        if settings is None or not growing(spec):
+            return {}
+        out = home / "vocabularies"
+        if out.is_dir():
+            return read_growth(out)
+        before = self._before(day) / "vocabularies" / SEEN
+        with self._timed("vocabularies"):
+            return grow_vocabularies(
+                home / "examples",
+                graph,
+                out,
+                spec,
+                day=day,
+                start=self.first,
+                before=before if before.is_dir() else None,
+                count_days=settings.count_days,
+                reuse_days=settings.reuse_days,
+            )
+
     def _transform(self, home: Path) -> None:
         from mixrank.components.day_rows import transform_day
 
         if (home / "transformed").is_dir():
             return
         with self._timed("transform"):
-            graph = self.run.rows.transform_graph
-            transform_day(home / "examples", graph, home / "transformed", self.dataset.spec)
+            transform_day(home / "examples", self._graph(home), home / "transformed", self.dataset.spec)
 
     def _train(self, home: Path, state: Path) -> None:
         """Scores the day's rows with the model as it is, and goes on with them."""
@@ -300,7 +336,7 @@ class Advance:
                 model_settings=self.config.model,
                 settings=self.config.advance.of_a_day(self.config.train),
                 patterns={"train": split, "eval": split},
-                transform_output=tft.TFTransformOutput(str(self.run.rows.transform_graph)),
+                transform_output=tft.TFTransformOutput(str(self._graph(home))),
                 checkpoints=home / "checkpoints",
                 run_dir=home / "model_run",
                 export_dir=home / "export",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mixrank.components.training import TrainSettings
 from mixrank.pipeline.config.comparison_tables import merged
@@ -22,6 +22,27 @@ OF_A_DAY: dict[str, Any] = {
 }
 
 
+class VocabularySettings(Declaration):
+    """How vocabularies grow from day to day.
+
+    Args:
+        count_days: int >= 1. A value gets a row once it was seen `Vocab.min_count` times in this many days.
+        reuse_days: int >= `count_days`. Days after which the row of a value that was not seen may go to another one;
+            None never takes a row.
+    """
+
+    count_days: int = Field(default=7, ge=1)
+    reuse_days: int | None = Field(default=30, ge=1)
+
+    @model_validator(mode="after")
+    def _check_days(self) -> VocabularySettings:
+        if self.reuse_days is not None and self.reuse_days < self.count_days:
+            raise ValueError(
+                f"`reuse_days` must be at least `count_days`, received {self.reuse_days} and {self.count_days}"
+            )
+        return self
+
+
 class AdvanceSettings(Declaration):
     """How days are taken one by one.
 
@@ -36,6 +57,7 @@ class AdvanceSettings(Declaration):
     train: dict[str, Any] = {}
     min_rows: float = Field(default=0.2, ge=0, le=1)
     keep_days: int = Field(default=7, ge=2)
+    vocabularies: VocabularySettings | None = VocabularySettings()
 
     @field_validator("train")
     @classmethod
