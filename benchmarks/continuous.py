@@ -10,7 +10,7 @@ Every model is judged on rows of a day that it has not seen:
     window    `mixrank run` on the four days before
     frozen    the model of the first four days
 
-Each run is a process of its own, and one that has ended is not done again. A day's cost is that of all its steps, as the
+Each run is a process of its own, and one that has ended is not done again. A day costs what all its steps take, as the
 run's record or the day's has them, without the start of the process.
 """
 
@@ -56,7 +56,7 @@ class Runs:
         return ["kuairand", *(part for change in changes for part in ("--set", change))]
 
     def command(self, command: str, name: str) -> None:
-        done = subprocess.run([sys.executable, "-m", "mixrank", command, *self.arguments(name)])
+        done = subprocess.run([sys.executable, "-m", "mixrank.pipeline.cli", command, *self.arguments(name)])
         # 1 as well if the newest day is held back, which the table shows.
         if done.returncode and command == "run":
             raise SystemExit(done.returncode)
@@ -81,7 +81,7 @@ def judged(record: dict[str, Any], day: str) -> dict[str, dict[str, float]]:
 
     spec = FeatureSpec.model_validate(record["spec"])
     frame = read_frame(Path(record["model_run"]) / "predictions.parquet")
-    times = pd.to_datetime(frame["time"], unit="ms", utc=True).dt.tz_convert(DATASET.source.split.timezone)
+    times = pd.to_datetime(frame[spec.time.name], unit="ms", utc=True).dt.tz_convert(DATASET.source.split.timezone)
     frame = frame[times.dt.strftime("%Y-%m-%d") == day].reset_index(drop=True)
     return {
         label.name: measure(Rows.of(frame, label.name, spec), reported(label.kind, requests=False))

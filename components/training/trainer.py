@@ -259,7 +259,7 @@ def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, TrainingStep
     if job.state is not None:
         new = take_state(job.state, compiled, job.spec, job.transform_output)
         print(
-            f"  going on after {job.first_step:,} steps, from {job.state}; {new:,} values have new rows",
+            f"  going on after {job.first_step:,} steps, from {job.state}; {new:,} new rows of values",
             file=sys.stderr,
             flush=True,
         )

@@ -207,7 +207,7 @@ class Killed(BaseException):
 
 
 def test_a_command_that_is_killed_at_every_step_ends_with_the_same_model(shop, monkeypatch, tmp_path):
-    from mixrank.components import day_rows, examples, judging, pushing, training
+    from mixrank.components import day_rows, examples, judging, pushing, training, vocabulary_growth
     from mixrank.pipeline.advancing import advance, day_record
 
     deliver(shop, DAYS[2])
@@ -217,6 +217,7 @@ def test_a_command_that_is_killed_at_every_step_ends_with_the_same_model(shop, m
     steps = [
         (examples, "write_day", True),
         (examples, "write_day", False),
+        (vocabulary_growth, "grow_vocabularies", False),
         (day_rows, "transform_day", False),
         (training, "train_model", True),
         (training, "train_model", False),
@@ -242,6 +243,34 @@ def test_a_command_that_is_killed_at_every_step_ends_with_the_same_model(shop, m
     found = pd.read_parquet(shop.home / "days" / DAYS[2] / "model_run" / "predictions.parquet")
     pd.testing.assert_frame_equal(found, expected, atol=1e-6)
     assert advance.START in [path.name for path in (shop.home / "days").iterdir()]
+
+
+def test_a_value_that_has_become_common_has_a_row_of_its_own_from_then_on(shop, quick_check):
+    import tensorflow_transform as tft
+
+    def items(home):
+        graph = tft.TFTransformOutput(str(home / "vocabularies" / "graph"))
+        with open(graph.vocabulary_file_by_name("item")) as file:
+            return file.read().split()
+
+    for day, items_of_day in {DAYS[2]: {1: 71, 2: 71}, DAYS[3]: {1: 71, 3: 72}}.items():
+        frame = rows_of(day)
+        frame.assign(item=frame["item"].replace(items_of_day)).to_parquet(shop.data / f"{day}.parquet")
+    first, second = take_all(shop)
+    assert (first.held, second.held) == ((), ())
+    assert first.vocabularies == {"item": {"known": 9, "added": 1, "reused": 0, "waiting": 0}}
+    assert second.vocabularies == {"item": {"known": 10, "added": 1, "reused": 0, "waiting": 0}}
+    before, after = (items(shop.home / "days" / day) for day in DAYS[2:4])
+    assert set(before[:8]) == set(map(str, range(8)))
+    assert (before[8:], after) == (["71"], [*before, "72"])
+    # What is pushed knows them too.
+    pushed = shop.home / "serving" / "shop" / str(max(versions(shop.home / "serving" / "shop")))
+    assert (pushed / "assets" / "item").read_text().split() == after
+    shutil.rmtree(shop.home)
+    days = shop.make(advance={"vocabularies": None})
+    days.start()
+    assert days.take(DAYS[2]).vocabularies == {}
+    assert not (shop.home / "days" / DAYS[2] / "vocabularies").exists()
 
 
 def test_a_day_without_positives_is_held_back_and_the_next_skips_its_model(shop, quick_check):
