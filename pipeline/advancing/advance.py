@@ -6,7 +6,7 @@
     runs/NAME/days/
       log/               rows of the raw files, by day; every file is read once
       start/state/       what the days of the run leave for those after it
-      2022-05-05/        examples/, state/, vocabularies/, transformed/, model_run/, checked/, day.json
+      2022-05-05/        examples/, state/, drift/, vocabularies/, transformed/, model_run/, checked/, day.json
 
 Every step writes its folder whole or not at all, and is left out if its folder is there; `day.json` comes last. So a
 command that was killed anywhere and is called again does what is left, and ends with the same files.
@@ -14,6 +14,7 @@ command that was killed anywhere and is called again does what is left, and ends
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 import time
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from mixrank.components.vocabulary_growth import Growth
 
 START = "start"
+# Files of a day's drift.
+STATISTICS, FINDINGS = "statistics.pb", "findings.json"
 
 
 @dataclass
@@ -215,6 +218,9 @@ class Advance:
         rows, held = self._examples(home, day)
         model, state, graph = self._model_before(day)
         grown = self._grow(home, day, graph)
+        alarms: list[str] = []
+        if not held:
+            alarms, held = self._drift(home, day)
         metrics: dict[str, dict[str, float | None]] = {}
         pushed = None
         if not held:
@@ -232,6 +238,7 @@ class Advance:
             log=self._fingerprint(day),
             model=model,
             metrics=metrics,
+            drift=tuple(alarms),
             vocabularies={name: each._asdict() for name, each in grown.items()},
             held=tuple(held),
             pushed=pushed,
@@ -288,6 +295,35 @@ class Advance:
             if counted and positives in (0, counted) and label.is_flag:
                 held.append(f"label `{label.name}` is {int(positives > 0)} in all of {counted:,} rows")
         return rows, held
+
+    def _drift(self, home: Path, day: str) -> tuple[list[str], list[str]]:
+        """How the day's rows differ from those of the last day that was taken, and what of it speaks against them."""
+        from mixrank.pipeline.reports import Known, compare, read_baseline, read_new, write_json, write_statistics
+        from mixrank.serving.drift import Finding, Limits
+
+        settings = self.config.advance.drift
+        if settings is None:
+            return [], []
+        out = home / "drift"
+        if not out.is_dir():
+            before = self.folder / self._model_before(day)[0] / "drift" / STATISTICS
+            if not before.is_file():
+                before = self.run.rows.statistics / "Split-train" / "FeatureStats.pb"
+            with self._timed("drift"):
+                # Statistics alone know of no values outside a vocabulary.
+                known = Known(self.dataset.spec, {})
+                new = read_new(home / "examples" / "Split-train", known, "train", lambda name, rows: None)
+                old = read_baseline(before, known, lambda name, rows: None)
+                found = compare(old, new, known, Limits(**settings.limits), settings.min_rows)
+
+                def write(temporary: Path) -> None:
+                    write_statistics(new, temporary / STATISTICS)
+                    write_json(found, temporary / FINDINGS)
+
+                write_folder_atomically(out, write)
+        alarms = [Finding.read(each) for each in json.loads((out / FINDINGS).read_text())["findings"]]
+        alarms = [each for each in alarms if each.alarm]
+        return [each.said for each in alarms], [each.said for each in alarms if each.measure in settings.hold]
 
     def _grow(self, home: Path, day: str, graph: Path) -> dict[str, Growth]:
         """Gives rows to values that have become common; values of a day that is held back count as well."""

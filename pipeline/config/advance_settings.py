@@ -8,7 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from mixrank.components.training import TrainSettings
 from mixrank.pipeline.config.comparison_tables import merged
-from mixrank.schemas.naming import Declaration
+from mixrank.schemas.naming import Declaration, nearest
+from mixrank.serving.drift import MISSING_COLUMN, OF_STATISTICS, Limits
 
 # A day is seen once, at a steady rate; the rest of a run's settings holds for its days too.
 OF_A_DAY: dict[str, Any] = {
@@ -43,6 +44,34 @@ class VocabularySettings(Declaration):
         return self
 
 
+class DriftSettings(Declaration):
+    """How a day's rows may differ from those of the last day that was taken.
+
+    Args:
+        limits: name -> value of `mixrank.serving.drift.Limits` (docs/drift.md); the others are the defaults.
+        min_rows: int >= 0. Distances of fewer rows raise no alarm.
+        hold: measures whose alarms hold the day back; the other alarms are said and recorded.
+    """
+
+    limits: dict[str, float] = {}
+    min_rows: int = Field(default=1000, ge=0)
+    hold: tuple[str, ...] = (MISSING_COLUMN,)
+
+    @field_validator("limits")
+    @classmethod
+    def _check_limits(cls, limits: dict[str, float]) -> dict[str, float]:
+        Limits.parse([f"{name}={value}" for name, value in limits.items()])
+        return limits
+
+    @field_validator("hold")
+    @classmethod
+    def _check_hold(cls, hold: tuple[str, ...]) -> tuple[str, ...]:
+        for measure in hold:
+            if measure not in OF_STATISTICS:
+                raise ValueError(f"there is no measure `{measure}` of rows{nearest(measure, OF_STATISTICS)}")
+        return hold
+
+
 class AdvanceSettings(Declaration):
     """How days are taken one by one.
 
@@ -58,6 +87,7 @@ class AdvanceSettings(Declaration):
     min_rows: float = Field(default=0.2, ge=0, le=1)
     keep_days: int = Field(default=7, ge=2)
     vocabularies: VocabularySettings | None = VocabularySettings()
+    drift: DriftSettings | None = DriftSettings()
 
     @field_validator("train")
     @classmethod

@@ -71,6 +71,7 @@ def begun(tmp_path_factory, transform_log):
 
     from mixrank.components.examples import DayState, find_tables, read_log, read_others, write_day
     from mixrank.components.training import train_model
+    from mixrank.pipeline.reports import Known, read_new, write_statistics
     from mixrank.schemas.encode import decode
 
     root = tmp_path_factory.mktemp("begun")
@@ -87,6 +88,10 @@ def begun(tmp_path_factory, transform_log):
         files = [str(path) for path in (root / day / "Split-train").glob("*")]
         rows[split] = [decode(SPEC, each.numpy()) for each in tf.data.TFRecordDataset(files, "GZIP")]
     transform_log(SPEC, rows, root / "transform")
+    statistics = root / "statistics" / "Split-train" / "FeatureStats.pb"
+    statistics.parent.mkdir(parents=True)
+    known = Known(SPEC, {})
+    write_statistics(read_new(root / DAYS[0] / "Split-train", known, "train", lambda name, rows: None), statistics)
     settings = {
         "name": "shop",
         "dataset": "shop",
@@ -137,7 +142,7 @@ def shop(begun, tmp_path):
         seconds={},
         rows=Rows(
             examples=root / "none",
-            statistics=root / "none",
+            statistics=root / "statistics",
             transformed=root / "transform" / "transformed",
             transform_graph=root / "transform" / "graph",
         ),
@@ -281,6 +286,24 @@ def test_a_day_without_positives_is_held_back_and_the_next_skips_its_model(shop,
     assert held.pushed is None and held.metrics == {}
     assert (after.model, after.held) == (FIRST, ())
     assert len(versions(shop.home / "serving" / "shop")) == 1
+
+
+def test_a_day_whose_rows_drift_is_said_or_held_back(shop, quick_check):
+    def alarms(day, **drift):
+        (record,) = take_all(shop, advance={"drift": {"min_rows": 200, **drift}})
+        assert record.day == day
+        assert [said for said in record.drift if said.startswith("place: L-infinity 0.")]
+        return record
+
+    rows_of(DAYS[2]).assign(place=0).to_parquet(shop.data / f"{DAYS[2]}.parquet")
+    said = alarms(DAYS[2])
+    assert said.held == () and said.pushed
+    # The reference is the day before, not the run.
+    deliver(shop, DAYS[3])
+    held = alarms(DAYS[3], hold=["L-infinity"])
+    assert set(held.held) < set(held.drift)
+    assert held.held[0].startswith("place: L-infinity 0.") and "0 100.0 % -> " in held.held[0]
+    assert (held.pushed, held.metrics) == (None, {})
 
 
 def test_a_day_that_misses_a_bound_is_held_back(shop):
