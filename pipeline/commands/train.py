@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from mixrank.pipeline.commands.report import show_report
+from mixrank.pipeline.commands.run import run as run_once
 from mixrank.pipeline.commands.terminal import (
     Config,
     Overrides,
@@ -82,6 +83,7 @@ def advance(
     redo: Annotated[
         str | None, typer.Option(help="Take this day back, and all after it, and do them again with today's log.")
     ] = None,
+    start: Annotated[bool, typer.Option("--start", help="Do the run first, where there is none yet.")] = False,
     overrides: Overrides = None,
     wait: Wait = False,
 ) -> None:
@@ -92,10 +94,13 @@ def advance(
     from mixrank.components.examples import parse_days
     from mixrank.pipeline.config import load_config
     from mixrank.pipeline.fast_loop import last_run
+    from mixrank.pipeline.run_record import is_run
 
     settings = load_config(config, overrides or [])
     for day in filter(None, (until, redo)):
         parse_days(day)
+    if start and not is_run(settings.run_dir):
+        run_once(config, overrides, wait)
     with alone(settings.run_dir, "advance", wait):
         run, dataset = last_run(settings)
         errors.print("loading TensorFlow ...", style="dim")
@@ -119,10 +124,12 @@ def advance(
                 for reason in record.held:
                     errors.print(f"{day} is held back: {reason}", style="bold red", soft_wrap=True)
             days.tidy()
-    _show(days.done())
+    done = days.done()
+    _show(done)
     again = arguments(config, overrides)
     console.print(f"next:\n  mixrank advance {again}   # tomorrow", soft_wrap=True)
-    if waiting and record.held:
+    # Until it is done again, so that a second attempt does not pass for a day that was taken.
+    if done and done[-1].held:
         raise typer.Exit(1)
 
 
