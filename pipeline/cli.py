@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -142,19 +141,15 @@ for name in COMMANDS:
     app.command(name)(lambda: None)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Console entry point.
-
-    Args:
-        arguments: those of the command; None takes the process' own.
-    """
+def main() -> None:
+    """Console entry point."""
     # What libraries say to their own developers; a run keeps it in its run.log.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in (None, "tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="google|tensorflow|tfx|keras|jax|apache_beam")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    app(arguments)
+    app()
 
 
 if __name__ == "__main__":

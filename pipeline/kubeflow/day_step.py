@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -28,13 +29,12 @@ def main(arguments: Sequence[str]) -> None:
         "data": given.data,
         "push_to": given.push_to,
     }
-    from mixrank.pipeline.cli import main as mixrank
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "run.yaml"
-        # JSON is YAML.
-        file.write_text(json.dumps(config))
-        mixrank(["advance", str(file), "--start", *days])
+    file = Path(tempfile.mkdtemp()) / "run.yaml"
+    # JSON is YAML.
+    file.write_text(json.dumps(config))
+    # In place of this process, so that a signal to stop reaches the one that works.
+    command = [sys.executable, "-m", "mixrank.pipeline.cli", "advance", str(file), "--start", *days]
+    os.execv(sys.executable, command)
 
 
 if __name__ == "__main__":

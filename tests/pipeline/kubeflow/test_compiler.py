@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -63,7 +64,6 @@ def test_the_committed_file_is_what_the_config_compiles_to(name):
 def test_the_committed_pipeline_of_days_is_one_step_that_the_command_line_takes(monkeypatch, tmp_path):
     from kfp import components
 
-    from mixrank.pipeline import cli
     from mixrank.pipeline.kubeflow import CompiledSpec, compiled, day_step, image_of
 
     path = COMPILED / "kuairand-days.yaml"
@@ -89,14 +89,15 @@ def test_the_committed_pipeline_of_days_is_one_step_that_the_command_line_takes(
     given = [values.get(arg[23:-4], arg) for arg in container["args"]]
     ran = []
 
-    def main(arguments):
-        command, config, *options = arguments
-        ran.append((command, options, load_config(config, [])))
+    def execute(program, arguments):
+        config, *options = arguments[4:]
+        ran.append((arguments[:4], options, load_config(config, [])))
 
-    monkeypatch.setattr(cli, "main", main)
+    monkeypatch.setattr(os, "execv", execute)
     day_step.main([str(tmp_path) if arg == "/mixrank" else arg for arg in given])
     ((command, options, config),) = ran
-    assert (command, options) == ("advance", ["--start", "--until", "2022-05-07"])
+    assert command == [sys.executable, "-m", "mixrank.pipeline.cli", "advance"]
+    assert options == ["--start", "--until", "2022-05-07"]
     expected = load_config("kuairand", ["data=/volume/logs", "push_to=s3://models/kuairand", f"output={tmp_path}"])
     assert config == expected.model_copy(update={"compare": config.compare, "kubeflow": config.kubeflow})
 
