@@ -6,28 +6,29 @@ Large tables are written and read in blocks of rows, so that memory holds them o
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from mixrank.components.training.exports import ORIGIN, is_state
 from mixrank.components.training.settings import ModelSettings, TrainSettings
 from mixrank.components.training.training_step import TrainingStep
 from mixrank.components.training.warm_start import MovedRows, moved_rows
 from mixrank.layers.ranking import model_inputs
 from mixrank.layers.tokens import blocks, put
 from mixrank.schemas import FeatureSpec, Hash, Vocab
-from mixrank.schemas.arrow import lines_of
+from mixrank.schemas.arrow import lines_of, pa
 from mixrank.schemas.files import abandoned, remove, write_folder_atomically
 
 INDEX = "variables.json"
-# Folders of a state that hold the variables and the vocabularies of their rows, and its file: what it is a state of.
-VARIABLES, VOCABULARIES, ORIGIN = "variables", "vocabularies", "origin.json"
+# Folders of a state that hold the variables and the vocabularies of their rows.
+VARIABLES, VOCABULARIES = "variables", "vocabularies"
 # Differences that an error names.
 NAMED = 3
 
@@ -161,7 +162,14 @@ def keep_state(
     def write(temporary: Path) -> None:
         write_variables(temporary / VARIABLES, step.state)
         steps = int(np.asarray(step.optimizer.iterations))
-        (temporary / ORIGIN).write_text(json.dumps({"steps": steps, "origin": origin}, indent=1))
+        kept = {
+            "steps": steps,
+            "origin": origin,
+            "tables": {layer.name: layer.sizes for layer in step.tables},
+            "trained": [step.tables[place].name for place in step.trained],
+            "dense": [weight.path for weight in step.dense_weights],
+        }
+        (temporary / ORIGIN).write_text(json.dumps(kept, indent=1))
         (temporary / VOCABULARIES).mkdir()
         for name in spec.vocabularies:
             tf.io.gfile.copy(transform_output.vocabulary_file_by_name(name), str(temporary / VOCABULARIES / name))
@@ -180,7 +188,7 @@ def steps_before(folder: Path, origin: Mapping[str, Any]) -> int:
         ValueError: if the folder holds no state, or that of another model, optimizer or encoding, naming what
             differs.
     """
-    if not (folder / ORIGIN).is_file():
+    if not is_state(folder):
         raise ValueError(f"{folder} holds no state of a training (`train.keep_state` writes one)")
     kept = json.loads((folder / ORIGIN).read_text())
     there, here = _flat(kept["origin"]), _flat(json.loads(json.dumps(origin)))
@@ -212,22 +220,139 @@ def take_state(folder: Path, step: TrainingStep, spec: FeatureSpec, transform_ou
     Raises:
         ValueError: if it has other variables, which differ.
     """
-    if not spec.vocabularies:
-        read_variables(folder / VARIABLES, step.state)
-        return 0
-    moved, new = {}, 0
+    kept = json.loads((folder / ORIGIN).read_text())
     names = {id(variable): name for name, variable in step.state.items()}
+    every = {name for layer in step.tables for name in layer.sizes}
+    rows = _rows_of_tables(folder, kept, step, spec, transform_output, every)
+    read_variables(folder / VARIABLES, step.state, {names[variable]: moved for variable, moved in rows.items()})
+    first_slots = [slots[0] for slots in step.row_optimizer.slots[: len(step.trained)]]
+    return sum(int((rows[id(slot)].source < 0).sum()) for slot in first_slots)
+
+
+def _rows_of_tables(
+    folder: Path,
+    kept: Mapping[str, Any],
+    step: TrainingStep,
+    spec: FeatureSpec,
+    transform_output: tft.TFTransformOutput,
+    equal: Container[str],
+) -> dict[int, MovedRows]:
+    """`id` of a variable of tables, or of one of their slots -> where its rows were."""
+
+    def vocabulary(name: str) -> pa.Array:
+        return lines_of((folder / VOCABULARIES / name).read_bytes())
+
+    rows = {}
     for place, layer in enumerate(step.tables):
-        weights, slots = moved_rows(
-            layer, spec, lambda name: lines_of((folder / VOCABULARIES / name).read_bytes()), transform_output
-        )
-        moved[names[id(layer.embeddings)]] = weights
-        new += int((slots.source < 0).sum())
+        sizes = kept["tables"].get(layer.name, {})
+        weights, slots = moved_rows(layer, spec, transform_output, sizes, vocabulary, equal)
+        rows[id(layer.embeddings)] = weights
         if place in step.trained:
-            for slot in step.row_optimizer.slots[step.trained.index(place)]:
-                moved[names[id(slot)]] = slots
-    read_variables(folder / VARIABLES, step.state, moved)
-    return new
+            rows |= {id(slot): slots for slot in step.row_optimizer.slots[step.trained.index(place)]}
+    return rows
+
+
+class Fitting(NamedTuple):
+    """What a training of other columns or another model took over from a state.
+
+    Args:
+        taken: names of variables that have their values from there, whole or row by row.
+        left: name -> why it begins afresh.
+        gone: names of weights of the state that are not here.
+    """
+
+    taken: list[str]
+    left: dict[str, str]
+    gone: list[str]
+
+    @property
+    def said(self) -> str:
+        """In lines: how much was taken, and what was not."""
+        lines = [f"warm start: {len(self.taken):,} variables taken over"]
+        lines += [f"  afresh: {name} ({why})" for name, why in self.left.items()]
+        lines += [f"  not here any more: {name}" for name in self.gone]
+        return "\n".join(lines)
+
+
+def take_what_fits(
+    folder: Path,
+    step: TrainingStep,
+    spec: FeatureSpec,
+    transform_output: tft.TFTransformOutput,
+    origin: Mapping[str, Any],
+) -> Fitting:
+    """Gives a training the variables of a state that it has too: same place in the model, same shape.
+
+    Rows of tables are taken over value by value, feature by feature, where the width and the encoding are equal. The
+    slots of an optimizer are taken over if both optimizers are of the same kind.
+
+    Args:
+        folder: as `keep_state` left it.
+        step: the training, before its first step.
+        spec, transform_output, origin: of this training.
+    """
+    kept = json.loads((folder / ORIGIN).read_text())
+    index = json.loads((folder / VARIABLES / INDEX).read_text())
+    there = {_place(entry["name"], entry["path"], kept["dense"], kept["trained"]): entry for entry in index}
+    steps = steps_that_fit(folder, origin)
+    encodings = kept["origin"]["encodings"], origin["encodings"]
+    # Rows of frozen tables are those of a file.
+    frozen = {id(layer.embeddings) for place, layer in enumerate(step.tables) if place not in step.trained}
+    taken: list[str] = []
+    left: dict[str, str] = {}
+    equal: set[str] = set()
+    for place in step.trained:
+        layer = step.tables[place]
+        sizes = kept["tables"].get(layer.name, {})
+        for name, size in layer.sizes.items():
+            # Of a vocabulary the number of rows may be another one.
+            same = encodings[0].get(name) == encodings[1][name] if name in encodings[1] else sizes.get(name) == size
+            if name in sizes and same:
+                equal.add(name)
+            else:
+                left[f"table of {name}"] = "other rows there" if name in sizes else f"not in {layer.name} there"
+    rows = _rows_of_tables(folder, kept, step, spec, transform_output, equal)
+    dense, tables = [weight.path for weight in step.dense_weights], [step.tables[each].name for each in step.trained]
+    here = {_place(name, variable.path, dense, tables): (name, variable) for name, variable in step.state.items()}
+    for what, (name, variable) in here.items():
+        of_optimizer = name.startswith(("optimizer/", "tables/"))
+        if id(variable) in frozen or (of_optimizer and not steps):
+            continue
+        entry, moved = there.get(what), rows.get(id(variable))
+        wanted = list(variable.shape) if moved is None else [moved.size, *variable.shape[1:]]
+        if entry is None or entry["shape"] != wanted:
+            if not of_optimizer:
+                left[what] = "not there" if entry is None else f"{entry['shape']} there, {wanted} here"
+        elif moved is None:
+            variable.assign(np.load(folder / VARIABLES / entry["files"][0]["name"], allow_pickle=False))
+            taken.append(what)
+        else:
+            _read_moved(folder / VARIABLES, entry["files"], variable, moved)
+            taken.append(what)
+    gone = [what for what, entry in there.items() if what not in here and entry["name"].startswith("model/")]
+    return Fitting(taken, left, gone)
+
+
+def _place(name: str, path: str, dense: Sequence[str], tables: Sequence[str]) -> str:
+    """What a variable of a state is, in every model: `model/5` -> its path, `optimizer/momentum/5` -> that of whose
+    momentum it is, `tables/0/1` -> the second slot of which tables.
+    """
+    kind, _, rest = name.partition("/")
+    if kind == "model":
+        return path
+    slot, _, number = rest.rpartition("/")
+    if kind == "optimizer" and slot:
+        return f"{slot} of {dense[int(number)]}"
+    if kind == "tables" and int(slot) < len(tables):
+        return f"slot {number} of {tables[int(slot)]}"
+    return name
+
+
+def steps_that_fit(folder: Path, origin: Mapping[str, Any]) -> int:
+    """Number of steps that led to a state, 0 if its optimizers were of other kinds, so that their slots are no use."""
+    kept = json.loads((folder / ORIGIN).read_text())
+    same = all(kept["origin"][kind] == origin[kind] for kind in ("optimizer", "embedding_optimizer"))
+    return int(kept["steps"]) if same else 0
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, assert_never
 
@@ -123,10 +123,12 @@ class MovedRows(NamedTuple):
 def moved_rows(
     layer: EmbeddingTables,
     spec: FeatureSpec,
-    vocabularies: Callable[[str], pa.Array],
     transform_output: tft.TFTransformOutput,
+    sizes: Mapping[str, int],
+    vocabularies: Callable[[str], pa.Array],
+    equal: Container[str],
 ) -> tuple[MovedRows, MovedRows]:
-    """Where the rows of tables were before their vocabularies changed, and where their optimizer slots were.
+    """Where the rows of tables were in an earlier training, and where their optimizer slots were.
 
     A value that was not in a vocabulary takes the row of its out-of-vocabulary bucket, as which it was looked up until
     then, so that the model's answers stay as they are; where embeddings begin with vectors of a file, it keeps its own.
@@ -134,34 +136,36 @@ def moved_rows(
 
     Args:
         layer: the tables as they are now.
-        spec: features of a row, with as many out-of-vocabulary buckets as before.
-        vocabularies: feature -> the values of its vocabulary before.
-        transform_output: has those of today.
+        spec: features of a row.
+        transform_output: has the vocabularies of today.
+        sizes: table -> number of its rows there, in their order.
+        vocabularies: feature -> the values of its vocabulary there.
+        equal: tables whose values became rows in the same way; all others keep what they have.
     """
-    size, weights, slots = 0, [], []
+    first = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
+    weights, slots = [], []
     looked_up = {feature.name: feature for feature in spec.looked_up}
     for name, rows in layer.sizes.items():
         feature = looked_up.get(name)
-        if feature is None or not isinstance(feature.vocab, Vocab):
-            source, new, had = np.arange(rows), np.zeros(rows, bool), rows
-            own = new
+        if name not in sizes or name not in equal:
+            source = slot = np.full(rows, -1)
+        elif feature is None or not isinstance(feature.vocab, Vocab):
+            source = slot = first[name] + np.arange(rows)
         else:
             before, now = vocabularies(name), vocabulary_of(feature, transform_output)
-            oov = feature.vocab.oov
-            had = 1 + len(before) + oov
             at = _places(now, before)
-            new = np.zeros(rows, bool)
-            new[1 : 1 + len(now)] = at < 0
-            buckets = 1 + len(before) + np.arange(oov)
-            source = np.concatenate([[0], 1 + at, buckets])
+            buckets = 1 + len(before) + np.arange(feature.vocab.oov)
+            source = first[name] + np.concatenate([[0], 1 + at, buckets])
+            new = np.concatenate([[False], at < 0, np.zeros(len(buckets), bool)])
+            slot = np.where(new, -1, source)
             if new.any():
                 values = now.filter(pa.array(at < 0)).to_numpy(zero_copy_only=False)
-                source[new] = buckets[tf.strings.to_hash_bucket_fast(tf.constant(values), oov).numpy()]
-            own = new & (name in spec.initial_tables)
-        weights.append(np.where(own, -1, size + source))
-        slots.append(np.where(new, -1, size + source))
-        size += had
-    return MovedRows(size, np.concatenate(weights)), MovedRows(size, np.concatenate(slots))
+                own = tf.strings.to_hash_bucket_fast(tf.constant(values), len(buckets)).numpy()
+                source[new] = -1 if name in spec.initial_tables else first[name] + buckets[own]
+        weights.append(source)
+        slots.append(slot)
+    total = sum(sizes.values())
+    return MovedRows(total, np.concatenate(weights)), MovedRows(total, np.concatenate(slots))
 
 
 def vocabulary_of(feature: LookedUp, transform_output: tft.TFTransformOutput) -> pa.Array:

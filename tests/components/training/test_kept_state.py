@@ -188,6 +188,47 @@ def test_a_kept_state_replaces_the_one_of_a_training_that_was_killed_after_it(tr
     assert sorted(path.name for path in (again / STATE).iterdir()) == [ORIGIN, VARIABLES, VOCABULARIES]
 
 
+@pytest.mark.slow
+def test_a_warm_start_from_a_state_takes_all_of_it(train, first, tmp_path, capsys):
+    expected = train(tmp_path / "state", "second", state=first / STATE)
+    found = train(tmp_path / "warm", "second", warm_start=str(first / STATE))
+    same(variables(found), variables(expected), atol=1e-6)
+    assert not (found / PROGRESSIVE).exists()
+    assert f"warm start: {len(variables(first))} variables taken over\n" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["width", "encoding", "model", "optimizer"])
+def test_a_warm_start_takes_what_fits_and_says_what_does_not(what, train, spec, first, tmp_path, capsys):
+    changes = {
+        "width": {"spec": with_person(spec, dim=16)},
+        "encoding": {"spec": with_person(spec, vocab=Vocab(min_count=2, oov=5))},
+        "model": {"model": {"name": "dcnv2", "params": {}}},
+        "optimizer": {"embedding_optimizer": TableOptimizer(name="adagrad")},
+    }[what]
+    # So slowly that it stays what it was.
+    slow = {"optimizer": Optimizer(learning_rate=1e-12), "embedding_optimizer": TableOptimizer(learning_rate=1e-12)}
+    if what == "optimizer":
+        slow["embedding_optimizer"] = TableOptimizer(name="adagrad", learning_rate=1e-12)
+    found = train(tmp_path, "second", warm_start=str(first / STATE), **{**changes, **slow})
+    said = capsys.readouterr().err
+    before, after = variables(first), variables(found)
+    tables = [name for name in before if name in after and before[name].shape[1:] == after[name].shape[1:]]
+    equal = [name for name in tables if name.startswith("model/") and np.allclose(before[name], after[name], atol=1e-6)]
+    steps = int(after["optimizer/iteration"][0])
+    assert steps == (SECOND if what == "optimizer" else FIRST + SECOND) // BATCH
+    if what == "optimizer":
+        assert len(equal) == len([name for name in before if name.startswith("model/")])
+        assert "afresh" not in said
+    elif what == "model":
+        assert "afresh: dcnv2/" in said and "not here any more: dlrm/" in said
+        assert len(equal) >= len([name for name in before if name.startswith("tables/") and name.endswith("/0")])
+    else:
+        assert "afresh: table of person (" in said
+        assert ("not here any more: tables_" in said) is (what == "width")
+        assert len(equal) > 3
+
+
 def with_person(spec, **changes):
     features = [
         each.model_copy(update=changes) if isinstance(each, Categorical) and each.name == "person" else each
