@@ -23,6 +23,7 @@ from mixrank.serving.base import check_sums
 from mixrank.serving.dev_server.errors import REQUEST_BYTES
 from mixrank.serving.dev_server.grpc_service import GrpcService
 from mixrank.serving.dev_server.loaded_model import LoadedModel
+from mixrank.serving.dev_server.prediction_logs import PredictionLogs
 from mixrank.serving.dev_server.repository import AVAILABLE, END, Repository, Version
 from mixrank.serving.dev_server.rest import rest_app
 
@@ -113,6 +114,7 @@ def running(
     poll_seconds: float = 1.0,
     say: Callable[[str], object] = lambda line: None,
     verified: bool = False,
+    log: Path | None = None,
 ) -> Iterator[DevelopmentServer]:
     """Serves models until the block ends, then finishes the requests already received.
 
@@ -123,6 +125,7 @@ def running(
         poll_seconds: interval between checks of the folders and the models.config.
         say: called with a line for each change of a version.
         verified: bool. Load only versions whose files are as their SHA-256 sums say.
+        log: folder that gets every answered predict request as a PredictionLog, or None.
 
     Raises:
         ValueError: if a model has no version that can be loaded, a models.config is not valid, or a port is in use.
@@ -136,7 +139,8 @@ def running(
 
     repository = Repository(models, load=load, say=say)
     repository.start()
-    stop, service = threading.Event(), GrpcService(repository)
+    logs = None if log is None else PredictionLogs(log)
+    stop, service = threading.Event(), GrpcService(repository, logs)
 
     def follow() -> None:
         while not stop.wait(poll_seconds):
@@ -152,7 +156,7 @@ def running(
             raise ValueError(f"gRPC cannot listen at {host}:{grpc_port}; is the port in use?") from None
         rest = uvicorn.Server(
             uvicorn.Config(
-                rest_app(repository, {host.lower(), socket.gethostname().lower()}), http=Protocol, log_config=None,
+                rest_app(repository, {host.lower(), socket.gethostname().lower()}, logs), http=Protocol, log_config=None,
                 log_level="error", access_log=False, lifespan="off", ws="none", timeout_keep_alive=IDLE,
                 timeout_graceful_shutdown=GRACE,
             )
@@ -173,6 +177,8 @@ def running(
             stop.set()
             rest.should_exit = True
             rpc.stop(GRACE).wait()
+    if logs is not None:
+        logs.close()
     if serving.exception() is not None:
         raise _ended(serving)
 
