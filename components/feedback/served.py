@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,27 @@ def filled(lists: pa.Array) -> pa.Array:
     """Lists of which the missing ones are empty."""
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     return pa.LargeListArray.from_arrays(pa.array(np.append(0, np.cumsum(lengths)), pa.int64()), lists.flatten())
+
+
+def stretched(lists: pa.LargeListArray, lengths: np.ndarray, padding: Any) -> pa.LargeListArray:
+    """Lists padded at the end.
+
+    Args:
+        lists: none missing.
+        lengths: int array (rows,), at least those of the lists.
+        padding: what is added.
+    """
+    old = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
+    if (old == lengths).all():
+        return lists
+    row = np.repeat(np.arange(len(old)), lengths)
+    place = np.arange(len(row)) - (np.cumsum(lengths) - lengths)[row]
+    index = pa.array((np.cumsum(old) - old)[row] + place, mask=place >= old[row])
+    values = lists.flatten().take(index)
+    kind = values.type
+    padding = padding.encode() if pa.types.is_large_binary(kind) else padding
+    values = values.fill_null(pa.scalar(padding, kind))
+    return pa.LargeListArray.from_arrays(pa.array(np.append(0, np.cumsum(lengths)), pa.int64()), values)
 
 
 def first_of(rows: pa.Table, column: Column | str) -> pa.Array:

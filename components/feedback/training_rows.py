@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from mixrank.components.examples import shuffled_pieces
-from mixrank.components.feedback.served import KINDS, first_of, single, times_of
+from mixrank.components.feedback.served import KINDS, first_of, single, stretched, times_of
 from mixrank.components.gates import Figures, LabelFigures
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.arrow import pa, pc
-from mixrank.schemas.encode import Column, columns
+from mixrank.schemas.encode import PADDING, Column, columns
 
 SEED = 2022
 SPLIT = "train"
@@ -65,6 +66,7 @@ def training_rows(
             moments = pc.fill_null(time, 0).to_numpy(zero_copy_only=False)
             mature = moments + label.matures_after_ms <= until_ms
             arrays[label.mature] = single(pa.array(mature.astype(np.int64)))
+    arrays |= _even(arrays, known)
     needed = [column for column in known if column.required or not (column.serving or column.optional)]
     complete = np.ones(len(served), bool)
     missing: dict[str, int] = {}
@@ -75,6 +77,27 @@ def training_rows(
         complete &= there
     table = pa.table({column.name: _as_example(arrays[column.name], column) for column in known})
     return TrainingRows(table.filter(pa.array(complete)), complete, missing)
+
+
+def _even(arrays: dict[str, pa.Array], known: Sequence[Column]) -> dict[str, pa.Array]:
+    """The columns of every history with as many events as the longest of them, as a row must have them.
+
+    A log does not have the padding at the end, and so not an oldest event's attribute where it is missing.
+    """
+    found: dict[str, pa.Array] = {}
+    for history in dict.fromkeys(column.history for column in known if column.history is not None):
+        own = [column for column in known if column.history == history]
+        counts = {
+            column.name: pc.list_value_length(arrays[column.name]).to_numpy(zero_copy_only=False) for column in own
+        }
+        events = np.max([-(-counts[column.name] // column.width) for column in own], axis=0)
+        for column in own:
+            wanted = events * column.width
+            if column.weighs is not None:
+                # Weights are there for all events or none.
+                wanted = np.where(counts[column.name] > 0, wanted, 0)
+            found[column.name] = stretched(arrays[column.name], wanted, PADDING[column.kind])
+    return found
 
 
 def _outcome(given: pd.Series, column: Column, served: pa.Table, spec: FeatureSpec) -> pa.Array:

@@ -154,9 +154,10 @@ def running(
             grpc_port = rpc.add_insecure_port(f"{host}:{grpc_port}")
         except RuntimeError:
             raise ValueError(f"gRPC cannot listen at {host}:{grpc_port}; is the port in use?") from None
+        app = rest_app(repository, {host.lower(), socket.gethostname().lower()}, logs)
         rest = uvicorn.Server(
             uvicorn.Config(
-                rest_app(repository, {host.lower(), socket.gethostname().lower()}, logs), http=Protocol, log_config=None,
+                app, http=Protocol, log_config=None,
                 log_level="error", access_log=False, lifespan="off", ws="none", timeout_keep_alive=IDLE,
                 timeout_graceful_shutdown=GRACE,
             )
