@@ -6,7 +6,7 @@
     runs/NAME/days/
       log/               rows of the raw files, by day; every file is read once
       start/state/       what the days of the run leave for those after it
-      2022-05-05/        examples/, state/, transformed/, model_run/, checked/, day.json
+      2022-05-05/        examples/, state/, transformed/, model_run/, checked/, day.json; served/ with `served`
 
 Every step writes its folder whole or not at all, and is left out if its folder is there; `day.json` comes last. So a
 command that was killed anywhere and is called again does what is left, and ends with the same files.
@@ -14,6 +14,7 @@ command that was killed anywhere and is called again does what is left, and ends
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import sys
 import time
@@ -35,7 +36,7 @@ from mixrank.schemas import Dataset, SplitByDay
 from mixrank.schemas.arrow import read_frame
 from mixrank.schemas.files import abandoned, remove, withdraw, write_folder_atomically
 
-START = "start"
+START, SERVED = "start", "served"
 
 
 @dataclass
@@ -47,6 +48,8 @@ class Advance:
         dataset: its dataset.
         run: its record; it must have kept its state (`train.keep_state`).
         say: gets lines of progress.
+        served: folder of what `join_feedback` made, a folder `YYYY-MM-DD` for a day: such a day is judged and trained
+            on its rows as they were served.
     """
 
     config: RunConfig
@@ -54,6 +57,7 @@ class Advance:
     run: RunRecord
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
     seconds: dict[str, float] = field(default_factory=dict)
+    served: Path | None = None
 
     def __post_init__(self) -> None:
         split = self.dataset.source.split
@@ -244,7 +248,7 @@ class Advance:
         from mixrank.components.examples import DayState, write_day
         from mixrank.components.gates import REPORT, Figures
 
-        report = home / "examples" / REPORT
+        self._take_served(home, day)
         if not (home / "state" / "state.json").is_file():
             with self._timed("examples"):
                 write_day(
@@ -259,7 +263,7 @@ class Advance:
                     scratch=str(self.folder / "scratch"),
                     pipeline=self.pipeline,
                 )
-        figures = Figures.model_validate_json(report.read_bytes())
+        figures = Figures.model_validate_json((_rows(home) / REPORT).read_bytes())
         rows = figures.rows["train"]
         held = []
         usual = [record.rows for record in self.done() if record.day < day and not record.held]
@@ -276,6 +280,23 @@ class Advance:
                 held.append(f"label `{label.name}` is {int(positives > 0)} in all of {counted:,} rows")
         return rows, held
 
+    def _take_served(self, home: Path, day: str) -> None:
+        """Copies the day's rows as they were served, if there are any."""
+        from mixrank.components.gates import REPORT
+
+        source = None if self.served is None else self.served / day
+        if source is None or not source.is_dir() or (home / SERVED).is_dir():
+            return
+        rows, report = source / "Split-train", source / REPORT
+        if not rows.is_dir() or not report.is_file():
+            raise ValueError(f"{source} was not written by `mixrank join-feedback`: it lacks Split-train/ or {REPORT}")
+
+        def write(folder: Path) -> None:
+            shutil.copytree(rows, folder / rows.name)
+            shutil.copy(report, folder / REPORT)
+
+        write_folder_atomically(home / SERVED, write)
+
     def _transform(self, home: Path) -> None:
         from mixrank.components.day_rows import transform_day
 
@@ -283,7 +304,7 @@ class Advance:
             return
         with self._timed("transform"):
             graph = self.run.rows.transform_graph
-            transform_day(home / "examples", graph, home / "transformed", self.dataset.spec)
+            transform_day(_rows(home), graph, home / "transformed", self.dataset.spec)
 
     def _train(self, home: Path, state: Path) -> None:
         """Scores the day's rows with the model as it is, and goes on with them."""
@@ -348,7 +369,7 @@ class Advance:
         if (home / "checked").is_dir():
             return []
         with self._timed("check"):
-            rows = read_examples(str(home / "examples" / "Split-train"), self.config.check_rows)
+            rows = read_examples(str(_rows(home) / "Split-train"), self.config.check_rows)
             try:
                 scores = score_afresh(home / "export", rows)
             except ValueError as error:
@@ -389,3 +410,8 @@ class Advance:
         took = time.monotonic() - began
         self.seconds[step] = round(self.seconds.get(step, 0.0) + took, 2)
         self.say(f"      {step}: {took:.1f} s")
+
+
+def _rows(home: Path) -> Path:
+    """Folder of the rows that a day is judged and trained on: as served, where that is known."""
+    return home / SERVED if (home / SERVED).is_dir() else home / "examples"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,10 @@ def advance(
     redo: Annotated[
         str | None, typer.Option(help="Take this day back, and all after it, and do them again with today's log.")
     ] = None,
+    served: Annotated[
+        Path | None,
+        typer.Option(help="Folder of joined feedback, a folder YYYY-MM-DD for a day: train on rows as served."),
+    ] = None,
     overrides: Overrides = None,
     wait: Wait = False,
 ) -> None:
@@ -96,6 +101,8 @@ def advance(
     settings = load_config(config, overrides or [])
     for day in filter(None, (until, redo)):
         parse_days(day)
+    if served is not None and not served.is_dir():
+        raise ValueError(f"--served {served} is no folder; `mixrank join-feedback` writes one for each day into it")
     with alone(settings.run_dir, "advance", wait):
         run, dataset = last_run(settings)
         errors.print("loading TensorFlow ...", style="dim")
@@ -104,7 +111,7 @@ def advance(
         from mixrank.pipeline.runners import LOG_FILE, quiet
 
         prepare_devices(settings.train.replicas)
-        days = Advance(settings, dataset, run)
+        days = Advance(settings, dataset, run, served=served)
         with quiet(settings.run_dir / f"advance-{LOG_FILE}"):
             if redo:
                 days.say(f"taken back: {', '.join(days.redo(redo))}")
@@ -121,7 +128,8 @@ def advance(
             days.tidy()
     _show(days.done())
     again = arguments(config, overrides)
-    console.print(f"next:\n  mixrank advance {again}   # tomorrow", soft_wrap=True)
+    given = "" if served is None else f" --served {shlex.quote(str(served))}"
+    console.print(f"next:\n  mixrank advance {again}{given}   # tomorrow", soft_wrap=True)
     if waiting and record.held:
         raise typer.Exit(1)
 
