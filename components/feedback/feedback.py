@@ -219,7 +219,7 @@ class _Join:
         return feedback
 
     def _read_served(self) -> int:
-        total = 0
+        total = keyed = 0
         for rows in self.rows:
             numbers = np.arange(total, total + len(rows))
             total += len(rows)
@@ -231,12 +231,13 @@ class _Join:
             time = times_of(rows, self.spec)
             self._see(time)
             keys = [self._key(rows, name) for name in self.keys]
+            keyed += len(rows) - keys[0].null_count
             thin = pa.Table.from_arrays(
                 [*keys, time, pa.array(numbers), pa.array(place)], schema=self.impressions.schema
             )
             self.impressions.add(thin, shard_of(keys, self.count))
             self.features.add(rows.append_column(ROW, pa.array(numbers)), place)
-        if total and self.outcomes.columns.by_id and IMPRESSION not in self.rows.found:
+        if total and not keyed and self.outcomes.columns.by_id:
             raise ValueError(
                 f"the outcomes have a column `{IMPRESSION}`, and no served row has one: let the client log "
                 "`impression_ids`, or join by user, item and time"

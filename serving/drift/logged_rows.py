@@ -99,7 +99,7 @@ class LoggedRows:
                 batch = self._decoded(file, part.examples)
             else:
                 batch = self._lists(file.path, part.arrays(), part.numbers)
-            if self.about and LOGGED_AT not in batch.schema.names:
+            if LOGGED_AT in self._about:
                 batch = with_column(batch, LOGGED_AT, part.logged_at)
             yield batch
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mixrank.schemas.arrow import pa
+from mixrank.schemas.arrow import pa, pc
 from mixrank.schemas.encode import Column
 from mixrank.serving.client import LoggedRequest, read_prediction_log
 
@@ -110,6 +110,8 @@ def _add(part: Part, request: LoggedRequest, columns: Mapping[str, Column]) -> i
 
 
 def with_column(batch: pa.RecordBatch, name: str, values: Sequence[int | None]) -> pa.RecordBatch:
-    """A batch with one more column of whole numbers."""
-    arrays, names = [*batch.columns, pa.array(values, pa.int64())], [*batch.schema.names, name]
-    return pa.RecordBatch.from_arrays(arrays, names)
+    """A batch with a column of whole numbers, where it does not have its own."""
+    found = {each: batch.column(place) for place, each in enumerate(batch.schema.names)}
+    given = pa.array(values, pa.int64())
+    found[name] = pc.coalesce(found[name], given) if name in found else given
+    return pa.RecordBatch.from_arrays(list(found.values()), list(found))
