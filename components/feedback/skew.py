@@ -60,7 +60,8 @@ class Skew(Declaration):
 
     Args:
         served: rows that were served.
-        matched: those with a row of the same user and item in the recomputed ones, the nearest in time.
+        matched: those with a row of the same user and item in the recomputed ones, the nearest in time; rows that share
+            user, item and time are left out.
         same_time: those of them with the very same time.
         columns: every column that a request may carry.
     """
@@ -170,6 +171,8 @@ def _pairs(spec: FeatureSpec, left: pa.Table, right: pa.Table, within_ms: int) -
         frame["time"] = first_of(table, spec.time.name).to_pandas().to_numpy(float)
         frame[side] = np.arange(len(table))
         frame = frame.dropna().astype({"time": np.int64})
+        # Rows that share their keys and time cannot be told apart.
+        frame = frame.drop_duplicates([*names, "time"], keep=False)
         sides.append(frame.sort_values("time", kind="stable"))
     sides[1] = sides[1].assign(other=sides[1]["time"])
     if sides[0].empty or sides[1].empty:

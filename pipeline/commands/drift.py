@@ -114,6 +114,8 @@ def join_feedback(
 
     dataset = load_config(config, overrides or []).load_dataset()
     end = None if until is None else _milliseconds(until, dataset.spec.time.timezone)
+    if against is not None and not against.exists():
+        raise ValueError(f"--against {against} is neither a file nor a folder of files")
     logs = [path for source in served for path in _paths(source)]
     errors.print("loading TensorFlow ...", style="dim")
     from mixrank.components import feedback as joining
