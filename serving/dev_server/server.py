@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,14 +139,19 @@ def running(
 
     repository = Repository(models, load=load, say=say)
     repository.start()
-    logs = None if log is None else PredictionLogs(log)
-    stop, service = threading.Event(), GrpcService(repository, logs)
+    stop = threading.Event()
 
     def follow() -> None:
         while not stop.wait(poll_seconds):
             repository.look()
 
-    with _listening(host, rest_port) as sock, ThreadPoolExecutor(2) as threads, ThreadPoolExecutor(WORKERS) as workers:
+    with (
+        _listening(host, rest_port) as sock,
+        nullcontext() if log is None else closing(PredictionLogs(log)) as logs,
+        ThreadPoolExecutor(2) as threads,
+        ThreadPoolExecutor(WORKERS) as workers,
+    ):
+        service = GrpcService(repository, logs)
         rpc = grpc.server(workers, options=GRPC_OPTIONS)
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, rpc)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, rpc)
@@ -178,8 +183,6 @@ def running(
             stop.set()
             rest.should_exit = True
             rpc.stop(GRACE).wait()
-    if logs is not None:
-        logs.close()
     if serving.exception() is not None:
         raise _ended(serving)
 
