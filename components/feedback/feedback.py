@@ -26,6 +26,7 @@ from mixrank.components.feedback.join import (
     OF_WAITING,
     OUTCOME_REASONS,
     SERVED_REASONS,
+    SHOWN,
     USED,
     WAITING,
     join,
@@ -44,7 +45,8 @@ from mixrank.serving.drift import IMPRESSION
 
 COUNTS = "feedback.json"
 SCRATCH = ".scratch"
-ROW, PLACE, SHOWN, WHAT, REASON = "row", "place", "shown", "what", "reason"
+# Columns of files between the steps, beside those of a log whatever their names are.
+ROW, PLACE, WHAT, REASON = "_row", "_place", "_what", "left_over_reason"
 # Rows of a log without users that stay in one shard.
 RUN = 1024
 HOUR_MS = 3_600_000

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+# Whether an impression was shown; the name is no column of a log.
+SHOWN = "_shown"
 # What becomes of an impression ...
 JOINED, WAITING, DUPLICATE, NOT_SHOWN, NO_KEY, NO_TIME, LACKS = range(7)
 SERVED_REASONS = {
@@ -70,7 +72,7 @@ def join(
     the last says.
 
     Args:
-        served: `keys`, `time` in milliseconds (may be missing), `shown` (bool), in the order of the log.
+        served: `keys`, `time` in milliseconds (may be missing), `_shown` (bool), in the order of the log.
         outcomes: `keys`, `time`, missing only if `keys` is an id, `flags` and `numbers`, in the order of the files.
         keys: the id, or user and item; by those an outcome finds the latest impression before it.
         time: the column.
@@ -83,7 +85,7 @@ def join(
     what = np.full(len(served), JOINED)
     moment = served[time].to_numpy(float)
     what[moment + within_ms > until_ms] = WAITING
-    what[~served["shown"].to_numpy(bool)] = NOT_SHOWN
+    what[~served[SHOWN].to_numpy(bool)] = NOT_SHOWN
     keyed = served[list(keys)].notna().all(axis=1).to_numpy()
     what[np.isnan(moment)] = NO_TIME
     what[served.duplicated(list(keys) if by_id else [*keys, time]).to_numpy()] = DUPLICATE
@@ -136,9 +138,9 @@ def _owners(served: pd.DataFrame, outcomes: pd.DataFrame, keys: Sequence[str], t
         found = rows.reindex(outcomes.loc[known, keys[0]].to_numpy())
         owner[known] = found.fillna(-1).to_numpy(int)
         return owner
-    left = outcomes.loc[known, [*keys, time]].assign(place=np.flatnonzero(known)).astype({time: np.int64})
-    right = served[[*keys, time]].assign(row=served.index).astype({time: np.int64})
+    left = outcomes.loc[known, [*keys, time]].assign(_place=np.flatnonzero(known)).astype({time: np.int64})
+    right = served[[*keys, time]].assign(_row=served.index).astype({time: np.int64})
     left, right = (each.sort_values(time, kind="stable") for each in (left, right))
     found = pd.merge_asof(left, right, on=time, by=list(keys))
-    owner[found["place"].to_numpy()] = found["row"].fillna(-1).to_numpy(int)
+    owner[found["_place"].to_numpy()] = found["_row"].fillna(-1).to_numpy(int)
     return owner

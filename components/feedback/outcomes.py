@@ -59,7 +59,12 @@ class Outcomes:
         self.spec = spec
         self.files: list[RawFile] = [file for source in sources for file in files_at(source).files]
         self._names = {file.path: file.schema().names for file in self.files}
-        by_id = {file.path: IMPRESSION in names for file, names in zip(self.files, self._names.values(), strict=True)}
+        # Many rows have one ranking request; a column of that name does not tell them apart.
+        has_ids = spec.request is None or spec.request.name != IMPRESSION
+        by_id = {
+            file.path: has_ids and IMPRESSION in names
+            for file, names in zip(self.files, self._names.values(), strict=True)
+        }
         if len(set(by_id.values())) > 1:
             with_ids, without = (next(path for path, has in by_id.items() if has is each) for each in (True, False))
             raise ValueError(f"{with_ids} has a column `{IMPRESSION}` and {without} has none: join them one by one")

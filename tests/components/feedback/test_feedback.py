@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -59,6 +61,7 @@ def rows_of(folder):
     return [decode(SPEC, each.numpy()) for each in tf.data.TFRecordDataset(files, "GZIP")]
 
 
+@pytest.mark.slow
 def test_a_join_over_many_shards_finds_the_same(tmp_path, monkeypatch):
     log = served(tmp_path / "log.jsonl", [row(number) for number in range(2000)])
     table = outcomes(tmp_path / "clicks.csv", [clicked(number) for number in range(0, 2000, 3)])
@@ -83,6 +86,7 @@ def rows_of_file(path):
     return [decode(SPEC, each.numpy()) for each in tf.data.TFRecordDataset(str(path), "GZIP")]
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.data())
 def test_nothing_is_lost_and_nothing_is_there_twice(tmp_path_factory, data):
@@ -109,7 +113,9 @@ def test_nothing_is_lost_and_nothing_is_there_twice(tmp_path_factory, data):
     left = len(told) - found.outcomes["used"] - len(tables["waiting/outcomes"])
     assert len(tables["left_over/outcomes"]) == left
     for name in ("served", "outcomes"):
-        counts = tables[f"left_over/{name}"].get("reason", pd.Series([], dtype=object)).value_counts().to_dict()
+        counts = (
+            tables[f"left_over/{name}"].get("left_over_reason", pd.Series([], dtype=object)).value_counts().to_dict()
+        )
         own = found.served if name == "served" else found.outcomes
         assert counts == {reason: own[reason] for reason in counts}
 
@@ -138,7 +144,7 @@ def test_rows_that_lack_what_training_needs_are_left_over_and_counted(tmp_path):
     assert found.rows == 1 and found.missing == {"place": 1, "item": 1}
     assert found.served["has no time"] == 1
     left = pd.read_parquet(tmp_path / "out" / "left_over" / "served")
-    assert dict(zip(left["impression_id"], left["reason"], strict=True)) == {
+    assert dict(zip(left["impression_id"], left["left_over_reason"], strict=True)) == {
         "i1": "lacks a column that rows for training need",
         "i2": "lacks a column that rows for training need",
         "i3": "has no time",
@@ -266,3 +272,65 @@ def test_the_shard_of_a_key_is_the_same_for_text_and_numbers():
     assert keys[0] == keys[3] and len(keys) == 4 and set(keys) <= set(range(7))
     many = shards.shard_of([pa.array([str(number) for number in range(7000)])], 7)
     assert np.bincount(many).min() > 800
+
+
+def test_what_a_killed_join_left_is_removed_by_the_next(tmp_path):
+    code = "from mixrank.schemas.files import owner; print(owner())"
+    dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    left = tmp_path / f".out.{dead}.partial"
+    (left / ".scratch").mkdir(parents=True)
+    join(tmp_path, [served(tmp_path / "log.jsonl", [row(0)])], [outcomes(tmp_path / "o.csv", GOOD)])
+    assert not left.exists() and not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_log_without_users_is_joined_by_ids_and_its_rows_are_numbered(tmp_path):
+    spec = s.FeatureSpec(**{**dict(SPEC), "user": s.Key("row", per_row=True)})
+    rows = [{name: value for name, value in row(number).items() if name != "user"} for number in range(4)]
+    log, table = served(tmp_path / "log.jsonl", rows), outcomes(tmp_path / "o.csv", [clicked(2)])
+    found = join_feedback(spec, [log], [table], tmp_path / "out", within_hours=1, until_ms=2**42)
+    assert found.rows == 4
+    files = [str(path) for path in (tmp_path / "out" / "Split-train").glob("*.gz")]
+    made = [decode(spec, each.numpy()) for each in tf.data.TFRecordDataset(files, "GZIP")]
+    assert sorted((each["row"], each["click"]) for each in made) == [(0, 0), (1, 0), (2, 1), (3, 0)]
+
+
+def test_a_request_that_was_sent_twice_is_one_impression(tmp_path):
+    log = served(tmp_path / "log.jsonl", [row(0), row(0, time=5), row(0, time=7)])
+    found = join(tmp_path, [log], [outcomes(tmp_path / "o.csv", [clicked(0)])])
+    assert found.rows == 1 and found.served["an earlier row is the same impression"] == 2
+    assert rows_of(tmp_path / "out")[0]["time"] == 0
+
+
+def test_texts_that_a_raw_log_reads_as_missing_are_what_was_served(tmp_path):
+    rows = [row(0, item="null"), row(1, item="nan"), row(2, item="v2")]
+    join(tmp_path, [served(tmp_path / "log.jsonl", rows)], [outcomes(tmp_path / "o.csv", GOOD)])
+    assert {each["item"] for each in rows_of(tmp_path / "out")} == {"null", "nan", "v2"}
+
+
+def test_a_log_whose_negatives_are_sampled_is_refused(tmp_path):
+    spec = s.FeatureSpec(**{**dict(SPEC), "labels": (s.Label("click", keep_negatives=0.5),)})
+    with pytest.raises(ValueError, match="label `click` has `keep_negatives`"):
+        join_feedback(spec, [tmp_path], ["x"], tmp_path / "out", within_hours=1)
+
+
+def test_a_ranking_request_called_impression_id_is_no_key_and_names_of_columns_do_not_clash(tmp_path):
+    spec = s.FeatureSpec(
+        name="shop",
+        user=s.Key("row"),
+        item=s.Key("place"),
+        time=s.EventTime("at"),
+        scenario=s.Scenario("shown", values=(0, 1)),
+        labels=(s.Label("what"),),
+        features=(s.Numeric("reason", group="item"), s.Categorical("outcome", group="item", dim=2)),
+        request=s.Request("impression_id"),
+    )
+    known = {"at": 5, "shown": 1, "reason": 0.5, "outcome": 3, "impression_id": 77}
+    log = served(tmp_path / "log.jsonl", [{**known, "row": 1, "place": number} for number in range(3)])
+    table = outcomes(tmp_path / "o.csv", [{"row": 1, "place": 2, "at": 6, "what": 1, "impression_id": 77}])
+    found = join_feedback(spec, [log], [table], tmp_path / "out", within_hours=1, until_ms=2**42)
+    assert found.joined_by == ("row", "place") and found.rows == 3
+    files = [str(path) for path in (tmp_path / "out" / "Split-train").glob("*.gz")]
+    made = [decode(spec, each.numpy()) for each in tf.data.TFRecordDataset(files, "GZIP")]
+    assert sorted((each["place"], each["what"], each["impression_id"]) for each in made) == [
+        (0, 0, 77), (1, 0, 77), (2, 1, 77),
+    ]  # fmt: skip

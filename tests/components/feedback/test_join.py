@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from mixrank.components.feedback.join import (
     NOT_SHOWN,
     OF_LEFT_OVER,
     OF_WAITING,
+    SHOWN,
     TWICE,
     UNMATCHED,
     USED,
@@ -90,12 +92,12 @@ def fast(served, outcomes, names, until):
     def frame(rows, columns):
         found = pd.DataFrame([[*key, *rest] for key, *rest in rows], columns=[*names, *columns])
         for name in columns:
-            if name != "shown":
+            if name != SHOWN:
                 found[name] = found[name].astype(float)
         return found.astype(dict.fromkeys(names, object))
 
-    left, right = frame(served, ["at", "shown"]), frame(outcomes, ["at", "click", "stars"])
-    left["shown"] = left["shown"].astype(bool)
+    left, right = frame(served, ["at", SHOWN]), frame(outcomes, ["at", "click", "stars"])
+    left[SHOWN] = left[SHOWN].astype(bool)
     rule = {"flags": ["click"], "numbers": ["stars"], "within_ms": WITHIN, "until_ms": until}
     return join(left, right, keys=names, time="at", **rule)
 
@@ -118,7 +120,8 @@ pairs = st.tuples(st.sampled_from(["1", "2"]) | missing, st.sampled_from(["x", "
 values = (st.integers(0, 1) | missing, st.integers(1, 3) | missing)
 
 
-@settings(max_examples=400)
+@pytest.mark.slow
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(ids, times | missing, st.booleans()), max_size=8),
     st.lists(st.tuples(ids, times | missing, *values), max_size=8),
@@ -128,7 +131,8 @@ def test_by_id_every_row_and_outcome_has_the_fate_that_a_slow_join_gives_it(serv
     check(served, outcomes, ["impression_id"], until)
 
 
-@settings(max_examples=400)
+@pytest.mark.slow
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(pairs, times | missing, st.just(True)), max_size=8),
     st.lists(st.tuples(pairs, times | missing, *values), max_size=8),

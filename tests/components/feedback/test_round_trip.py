@@ -16,6 +16,8 @@ from mixrank.schemas.raw import files_at
 from mixrank.serving.client import Client, RequestLog
 from mixrank.serving.dev_server import running
 
+pytestmark = pytest.mark.slow
+
 HOUR_MS = 3_600_000
 LABELS = ("click", "buy", "worth", "rank", "buy_is_mature")
 
@@ -206,10 +208,10 @@ def test_what_was_not_shown_and_what_came_late_is_left_over_with_its_reason(toy_
     assert found.outcomes["came after the window"] == 1 and found.outcomes["no impression"] == 1
     assert found.outcomes["its impression is left over"] == 20
     left = pd.read_parquet(tmp_path / "out" / "left_over" / "outcomes" / "part-00000.parquet")
-    assert left["reason"].value_counts().to_dict() == {
+    assert left["left_over_reason"].value_counts().to_dict() == {
         "its impression is left over": 20, "came after the window": 1, "no impression": 1,
     }  # fmt: skip
-    assert left.set_index("reason").loc["no impression", "outcome_row"] == 6
+    assert left.set_index("left_over_reason").loc["no impression", "outcome_row"] == 6
     served = pd.concat(map(pd.read_parquet, (tmp_path / "out" / "left_over" / "served").glob("*")))
     assert len(served) == 22 and set(served["impression_id"]) == {*ids[40:], ids[3], ids[5]}
     assert json.loads((tmp_path / "out" / "feedback.json").read_text())["rows"] == 38
