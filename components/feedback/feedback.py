@@ -102,7 +102,8 @@ def join_feedback(
         outcomes: tables, as `Outcomes` takes them.
         out: gets everything, whole or not at all; must not exist, or be empty.
         within_hours: float > 0. Longest time from an impression to its outcome.
-        until_ms: up to when outcomes are known, milliseconds since 1970; None takes the newest time of all rows.
+        until_ms: up to when outcomes are known, milliseconds since 1970; None takes the time of the newest outcome, or
+            of the newest served row if outcomes have no times.
         shown: tables with the `impression_id` of those that users saw; without one, all that was scored.
         say: gets lines of progress.
 
@@ -231,7 +232,8 @@ class _Join:
             alone = pc.is_null(user).to_numpy(zero_copy_only=False)
             place = np.where(alone, numbers // RUN % self.count, place)
             time = times_of(rows, self.spec)
-            self._see(time)
+            if not self.outcomes.columns.timed:
+                self._see(time)
             keys = [self._key(rows, name) for name in self.keys]
             keyed += len(rows) - keys[0].null_count
             thin = pa.Table.from_arrays(

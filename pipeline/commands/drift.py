@@ -97,7 +97,9 @@ def join_feedback(
     output: Annotated[Path, typer.Option(help="Folder to write; must not exist, or be empty.")],
     until: Annotated[
         str | None,
-        typer.Option(help="Time up to which outcomes are known, such as 2026-05-06T00:00 (default: the newest)."),
+        typer.Option(
+            help="Time up to which outcomes are known, such as 2026-05-06T00:00 (default: of the newest one)."
+        ),
     ] = None,
     shown: Annotated[
         list[str] | None,

@@ -151,7 +151,7 @@ def test_rows_that_lack_what_training_needs_are_left_over_and_counted(tmp_path):
     }
 
 
-def test_without_a_time_up_to_which_outcomes_are_known_it_is_the_newest(tmp_path):
+def test_without_times_of_outcomes_they_are_known_up_to_the_newest_served_row(tmp_path):
     log = served(tmp_path / "log.jsonl", [row(number, time=number * HOUR_MS) for number in range(10)])
     table = outcomes(tmp_path / "o.csv", [{"impression_id": "i2", "click": 1, "stars": 1}])
     found = join(tmp_path, [log], [table], until_ms=None, within_hours=2)
@@ -159,6 +159,16 @@ def test_without_a_time_up_to_which_outcomes_are_known_it_is_the_newest(tmp_path
     assert (found.rows, found.served["its window has not passed"]) == (8, 2)
     assert found.outcomes["used"] == 1
     assert Feedback.model_validate_json((tmp_path / "out" / "feedback.json").read_text()) == found
+
+
+def test_rows_wait_while_no_outcome_is_known(tmp_path):
+    log = served(tmp_path / "log.jsonl", [row(number, time=number * HOUR_MS) for number in range(10)])
+    (tmp_path / "none.csv").write_text("impression_id,time,click,stars\n")
+    found = join(tmp_path, [log], [str(tmp_path / "none.csv")], "none", until_ms=None)
+    assert (found.rows, found.served["its window has not passed"]) == (0, 10)
+    table = outcomes(tmp_path / "o.csv", [clicked(3, time=4 * 3600)])
+    found = join(tmp_path, [log], [table], "some", until_ms=None)
+    assert (found.until_ms, found.rows, found.outcomes["used"]) == (4 * HOUR_MS, 4, 1)
 
 
 def test_columns_that_are_too_many_or_nowhere_are_said(tmp_path):
@@ -313,7 +323,7 @@ def test_a_log_whose_negatives_are_sampled_is_refused(tmp_path):
         join_feedback(spec, [tmp_path], ["x"], tmp_path / "out", within_hours=1)
 
 
-def test_a_ranking_request_called_impression_id_is_no_key_and_names_of_columns_do_not_clash(tmp_path):
+def test_a_request_called_impression_id_is_no_key_and_odd_names_do_not_clash(tmp_path):
     spec = s.FeatureSpec(
         name="shop",
         user=s.Key("row"),

@@ -35,7 +35,7 @@ START = 1_777_000_000_000
 
 @pytest.fixture
 def shop(tmp_path):
-    """A config, a log of ten rows in two files, an hour apart, and the clicks on the first three."""
+    """A config, a log of ten rows in two files, an hour apart, and the clicks on four, one of the second hour."""
     (tmp_path / "shop.py").write_text(DATASET)
     (tmp_path / "shop.yaml").write_text(
         f"name: shop\ndataset: {tmp_path}/shop.py\ndata: {tmp_path}\nmodel: {{name: dlrm}}\n"
@@ -46,8 +46,8 @@ def shop(tmp_path):
         ids = [f"i{number}" for number in range(5 * part, 5 * part + 5)]
         line = {"logged_at": START + part * 3_600_000, "model": "shop", "impression_ids": ids, "instances": rows}
         (tmp_path / "log" / f"{part}.jsonl").write_text(json.dumps(line) + "\n")
-    moments = pd.to_datetime([START + 60_000] * 3, unit="ms").strftime("%Y-%m-%dT%H:%M:%S")
-    pd.DataFrame({"impression_id": ["i0", "i1", "i2"], "time": moments, "click": 1}).to_csv(
+    moments = pd.to_datetime([START + 60_000] * 3 + [START + 3_660_000], unit="ms").strftime("%Y-%m-%dT%H:%M:%S")
+    pd.DataFrame({"impression_id": ["i0", "i1", "i2", "i5"], "time": moments, "click": 1}).to_csv(
         tmp_path / "clicks.csv", index=False
     )
     return tmp_path
@@ -69,7 +69,7 @@ def test_the_table_counts_all_and_the_next_command_is_said(shop):
     text = " ".join(done.output.replace("│", " ").split())
     for said in (
         "impressions all 10 joined 5 its window has not passed 5",
-        "outcomes all 3 used 3",
+        "outcomes all 4 used 3 the window of its impression has not passed 1",
         "rows with an outcome: 3; labels that are not 0: click 3 (60.00%)",
         f"5 rows to train on: {shop}/2026-04-24",
         f"for the next join, beside its own files: --served {shop}/2026-04-24/waiting/served",
