@@ -6,7 +6,7 @@
     runs/NAME/days/
       log/               rows of the raw files, by day; every file is read once
       start/state/       what the days of the run leave for those after it
-      2022-05-05/        examples/, state/, transformed/, model_run/, checked/, day.json; served/ with `served`
+      2022-05-05/        examples/, state/, transformed/, model_run/, checked/, day.json
 
 Every step writes its folder whole or not at all, and is left out if its folder is there; `day.json` comes last. So a
 command that was killed anywhere and is called again does what is left, and ends with the same files.
@@ -14,7 +14,6 @@ command that was killed anywhere and is called again does what is left, and ends
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import sys
 import time
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from mixrank.pipeline.advancing.day_record import DAY_FILE, DayRecord, days_done
+from mixrank.pipeline.advancing.served_rows import rows_of, take_served
 from mixrank.pipeline.config import RunConfig
 from mixrank.pipeline.named_secrets import resolve
 from mixrank.pipeline.run_record import RunRecord, split_files
@@ -36,7 +36,7 @@ from mixrank.schemas import Dataset, SplitByDay
 from mixrank.schemas.arrow import read_frame
 from mixrank.schemas.files import abandoned, remove, withdraw, write_folder_atomically
 
-START, SERVED = "start", "served"
+START = "start"
 
 
 @dataclass
@@ -248,7 +248,7 @@ class Advance:
         from mixrank.components.examples import DayState, write_day
         from mixrank.components.gates import REPORT, Figures
 
-        self._take_served(home, day)
+        take_served(self.served, home, day)
         if not (home / "state" / "state.json").is_file():
             with self._timed("examples"):
                 write_day(
@@ -263,7 +263,7 @@ class Advance:
                     scratch=str(self.folder / "scratch"),
                     pipeline=self.pipeline,
                 )
-        figures = Figures.model_validate_json((_rows(home) / REPORT).read_bytes())
+        figures = Figures.model_validate_json((rows_of(home) / REPORT).read_bytes())
         rows = figures.rows["train"]
         held = []
         usual = [record.rows for record in self.done() if record.day < day and not record.held]
@@ -280,23 +280,6 @@ class Advance:
                 held.append(f"label `{label.name}` is {int(positives > 0)} in all of {counted:,} rows")
         return rows, held
 
-    def _take_served(self, home: Path, day: str) -> None:
-        """Copies the day's rows as they were served, if there are any."""
-        from mixrank.components.gates import REPORT
-
-        source = None if self.served is None else self.served / day
-        if source is None or not source.is_dir() or (home / SERVED).is_dir():
-            return
-        rows, report = source / "Split-train", source / REPORT
-        if not rows.is_dir() or not report.is_file():
-            raise ValueError(f"{source} was not written by `mixrank join-feedback`: it lacks Split-train/ or {REPORT}")
-
-        def write(folder: Path) -> None:
-            shutil.copytree(rows, folder / rows.name)
-            shutil.copy(report, folder / REPORT)
-
-        write_folder_atomically(home / SERVED, write)
-
     def _transform(self, home: Path) -> None:
         from mixrank.components.day_rows import transform_day
 
@@ -304,7 +287,7 @@ class Advance:
             return
         with self._timed("transform"):
             graph = self.run.rows.transform_graph
-            transform_day(_rows(home), graph, home / "transformed", self.dataset.spec)
+            transform_day(rows_of(home), graph, home / "transformed", self.dataset.spec)
 
     def _train(self, home: Path, state: Path) -> None:
         """Scores the day's rows with the model as it is, and goes on with them."""
@@ -369,7 +352,7 @@ class Advance:
         if (home / "checked").is_dir():
             return []
         with self._timed("check"):
-            rows = read_examples(str(_rows(home) / "Split-train"), self.config.check_rows)
+            rows = read_examples(str(rows_of(home) / "Split-train"), self.config.check_rows)
             try:
                 scores = score_afresh(home / "export", rows)
             except ValueError as error:
@@ -410,8 +393,3 @@ class Advance:
         took = time.monotonic() - began
         self.seconds[step] = round(self.seconds.get(step, 0.0) + took, 2)
         self.say(f"      {step}: {took:.1f} s")
-
-
-def _rows(home: Path) -> Path:
-    """Folder of the rows that a day is judged and trained on: as served, where that is known."""
-    return home / SERVED if (home / SERVED).is_dir() else home / "examples"
