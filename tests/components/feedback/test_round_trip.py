@@ -29,15 +29,7 @@ def examples(folder):
 
 def trimmed(spec, row):
     """What a model reads of a row: padding after the oldest event of a history says nothing."""
-    found = {}
-    for name, value in to_instance(spec, row).items():
-        found[name] = np.asarray(
-            value,
-            object
-            if isinstance(value, str) or (value and isinstance(value, list) and isinstance(value[0], str))
-            else None,
-        )
-    return found
+    return {name: np.array(value) for name, value in to_instance(spec, row).items()}
 
 
 def assert_same_features(spec, left, right):
@@ -238,3 +230,41 @@ def test_served_and_recomputed_features_are_compared_column_by_column(toy_spec, 
     assert (price.name, price.equal, price.rows) == ("price", 40, 60)
     assert len(price.first) == 3 and price.first[0].recomputed == "1e+06"
     assert "person " in price.first[0].row and "clip v" in price.first[0].row
+
+
+def test_an_example_sent_to_serving_default_brings_its_id_through_a_prediction_log(
+    toy_spec, toy_export, rows, tmp_path
+):
+    import grpc
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    from mixrank.schemas.encode import encode
+    from mixrank.schemas.wire import entry
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "toy"
+    sent = []
+    for number, row in enumerate(rows[:9]):
+        known = {name: row[name] for name in row if name not in LABELS}
+        example = tf.train.Example.FromString(encode(toy_spec, known))
+        example.features.MergeFromString(entry("impression_id", "str", [f"i{number}"]))
+        sent.append(example.SerializeToString())
+    request.inputs["examples"].CopyFrom(tf.make_tensor_proto(sent))
+    with (
+        running({"toy": toy_export.base}, log=tmp_path / "log") as server,
+        grpc.insecure_channel(server.grpc_target) as channel,
+    ):
+        answer = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60)
+    scores = tf.make_ndarray(answer.outputs["click"]).reshape(-1)
+    # The graph passes over what it does not know.
+    plain = [encode(toy_spec, {name: row[name] for name in row if name not in LABELS}) for row in rows[:9]]
+    same = toy_export.signatures["serving_default"](examples=tf.constant(plain))["click"].numpy().reshape(-1)
+    np.testing.assert_allclose(scores, same, atol=1e-6)
+    outcomes = outcomes_of(rows[:9], [f"i{number}" for number in range(9)], tmp_path / "outcomes.csv")
+    found = join(toy_spec, [tmp_path / "log"], [outcomes], tmp_path / "out")
+    assert found.joined_by == ("impression_id",) and found.rows == found.with_outcome == 9
+    by_time = {row["at"]: row for row in rows}
+    for each in examples(tmp_path / "out"):
+        row = decode(toy_spec, each)
+        assert_same_features(toy_spec, row, by_time[row["at"]])
+        assert (row["click"], row["rank"]) == (by_time[row["at"]]["click"], by_time[row["at"]]["rank"])
