@@ -29,17 +29,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mixrank.pipeline.advancing.day_record import DAY_FILE, DayRecord, days_done
+from mixrank.pipeline.advancing.served_rows import rows_of, take_served
 from mixrank.pipeline.config import RunConfig
 from mixrank.pipeline.named_secrets import resolve
 from mixrank.pipeline.run_record import RunRecord, split_files
 from mixrank.schemas import Dataset, SplitByDay
 from mixrank.schemas.arrow import read_frame
-from mixrank.schemas.files import abandoned, remove, withdraw, write_folder_atomically
+from mixrank.schemas.files import abandoned, remove, withdraw, write_folder_atomically, write_text_atomically
 
 if TYPE_CHECKING:
     from mixrank.components.vocabulary_growth import Growth
 
 START = "start"
+# File of the folder of days: the run after which they come.
+RUN = "run.json"
 # Files of a day's drift.
 STATISTICS, FINDINGS = "statistics.pb", "findings.json"
 
@@ -53,6 +56,8 @@ class Advance:
         dataset: its dataset.
         run: its record; it must have kept its state (`train.keep_state`).
         say: gets lines of progress.
+        served: folder of what `join_feedback` made, a folder `YYYY-MM-DD` for a day: such a day is judged and trained
+            on its rows as they were served.
     """
 
     config: RunConfig
@@ -60,6 +65,7 @@ class Advance:
     run: RunRecord
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
     seconds: dict[str, float] = field(default_factory=dict)
+    served: Path | None = None
 
     def __post_init__(self) -> None:
         split = self.dataset.source.split
@@ -81,6 +87,23 @@ class Advance:
         self.first = max(last for name, (_, last) in split.splits.items() if name in self.run.splits)
         self.folder = self.config.run_dir / "days"
         self.rows_only = self.dataset.model_copy(update={"spec": self.dataset.spec.with_files(lambda feature: None)})
+
+    def begin(self) -> str | None:
+        """Sets the days of an earlier run aside, whose models do not follow from this one.
+
+        Returns:
+            What was done, if anything was.
+        """
+        file, run = self.folder / RUN, json.dumps({"finished": self.run.finished.isoformat()})
+        if file.is_file() and file.read_text() == run:
+            return None
+        aside = None
+        if self.folder.is_dir():
+            aside = self.folder.with_name(f"{self.folder.name}-before-{self.run.finished:%Y%m%d-%H%M%S}")
+            self.folder.rename(aside)
+        self.folder.mkdir(parents=True)
+        write_text_atomically(file, run)
+        return aside and f"the run is a new one; the days after the one before are in {aside} now"
 
     # -- the log ---------------------------------------------------------------------------------------------------
 
@@ -264,7 +287,7 @@ class Advance:
         from mixrank.components.examples import DayState, write_day
         from mixrank.components.gates import REPORT, Figures
 
-        report = home / "examples" / REPORT
+        take_served(self.served, home, day)
         if not (home / "state" / "state.json").is_file():
             with self._timed("examples"):
                 write_day(
@@ -279,7 +302,7 @@ class Advance:
                     scratch=str(self.folder / "scratch"),
                     pipeline=self.pipeline,
                 )
-        figures = Figures.model_validate_json(report.read_bytes())
+        figures = Figures.model_validate_json((rows_of(home) / REPORT).read_bytes())
         rows = figures.rows["train"]
         held = []
         usual = [record.rows for record in self.done() if record.day < day and not record.held]
@@ -312,7 +335,7 @@ class Advance:
             with self._timed("drift"):
                 # Statistics alone know of no values outside a vocabulary.
                 known = Known(self.dataset.spec, {})
-                new = read_new(home / "examples" / "Split-train", known, "train", lambda name, rows: None)
+                new = read_new(rows_of(home) / "Split-train", known, "train", lambda name, rows: None)
                 old = read_baseline(before, known, lambda name, rows: None)
                 found = compare(old, new, known, Limits(**settings.limits), settings.min_rows)
 
@@ -338,7 +361,7 @@ class Advance:
         before = self._before(day) / "vocabularies" / SEEN
         with self._timed("vocabularies"):
             return grow_vocabularies(
-                home / "examples",
+                rows_of(home),
                 graph,
                 out,
                 spec,
@@ -355,7 +378,7 @@ class Advance:
         if (home / "transformed").is_dir():
             return
         with self._timed("transform"):
-            transform_day(home / "examples", self._graph(home), home / "transformed", self.dataset.spec)
+            transform_day(rows_of(home), self._graph(home), home / "transformed", self.dataset.spec)
 
     def _train(self, home: Path, state: Path) -> None:
         """Scores the day's rows with the model as it is, and goes on with them."""
@@ -420,7 +443,7 @@ class Advance:
         if (home / "checked").is_dir():
             return []
         with self._timed("check"):
-            rows = read_examples(str(home / "examples" / "Split-train"), self.config.check_rows)
+            rows = read_examples(str(rows_of(home) / "Split-train"), self.config.check_rows)
             try:
                 scores = score_afresh(home / "export", rows)
             except ValueError as error:

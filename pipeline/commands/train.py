@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,10 @@ def advance(
         str | None, typer.Option(help="Take this day back, and all after it, and do them again with today's log.")
     ] = None,
     start: Annotated[bool, typer.Option("--start", help="Do the run first, where there is none yet.")] = False,
+    served: Annotated[
+        Path | None,
+        typer.Option(help="Folder of joined feedback, a folder YYYY-MM-DD for a day: train on rows as served."),
+    ] = None,
     overrides: Overrides = None,
     wait: Wait = False,
 ) -> None:
@@ -99,6 +104,8 @@ def advance(
     settings = load_config(config, overrides or [])
     for day in filter(None, (until, redo)):
         parse_days(day)
+    if served is not None and not served.is_dir():
+        raise ValueError(f"--served {served} is no folder; `mixrank join-feedback` writes one for each day into it")
     if start and not is_run(settings.run_dir):
         run_once(config, overrides, wait)
     with alone(settings.run_dir, "advance", wait):
@@ -109,7 +116,9 @@ def advance(
         from mixrank.pipeline.runners import LOG_FILE, quiet
 
         prepare_devices(settings.train.replicas)
-        days = Advance(settings, dataset, run)
+        days = Advance(settings, dataset, run, served=served)
+        if moved := days.begin():
+            errors.print(moved, style="yellow", soft_wrap=True)
         with quiet(settings.run_dir / f"advance-{LOG_FILE}"):
             if redo:
                 days.say(f"taken back: {', '.join(days.redo(redo))}")
@@ -127,7 +136,8 @@ def advance(
     done = days.done()
     _show(done)
     again = arguments(config, overrides)
-    console.print(f"next:\n  mixrank advance {again}   # tomorrow", soft_wrap=True)
+    given = "" if served is None else f" --served {shlex.quote(str(served))}"
+    console.print(f"next:\n  mixrank advance {again}{given}   # tomorrow", soft_wrap=True)
     # Until it is done again, so that a second attempt does not pass for a day that was taken.
     if done and done[-1].held:
         raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from datetime import datetime
@@ -178,6 +179,7 @@ def deliver(shop, *days, **changes):
 
 def take_all(shop, **changes):
     days = shop.make(**changes)
+    days.begin()
     waiting = days.waiting()
     if waiting:
         days.start()
@@ -330,6 +332,18 @@ def test_a_day_that_changed_is_said_and_done_again(shop, quick_check):
         shop.make().redo(DAYS[5])
 
 
+def test_the_days_of_an_earlier_run_are_set_aside(shop):
+    days = shop.make()
+    assert days.begin() is None
+    assert days.begin() is None
+    (days.folder / DAYS[2]).mkdir()
+    later = replace(days, run=days.run.model_copy(update={"finished": datetime(2022, 4, 9)}))
+    aside = days.folder.with_name("days-before-20220409-000000")
+    assert later.begin() == f"the run is a new one; the days after the one before are in {aside} now"
+    assert (aside / DAYS[2]).is_dir() and not (days.folder / DAYS[2]).exists()
+    assert later.begin() is None
+
+
 def test_a_run_without_state_or_days_is_refused(shop):
     days = shop.make()
     with pytest.raises(ValueError, match="kept no state to go on from"):
@@ -337,3 +351,57 @@ def test_a_run_without_state_or_days_is_refused(shop):
     other = DATASET.model_copy(update={"source": DATASET.source.model_copy(update={"split": s.SplitByHash()})})
     with pytest.raises(ValueError, match="dataset shop is split by_hash; only one that is split by day"):
         replace(days, dataset=other)
+
+
+def test_a_day_is_trained_on_its_rows_as_they_were_served(shop, quick_check, tmp_path):
+    import tensorflow as tf
+
+    from mixrank.components.feedback import join_feedback
+    from mixrank.schemas.encode import decode
+
+    deliver(shop, DAYS[2])
+    frame = rows_of(DAYS[2])
+    # The service knew another popularity than the log has, and no history of half of the users.
+    served = [
+        {
+            **row,
+            "clicks": 0.25,
+            **({"before_item": [1], "before_action": [1], "before_gap": [60]} if row["user"] % 2 else {}),
+        }
+        for row in frame.drop(columns="click").to_dict("records")
+    ]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in served))
+    frame.drop(columns="place").to_parquet(tmp_path / "outcomes.parquet")
+    found = join_feedback(
+        SPEC, [log], [str(tmp_path / "outcomes.parquet")], tmp_path / "feedback" / DAYS[2],
+        within_hours=1, until_ms=2**42,
+    )  # fmt: skip
+    assert found.rows == found.with_outcome == 240
+    days = replace(shop.make(), served=tmp_path / "feedback")
+    days.start()
+    record = days.take(DAYS[2])
+    assert (record.rows, record.held) == (240, ())
+    home = shop.home / "days" / DAYS[2]
+    rows = {
+        name: [
+            decode(SPEC, each.numpy())
+            for each in tf.data.TFRecordDataset(
+                [str(path) for path in (home / name / "Split-train").glob("*.gz")], "GZIP"
+            )
+        ]
+        for name in ("examples", "served")
+    }
+    assert {row["clicks"] for row in rows["served"]} == {0.25} != {row["clicks"] for row in rows["examples"]}
+    labels = {name: {(r["user"], r["item"], r["time"]): r["click"] for r in each} for name, each in rows.items()}
+    assert labels["served"] == labels["examples"]
+    # What was judged and trained on are these rows.
+    judged = pd.read_parquet(home / "model_run" / "progressive.parquet")
+    assert len(judged) == 240 and judged["label_click"].sum() == frame["click"].sum()
+    shutil.rmtree(home)
+    plain = shop.make().take(DAYS[2])
+    assert plain.metrics["click"]["auc"] != record.metrics["click"]["auc"]
+    (tmp_path / "feedback" / DAYS[3]).mkdir()
+    deliver(shop, DAYS[3])
+    with pytest.raises(ValueError, match=f"feedback/{DAYS[3]} was not written by `mixrank join-feedback`"):
+        replace(shop.make(), served=tmp_path / "feedback").take(DAYS[3])
