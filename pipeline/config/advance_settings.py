@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from mixrank.components.training import TrainSettings
 from mixrank.pipeline.config.comparison_tables import merged
+from mixrank.pipeline.config.deploy_settings import DeploySettings
 from mixrank.schemas.naming import Declaration
 
 # A day is seen once, at a steady rate; the rest of a run's settings holds for its days too.
@@ -31,11 +32,13 @@ class AdvanceSettings(Declaration):
         min_rows: float in [0, 1]. A day with fewer rows than this share of the median of the days before is not trained
             on.
         keep_days: int >= 2. Days whose rows, states and models are kept, so that they can be done again.
+        deploy: how `--deploy` puts the newest version on trial on a server.
     """
 
     train: dict[str, Any] = {}
     min_rows: float = Field(default=0.2, ge=0, le=1)
     keep_days: int = Field(default=7, ge=2)
+    deploy: DeploySettings | None = None
 
     @field_validator("train")
     @classmethod

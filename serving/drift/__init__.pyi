@@ -1,4 +1,5 @@
 from .alarms import MISSING_COLUMN as MISSING_COLUMN
+from .alarms import PSI as PSI
 from .alarms import SCHEMA as SCHEMA
 from .alarms import Finding as Finding
 from .alarms import Limits as Limits

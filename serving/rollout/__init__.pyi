@@ -6,7 +6,7 @@ from .deployment import served as served
 from .deployment import write_deployment as write_deployment
 from .model_server import BadVersion as BadVersion
 from .model_server import RestServer as RestServer
+from .probing import Probes as Probes
+from .probing import watch as watch
 from .state_machine import Golden as Golden
 from .state_machine import Rollout as Rollout
-from .watch import Probes as Probes
-from .watch import watch as watch
