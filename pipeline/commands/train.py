@@ -138,10 +138,10 @@ def advance(
             days.tidy()
         _show(days.done())
         outcome = deploy_newest(settings, dataset.spec, days.done(), days.folder, days.say) if deploy else None
-    again = arguments(config, overrides)
-    console.print(f"next:\n  mixrank advance {again}   # tomorrow", soft_wrap=True)
     if outcome is not None:
         _show_outcome(outcome)
+    again = arguments(config, overrides) + " --deploy" * deploy
+    console.print(f"next:\n  mixrank advance {again}   # tomorrow", soft_wrap=True)
     if waiting and record.held:
         raise typer.Exit(1)
     if outcome is not None and outcome.verdict in DEPLOY_EXITS:

@@ -36,7 +36,7 @@ class DeploySettings(Declaration):
     rows_per_request: int = Field(default=32, ge=1)
     max_errors: int = Field(default=0, ge=0)
     max_latency_ratio: float = Field(default=2.0, gt=0)
-    max_score_drift: float = Field(default=0.2, gt=0)
+    max_score_drift: float = Field(default=0.25, gt=0)
     golden_tolerance: float = Field(default=1e-4, ge=0)
     keep_versions: int | None = Field(default=None, ge=1)
 

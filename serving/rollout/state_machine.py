@@ -33,6 +33,8 @@ from mixrank.serving.rollout.model_server import AVAILABLE, BadVersion, Server, 
 
 STABLE, CANARY, PREVIOUS = "stable", "canary", "previous"
 LABELS = (STABLE, CANARY, PREVIOUS)
+# Answers that say nothing about a version.
+PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
 CONFIG = "models.config"
 JOURNAL = ".rollout/journal.jsonl"
 
@@ -393,8 +395,10 @@ class Rollout:
         rows = read_golden(file)
         try:
             worst = check_golden(rows, scorer, version=version, folder=folder, tolerance=golden.tolerance)
-        except ServingError:
-            raise
+        except ServingError as error:
+            if error.status in PASSING:
+                raise
+            raise BadVersion(f"version {version} does not score golden rows: {error}") from None
         except ValueError as error:
             raise BadVersion(str(error)) from None
         self.say(f"version {version} scores {len(rows)} golden rows as expected, off by at most {worst:.1g}")
