@@ -265,6 +265,15 @@ def status(base: Base, url: Url = None, config: Config = None, name: Name = None
             served,
         )
     console.print(table)
+    decisions = [record for record in steps.journal.records() if record["command"] == "decide"]
+    if decisions:
+        last = decisions[-1]
+        why = f": {'; '.join(last['reasons'])}" if last["reasons"] else ""
+        console.print(
+            f"last decision of `mixrank advance --deploy`, {last['at']}: version {last['version']}, "
+            f"{last['verdict']}{why}",
+            soft_wrap=True,
+        )
     if steps.entry.serves_latest:
         console.print(f"{steps.entry.path} serves the latest version; the first roll-out pins it", soft_wrap=True)
     labels = steps.entry.labels

@@ -95,7 +95,7 @@ class Sizes:
 def write_delta(base: Path, version: Path, output: Path, say: Callable[[str], object] = print) -> Sizes:
     """Writes what turns one version into another.
 
-    Memory: about 0.3 GiB, and as much more as tables have grown by, at most 1 GiB in all.
+    Memory: about 0.5 GiB, and as much more as tables have grown by, up to 0.5 GiB; to apply, half as much again.
 
     Args:
         base: folder of the version that is there.

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mixrank.schemas.safe_text import brief, safe
 from mixrank.serving.client import Row, Scores, ServingError
 
 # The first requests of a connection open it, which says nothing about the version.
@@ -60,7 +61,7 @@ class Probes:
             answers = client.score(list(rows.values()))
         except ServingError as error:
             self.errors += 1
-            self.error = self.error or str(error)
+            self.error = self.error or brief(safe(str(error)))
             return
         if self.requests > UNTIMED:
             self.milliseconds.append(1000 * (time.perf_counter() - began))

@@ -14,7 +14,7 @@ the others and wait, move the label and wait, unload the versions without a labe
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -312,16 +312,18 @@ class Rollout:
             self.say(f"version {target} is stable" + self._unasked())
         return target
 
-    def decide(self, version: int, verdict: str, **numbers: Any) -> None:
+    def decide(self, version: int, verdict: str, reasons: Sequence[str], **numbers: Any) -> None:
         """Writes a decision about a version on trial into the log; `promote` and `rollback` carry it out.
 
         Args:
             version: the version.
             verdict: "promote" or "rollback".
+            reasons: what speaks against the version.
             numbers: what it rests on, as JSON.
         """
         with self._command("decide"):
-            self.journal.append("decide", "done", version=version, verdict=verdict, **numbers)
+            about = {"verdict": verdict, "reasons": list(reasons), **numbers}
+            self.journal.append("decide", "done", version=version, **about)
 
     def decision(self, version: int) -> dict[str, Any] | None:
         """The record of the newest decision about a version; None if there is none, or a trial began after it."""

@@ -131,6 +131,21 @@ def test_a_version_whose_scores_are_shifted_is_rolled_back(shop):
     assert shop.trial(max_score_drift=50).deploy(3) == Outcome("promoted", 3)
 
 
+def test_status_shows_the_last_decision(shop):
+    from typer.testing import CliRunner
+
+    from mixrank.pipeline import cli
+
+    shop.save(2, factor=0.8)
+    shop.trial().deploy(2)
+    result = CliRunner().invoke(cli.app, ["rollout", "status", str(shop.base)])
+    assert result.exit_code == 0, result.output
+    said = result.output.replace("\n", " ")
+    assert "last decision of `mixrank advance --deploy`, 20" in said
+    assert "version 2, rollback: scores of `click` have moved: PSI " in said
+
+
+@pytest.mark.slow
 def test_a_slow_version_is_rolled_back(shop):
     shop.save(2)
     shop.doing[2] = lambda: time.sleep(0.4)
@@ -315,6 +330,7 @@ def test_a_models_config_elsewhere_and_another_name_are_used(shop, tmp_path):
     assert steps.entry.labels["stable"] == 2 and shop.labels()["stable"] == 1
 
 
+@pytest.mark.slow
 def test_a_canary_is_watched_for_its_time_at_its_rate(shop):
     shop.save(2)
     shop.trial(canary_seconds=1.0, requests_per_second=10, rows_per_request=40).deploy(2)
