@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mixrank.pipeline.commands.terminal import Unverified, console, guarded, needs
+from mixrank.pipeline.commands.terminal import Unverified, console, errors, guarded, needs
 
 if TYPE_CHECKING:
     from mixrank.serving.rollout import Golden, Rollout
@@ -217,7 +217,8 @@ def delta(
     if old == version:
         raise ValueError(f"--from is {old}, the version to make: name an older one")
     output = output or Path(f"{base.absolute().name}-{old}-{version}.delta")
-    sizes = write_delta(found[old], found[version], output, lambda line: console.print(line, soft_wrap=True))
+    with errors.status(f"comparing versions {old} and {version}"):
+        sizes = write_delta(found[old], found[version], output, lambda line: console.print(line, soft_wrap=True))
     console.print(
         f"wrote {output}: {sizes.delta:,} bytes, {100 * sizes.ratio:.1f} % of version {version} "
         f"({sizes.version:,} bytes)",
@@ -237,7 +238,8 @@ def apply(
     base_path: BasePath = None,
 ) -> None:
     """Make a version, byte for byte, from one that is there and a delta; nothing serves it yet."""
-    _rollout(base, config, name, base_path).apply(file)
+    with errors.status(f"applying {file}"):
+        _rollout(base, config, name, base_path).apply(file)
     _next("canary", base, config, name, "http://localhost:8501", "load it and give it the label canary")
 
 

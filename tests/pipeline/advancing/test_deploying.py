@@ -166,7 +166,7 @@ def failing(*requests):
 def test_a_version_that_fails_requests_is_rolled_back_at_once(shop):
     shop.save(2)
     shop.doing[2] = failing(2)
-    reasons = rolled_back(shop, shop.trial(canary_seconds=3600).deploy(2))
+    reasons = rolled_back(shop, shop.trial(canary_seconds=60).deploy(2))
     assert reasons.startswith("1 of 2 requests failed, 0 of the stable version's; `max_errors` is 0; the first: ")
     assert "out of memory" in reasons
 
@@ -224,6 +224,17 @@ def test_a_version_that_was_rolled_back_gets_no_second_trial_and_the_next_one_do
     Rollout(shop.base, say=str).canary(3, golden=None)
     shop.serve()
     assert shop.trial().deploy(3) == Outcome("promoted", 3)
+    assert [record["version"] for record in shop.decisions()] == [2, 3, 3]
+
+
+def test_a_server_that_does_not_follow_its_file_in_time_leaves_it_undone(shop):
+    shop.stop()
+    shop.save(2)
+    with running(shop.base / "models.config", poll_seconds=3600) as server:
+        shop.url = server.rest_url
+        outcome = shop.trial(wait_seconds=0.2).deploy(2)
+    assert outcome.verdict == "undone" and outcome.reasons[0].startswith("version 2 is UNKNOWN after 0.2 s")
+    assert shop.labels() == {"stable": 1, "canary": 1} and shop.decisions() == []
 
 
 def test_a_server_that_is_away_is_said_and_the_next_call_goes_on(shop):
@@ -302,6 +313,25 @@ def test_a_call_that_was_killed_is_taken_up_where_it_was(shop, monkeypatch, plac
     good = {"stable": 2, "canary": 2, "previous": 1}
     assert shop.labels() == (good if factor == 0.5 else {"stable": 1, "canary": 1})
     assert [record["verdict"] for record in shop.decisions()] == ["promote" if factor == 0.5 else "rollback"]
+
+
+def test_a_newer_version_takes_the_place_of_one_whose_trial_was_cut_short(shop):
+    shop.save(2)
+    Rollout(shop.base, server=shop.trial().server, say=str).canary(2, golden=None)
+    shop.save(3)
+    assert shop.trial().deploy(3) == Outcome("promoted", 3)
+    assert shop.labels() == {"stable": 3, "canary": 3, "previous": 1}
+    assert Rollout(shop.base).entry.loaded == {1, 3}
+    # Nothing was decided about 2, and nobody asks any more.
+    assert [record["version"] for record in shop.decisions()] == [3]
+    assert shop.trial().deploy(2) == Outcome("nothing", 2)
+
+
+def test_rows_that_do_not_fit_the_stable_version_leave_it_undone(shop):
+    shop.save(2)
+    outcome = Trial(shop.trial().settings, shop.base, lambda: [{"page": "home"}], str).deploy(2)
+    assert outcome.verdict == "undone" and outcome.reasons[0].startswith("row 0: ")
+    assert shop.decisions() == []
 
 
 def test_the_first_version_of_all_has_nothing_to_be_compared_with(shop):
