@@ -329,7 +329,7 @@ def test_a_newer_version_takes_the_place_of_one_whose_trial_was_cut_short(shop):
 
 def test_rows_that_do_not_fit_the_stable_version_leave_it_undone(shop):
     shop.save(2)
-    outcome = Trial(shop.trial().settings, shop.base, lambda: [{"page": "home"}], str).deploy(2)
+    outcome = Trial(shop.trial().settings, shop.base, lambda: [{"x": 1.0}], str).deploy(2)
     assert outcome.verdict == "undone" and outcome.reasons[0].startswith("row 0: ")
     assert shop.decisions() == []
 
