@@ -103,7 +103,7 @@ class Advance:
             self.folder.rename(aside)
         self.folder.mkdir(parents=True)
         write_text_atomically(file, run)
-        return aside and f"the run is a new one; the days after the one before are in {aside} now"
+        return None if aside is None else f"the run is a new one; the days after the one before are in {aside} now"
 
     # -- the log ---------------------------------------------------------------------------------------------------
 

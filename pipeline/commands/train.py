@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,12 @@ from mixrank.pipeline.commands.terminal import (
     guarded,
     needs,
 )
+
+if TYPE_CHECKING:
+    from mixrank.pipeline.advancing import Outcome
+
+# Of 1, an error or a day that is held back, they are told apart by schedulers.
+DEPLOY_EXITS = {"rolled back": 3, "undone": 4}
 
 
 @guarded
@@ -89,12 +95,19 @@ def advance(
         Path | None,
         typer.Option(help="Folder of joined feedback, a folder YYYY-MM-DD for a day: train on rows as served."),
     ] = None,
+    deploy: Annotated[
+        bool,
+        typer.Option(
+            "--deploy", help="Try the newest version on the server of `advance.deploy`; promote or roll back."
+        ),
+    ] = False,
     overrides: Overrides = None,
     wait: Wait = False,
 ) -> None:
     """Take every new day of the log: judge the last model on it, train on it, push; from where `mixrank run` ended.
 
-    After an interruption, run the same command again to resume.
+    After an interruption, run the same command again to resume. Exit code 1: an error, or the newest day is held back;
+    with --deploy, 3: the newest version was rolled back, 4: it could not be brought to the server.
     """
     from mixrank.components.examples import parse_days
     from mixrank.pipeline.config import load_config
@@ -104,6 +117,10 @@ def advance(
     settings = load_config(config, overrides or [])
     for day in filter(None, (until, redo)):
         parse_days(day)
+    if deploy:
+        from mixrank.pipeline.advancing import deploy_newest, deploy_settings
+
+        deploy_settings(settings)
     if served is not None and not served.is_dir():
         raise ValueError(f"--served {served} is no folder; `mixrank join-feedback` writes one for each day into it")
     if start and not is_run(settings.run_dir):
@@ -133,14 +150,34 @@ def advance(
                 for reason in record.held:
                     errors.print(f"{day} is held back: {reason}", style="bold red", soft_wrap=True)
             days.tidy()
-    done = days.done()
-    _show(done)
+        done = days.done()
+        _show(done)
+        outcome = deploy_newest(settings, dataset.spec, done, days.folder, days.say) if deploy else None
+    if outcome is not None:
+        _show_outcome(outcome)
     again = arguments(config, overrides)
-    given = "" if served is None else f" --served {shlex.quote(str(served))}"
+    given = ("" if served is None else f" --served {shlex.quote(str(served))}") + " --deploy" * deploy
     console.print(f"next:\n  mixrank advance {again}{given}   # tomorrow", soft_wrap=True)
     # Until it is done again, so that a second attempt does not pass for a day that was taken.
     if done and done[-1].held:
         raise typer.Exit(1)
+    if outcome is not None and outcome.verdict in DEPLOY_EXITS:
+        raise typer.Exit(DEPLOY_EXITS[outcome.verdict])
+
+
+def _show_outcome(outcome: Outcome) -> None:
+    """What `--deploy` came to."""
+    if outcome.version is None:
+        console.print("no day has pushed a version to deploy")
+    elif outcome.verdict == "promoted":
+        console.print(f"version {outcome.version} is promoted")
+    elif outcome.verdict in DEPLOY_EXITS:
+        said = {
+            "rolled back": f"version {outcome.version} is rolled back",
+            "undone": f"version {outcome.version} is not deployed; the next `advance --deploy` goes on with it",
+        }
+        for reason in outcome.reasons:
+            errors.print(f"{said[outcome.verdict]}: {reason}", style="bold red", soft_wrap=True)
 
 
 def _show(records: list[Any]) -> None:

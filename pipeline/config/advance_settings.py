@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mixrank.components.training import TrainSettings
 from mixrank.pipeline.config.comparison_tables import merged
+from mixrank.pipeline.config.deploy_settings import DeploySettings
 from mixrank.schemas.naming import Declaration, nearest
 from mixrank.serving.drift import MISSING_COLUMN, OF_STATISTICS, Limits
 
@@ -81,6 +82,7 @@ class AdvanceSettings(Declaration):
         min_rows: float in [0, 1]. A day with fewer rows than this share of the median of the days before is not trained
             on.
         keep_days: int >= 2. Days whose rows, states and models are kept, so that they can be done again.
+        deploy: how `--deploy` puts the newest version on trial on a server.
     """
 
     train: dict[str, Any] = {}
@@ -88,6 +90,7 @@ class AdvanceSettings(Declaration):
     keep_days: int = Field(default=7, ge=2)
     vocabularies: VocabularySettings | None = VocabularySettings()
     drift: DriftSettings | None = DriftSettings()
+    deploy: DeploySettings | None = None
 
     @field_validator("train")
     @classmethod

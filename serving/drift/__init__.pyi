@@ -1,5 +1,6 @@
 from .alarms import MISSING_COLUMN as MISSING_COLUMN
 from .alarms import OF_STATISTICS as OF_STATISTICS
+from .alarms import PSI as PSI
 from .alarms import SCHEMA as SCHEMA
 from .alarms import Finding as Finding
 from .alarms import Limits as Limits

@@ -209,6 +209,31 @@ def test_every_day_is_judged_by_the_model_before_it_and_pushed(shop):
     assert shop.make().done() == [first, second, few]
 
 
+def test_a_days_version_is_tried_on_a_server_with_the_days_rows(shop, quick_check):
+    from mixrank.pipeline.advancing import Outcome, deploy_newest
+    from mixrank.serving.dev_server import running
+    from mixrank.serving.rollout import Rollout
+
+    base, said = shop.home / "serving" / "shop", []
+    deliver(shop, DAYS[2])
+    take_all(shop)
+    (first,) = versions(base)
+    # A person begins, with a server that follows.
+    Rollout(base, say=str).canary(first)
+    Rollout(base, say=str).promote(golden=None)
+    deliver(shop, DAYS[3])
+    take_all(shop)
+    second = max(versions(base))
+    with running(base / "models.config", poll_seconds=0.05) as server:
+        quick = {"canary_seconds": 0, "requests_per_second": 100, "max_latency_ratio": 100, "max_score_drift": 100}
+        days = shop.make(advance={"deploy": {"url": server.rest_url, **quick}})
+        assert deploy_newest(days.config, SPEC, days.done(), days.folder, said.append) == Outcome("promoted", second)
+    assert Rollout(base).entry.labels == {"stable": second, "canary": second, "previous": first}
+    decision = Rollout(base).decision(second)
+    assert (decision["rows"], decision["canary"]["requests"], decision["canary"]["errors"]) == (40, 2, 0)
+    assert said[0] == f"version {second}, of {DAYS[3]}:"
+
+
 class Killed(BaseException):
     pass
 
