@@ -17,6 +17,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from mixrank.pipeline.advancing.day_record import DayRecord
+from mixrank.pipeline.advancing.served_rows import rows_of
 from mixrank.pipeline.config import DeploySettings, RunConfig
 from mixrank.schemas import FeatureSpec
 from mixrank.schemas.stores import is_url
@@ -84,7 +85,7 @@ def deploy_newest(
     newest = pushed[-1]
 
     def rows() -> list[Row]:
-        examples = read_examples(str(folder / newest.day / "examples" / "Split-train"), config.check_rows)
+        examples = read_examples(str(rows_of(folder / newest.day) / "Split-train"), config.check_rows)
         parts = [request_and_item(spec, decode(spec, example)) for example in examples]
         return [request | item for request, item in parts]
 
