@@ -260,8 +260,8 @@ def test_a_command_that_is_killed_at_every_step_ends_with_the_same_model(shop, m
     for place, name, before in steps:
         kept = getattr(place, name)
 
-        def killed(*args, kept=kept, before=before, **options):
-            if not before:
+        def killed(*args, kept=kept, early=before, **options):
+            if not early:
                 kept(*args, **options)
             raise Killed
 

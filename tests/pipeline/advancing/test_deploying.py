@@ -412,11 +412,17 @@ def test_the_exit_code_says_what_became_of_a_version(monkeypatch, tmp_path, outc
     from mixrank.pipeline import advancing, cli, fast_loop
 
     days = SimpleNamespace(
-        waiting=lambda until: [], left_out=dict, tidy=lambda: None, done=list, folder=tmp_path, say=str
+        begin=lambda: None,
+        waiting=lambda until: [],
+        left_out=dict,
+        tidy=lambda: None,
+        done=list,
+        folder=tmp_path,
+        say=str,
     )
     monkeypatch.setattr(fast_loop, "last_run", lambda settings: (None, SimpleNamespace(spec=SPEC)))
     monkeypatch.setattr(training, "prepare_devices", lambda replicas: None)
-    monkeypatch.setattr(advancing, "Advance", lambda *args: days)
+    monkeypatch.setattr(advancing, "Advance", lambda *args, **options: days)
     monkeypatch.setattr(advancing, "deploy_newest", lambda *args: outcome)
     (tmp_path / "movielens").mkdir()
     place = ["--set", f"output={tmp_path}", "--set", "advance.deploy.url=http://localhost:8501"]
