@@ -78,17 +78,17 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
     # Before values become ids, of which all rare ones have the same.
     matches = {match.name: matched(spec, match, outputs, inputs) for match in spec.matches}
     crosses = {cross.name: crossed(spec, cross, outputs, inputs[spec.scenario.name]) for cross in spec.crosses}
+    counted = _counted(spec, inputs, crosses)
     looked_up = {each.name: from_file(spec, each, outputs) for each in spec.from_files}
     for owner in spec.all_categorical:
         sharing = [feature for feature in spec.all_categorical if feature.owner == owner.name]
         categories = {column: outputs[column] for feature in sharing for column in spec.columns_of(feature)}
         if sharing:
-            outputs |= category_ids(owner, categories, inputs.get(owner.name))
+            outputs |= category_ids(owner, categories, counted.get(owner.name))
     for number in spec.all_numbers:
         outputs |= numeric(number, {column: outputs[column] for column in spec.columns_of(number)})
     for cross in spec.crosses:
-        text = crosses[cross.name]
-        outputs |= category_ids(cross, {cross.name: text}, tf.boolean_mask(text, tf.not_equal(text, PADDING["str"])))
+        outputs |= category_ids(cross, {cross.name: crosses[cross.name]}, counted[cross.name])
     for each in spec.from_files:
         outputs |= looked_up[each.name]
     outputs |= matches
@@ -114,6 +114,33 @@ def transform(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[
     for role, key in spec.row_keys.items():
         outputs[KEYS[role]] = first(inputs[key.name], PADDING[getattr(key, "dtype", "int")])
     return outputs
+
+
+def vocabulary_values(spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor]) -> dict[str, tf.Tensor]:
+    """The values of rows that count for vocabularies, outside a graph of Transform; those of a `Lookup` excepted.
+
+    Args:
+        spec: the declaration.
+        inputs: column -> ragged values; of the categories of rows, the scenario and what crosses are of.
+
+    Returns:
+        Feature -> all of its values, one behind the other, int64 or text.
+    """
+    read = {feature.name: feature for feature in spec.categorical if feature.name in inputs}
+    values = {name: row_values(feature, inputs[name]) for name, feature in read.items()}
+    crosses = {cross.name: crossed(spec, cross, values, inputs[spec.scenario.name]) for cross in spec.crosses}
+    return {
+        name: found.flat_values if isinstance(found, tf.RaggedTensor) else found
+        for name, found in _counted(spec, {name: inputs[name] for name in read}, crosses).items()
+    }
+
+
+def _counted(
+    spec: FeatureSpec, inputs: Mapping[str, tf.RaggedTensor], crosses: Mapping[str, tf.Tensor]
+) -> dict[str, tf.RaggedTensor | tf.Tensor]:
+    """Feature -> what its vocabulary is counted on: values of rows, and combinations of which no part is missing."""
+    rows = {feature.name: inputs[feature.name] for feature in spec.categorical if feature.name in inputs}
+    return rows | {name: tf.boolean_mask(text, tf.not_equal(text, PADDING["str"])) for name, text in crosses.items()}
 
 
 def row_values(feature: RowFeature, values: tf.RaggedTensor) -> tf.Tensor:

@@ -53,7 +53,12 @@ PANELS = {
         "deploy": "rollout.deploy",
         "rollout": "rollout.rollout",
     },
-    "Score and watch": {"score": "score.score", "popularity": "score.popularity", "drift": "drift.drift"},
+    "Score and watch": {
+        "score": "score.score",
+        "popularity": "score.popularity",
+        "drift": "drift.drift",
+        "join-feedback": "drift.join_feedback",
+    },
     "Kubeflow": {"compile": "kubeflow.compile_spec", "submit": "kubeflow.submit"},
 }
 # A command of commands: its module has an `app`, whose callback is the function above.

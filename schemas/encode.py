@@ -309,6 +309,30 @@ def newest(spec: FeatureSpec, row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def to_logged(spec: FeatureSpec, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as a log keeps it: what was sent of it, unpadded, and keys and time if the row has them.
+
+    Args:
+        spec: the columns.
+        row: column -> value; fields that the spec does not know and labels are left out.
+
+    Returns:
+        Column -> plain Python value or list, without those that are missing. `to_instance` makes the same of it as of
+        the row.
+
+    Raises:
+        ValueError: naming the column of a value that does not fit.
+    """
+    labels = {label.name for label in spec.labels}
+    row = newest(spec, row)
+    found: dict[str, Any] = {}
+    for column in columns(spec):
+        if column.name not in labels and (values := _values(column, row.get(column.name))):
+            plain = {"int": int, "float": float, "str": str}[column.kind]
+            found[column.name] = [plain(each) for each in values] if column.length is not None else plain(values[0])
+    return found
+
+
 def to_instance(spec: FeatureSpec, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as JSON instance of a serving request: the columns a request may carry, all of a fixed length.
 

@@ -19,4 +19,5 @@ from .raw_tables import join_name as join_name
 from .raw_tables import read_batches as read_batches
 from .raw_tables import stored_fields as stored_fields
 from .splits import stable_hash as stable_hash
+from .stages import shuffled_pieces as shuffled_pieces
 from .user_shard import build_whole as build_whole

@@ -1,6 +1,7 @@
 from .batches import training_stream as training_stream
 from .component import Trainer as Trainer
 from .exports import find_export as find_export
+from .exports import is_state as is_state
 from .model_factory import build_model as build_model
 from .model_factory import compile_for_training as compile_for_training
 from .model_factory import task_loss as task_loss

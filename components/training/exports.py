@@ -1,10 +1,18 @@
-"""Exported models on disk, found without TensorFlow."""
+"""Exported models and states of trainings on disk, found without TensorFlow."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from mixrank.serving.base import METADATA
+
+# File of a state: what it is a state of.
+ORIGIN = "origin.json"
+
+
+def is_state(folder: Path) -> bool:
+    """Whether a folder is the state of a training (`train.keep_state`)."""
+    return (folder / ORIGIN).is_file()
 
 
 def find_export(reference: str) -> Path:
@@ -23,4 +31,6 @@ def find_export(reference: str) -> Path:
     for candidate in candidates:
         if (candidate / METADATA).is_file():
             return candidate
-    raise ValueError(f"`warm_start`={reference} holds no model: expected {METADATA} in it or in a version")
+    raise ValueError(
+        f"`warm_start`={reference} holds no model: expected {METADATA} in it or in a version, or {ORIGIN} of a state"
+    )

@@ -267,7 +267,8 @@ class TrainSettings(Declaration):
         rows_together: int >= 1. Rows side by side in a file, where up to 16 of a user are, that stay together when rows
             are shuffled: a loss of the order inside a user compares the rows of one batch.
         seed: int.
-        warm_start: path of an earlier run, pushed model or export whose embedding rows are copied token by token;
+        warm_start: path of an earlier run, pushed model or export whose embedding rows are copied token by token; or of
+            the `state` that a training kept, of which all that fits is taken: dense weights, rows, optimizer slots;
             "pushed" for the version last pushed by this config (fresh rows before the first push).
         calibration: how predictions are calibrated after training on the split `valid`, which then must not be trained
             on: a mapping as of `Calibration`, or "platt" or "isotonic" alone; None leaves them as they are.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import textwrap
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import tensorflow_transform as tft
 from mixrank.components import calibration
 from mixrank.components.metrics import weights_in
 from mixrank.components.training.batches import TransformedRows, training_stream
+from mixrank.components.training.exports import is_state
 from mixrank.components.training.model_factory import (
     build_model,
     compile_for_training,
@@ -43,7 +45,14 @@ from mixrank.components.training.predictions import (
 from mixrank.components.training.resumable_training import Rounds, validations_within
 from mixrank.components.training.settings import PUSHED, ModelSettings, TrainSettings
 from mixrank.components.training.side_rows import write_side_rows
-from mixrank.components.training.states import keep_state, origin_of, steps_before, take_state
+from mixrank.components.training.states import (
+    keep_state,
+    origin_of,
+    steps_before,
+    steps_that_fit,
+    take_state,
+    take_what_fits,
+)
 from mixrank.components.training.strategy import build_strategy
 from mixrank.components.training.training_step import TrainingStep
 from mixrank.components.training.warm_start import warm_start
@@ -127,13 +136,14 @@ def train_model(
             training that was killed: then what that one exported is replaced.
         state: folder `state` that a training with `settings.keep_state` left in its `run_dir`: this one goes on with
             the weights, optimizer slots and number of steps of that one, and schedules of learning rates count its own
-            steps alone. Before the first of them the rows of `eval` are scored into `progressive.parquet`, with the
-            columns of `predictions.parquet`, by the float32 weights, not calibrated. `eval` may be the files of
-            `train`: these scores are of rows that the model has not seen. None begins with fresh weights.
+            steps alone. Where vocabularies are others now, rows of tables are taken over value by value (`take_state`).
+            Before the first step the rows of `eval` are scored into `progressive.parquet`, with the columns of
+            `predictions.parquet`, by the float32 weights, not calibrated. `eval` may be the files of `train`: these
+            scores are of rows that the model has not seen. None begins with fresh weights.
 
     Raises:
         ValueError: if settings, data and devices do not fit together, `export_dir` holds something else, or `state` is
-            of another model, optimizer or vocabulary.
+            of another model, optimizer or encoding.
         WorkerLostError: if another worker has gone.
     """
     if state is not None:
@@ -153,9 +163,7 @@ def train_model(
     trained_on = [patterns[split] for split in settings.splits if split in patterns]
     training = training_rows(spec, trained_on, settings, transform_output)
     resolved = resolve(spec, model_settings)
-    # It reads the vocabularies.
-    goes_on = settings.keep_state or state is not None
-    origin = origin_of(spec, resolved, settings, transform_output) if goes_on else {}
+    origin = origin_of(spec, resolved, settings)
     job = Job(
         spec=spec,
         settings=settings,
@@ -168,14 +176,14 @@ def train_model(
         workers=workers,
         strategy=strategy,
         state=state,
-        first_step=0 if state is None else steps_before(state, origin),
+        first_step=_steps_before(state, settings, origin),
     )
-    model, compiled = _build(job, resolved)
+    model, compiled = _build(job, resolved, origin)
     _fit(job, compiled, _rounds(job, model))
     if not workers.chief:
         return
     if settings.keep_state:
-        keep_state(run_dir / STATE, compiled, origin)
+        keep_state(run_dir / STATE, compiled, origin, spec, transform_output)
     plain, final, card = _export(job, model, model_settings, resolved, export_dir)
     if compiled.position is not None:
         card["position_bias"] = compiled.position.learned()
@@ -221,7 +229,7 @@ class Job:
         workers: who takes part.
         strategy: of their replicas.
         state: as in `train_model`.
-        first_step: number of steps that led to `state`, 0 without one.
+        first_step: number of steps that led to the state with which it begins, 0 without one.
     """
 
     spec: FeatureSpec
@@ -238,14 +246,22 @@ class Job:
     first_step: int
 
 
-def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, TrainingStep]:
+def _steps_before(state: Path | None, settings: TrainSettings, origin: Mapping[str, Any]) -> int:
+    if state is not None:
+        return steps_before(state, origin)
+    begins_at = settings.warm_start
+    return steps_that_fit(Path(begins_at), origin) if begins_at is not None and is_state(Path(begins_at)) else 0
+
+
+def _build(job: Job, resolved: ModelSettings, origin: Mapping[str, Any]) -> tuple[keras.Model, TrainingStep]:
     """The model, and around it what `fit` trains; both inside the strategy."""
     on_host = "CPU:0" if job.settings.tables == "host" else None
     with job.workers.watched(job.checkpoints), job.strategy.scope(), rows_on(on_host):
         model = build_model(job.spec, resolved, job.settings, job.transform_output)
         write_side_rows(model, job.spec, job.transform_output)
-        if job.settings.warm_start:
-            taken = warm_start(model, job.spec, job.transform_output, job.settings.warm_start)
+        begins_at = job.settings.warm_start
+        if begins_at is not None and not is_state(Path(begins_at)):
+            taken = warm_start(model, job.spec, job.transform_output, begins_at)
             print(f"  warm start: {sum(taken.values()):,} embedding rows taken over", file=sys.stderr, flush=True)
         compiled = compile_for_training(
             model,
@@ -257,9 +273,16 @@ def _build(job: Job, resolved: ModelSettings) -> tuple[keras.Model, TrainingStep
             several_workers=job.workers.several,
             position=PositionBias.of(job.spec, job.trained_on),
         )
+    if begins_at is not None and is_state(Path(begins_at)):
+        fitting = take_what_fits(Path(begins_at), compiled, job.spec, job.transform_output, origin)
+        print(textwrap.indent(fitting.said, "  "), file=sys.stderr, flush=True)
     if job.state is not None:
-        take_state(job.state, compiled)
-        print(f"  going on after {job.first_step:,} steps, from {job.state}", file=sys.stderr, flush=True)
+        new = take_state(job.state, compiled, job.spec, job.transform_output)
+        print(
+            f"  going on after {job.first_step:,} steps, from {job.state}; {new:,} new rows of values",
+            file=sys.stderr,
+            flush=True,
+        )
     return model, compiled
 
 

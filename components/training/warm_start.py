@@ -1,10 +1,11 @@
-"""Warm start: copies embedding rows from an earlier model, token by token."""
+"""Warm start: embedding rows of an earlier model, token by token."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 import keras
 import numpy as np
@@ -13,8 +14,9 @@ import tensorflow_transform as tft
 
 from mixrank.components.training.exports import find_export
 from mixrank.layers.ranking import tables_of
+from mixrank.layers.tokens import EmbeddingTables
 from mixrank.schemas import FeatureSpec, Hash, LookedUp, Vocab
-from mixrank.schemas.arrow import lines_of, pc
+from mixrank.schemas.arrow import lines_of, pa, pc
 from mixrank.serving.base import METADATA
 
 
@@ -95,10 +97,8 @@ def old_rows(
         case Vocab():
             if place["vocabulary"] is not None:
                 before = lines_of((export / place["vocabulary"]).read_bytes())
-                with tf.io.gfile.GFile(transform_output.vocabulary_file_by_name(feature.name), "rb") as file:
-                    now = lines_of(file.read())
-                at = pc.index_in(now, value_set=before)
-                found[1 : 1 + len(now)] = pc.add(at, 1).fill_null(0).to_numpy()
+                now = vocabulary_of(feature, transform_output)
+                found[1 : 1 + len(now)] = 1 + _places(now, before)
         case Hash(functions=functions):
             old = place["vocabulary"], place["shape"][0], place.get("functions", 1)
             if old == (None, size, functions):
@@ -106,3 +106,74 @@ def old_rows(
         case _:
             assert_never(feature.vocab)
     return found
+
+
+class MovedRows(NamedTuple):
+    """Where the rows of a variable were in an earlier training.
+
+    Args:
+        size: number of rows that it had.
+        source: int64 (rows,); the row from which each takes its numbers, -1 if it keeps its own.
+    """
+
+    size: int
+    source: np.ndarray
+
+
+def moved_rows(
+    layer: EmbeddingTables,
+    spec: FeatureSpec,
+    transform_output: tft.TFTransformOutput,
+    sizes: Mapping[str, int],
+    vocabularies: Callable[[str], pa.Array],
+    equal: Container[str],
+) -> tuple[MovedRows, MovedRows]:
+    """Where the rows of tables were in an earlier training, and where their optimizer slots were.
+
+    A value that was not in a vocabulary takes the row of its out-of-vocabulary bucket, as which it was looked up until
+    then, so that the model's answers stay as they are; where embeddings begin with vectors of a file, it keeps its own.
+    It has no slots of before.
+
+    Args:
+        layer: the tables as they are now.
+        spec: features of a row.
+        transform_output: has the vocabularies of today.
+        sizes: table -> number of its rows there, in their order.
+        vocabularies: feature -> the values of its vocabulary there.
+        equal: tables whose values became rows in the same way; all others keep what they have.
+    """
+    first = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
+    weights, slots = [], []
+    looked_up = {feature.name: feature for feature in spec.looked_up}
+    for name, rows in layer.sizes.items():
+        feature = looked_up.get(name)
+        if name not in sizes or name not in equal:
+            source = slot = np.full(rows, -1)
+        elif feature is None or not isinstance(feature.vocab, Vocab):
+            source = slot = first[name] + np.arange(rows)
+        else:
+            before, now = vocabularies(name), vocabulary_of(feature, transform_output)
+            at = _places(now, before)
+            buckets = 1 + len(before) + np.arange(feature.vocab.oov)
+            source = first[name] + np.concatenate([[0], 1 + at, buckets])
+            new = np.concatenate([[False], at < 0, np.zeros(len(buckets), bool)])
+            slot = np.where(new, -1, source)
+            if new.any():
+                values = now.filter(pa.array(at < 0)).to_numpy(zero_copy_only=False)
+                own = tf.strings.to_hash_bucket_fast(tf.constant(values), len(buckets)).numpy()
+                source[new] = -1 if name in spec.initial_tables else first[name] + buckets[own]
+        weights.append(source)
+        slots.append(slot)
+    total = sum(sizes.values())
+    return MovedRows(total, np.concatenate(weights)), MovedRows(total, np.concatenate(slots))
+
+
+def vocabulary_of(feature: LookedUp, transform_output: tft.TFTransformOutput) -> pa.Array:
+    """The values of a feature's vocabulary, large_binary, in the order of their ids."""
+    with tf.io.gfile.GFile(transform_output.vocabulary_file_by_name(feature.name), "rb") as file:
+        return lines_of(file.read())
+
+
+def _places(now: pa.Array, before: pa.Array) -> np.ndarray:
+    """Place of every value among those before, -1 where it is none of them."""
+    return pc.index_in(now, value_set=before).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)

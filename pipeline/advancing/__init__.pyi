@@ -4,3 +4,7 @@ from .day_record import DayRecord as DayRecord
 from .day_record import days_done as days_done
 from .day_scores import DayScores as DayScores
 from .day_scores import TaskScores as TaskScores
+from .deploying import Outcome as Outcome
+from .deploying import Trial as Trial
+from .deploying import deploy_newest as deploy_newest
+from .deploying import deploy_settings as deploy_settings

@@ -1,12 +1,12 @@
 """A log day by day, from where a run ended.
 
-    rows of the day + state of the days before -> examples -> transformed rows
+    rows of the day + state of the days before -> examples -> values that got a row of their own -> transformed rows
         -> yesterday's model is judged on them -> goes on with them -> is checked as a server would load it -> pushed
 
     runs/NAME/days/
       log/               rows of the raw files, by day; every file is read once
       start/state/       what the days of the run leave for those after it
-      2022-05-05/        examples/, state/, transformed/, model_run/, checked/, day.json
+      2022-05-05/        examples/, state/, drift/, vocabularies/, transformed/, model_run/, checked/, day.json
 
 Every step writes its folder whole or not at all, and is left out if its folder is there; `day.json` comes last. So a
 command that was killed anywhere and is called again does what is left, and ends with the same files.
@@ -14,6 +14,7 @@ command that was killed anywhere and is called again does what is left, and ends
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 import time
@@ -23,20 +24,28 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mixrank.pipeline.advancing.day_record import DAY_FILE, DAYS, DayRecord, days_done
 from mixrank.pipeline.advancing.day_scores import DayScores, day_scores
+from mixrank.pipeline.advancing.served_rows import rows_of, take_served
 from mixrank.pipeline.config import RunConfig
 from mixrank.pipeline.named_secrets import resolve
 from mixrank.pipeline.run_record import RunRecord, split_files
 from mixrank.schemas import Dataset, SplitByDay
 from mixrank.schemas.arrow import read_frame
-from mixrank.schemas.files import abandoned, remove, withdraw, write_folder_atomically
+from mixrank.schemas.files import abandoned, remove, withdraw, write_folder_atomically, write_text_atomically
+
+if TYPE_CHECKING:
+    from mixrank.components.vocabulary_growth import Growth
 
 START = "start"
+# File of the folder of days: the run after which they come.
+RUN = "run.json"
+# Files of a day's drift.
+STATISTICS, FINDINGS = "statistics.pb", "findings.json"
 
 
 @dataclass
@@ -48,6 +57,8 @@ class Advance:
         dataset: its dataset.
         run: its record; it must have kept its state (`train.keep_state`).
         say: gets lines of progress.
+        served: folder of what `join_feedback` made, a folder `YYYY-MM-DD` for a day: such a day is judged and trained
+            on its rows as they were served.
     """
 
     config: RunConfig
@@ -55,6 +66,7 @@ class Advance:
     run: RunRecord
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
     seconds: dict[str, float] = field(default_factory=dict)
+    served: Path | None = None
 
     def __post_init__(self) -> None:
         split = self.dataset.source.split
@@ -76,6 +88,23 @@ class Advance:
         self.first = max(last for name, (_, last) in split.splits.items() if name in self.run.splits)
         self.folder = self.config.run_dir / DAYS
         self.rows_only = self.dataset.model_copy(update={"spec": self.dataset.spec.with_files(lambda feature: None)})
+
+    def begin(self) -> str | None:
+        """Sets the days of an earlier run aside, whose models do not follow from this one.
+
+        Returns:
+            What was done, if anything was.
+        """
+        file, run = self.folder / RUN, json.dumps({"finished": self.run.finished.isoformat()})
+        if file.is_file() and file.read_text() == run:
+            return None
+        aside = None
+        if self.folder.is_dir():
+            aside = self.folder.with_name(f"{self.folder.name}-before-{self.run.finished:%Y%m%d-%H%M%S}")
+            self.folder.rename(aside)
+        self.folder.mkdir(parents=True)
+        write_text_atomically(file, run)
+        return None if aside is None else f"the run is a new one; the days after the one before are in {aside} now"
 
     # -- the log ---------------------------------------------------------------------------------------------------
 
@@ -163,12 +192,20 @@ class Advance:
         earlier = [record.day for record in self.done() if record.day < day]
         return self.folder / (earlier[-1] if earlier else START)
 
-    def _model_before(self, day: str) -> tuple[str, Path]:
-        """The newest day before whose model was taken, and the state of its training."""
+    def _model_before(self, day: str) -> tuple[str, Path, Path]:
+        """The newest day before whose model was taken, the state of its training and its Transform graph."""
         good = [record.day for record in self.done() if record.day < day and not record.held]
         if good:
-            return good[-1], self.folder / good[-1] / "model_run" / "state"
-        return self.first, self.run.model_run / "state"
+            home = self.folder / good[-1]
+            return good[-1], home / "model_run" / "state", self._graph(home)
+        return self.first, self.run.model_run / "state", self.run.rows.transform_graph
+
+    def _graph(self, home: Path) -> Path:
+        """The Transform graph of a day."""
+        from mixrank.components.vocabulary_growth import GRAPH
+
+        grown = home / "vocabularies" / GRAPH
+        return grown if grown.is_dir() else self.run.rows.transform_graph
 
     def start(self) -> None:
         """What the days of the run leave for those after it."""
@@ -203,7 +240,11 @@ class Advance:
             remove(left)
         started, self.seconds = datetime.now(), {}
         rows, held = self._examples(home, day)
-        model, state = self._model_before(day)
+        model, state, graph = self._model_before(day)
+        grown = self._grow(home, day, graph)
+        alarms: list[str] = []
+        if not held:
+            alarms, held = self._drift(home, day)
         metrics: dict[str, dict[str, float | None]] = {}
         pushed = None
         if not held:
@@ -221,6 +262,8 @@ class Advance:
             log=self._fingerprint(day),
             model=model,
             metrics=metrics,
+            drift=tuple(alarms),
+            vocabularies={name: each._asdict() for name, each in grown.items()},
             held=tuple(held),
             pushed=pushed,
             seconds=self.seconds,
@@ -246,7 +289,7 @@ class Advance:
         from mixrank.components.examples import DayState, write_day
         from mixrank.components.gates import REPORT, Figures
 
-        report = home / "examples" / REPORT
+        take_served(self.served, home, day)
         if not (home / "state" / "state.json").is_file():
             with self._timed("examples"):
                 write_day(
@@ -261,7 +304,7 @@ class Advance:
                     scratch=str(self.folder / "scratch"),
                     pipeline=self.pipeline,
                 )
-        figures = Figures.model_validate_json(report.read_bytes())
+        figures = Figures.model_validate_json((rows_of(home) / REPORT).read_bytes())
         rows = figures.rows["train"]
         held = []
         usual = [record.rows for record in self.done() if record.day < day and not record.held]
@@ -278,14 +321,66 @@ class Advance:
                 held.append(f"label `{label.name}` is {int(positives > 0)} in all of {counted:,} rows")
         return rows, held
 
+    def _drift(self, home: Path, day: str) -> tuple[list[str], list[str]]:
+        """How the day's rows differ from those of the last day that was taken, and what of it speaks against them."""
+        from mixrank.pipeline.reports import Known, compare, read_baseline, read_new, write_json, write_statistics
+        from mixrank.serving.drift import Finding, Limits
+
+        settings = self.config.advance.drift
+        if settings is None:
+            return [], []
+        out = home / "drift"
+        if not out.is_dir():
+            before = self.folder / self._model_before(day)[0] / "drift" / STATISTICS
+            if not before.is_file():
+                before = self.run.rows.statistics / "Split-train" / "FeatureStats.pb"
+            with self._timed("drift"):
+                # Statistics alone know of no values outside a vocabulary.
+                known = Known(self.dataset.spec, {})
+                new = read_new(rows_of(home) / "Split-train", known, "train", lambda name, rows: None)
+                old = read_baseline(before, known, lambda name, rows: None)
+                found = compare(old, new, known, Limits(**settings.limits), settings.min_rows)
+
+                def write(temporary: Path) -> None:
+                    write_statistics(new, temporary / STATISTICS)
+                    write_json(found, temporary / FINDINGS)
+
+                write_folder_atomically(out, write)
+        alarms = [Finding.read(each) for each in json.loads((out / FINDINGS).read_text())["findings"]]
+        alarms = [each for each in alarms if each.alarm]
+        return [each.said for each in alarms], [each.said for each in alarms if each.measure in settings.hold]
+
+    def _grow(self, home: Path, day: str, graph: Path) -> dict[str, Growth]:
+        """Gives rows to values that have become common; values of a day that is held back count as well."""
+        from mixrank.components.vocabulary_growth import SEEN, grow_vocabularies, growing, read_growth
+
+        spec, settings = self.dataset.spec, self.config.advance.vocabularies
+        if settings is None or not growing(spec):
+            return {}
+        out = home / "vocabularies"
+        if out.is_dir():
+            return read_growth(out)
+        before = self._before(day) / "vocabularies" / SEEN
+        with self._timed("vocabularies"):
+            return grow_vocabularies(
+                rows_of(home),
+                graph,
+                out,
+                spec,
+                day=day,
+                start=self.first,
+                before=before if before.is_dir() else None,
+                count_days=settings.count_days,
+                reuse_days=settings.reuse_days,
+            )
+
     def _transform(self, home: Path) -> None:
         from mixrank.components.day_rows import transform_day
 
         if (home / "transformed").is_dir():
             return
         with self._timed("transform"):
-            graph = self.run.rows.transform_graph
-            transform_day(home / "examples", graph, home / "transformed", self.dataset.spec)
+            transform_day(rows_of(home), self._graph(home), home / "transformed", self.dataset.spec)
 
     def _train(self, home: Path, state: Path) -> None:
         """Scores the day's rows with the model as it is, and goes on with them."""
@@ -302,7 +397,7 @@ class Advance:
                 model_settings=self.config.model,
                 settings=self.config.advance.of_a_day(self.config.train),
                 patterns={"train": split, "eval": split},
-                transform_output=tft.TFTransformOutput(str(self.run.rows.transform_graph)),
+                transform_output=tft.TFTransformOutput(str(self._graph(home))),
                 checkpoints=home / "checkpoints",
                 run_dir=home / "model_run",
                 export_dir=home / "export",
@@ -354,7 +449,7 @@ class Advance:
         if (home / "checked").is_dir():
             return []
         with self._timed("check"):
-            rows = read_examples(str(home / "examples" / "Split-train"), self.config.check_rows)
+            rows = read_examples(str(rows_of(home) / "Split-train"), self.config.check_rows)
             try:
                 scores = score_afresh(home / "export", rows)
             except ValueError as error:

@@ -25,6 +25,8 @@ class DayRecord(Declaration):
         log: fingerprint of the day's rows as they were read.
         model: day whose model it was judged with and went on from; the day of the run before the first.
         metrics: task -> metric -> value, of that model on the day's rows, before it was trained on them.
+        drift: how the day's rows differ from those of the day before by more than the limits.
+        vocabularies: feature -> what became of its vocabulary, as `vocabulary_growth.Growth`; of those that can grow.
         held: why the day was not trained on, or its model not taken; empty if it was.
         pushed: folder or address of the pushed version, or None.
         seconds: step -> how long it took.
@@ -37,6 +39,8 @@ class DayRecord(Declaration):
     log: str
     model: str
     metrics: dict[str, dict[str, float | None]]
+    drift: tuple[str, ...]
+    vocabularies: dict[str, dict[str, int]]
     held: tuple[str, ...]
     pushed: str | None
     seconds: dict[str, float]

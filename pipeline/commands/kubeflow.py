@@ -37,6 +37,7 @@ ServiceAccount = Annotated[str | None, typer.Option(help="Service account of the
 TokenFile = Annotated[Path | None, typer.Option(help=f"File with the bearer token (default: the variable {TOKEN}).")]
 CaFile = Annotated[Path | None, typer.Option(help="File with the certificates of a private authority.")]
 Wait = Annotated[bool, typer.Option(help="Follow the run to its end.")]
+Days = Annotated[bool, typer.Option("--days", help="The pipeline that takes new days (`mixrank advance`), not a run.")]
 Every = Annotated[float, typer.Option(help="Seconds between checks of the run.", min=0.1)]
 
 
@@ -45,8 +46,12 @@ Every = Annotated[float, typer.Option(help="Seconds between checks of the run.",
 def compile_spec(
     config: Config,
     output: Annotated[
-        Path | None, typer.Option(help="File to write (default: kubeflow/compiled/NAME.yaml).", show_default=False)
+        Path | None,
+        typer.Option(
+            help="File to write (default: NAME.yaml or NAME-days.yaml in kubeflow/compiled).", show_default=False
+        ),
     ] = None,
+    days: Days = False,
     check: Annotated[
         bool, typer.Option("--check", help="Compare with the file, for the image that it names, and write nothing.")
     ] = False,
@@ -61,7 +66,7 @@ def compile_spec(
     settings = load_config(config, overrides or [])
     # What is wrong is said at once, before TensorFlow is imported.
     settings.load_dataset()
-    output = output or Path("kubeflow/compiled") / f"{settings.name}.yaml"
+    output = output or Path("kubeflow/compiled") / f"{settings.name}{'-days' if days else ''}.yaml"
     errors.print("loading TensorFlow and TFX ...", style="dim")
     from mixrank.pipeline.kubeflow import compile_pipeline, compiled, image_of
 
@@ -69,14 +74,14 @@ def compile_spec(
         image = image_of(output)
         given = [*(overrides or []), f"kubeflow.image={image}"]
         settings = load_config(config, given)
-        if output.read_text() != compiled(settings):
+        if output.read_text() != compiled(settings, days):
             raise ValueError(
                 f"{output} is not what {config} compiles to; refresh it: "
-                f"mixrank compile {arguments(config, given)} --output {output}"
+                f"mixrank compile {arguments(config, given)}{' --days' if days else ''} --output {output}"
             )
         console.print(f"{output} is up to date", soft_wrap=True)
         return
-    compile_pipeline(settings, output)
+    compile_pipeline(settings, output, days)
     image = image_of(output)
     console.print(f"wrote {output}, with image {image}", soft_wrap=True)
     console.print(
@@ -95,6 +100,7 @@ def submit(
         list[str] | None,
         typer.Option("--set", help="Override a value of the config before it is compiled; repeatable."),
     ] = None,
+    days: Days = False,
     param: Parameters = None,
     spec: Spec = None,
     recurring: Cron = None,
@@ -112,21 +118,23 @@ def submit(
 
     settings = load_config(config, overrides or [])
     _check(host, recurring, {"--token-file": token_file, "--ca-file": ca_file})
-    if spec is not None and overrides:
-        raise ValueError("--set changes what is compiled; with --spec nothing is")
+    for option, unread in {"--set changes": overrides, "--days chooses": days}.items():
+        if spec is not None and unread:
+            raise ValueError(f"{option} what is compiled; with --spec nothing is")
     from mixrank.pipeline.kubeflow import CompiledSpec, Kubeflow, WantedRun
 
     # Before compiling, because an unreachable host is noticed sooner.
     token = None if token_file else os.environ.get(TOKEN)
     service = Kubeflow(host, namespace=namespace, token=token, token_file=token_file, ca_file=ca_file)
-    with _compiled(settings, spec) as file:
+    with _compiled(settings, spec, days) as file:
         compiled = CompiledSpec.load(file)
         parameters = compiled.values(param or [])
         version = service.upload(file, compiled.name)
     console.print(f"{'uploaded' if version.uploaded else 'unchanged'}: version {version.name}", soft_wrap=True)
+    name = f"{settings.name}-days" if days else settings.name
     wanted = WantedRun(
         version,
-        settings.name if recurring else f"{settings.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}",
+        name if recurring else f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}",
         experiment or settings.name,
         parameters,
         pipeline_root,
@@ -158,7 +166,7 @@ def _check(host: str, recurring: str | None, files: Mapping[str, Path | None]) -
 
 
 @contextmanager
-def _compiled(settings: RunConfig, spec: Path | None) -> Iterator[Path]:
+def _compiled(settings: RunConfig, spec: Path | None, days: bool) -> Iterator[Path]:
     """The compiled pipeline that was given, or that of the config for as long as it is needed."""
     if spec is not None:
         yield spec
@@ -167,7 +175,7 @@ def _compiled(settings: RunConfig, spec: Path | None) -> Iterator[Path]:
     from mixrank.pipeline.kubeflow import compile_pipeline
 
     with tempfile.TemporaryDirectory() as folder:
-        yield compile_pipeline(settings, Path(folder) / f"{settings.name}.yaml")
+        yield compile_pipeline(settings, Path(folder) / f"{settings.name}.yaml", days)
 
 
 def _schedule(service: Kubeflow, wanted: WantedRun, recurring: str) -> None:

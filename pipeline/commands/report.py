@@ -71,7 +71,9 @@ def history(
     ] = None,
     models_config: Annotated[
         Path | None,
-        typer.Option(help="models.config of the servers (default: the one in the folder of the pushed versions)."),
+        typer.Option(
+            help="models.config of the servers (default: that of `advance.deploy`, or the one beside the versions)."
+        ),
     ] = None,
     log: Annotated[
         bool, typer.Option("--log", help="Log to MLflow what is not there yet: the run, its days and this page.")
@@ -103,7 +105,10 @@ def history(
         return
     if is_url(settings.push_place):
         settings.open_stores()
-    served = served_versions(settings.push_place, models_config)
+    deployed = settings.advance.deploy
+    if models_config is None and deployed and deployed.models_config and Path(deployed.models_config).is_file():
+        models_config = Path(deployed.models_config)
+    served = served_versions(settings.push_place, models_config, deployed.model if deployed else None)
     file = output or settings.run_dir / "history.html"
     write_history(settings.name, records, run.spec, served, file)
     console.print(days_table(records, run.spec, served))

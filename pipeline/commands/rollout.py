@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mixrank.pipeline.commands.terminal import Unverified, console, guarded, needs
+from mixrank.pipeline.commands.terminal import Unverified, console, errors, guarded, needs
 
 if TYPE_CHECKING:
     from mixrank.serving.rollout import Golden, Rollout
@@ -195,6 +195,57 @@ def rollback(
 @app.command()
 @guarded
 @needs("pipeline")
+def delta(
+    base: Base,
+    old: Annotated[int, typer.Option("--from", help="Version that is there where the delta goes.")],
+    version: Annotated[int | None, typer.Option(help="Version to make there (default: the newest).")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write (default: MODEL-FROM-VERSION.delta in this folder).")
+    ] = None,
+) -> None:
+    """Write what turns one version into another: of embedding tables, only the rows that changed."""
+    from mixrank.serving.base import versions
+    from mixrank.serving.rollout import write_delta
+
+    found = versions(base)
+    if not found:
+        raise ValueError(f"{base} holds no version")
+    version = max(found) if version is None else version
+    for each in (old, version):
+        if each not in found:
+            raise ValueError(f"there is no version {each}; there are {', '.join(map(str, found))}")
+    if old == version:
+        raise ValueError(f"--from is {old}, the version to make: name an older one")
+    output = output or Path(f"{base.absolute().name}-{old}-{version}.delta")
+    with errors.status(f"comparing versions {old} and {version}"):
+        sizes = write_delta(found[old], found[version], output, lambda line: console.print(line, soft_wrap=True))
+    console.print(
+        f"wrote {output}: {sizes.delta:,} bytes, {100 * sizes.ratio:.1f} % of version {version} "
+        f"({sizes.version:,} bytes)",
+        soft_wrap=True,
+    )
+    console.print(f"next:\n  mixrank rollout apply BASE {output}   # where version {old} is", soft_wrap=True)
+
+
+@app.command()
+@guarded
+@needs("pipeline")
+def apply(
+    base: Base,
+    file: Annotated[Path, typer.Argument(metavar="DELTA", help="A file that `mixrank rollout delta` wrote.")],
+    config: Config = None,
+    name: Name = None,
+    base_path: BasePath = None,
+) -> None:
+    """Make a version, byte for byte, from one that is there and a delta; nothing serves it yet."""
+    with errors.status(f"applying {file}"):
+        _rollout(base, config, name, base_path).apply(file)
+    _next("canary", base, config, name, "http://localhost:8501", "load it and give it the label canary")
+
+
+@app.command()
+@guarded
+@needs("pipeline")
 def status(base: Base, url: Url = None, config: Config = None, name: Name = None) -> None:
     """Print every version: label, time of the push, model and metrics if known, and whether it is served."""
     from mixrank.serving.base import describe
@@ -216,6 +267,15 @@ def status(base: Base, url: Url = None, config: Config = None, name: Name = None
             served,
         )
     console.print(table)
+    decisions = [record for record in steps.journal.records() if record["command"] == "decide"]
+    if decisions:
+        last = decisions[-1]
+        why = f": {'; '.join(last['reasons'])}" if last["reasons"] else ""
+        console.print(
+            f"last decision of `mixrank advance --deploy`, {last['at']}: version {last['version']}, "
+            f"{last['verdict']}{why}",
+            soft_wrap=True,
+        )
     if steps.entry.serves_latest:
         console.print(f"{steps.entry.path} serves the latest version; the first roll-out pins it", soft_wrap=True)
     labels = steps.entry.labels

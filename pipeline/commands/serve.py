@@ -35,6 +35,9 @@ def serve(
     rest_port: Annotated[int, typer.Option(help="REST port; 0 picks a free one.")] = 8501,
     grpc_port: Annotated[int, typer.Option(help="gRPC port; 0 picks a free one.")] = 8500,
     poll: Annotated[float, typer.Option(help="Seconds between checks of the folders.")] = 1.0,
+    log: Annotated[
+        Path | None, typer.Option(help="Folder for a log of what was asked and answered, as PredictionLogs.")
+    ] = None,
     unverified: Unverified = False,
 ) -> None:
     """Start a development server that answers over REST and gRPC as TensorFlow Serving does."""
@@ -55,7 +58,7 @@ def serve(
 
     errors.print(f"TensorFlow is loaded ({time.monotonic() - began:.0f} s); loading models ...", style="dim")
     say = partial(console.print, soft_wrap=True)
-    options: dict[str, Any] = {"poll_seconds": poll, "say": say, "verified": not unverified}
+    options: dict[str, Any] = {"poll_seconds": poll, "say": say, "verified": not unverified, "log": log}
     with (
         running(models, host=host, rest_port=rest_port, grpc_port=grpc_port, **options) as server,
         _told_to_stop() as stop,

@@ -5,6 +5,7 @@ from .comparison_tables import Tuned as Tuned
 from .comparison_tables import Variant as Variant
 from .comparison_tables import merged as merged
 from .comparison_tables import without_table as without_table
+from .deploy_settings import DeploySettings as DeploySettings
 from .kubeflow_settings import KubeflowSettings as KubeflowSettings
 from .kubeflow_settings import TrainerResources as TrainerResources
 from .mlflow_settings import MlflowSettings as MlflowSettings

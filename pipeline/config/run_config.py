@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from mixrank.components.gates import GateSettings, check_allowed
 from mixrank.components.judging import Slice, Thresholds, check_slices, check_thresholds
-from mixrank.components.training import PUSHED, ModelSettings, TrainSettings, find_export
+from mixrank.components.training import PUSHED, ModelSettings, TrainSettings, find_export, is_state
 from mixrank.layers import registry
 from mixrank.pipeline.config.advance_settings import AdvanceSettings
 from mixrank.pipeline.config.comparison_tables import CompareSettings
@@ -174,8 +174,9 @@ class RunConfig(Declaration):
         check_allowed(self.gates, dataset)
         self.train.check(spec, dataset.split_names)
         self.model.check(spec)
-        if self.train.warm_start not in (None, PUSHED):
-            find_export(self.train.warm_start)
+        begins_at = self.train.warm_start
+        if begins_at not in (None, PUSHED) and not is_state(Path(begins_at)):
+            find_export(begins_at)
         return dataset
 
     def data_dir(self) -> str:

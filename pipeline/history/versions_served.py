@@ -46,12 +46,13 @@ def version_of(pushed: str) -> str:
     return pushed.rstrip("/").rpartition("/")[2]
 
 
-def served_versions(place: str, models_config: Path | None = None) -> Served:
+def served_versions(place: str, models_config: Path | None = None, name: str | None = None) -> Served:
     """The state of a roll-out as its files have it; no server is asked.
 
     Args:
         place: folder or address of the pushed versions.
         models_config: models.config of the servers; the one beside the versions if None.
+        name: the model's name in it; that of the folder if None.
 
     Raises:
         ValueError: if `models_config` is given and does not exist, or holds another model.
@@ -65,8 +66,8 @@ def served_versions(place: str, models_config: Path | None = None) -> Served:
         return Served(place, notes=(f"{place} does not exist: no version was pushed, or it was moved",))
     from mixrank.serving.rollout import Rollout
 
-    rollout = Rollout(folder, config=models_config)
-    file, name = rollout.entry.path, rollout.entry.name
+    rollout = Rollout(folder, config=models_config, name=name)
+    file = rollout.entry.path
     try:
         rows = rollout.status()
     except ValueError as error:
@@ -81,7 +82,7 @@ def served_versions(place: str, models_config: Path | None = None) -> Served:
             notes += (f"{file} loads versions that are not in {place}: {', '.join(missing)}",)
         return Served(place, labels, loaded, found, notes)
     if models_config is not None and not rollout.entry.serves_latest:
-        raise ValueError(f"{models_config} holds no model `{name}`")
+        raise ValueError(f"{models_config} holds no model `{rollout.entry.name}`")
     return Served(
         place,
         dict.fromkeys(found[:1], (NEWEST,)),

@@ -15,23 +15,25 @@ from typing import Any
 import yaml
 
 from mixrank.pipeline.config import KubeflowSettings, RunConfig, TrainerResources
+from mixrank.pipeline.kubeflow.day_pipeline import TASK, day_parameters, days_spec
 from mixrank.schemas import Dataset, SplitByDay
 from mixrank.schemas.files import write_text_atomically
 from mixrank.schemas.stores import is_url
 
 CHECKOUT = Path(__file__).parents[3]
 # Steps whose result may differ between two runs with equal parameters.
-UNCACHED = {"ExampleGen", "LastPushed"}
+UNCACHED = {"ExampleGen", "LastPushed", TASK}
 # An installation may be busy for minutes, not for hours.
 BACKOFF = {"backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "600s"}
 
 
-def compile_pipeline(config: RunConfig, output: Path) -> Path:
+def compile_pipeline(config: RunConfig, output: Path, days: bool = False) -> Path:
     """Compiles a config.
 
     Args:
         config: the run.
         output: file to write, ending in .yaml.
+        days: as in `compiled`.
 
     Returns:
         `output`.
@@ -41,16 +43,20 @@ def compile_pipeline(config: RunConfig, output: Path) -> Path:
     """
     if output.suffix not in (".yaml", ".yml"):
         raise ValueError(f"--output must end in .yaml, since Kubeflow Pipelines takes no other file; received {output}")
-    text = compiled(config)
+    text = compiled(config, days)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(output, text)
     return output
 
 
-def compiled(config: RunConfig) -> str:
+def compiled(config: RunConfig, days: bool = False) -> str:
     """The two YAML documents: the pipeline spec, and what only Kubernetes understands.
 
     The same config and image give the same text on every machine.
+
+    Args:
+        config: the run.
+        days: whether the pipeline takes the new days of the log (`mixrank advance`) in place of a run.
     """
     settings = config.kubeflow
     outside = {"model.name": config.model.name, **{f"train.loss.{t}": name for t, name in config.train.losses.items()}}
@@ -63,7 +69,13 @@ def compiled(config: RunConfig) -> str:
     image = settings.image or image_name()
     dataset = config.load_dataset()
     parameters = run_parameters(config, dataset)
-    spec = _compiled_by_tfx(config, dataset, image, parameters)
+    if days:
+        if "split_days" not in parameters:
+            raise ValueError(f"dataset {config.dataset} is not split by day (SplitByDay), so that it has no new days")
+        parameters = day_parameters(parameters)
+        spec, trainer = days_spec(config, image, parameters), TASK
+    else:
+        spec, trainer = _compiled_by_tfx(config, dataset, image, parameters), "Trainer"
     spec["defaultPipelineRoot"] = settings.pipeline_root
     for name, definition in spec["root"]["inputDefinitions"]["parameters"].items():
         default, description = parameters[name]
@@ -74,11 +86,15 @@ def compiled(config: RunConfig) -> str:
         task["cachingOptions"] = {"enableCache": cached} if cached else {}
         if settings.retries:
             task["retryPolicy"] = {"maxRetryCount": settings.retries, **BACKOFF}
+        container = executors[spec["components"][task["componentRef"]["name"]]["executorLabel"]]["container"]
         # The driver that fingerprints raw files; open-source Kubeflow Pipelines never calls it.
-        executors[_executor(name)]["container"].pop("lifecycle", None)
-    if resources := _resources(settings.trainer):
-        executors[_executor("Trainer")]["container"]["resources"] = resources
-    platform = {label: _pod(settings, label == _executor("Trainer")) for label in sorted(executors)}
+        container.pop("lifecycle", None)
+        if name == trainer and (resources := _resources(settings.trainer)):
+            container["resources"] = resources
+    platform = {}
+    for name, task in spec["root"]["dag"]["tasks"].items():
+        label = spec["components"][task["componentRef"]["name"]]["executorLabel"]
+        platform[label] = _pod(settings, name == trainer)
     documents = [spec, {"platforms": {"kubernetes": {"deploymentSpec": {"executors": platform}}}}]
     return _comment(config, parameters) + yaml.dump_all(documents, Dumper=_Readable, sort_keys=True, width=120)
 
@@ -121,7 +137,8 @@ def image_of(spec: Path) -> str:
         raise ValueError(f"{spec} does not exist; `mixrank compile` writes it")
     try:
         executors = next(yaml.safe_load_all(spec.read_text()))["deploymentSpec"]["executors"]
-        return str(executors[_executor("Trainer")]["container"]["image"])
+        # All steps have the same.
+        return str(next(iter(executors.values()))["container"]["image"])
     except (yaml.YAMLError, KeyError, TypeError, StopIteration):
         raise ValueError(f"{spec} is not a compiled pipeline") from None
 
@@ -183,10 +200,6 @@ def _compiled_by_tfx(
     )
     job: dict[str, Any] = runner.run(create_pipeline(config, dataset, target), write_out=False)
     return job["pipelineSpec"]
-
-
-def _executor(component: str) -> str:
-    return f"{component}_executor"
 
 
 def _resources(trainer: TrainerResources) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from .drift_report import drift_table as drift_table
 from .drift_report import write_json as write_json
 from .drift_report import write_page as write_page
 from .drift_report import write_statistics as write_statistics
+from .drift_sources import Known as Known
 from .drift_sources import known_model as known_model
 from .drift_sources import read_baseline as read_baseline
 from .drift_sources import read_new as read_new

@@ -1,4 +1,6 @@
+from .checksums import SUMS as SUMS
 from .checksums import check_sums as check_sums
+from .checksums import parse_sums as parse_sums
 from .checksums import write_sums as write_sums
 from .closeness import differences as differences
 from .model_versions import METADATA as METADATA

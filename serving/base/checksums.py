@@ -36,8 +36,12 @@ def write_sums(folder: Path) -> None:
     write_text_atomically(folder / SUMS, "".join(lines))
 
 
-def check_sums(folder: Path) -> None:
+def check_sums(folder: Path, *, otherwise: str = ", or add --unverified to use it as it is") -> None:
     """Compares every file of a model with its sum.
+
+    Args:
+        folder: of the model.
+        otherwise: what a user can do besides pushing the model again, for the message.
 
     Raises:
         ValueError: naming the file that is missing, unknown or changed; or if there are no sums.
@@ -46,14 +50,9 @@ def check_sums(folder: Path) -> None:
     if not file.is_file():
         raise ValueError(
             f"{folder} has no {SUMS}, which says whether it is complete: it is half a copy, or another program or an "
-            "older mixrank wrote it. Push it with `mixrank rollout push`, or add --unverified to use it as it is"
+            f"older mixrank wrote it. Push it with `mixrank rollout push`{otherwise}"
         )
-    known = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        parts = _LINE.fullmatch(line)
-        if parts is None:
-            raise ValueError(f"{file} line {number} is not a SHA-256 sum and a name")
-        known[parts[2]] = parts[1]
+    known = parse_sums(file.read_text(encoding="utf-8", errors="replace"), str(file))
     found = files_of(folder)
     for name in sorted({*known, *found}):
         if name not in found:
@@ -64,9 +63,26 @@ def check_sums(folder: Path) -> None:
             problem = "was changed after the version was written"
         else:
             continue
-        raise ValueError(
-            f"{folder / name} {problem}: copy or push the version again, or add --unverified to use it as it is"
-        )
+        raise ValueError(f"{folder / name} {problem}: copy or push the version again{otherwise}")
+
+
+def parse_sums(text: str, where: str) -> dict[str, str]:
+    """Name in a model -> sum, of the text of its sums.
+
+    Args:
+        text: of `SHA256SUMS`.
+        where: its file, for the message.
+
+    Raises:
+        ValueError: naming a line that is none.
+    """
+    known = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        parts = _LINE.fullmatch(line)
+        if parts is None:
+            raise ValueError(f"{where} line {number} is not a SHA-256 sum and a name")
+        known[parts[2]] = parts[1]
+    return known
 
 
 def _sum(path: Path) -> str:

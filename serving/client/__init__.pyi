@@ -1,9 +1,13 @@
 from .client import AsyncClient as AsyncClient
 from .client import Client as Client
+from .prediction_log import LoggedRequest as LoggedRequest
+from .prediction_log import is_prediction_log as is_prediction_log
+from .prediction_log import read_prediction_log as read_prediction_log
 from .protocol import Address as Address
 from .protocol import Scores as Scores
 from .protocol import ServingError as ServingError
 from .protocol import State as State
+from .request_log import RequestLog as RequestLog
 from .request_rows import Inputs as Inputs
 from .request_rows import Row as Row
 from .request_rows import RowError as RowError

@@ -17,6 +17,7 @@ from typing import Any, Self
 from mixrank.schemas import FeatureSpec
 from mixrank.serving.base import load_spec
 from mixrank.serving.client.protocol import Address, Calls, Pause, Result, Scores, ServingError, State, Steps
+from mixrank.serving.client.request_log import Ids, RequestLog, as_logged, checked_ids
 from mixrank.serving.client.request_rows import Inputs, Row, Unknown
 
 
@@ -35,12 +36,49 @@ class _Configured:
         retries: int = 3,
         max_rows: int = 128,
         unknown: Unknown = "refuse",
+        log: RequestLog | None = None,
     ) -> None:
         self.address = Address(target, model, version, label)
         self.spec = load_spec(Path(spec)) if isinstance(spec, str | Path) else spec
         inputs = Inputs(self.spec, unknown)
         self._calls = Calls(self.address, inputs, deadline=deadline, retries=retries, max_rows=max_rows)
+        self.log, self.max_rows = log, max_rows
         self._transport = self._connect()
+
+    def _about(self) -> dict[str, Any]:
+        """What a line of the log says of the request, which is made now."""
+        about: dict[str, Any] = {"model": self.address.model}
+        if self.address.version is not None:
+            about["version"] = self.address.version
+        if self.address.label is not None:
+            about["label"] = self.address.label
+        return {"logged_at": int(1000 * self.log.now()), **about} if self.log is not None else about
+
+    def _log_rows(
+        self, about: dict[str, Any], rows: Sequence[Row], scores: Sequence[Scores], ids: list[str] | None
+    ) -> None:
+        if self.log is None:
+            return
+        for start in range(0, len(rows), self.max_rows):
+            part = slice(start, start + self.max_rows)
+            known = {"impression_ids": ids[part]} if ids is not None else {}
+            instances = [as_logged(self.spec, row) for row in rows[part]]
+            self.log.write({**about, **known, "instances": instances, "scores": list(scores[part])}, len(instances))
+
+    def _log_ranking(
+        self,
+        about: dict[str, Any],
+        request: Row,
+        candidates: Sequence[Row],
+        scores: Sequence[Scores],
+        ids: list[str] | None,
+    ) -> None:
+        if self.log is None:
+            return
+        known = {"impression_ids": ids} if ids is not None else {}
+        shared, items = as_logged(self.spec, request), [as_logged(self.spec, each) for each in candidates]
+        line = {**about, **known, "request": shared, "candidates": items, "scores": list(scores)}
+        self.log.write(line, len(items))
 
     def _connect(self) -> Any:
         raise NotImplementedError
@@ -64,16 +102,18 @@ class Client(_Configured):
         retries: how often a request is retried while the server is unavailable or has no thread left, >= 0.
         max_rows: most rows per request, >= 1; at most the `max_batch_size` of the server.
         unknown: "refuse" fields that the spec does not know, or "drop" them.
+        log: gets every request that was answered, with its scores; the caller closes it.
 
     Raises:
         ValueError: if an argument is out of bounds, or `spec` names a folder without one.
     """
 
-    def score(self, rows: Sequence[Row]) -> list[Scores]:
+    def score(self, rows: Sequence[Row], impression_ids: Ids | None = None) -> list[Scores]:
         """Scores rows.
 
         Args:
             rows: column -> value, each.
+            impression_ids: one per row, text or whole numbers, by which outcomes find the rows in the log.
 
         Returns:
             Task -> probability, one mapping per row, in the order of the rows.
@@ -82,14 +122,18 @@ class Client(_Configured):
             RowError: if a row does not fit, before anything is sent.
             ServingError: if the server does not answer in time, or answers with something other than scores.
         """
-        return self._run(self._calls.score(rows))
+        ids, about = checked_ids(impression_ids, len(rows), self.log), self._about()
+        scores = self._run(self._calls.score(rows))
+        self._log_rows(about, rows, scores, ids)
+        return scores
 
-    def rank(self, request: Row, candidates: Sequence[Row]) -> list[Scores]:
+    def rank(self, request: Row, candidates: Sequence[Row], impression_ids: Ids | None = None) -> list[Scores]:
         """Scores the items of one request through `rank_candidates`; all are sent at once.
 
         Args:
             request: user and context features, scenario and histories, column -> value.
             candidates: at least one; item features, column -> value, each.
+            impression_ids: one per candidate, as in `score`.
 
         Returns:
             Task -> probability, one mapping per candidate, in the order of the candidates.
@@ -98,7 +142,10 @@ class Client(_Configured):
             ValueError: if the request or a candidate does not fit, before anything is sent.
             ServingError: as `score`.
         """
-        return self._run(self._calls.rank(request, candidates))
+        ids, about = checked_ids(impression_ids, len(candidates), self.log), self._about()
+        scores = self._run(self._calls.rank(request, candidates))
+        self._log_ranking(about, request, candidates, scores, ids)
+        return scores
 
     def status(self) -> dict[int, State]:
         """States of the model's versions, or of the one version that this client uses; a label is ignored.
@@ -161,13 +208,19 @@ class AsyncClient(_Configured):
     Any number of calls may be pending at once; over REST they share at most 100 connections.
     """
 
-    async def score(self, rows: Sequence[Row]) -> list[Scores]:
+    async def score(self, rows: Sequence[Row], impression_ids: Ids | None = None) -> list[Scores]:
         """As `Client.score`."""
-        return await self._run(self._calls.score(rows))
+        ids, about = checked_ids(impression_ids, len(rows), self.log), self._about()
+        scores = await self._run(self._calls.score(rows))
+        self._log_rows(about, rows, scores, ids)
+        return scores
 
-    async def rank(self, request: Row, candidates: Sequence[Row]) -> list[Scores]:
+    async def rank(self, request: Row, candidates: Sequence[Row], impression_ids: Ids | None = None) -> list[Scores]:
         """As `Client.rank`."""
-        return await self._run(self._calls.rank(request, candidates))
+        ids, about = checked_ids(impression_ids, len(candidates), self.log), self._about()
+        scores = await self._run(self._calls.rank(request, candidates))
+        self._log_ranking(about, request, candidates, scores, ids)
+        return scores
 
     async def status(self) -> dict[int, State]:
         """As `Client.status`."""

@@ -18,6 +18,8 @@ from tensorflow_serving.apis import (
 )
 
 from mixrank.serving.dev_server.errors import REQUEST_BYTES, Refused
+from mixrank.serving.dev_server.loaded_model import DEFAULT_SIGNATURE
+from mixrank.serving.dev_server.prediction_logs import PredictionLogs
 from mixrank.serving.dev_server.repository import Repository
 
 POINTER = 8
@@ -42,10 +44,11 @@ class GrpcService(prediction_service_pb2_grpc.PredictionServiceServicer, model_s
 
     Args:
         repository: the models.
+        logs: get what was answered, or None.
     """
 
-    def __init__(self, repository: Repository) -> None:
-        self.repository = repository
+    def __init__(self, repository: Repository, logs: PredictionLogs | None = None) -> None:
+        self.repository, self.logs = repository, logs
 
     @_refusing
     def Predict(self, request: Any) -> Any:
@@ -57,10 +60,12 @@ class GrpcService(prediction_service_pb2_grpc.PredictionServiceServicer, model_s
         except (ValueError, TypeError, KeyError) as error:
             raise Refused(f"tensor parsing error: {error}") from None
         answer = model.run(signature, inputs, request.output_filter)
+        if self.logs is not None:
+            self.logs.write(request.model_spec.name, version, signature_name(request.model_spec), inputs, answer)
         outputs = {name: tf.make_tensor_proto(value) for name, value in answer.items()}
         response = predict_pb2.PredictResponse(model_spec=request.model_spec, outputs=outputs)
         response.model_spec.version.value = version
-        response.model_spec.signature_name = request.model_spec.signature_name or "serving_default"
+        response.model_spec.signature_name = signature_name(request.model_spec)
         return response
 
     @_refusing
@@ -102,6 +107,11 @@ def metadata(repository: Repository, name: str, version: int | None, label: str 
     response.model_spec.name, response.model_spec.version.value = name, number
     response.metadata["signature_def"].Pack(get_model_metadata_pb2.SignatureDefMap(signature_def=model.signatures))
     return response
+
+
+def signature_name(spec: Any) -> str:
+    """The signature that a request means."""
+    return str(spec.signature_name) or DEFAULT_SIGNATURE
 
 
 def _which(spec: Any) -> tuple[str, int | None, str | None]:

@@ -25,6 +25,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mixrank.serving.dev_server import grpc_service
 from mixrank.serving.dev_server.errors import REQUEST_BYTES, Refused
 from mixrank.serving.dev_server.json_tensors import parse, render, to_arrays
+from mixrank.serving.dev_server.loaded_model import DEFAULT_SIGNATURE
+from mixrank.serving.dev_server.prediction_logs import PredictionLogs
 from mixrank.serving.dev_server.repository import Repository
 
 # An unzipped body of more than `UNZIPPED` bytes may have at most `RATIO` times as many as the gzipped one.
@@ -45,12 +47,13 @@ register_url_convertor("name", _Name())
 register_url_convertor("version", _Version())
 
 
-def rest_app(repository: Repository, hosts: Collection[str] = ()) -> Starlette:
+def rest_app(repository: Repository, hosts: Collection[str] = (), logs: PredictionLogs | None = None) -> Starlette:
     """The ASGI application that serves a repository.
 
     Args:
         repository: the models.
         hosts: names under which the server may be asked, besides localhost and any IP address.
+        logs: get what was answered, or None.
     """
 
     async def predict(request: Request) -> Response:
@@ -59,9 +62,14 @@ def rest_app(repository: Repository, hosts: Collection[str] = ()) -> Starlette:
 
     def scores(body: bytes, zipped: bool, *which: Any) -> str:
         asked = parse(_unzipped(body) if zipped else body)
-        _, model = repository.find(*which)
-        signature = model.signature(asked.get("signature_name", ""))
-        return render(model.run(signature, to_arrays(asked, signature)), by_row="instances" in asked)
+        version, model = repository.find(*which)
+        name = asked.get("signature_name", "")
+        signature = model.signature(name)
+        inputs = to_arrays(asked, signature)
+        answer = model.run(signature, inputs)
+        if logs is not None:
+            logs.write(which[0], version, name or DEFAULT_SIGNATURE, inputs, answer)
+        return render(answer, by_row="instances" in asked)
 
     def status(request: Request) -> Response:
         name, version, _ = _which(request)

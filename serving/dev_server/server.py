@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from mixrank.serving.base import check_sums
 from mixrank.serving.dev_server.errors import REQUEST_BYTES
 from mixrank.serving.dev_server.grpc_service import GrpcService
 from mixrank.serving.dev_server.loaded_model import LoadedModel
+from mixrank.serving.dev_server.prediction_logs import PredictionLogs
 from mixrank.serving.dev_server.repository import AVAILABLE, END, Repository, Version
 from mixrank.serving.dev_server.rest import rest_app
 
@@ -113,6 +114,7 @@ def running(
     poll_seconds: float = 1.0,
     say: Callable[[str], object] = lambda line: None,
     verified: bool = False,
+    log: Path | None = None,
 ) -> Iterator[DevelopmentServer]:
     """Serves models until the block ends, then finishes the requests already received.
 
@@ -123,6 +125,7 @@ def running(
         poll_seconds: interval between checks of the folders and the models.config.
         say: called with a line for each change of a version.
         verified: bool. Load only versions whose files are as their SHA-256 sums say.
+        log: folder that gets every answered predict request as a PredictionLog, or None.
 
     Raises:
         ValueError: if a model has no version that can be loaded, a models.config is not valid, or a port is in use.
@@ -136,13 +139,19 @@ def running(
 
     repository = Repository(models, load=load, say=say)
     repository.start()
-    stop, service = threading.Event(), GrpcService(repository)
+    stop = threading.Event()
 
     def follow() -> None:
         while not stop.wait(poll_seconds):
             repository.look()
 
-    with _listening(host, rest_port) as sock, ThreadPoolExecutor(2) as threads, ThreadPoolExecutor(WORKERS) as workers:
+    with (
+        _listening(host, rest_port) as sock,
+        nullcontext() if log is None else closing(PredictionLogs(log)) as logs,
+        ThreadPoolExecutor(2) as threads,
+        ThreadPoolExecutor(WORKERS) as workers,
+    ):
+        service = GrpcService(repository, logs)
         rpc = grpc.server(workers, options=GRPC_OPTIONS)
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, rpc)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, rpc)
@@ -150,9 +159,10 @@ def running(
             grpc_port = rpc.add_insecure_port(f"{host}:{grpc_port}")
         except RuntimeError:
             raise ValueError(f"gRPC cannot listen at {host}:{grpc_port}; is the port in use?") from None
+        app = rest_app(repository, {host.lower(), socket.gethostname().lower()}, logs)
         rest = uvicorn.Server(
             uvicorn.Config(
-                rest_app(repository, {host.lower(), socket.gethostname().lower()}), http=Protocol, log_config=None,
+                app, http=Protocol, log_config=None,
                 log_level="error", access_log=False, lifespan="off", ws="none", timeout_keep_alive=IDLE,
                 timeout_graceful_shutdown=GRACE,
             )

@@ -1,4 +1,6 @@
 from .alarms import MISSING_COLUMN as MISSING_COLUMN
+from .alarms import OF_STATISTICS as OF_STATISTICS
+from .alarms import PSI as PSI
 from .alarms import SCHEMA as SCHEMA
 from .alarms import Finding as Finding
 from .alarms import Limits as Limits
@@ -6,7 +8,10 @@ from .alarms import worst_first as worst_first
 from .feature_drift import by_name as by_name
 from .feature_drift import feature_findings as feature_findings
 from .feature_drift import unseen_findings as unseen_findings
+from .logged_rows import IMPRESSION as IMPRESSION
+from .logged_rows import LOGGED_AT as LOGGED_AT
 from .logged_rows import LoggedRows as LoggedRows
+from .logged_rows import as_lists as as_lists
 from .row_summary import RowSummary as RowSummary
 from .row_summary import read_vocabularies as read_vocabularies
 from .row_summary import summarize as summarize

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from mixrank.schemas.naming import nearest
 from mixrank.schemas.safe_text import shown
@@ -13,6 +15,8 @@ L_INFINITY, JENSEN_SHANNON = "L-infinity", "Jensen-Shannon"
 PSI, SCORE_JS, KS = "PSI", "score Jensen-Shannon", "Kolmogorov-Smirnov"
 CALIBRATION, AUC = "calibration", "AUC"
 LABEL_MEAN, BIAS, ERROR = "label mean", "bias", "mean absolute error"
+# What statistics of rows alone can tell.
+OF_STATISTICS = (MISSING_COLUMN, SCHEMA, MISSING, L_INFINITY, JENSEN_SHANNON, LENGTH, LABEL_RATE, LABEL_MEAN)
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,21 @@ class Finding:
     @property
     def name(self) -> str:
         return f"{self.feature}, {self.scenario}" if self.scenario else self.feature
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Finding:
+        """One of a report's JSON, which has more beside it."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+    @property
+    def said(self) -> str:
+        """In one line.
+
+        >>> Finding("tab", L_INFINITY, 0.25, 0.1, 900, baseline="1: 70 %", new="1: 45 %").said
+        'tab: L-infinity 0.250, limit 0.1 (1: 70 % -> 1: 45 %)'
+        """
+        sides = f" ({self.baseline} -> {self.new})" if self.baseline or self.new else ""
+        return f"{self.name}: {self.measure} {self.value:.3f}, limit {self.limit:g}{sides}"
 
     @property
     def over(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,33 +14,40 @@ from mixrank.schemas import FeatureSpec
 from mixrank.schemas.arrow import pa, pc
 from mixrank.schemas.encode import PADDING, Column, columns
 from mixrank.schemas.raw import RawFile, as_request_column, files_at, open_raw, read_json_lines, to_arrow
+from mixrank.serving.client import is_prediction_log
+from mixrank.serving.drift.prediction_logs import DEFAULT, parts_of, with_column
 
+# What a log knows of a row besides its columns: by what its outcome finds it, and when it was scored, in milliseconds.
+IMPRESSION, LOGGED_AT = "impression_id", "logged_at"
 TYPES = {"int": pa.int64(), "float": pa.float32(), "str": pa.large_binary()}
 
 
 class LoggedRows:
     """Rows of a file, or of the files of a folder.
 
-    Formats, as raw files have them: TFRecords of tf.Examples; Parquet in the layout of a request or as batch scoring
-    writes it; CSV with lists as JSON; JSON lines, each a row, `{"row": ..., "scores": ...}` as in golden rows,
-    `{"instances": [...]}` as sent to `score_rows`, or `{"request": ..., "candidates": [...]}` as a client ranks them,
-    either with `scores` beside it.
+    Formats, as raw files have them: TFRecords of tf.Examples, or of PredictionLogs as a server logs requests; Parquet
+    in the layout of a request or as batch scoring writes it; CSV with lists as JSON; JSON lines, each a row,
+    `{"row": ..., "scores": ...}` as in golden rows, `{"instances": [...]}` as sent to `score_rows`, or
+    `{"request": ..., "candidates": [...]}` as a client ranks them, either with `scores`, `impression_ids` and
+    `logged_at` beside it, as a client logs them.
 
     Args:
         source: file or folder; for a batch job's output, its `scores` folder. Hidden and empty files are skipped.
         spec: the columns.
         batch_size: int >= 1. Rows per batch.
+        about: bool. Whether batches also have `impression_id` (text) and `logged_at` (milliseconds), where the log has
+            them and they are no columns of the spec.
 
     Raises:
         ValueError: if there is no file.
     """
 
-    def __init__(self, source: Path, spec: FeatureSpec, batch_size: int = 4096) -> None:
-        self.source, self.batch_size = source, batch_size
+    def __init__(self, source: Path, spec: FeatureSpec, batch_size: int = 4096, about: bool = False) -> None:
+        self.source, self.batch_size, self.about = source, batch_size, about
         self.columns = {column.name: column for column in columns(spec)}
         self.tasks = spec.tasks
         # Probabilities of classes say no more of drift than their mean.
-        self.unread = {f"score_{name}" for name in spec.outputs if name not in spec.tasks}
+        self.unread = {f"score_{name}" for name in spec.outputs if name not in spec.tasks} | {IMPRESSION, LOGGED_AT}
         self.ignored: set[str] = set()
         if not source.exists():
             raise ValueError(f"{source} is neither a file nor a folder of files")
@@ -56,7 +64,8 @@ class LoggedRows:
         """
         for file in self.files:
             if file.format == "tfrecord":
-                yield from self._examples(file)
+                first = next(file.records(1), [b""])
+                yield from self._requests(file) if is_prediction_log(first[0]) else self._examples(file)
             elif file.format == "json":
                 yield from self._json(file)
             else:
@@ -79,6 +88,48 @@ class LoggedRows:
                 yield self._lists(file.path, arrays, [number for number, _ in part])
 
     def _examples(self, file: RawFile) -> Iterator[pa.RecordBatch]:
+        for part in file.records(self.batch_size):
+            yield self._decoded(file, part)
+
+    def _requests(self, file: RawFile) -> Iterator[pa.RecordBatch]:
+        records = (record for block in file.records(1) for record in block)
+        served = {name: column for name, column in self.columns.items() if column.serving}
+        for part in parts_of(records, file.path, served, self.batch_size):
+            if part.signature == DEFAULT:
+                batch = self._decoded(file, part.examples)
+            else:
+                batch = self._lists(file.path, part.arrays(), part.numbers)
+            if LOGGED_AT in self._about:
+                batch = with_column(batch, LOGGED_AT, part.logged_at)
+            yield batch
+
+    def _decoded(self, file: RawFile, examples: Sequence[bytes]) -> pa.RecordBatch:
+        try:
+            batch = self._decoder.DecodeBatch(examples)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{file.path} holds records that are no tf.Examples of this spec: {error}") from None
+        for name, kind in self._about.items():
+            if name in batch.schema.names:
+                place = batch.schema.get_field_index(name)
+                lists = batch.column(place)
+                if len(lists.flatten()) == 0:
+                    first = pa.nulls(len(lists), kind)
+                else:
+                    first = lists.flatten().take(_firsts(lists)).cast(kind)
+                batch = pa.RecordBatch.from_arrays(
+                    [first if number == place else array for number, array in enumerate(batch.columns)],
+                    batch.schema.names,
+                )
+        return batch
+
+    @property
+    def _about(self) -> dict[str, pa.DataType]:
+        """Columns besides those of the spec -> type."""
+        kinds = {IMPRESSION: pa.large_string(), LOGGED_AT: pa.int64()} if self.about else {}
+        return {name: kind for name, kind in kinds.items() if name not in self.columns}
+
+    @cached_property
+    def _decoder(self) -> Any:
         from tensorflow_metadata.proto.v0 import schema_pb2
         from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
@@ -86,12 +137,9 @@ class LoggedRows:
         schema = schema_pb2.Schema()
         for column in self.columns.values():
             schema.feature.add(name=column.name, type=kinds[column.kind])
-        decoder = ExamplesToRecordBatchDecoder(schema.SerializeToString())
-        for part in file.records(self.batch_size):
-            try:
-                yield decoder.DecodeBatch(part)
-            except (RuntimeError, ValueError) as error:
-                raise ValueError(f"{file.path} holds records that are no tf.Examples of this spec: {error}") from None
+        for name, kind in self._about.items():
+            schema.feature.add(name=name, type=kinds["int" if kind == pa.int64() else "str"])
+        return ExamplesToRecordBatchDecoder(schema.SerializeToString())
 
     def _lists(self, file: str, arrays: Mapping[str, pa.Array], rows: Sequence[int] | np.ndarray) -> pa.RecordBatch:
         found: dict[str, pa.Array] = {}
@@ -102,11 +150,15 @@ class LoggedRows:
                 values = _checked(file, rows, name, array, Column(name, "float"))
                 found[f"score_{task}"] = values.cast(pa.float64())
             elif column is not None and column.name in (name, *self.tasks):
-                values = _checked(file, rows, name, array, column)
+                # Of what was served, a text such as `null` is one.
+                typed = self.about and column.kind == "str" and column.length is None and _is_text(array.type)
+                values = array if typed else _checked(file, rows, name, array, column)
                 try:
                     found[column.name] = as_lists(column, values)
                 except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
                     raise ValueError(f"{file}: column `{name}` takes {column.kind} values: {error}") from None
+            elif name in self._about:
+                found[name] = _plain_about(file, name, array, self._about[name])
             elif name not in self.unread:
                 self.ignored.add(name)
         return pa.RecordBatch.from_arrays(list(found.values()), list(found))
@@ -120,6 +172,22 @@ def _checked(file: str, rows: Sequence[int] | np.ndarray, name: str, array: pa.A
     for position, reason in sorted(bad.items()):
         raise ValueError(f"{file}, row {rows[position]}, column `{name}` {reason}")
     return values
+
+
+def _plain_about(file: str, name: str, array: pa.Array, kind: pa.DataType) -> pa.Array:
+    try:
+        # Pandas turns whole numbers into floats as soon as one is missing.
+        array = array.cast(pa.int64()) if pa.types.is_floating(array.type) else array
+        array = array.cast(pa.large_string()) if pa.types.is_string(array.type) else array
+        return array.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise ValueError(f"{file}: column `{name}` takes {kind}, received {array.type}: {error}") from None
+
+
+def _firsts(lists: pa.Array) -> pa.Array:
+    """Position of the first value of every list in all values; null where there is none."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return pa.array(np.cumsum(lengths) - lengths, mask=lengths == 0)
 
 
 def _holds_fractions(array: pa.Array) -> bool:
@@ -211,9 +279,14 @@ def _rows(where: str, entry: Any) -> list[dict[str, Any]]:
             rows = [entry["row"] if isinstance(entry.get("row"), dict) else entry]
         scores = entry.get("scores") or [{}] * len(rows)
         scores = [scores] if isinstance(scores, dict) else scores
+        about: list[dict[str, Any]] = [{} for _ in rows]
+        if (ids := entry.get("impression_ids")) is not None:
+            about = [{IMPRESSION: each} for each in ids]
+        if (moment := entry.get(LOGGED_AT)) is not None:
+            about = [{**each, LOGGED_AT: moment} for each in about]
         return [
-            {**row, **{f"score_{task}": value for task, value in score.items()}}
-            for row, score in zip(rows, scores, strict=True)
+            {**row, **known, **{f"score_{task}": value for task, value in score.items()}}
+            for row, known, score in zip(rows, about, scores, strict=True)
         ]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(

@@ -1,8 +1,12 @@
+from .delta import write_delta as write_delta
 from .deployment import IMAGE as IMAGE
 from .deployment import Options as Options
 from .deployment import loaded_folders as loaded_folders
 from .deployment import served as served
 from .deployment import write_deployment as write_deployment
+from .model_server import BadVersion as BadVersion
 from .model_server import RestServer as RestServer
+from .probing import Probes as Probes
+from .probing import watch as watch
 from .state_machine import Golden as Golden
 from .state_machine import Rollout as Rollout

@@ -46,8 +46,11 @@ class Journal:
             record = None
         texts = ("command", "event", *self.about)
         if isinstance(record, dict) and all(isinstance(record.get(name), str) for name in texts):
-            number_fits = isinstance(record.get("version"), int if record["command"] == "push" else int | None)
-            if number_fits and isinstance(record.get("labels"), dict | None):
+            decides = record["command"] == "decide"
+            needs_number = decides or record["command"] == "push"
+            number_fits = isinstance(record.get("version"), int if needs_number else int | None)
+            told = not decides or (isinstance(record.get("verdict"), str) and isinstance(record.get("reasons"), list))
+            if number_fits and told and isinstance(record.get("labels"), dict | None):
                 return record
         raise ValueError(
             f"{self.path}, line {number} was not written by mixrank: repair or remove the line; models.config and the "

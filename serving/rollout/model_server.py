@@ -14,6 +14,10 @@ from mixrank.serving.client import Client, ServingError, State
 AVAILABLE, END = "AVAILABLE", "END"
 
 
+class BadVersion(ValueError):
+    """A version cannot be loaded, or does not score as it should; trying again would not help."""
+
+
 class Server(Protocol):
     """Interface that a roll-out needs from a server of one model."""
 
@@ -38,13 +42,14 @@ def wait_available(server: Server, version: int, *, seconds: float, poll: float 
         stale: seconds during which a failure seen from the start may belong to an earlier attempt.
 
     Raises:
-        ValueError: if it fails to load or takes longer.
+        BadVersion: if it fails to load.
+        ValueError: if it takes longer.
     """
     began, waited_for = time.monotonic(), False
     while (state := server.state(version)).name != AVAILABLE:
         passed = time.monotonic() - began
         if state.name == END and state.message and (waited_for or passed > stale):
-            raise ValueError(f"the server could not load version {version}: {state.message}")
+            raise BadVersion(f"the server could not load version {version}: {state.message}")
         waited_for = waited_for or state.name != END
         if passed > seconds:
             raise ValueError(

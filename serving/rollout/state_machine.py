@@ -14,22 +14,27 @@ the others and wait, move the label and wait, unload the versions without a labe
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from mixrank.schemas.files import locked, withdraw
+from mixrank.schemas.files import locked, withdraw, write_folder_atomically
 from mixrank.schemas.naming import readable
 from mixrank.serving import model_config
 from mixrank.serving.base import check_saved_model, check_sums, find_copy, next_version, publish, sweep, versions
+from mixrank.serving.client import ServingError
 from mixrank.serving.export import GOLDEN_FILE, Scorer, check_golden, read_golden
+from mixrank.serving.rollout.delta import find_base, is_made, read_manifest, write_version
 from mixrank.serving.rollout.log import Journal
-from mixrank.serving.rollout.model_server import AVAILABLE, Server, wait_available, wait_label
+from mixrank.serving.rollout.model_server import AVAILABLE, BadVersion, Server, wait_available, wait_label
 
 STABLE, CANARY, PREVIOUS = "stable", "canary", "previous"
 LABELS = (STABLE, CANARY, PREVIOUS)
+# Answers that say nothing about a version.
+PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
 CONFIG = "models.config"
 JOURNAL = ".rollout/journal.jsonl"
 
@@ -162,6 +167,38 @@ class Rollout:
             self._prune(keep, version)
         return version
 
+    def apply(self, delta: Path) -> int:
+        """Makes a version from one that is there and a delta, under the number it has where the delta was made.
+
+        Args:
+            delta: file that `write_delta` has written.
+
+        Returns:
+            The version; nothing is done if it is there already.
+
+        Raises:
+            ValueError: if the delta is damaged or for another base, the number is another version's, or the lock is
+                taken. Then there is no new version.
+        """
+        if not self.base.is_dir():
+            raise ValueError(f"{self.base} does not exist")
+        manifest = read_manifest(delta)
+        version, target = manifest.version, self.base / str(manifest.version)
+        with self._command("apply"):
+            found = versions(self.base)
+            if version in found:
+                if not is_made(manifest, target):
+                    raise ValueError(f"{target} exists, and is not the version that {delta} makes")
+                check_sums(target, otherwise=", or remove it and apply the delta again")
+                self.say(f"version {version} is that model already")
+                return version
+            base = find_base(manifest, found)
+            self._adopt()
+            with self.journal.step("push", version=version, source=str(delta)):
+                write_folder_atomically(target, lambda folder: write_version(delta, manifest, base, folder))
+            self.say(f"made version {version} from version {base.name} and the delta; nothing serves it yet")
+        return version
+
     def canary(self, version: int | None = None, *, golden: Golden | None = Golden()) -> int:
         """Puts a version on trial: loads it beside the stable one and gives it the label `canary`.
 
@@ -275,6 +312,29 @@ class Rollout:
             self.say(f"version {target} is stable" + self._unasked())
         return target
 
+    def decide(self, version: int, verdict: str, reasons: Sequence[str], **numbers: Any) -> None:
+        """Writes a decision about a version on trial into the log; `promote` and `rollback` carry it out.
+
+        Args:
+            version: the version.
+            verdict: "promote" or "rollback".
+            reasons: what speaks against the version.
+            numbers: what it rests on, as JSON.
+        """
+        with self._command("decide"):
+            about = {"verdict": verdict, "reasons": list(reasons), **numbers}
+            self.journal.append("decide", "done", version=version, **about)
+
+    def decision(self, version: int) -> dict[str, Any] | None:
+        """The record of the newest decision about a version; None if there is none, or a trial began after it."""
+        for record in reversed(self.journal.records()):
+            if record.get("version") == version and self.journal.about.items() <= record.items():
+                if record["command"] == "decide":
+                    return record
+                if record["command"] == "canary" and record["event"] in ("begun", "done"):
+                    return None
+        return None
+
     @contextmanager
     def _command(self, command: str) -> Iterator[bool]:
         """Takes the locks and cleans up after a killed command; yields whether the last one was the same and succeeded.
@@ -335,7 +395,14 @@ class Rollout:
                 raise ValueError("golden rows are scored by the server: give its --url, or say --unchecked")
             scorer = self.server.score
         rows = read_golden(file)
-        worst = check_golden(rows, scorer, version=version, folder=folder, tolerance=golden.tolerance)
+        try:
+            worst = check_golden(rows, scorer, version=version, folder=folder, tolerance=golden.tolerance)
+        except ServingError as error:
+            if error.status in PASSING:
+                raise
+            raise BadVersion(f"version {version} does not score golden rows: {error}") from None
+        except ValueError as error:
+            raise BadVersion(str(error)) from None
         self.say(f"version {version} scores {len(rows)} golden rows as expected, off by at most {worst:.1g}")
 
     def _adopt(self) -> None:

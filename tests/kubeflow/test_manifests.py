@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -461,6 +462,16 @@ def test_the_cron_job_runs_a_submit_that_the_command_line_takes(overlays, name, 
     assert load_config(str(tmp_path / file), context.params["overrides"]).kubeflow.image == container["image"]
     # Nothing is to run twice at once, nor again because it failed.
     assert (job["concurrencyPolicy"], job["jobTemplate"]["spec"]["backoffLimit"]) == ("Forbid", 0)
+
+
+def test_a_schedule_may_take_days_in_place_of_runs(tmp_path):
+    place = os.path.relpath(KUBEFLOW, tmp_path)
+    lines = [f"resources: [{place}/overlays/prod]", f"components: [{place}/components/days]"]
+    (tmp_path / "kustomization.yaml").write_text("\n".join(lines))
+    (container,) = pod(render(tmp_path), "CronJob", "mixrank-submit")["spec"]["containers"]
+    context = cli.load_command("submit").make_context("submit", list(container["args"]))
+    assert context.params["days"] is True
+    assert context.params["namespace"] == "mixrank"
 
 
 def test_production_trains_by_itself_and_development_when_asked(overlays):

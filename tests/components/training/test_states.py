@@ -10,6 +10,7 @@ import pytest
 
 from mixrank.components.training import build_strategy
 from mixrank.components.training.states import INDEX, read_variables, write_variables
+from mixrank.components.training.warm_start import MovedRows
 from mixrank.layers.tokens import rows
 
 
@@ -40,6 +41,21 @@ def test_a_large_variable_is_written_and_read_in_blocks(tmp_path, monkeypatch):
     read_variables(tmp_path / "state", copies)
     for copy in copies["model/0"].value.values:
         np.testing.assert_array_equal(copy.numpy(), np.array(ours["model/0"]))
+
+
+def test_rows_are_taken_from_where_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "BLOCK", 160)
+    ours, theirs = variables(1), variables(2, size=73)
+    write_variables(tmp_path / "state", ours)
+    rng = np.random.default_rng(3)
+    source = np.where(rng.random(73) < 0.3, -1, rng.integers(0, 50, 73))
+    before = np.array(theirs["model/0"])
+    read_variables(tmp_path / "state", theirs, {"model/0": MovedRows(50, source)})
+    expected = np.where(source[:, None] < 0, before, np.array(ours["model/0"])[source])
+    np.testing.assert_array_equal(np.array(theirs["model/0"]), expected)
+    assert float(theirs["iteration"].value) == 1
+    with pytest.raises(ValueError, match=r"model/0 \(.*\) is \[50, 4\] there and \[49, 4\] here$"):
+        read_variables(tmp_path / "state", theirs, {"model/0": MovedRows(49, source)})
 
 
 def test_the_variables_of_another_model_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from datetime import datetime
@@ -71,6 +72,7 @@ def begun(tmp_path_factory, transform_log):
 
     from mixrank.components.examples import DayState, find_tables, read_log, read_others, write_day
     from mixrank.components.training import train_model
+    from mixrank.pipeline.reports import Known, read_new, write_statistics
     from mixrank.schemas.encode import decode
 
     root = tmp_path_factory.mktemp("begun")
@@ -87,6 +89,10 @@ def begun(tmp_path_factory, transform_log):
         files = [str(path) for path in (root / day / "Split-train").glob("*")]
         rows[split] = [decode(SPEC, each.numpy()) for each in tf.data.TFRecordDataset(files, "GZIP")]
     transform_log(SPEC, rows, root / "transform")
+    statistics = root / "statistics" / "Split-train" / "FeatureStats.pb"
+    statistics.parent.mkdir(parents=True)
+    known = Known(SPEC, {})
+    write_statistics(read_new(root / DAYS[0] / "Split-train", known, "train", lambda name, rows: None), statistics)
     settings = {
         "name": "shop",
         "dataset": "shop",
@@ -137,7 +143,7 @@ def shop(begun, tmp_path):
         seconds={},
         rows=Rows(
             examples=root / "none",
-            statistics=root / "none",
+            statistics=root / "statistics",
             transformed=root / "transform" / "transformed",
             transform_graph=root / "transform" / "graph",
         ),
@@ -173,6 +179,7 @@ def deliver(shop, *days, **changes):
 
 def take_all(shop, **changes):
     days = shop.make(**changes)
+    days.begin()
     waiting = days.waiting()
     if waiting:
         days.start()
@@ -206,12 +213,37 @@ def test_every_day_is_judged_by_the_model_before_it_and_pushed(shop):
     assert shop.make().done() == [first, second, few]
 
 
+def test_a_days_version_is_tried_on_a_server_with_the_days_rows(shop, quick_check):
+    from mixrank.pipeline.advancing import Outcome, deploy_newest
+    from mixrank.serving.dev_server import running
+    from mixrank.serving.rollout import Rollout
+
+    base, said = shop.home / "serving" / "shop", []
+    deliver(shop, DAYS[2])
+    take_all(shop)
+    (first,) = versions(base)
+    # A person begins, with a server that follows.
+    Rollout(base, say=str).canary(first)
+    Rollout(base, say=str).promote(golden=None)
+    deliver(shop, DAYS[3])
+    take_all(shop)
+    second = max(versions(base))
+    with running(base / "models.config", poll_seconds=0.05) as server:
+        quick = {"canary_seconds": 0, "requests_per_second": 100, "max_latency_ratio": 100, "max_score_drift": 100}
+        days = shop.make(advance={"deploy": {"url": server.rest_url, **quick}})
+        assert deploy_newest(days.config, SPEC, days.done(), days.folder, said.append) == Outcome("promoted", second)
+    assert Rollout(base).entry.labels == {"stable": second, "canary": second, "previous": first}
+    decision = Rollout(base).decision(second)
+    assert (decision["rows"], decision["canary"]["requests"], decision["canary"]["errors"]) == (40, 2, 0)
+    assert said[0] == f"version {second}, of {DAYS[3]}:"
+
+
 class Killed(BaseException):
     pass
 
 
 def test_a_command_that_is_killed_at_every_step_ends_with_the_same_model(shop, monkeypatch, tmp_path):
-    from mixrank.components import day_rows, examples, judging, pushing, training
+    from mixrank.components import day_rows, examples, judging, pushing, training, vocabulary_growth
     from mixrank.pipeline.advancing import advance, day_record
 
     deliver(shop, DAYS[2])
@@ -221,6 +253,7 @@ def test_a_command_that_is_killed_at_every_step_ends_with_the_same_model(shop, m
     steps = [
         (examples, "write_day", True),
         (examples, "write_day", False),
+        (vocabulary_growth, "grow_vocabularies", False),
         (day_rows, "transform_day", False),
         (training, "train_model", True),
         (training, "train_model", False),
@@ -231,8 +264,8 @@ def test_a_command_that_is_killed_at_every_step_ends_with_the_same_model(shop, m
     for place, name, before in steps:
         kept = getattr(place, name)
 
-        def killed(*args, kept=kept, before=before, **options):
-            if not before:
+        def killed(*args, kept=kept, early=before, **options):
+            if not early:
                 kept(*args, **options)
             raise Killed
 
@@ -248,6 +281,34 @@ def test_a_command_that_is_killed_at_every_step_ends_with_the_same_model(shop, m
     assert advance.START in [path.name for path in (shop.home / "days").iterdir()]
 
 
+def test_a_value_that_has_become_common_has_a_row_of_its_own_from_then_on(shop, quick_check):
+    import tensorflow_transform as tft
+
+    def items(home):
+        graph = tft.TFTransformOutput(str(home / "vocabularies" / "graph"))
+        with open(graph.vocabulary_file_by_name("item")) as file:
+            return file.read().split()
+
+    for day, items_of_day in {DAYS[2]: {1: 71, 2: 71}, DAYS[3]: {1: 71, 3: 72}}.items():
+        frame = rows_of(day)
+        frame.assign(item=frame["item"].replace(items_of_day)).to_parquet(shop.data / f"{day}.parquet")
+    first, second = take_all(shop)
+    assert (first.held, second.held) == ((), ())
+    assert first.vocabularies == {"item": {"known": 9, "added": 1, "reused": 0, "waiting": 0}}
+    assert second.vocabularies == {"item": {"known": 10, "added": 1, "reused": 0, "waiting": 0}}
+    before, after = (items(shop.home / "days" / day) for day in DAYS[2:4])
+    assert set(before[:8]) == set(map(str, range(8)))
+    assert (before[8:], after) == (["71"], [*before, "72"])
+    # What is pushed knows them too.
+    pushed = shop.home / "serving" / "shop" / str(max(versions(shop.home / "serving" / "shop")))
+    assert (pushed / "assets" / "item").read_text().split() == after
+    shutil.rmtree(shop.home)
+    days = shop.make(advance={"vocabularies": None})
+    days.start()
+    assert days.take(DAYS[2]).vocabularies == {}
+    assert not (shop.home / "days" / DAYS[2] / "vocabularies").exists()
+
+
 def test_a_day_without_positives_is_held_back_and_the_next_skips_its_model(shop, quick_check):
     deliver(shop, DAYS[2], clicked=False)
     deliver(shop, DAYS[3])
@@ -256,6 +317,24 @@ def test_a_day_without_positives_is_held_back_and_the_next_skips_its_model(shop,
     assert held.pushed is None and held.metrics == {} and held.scores is None
     assert (after.model, after.held) == (FIRST, ())
     assert len(versions(shop.home / "serving" / "shop")) == 1
+
+
+def test_a_day_whose_rows_drift_is_said_or_held_back(shop, quick_check):
+    def alarms(day, **drift):
+        (record,) = take_all(shop, advance={"drift": {"min_rows": 200, **drift}})
+        assert record.day == day
+        assert [said for said in record.drift if said.startswith("place: L-infinity 0.")]
+        return record
+
+    rows_of(DAYS[2]).assign(place=0).to_parquet(shop.data / f"{DAYS[2]}.parquet")
+    said = alarms(DAYS[2])
+    assert said.held == () and said.pushed
+    # The reference is the day before, not the run.
+    deliver(shop, DAYS[3])
+    held = alarms(DAYS[3], hold=["L-infinity"])
+    assert set(held.held) < set(held.drift)
+    assert held.held[0].startswith("place: L-infinity 0.") and "0 100.0 % -> " in held.held[0]
+    assert (held.pushed, held.metrics) == (None, {})
 
 
 def test_a_day_that_misses_a_bound_is_held_back(shop):
@@ -282,6 +361,18 @@ def test_a_day_that_changed_is_said_and_done_again(shop, quick_check):
         shop.make().redo(DAYS[5])
 
 
+def test_the_days_of_an_earlier_run_are_set_aside(shop):
+    days = shop.make()
+    assert days.begin() is None
+    assert days.begin() is None
+    (days.folder / DAYS[2]).mkdir()
+    later = replace(days, run=days.run.model_copy(update={"finished": datetime(2022, 4, 9)}))
+    aside = days.folder.with_name("days-before-20220409-000000")
+    assert later.begin() == f"the run is a new one; the days after the one before are in {aside} now"
+    assert (aside / DAYS[2]).is_dir() and not (days.folder / DAYS[2]).exists()
+    assert later.begin() is None
+
+
 def test_a_run_without_state_or_days_is_refused(shop):
     days = shop.make()
     with pytest.raises(ValueError, match="kept no state to go on from"):
@@ -289,3 +380,57 @@ def test_a_run_without_state_or_days_is_refused(shop):
     other = DATASET.model_copy(update={"source": DATASET.source.model_copy(update={"split": s.SplitByHash()})})
     with pytest.raises(ValueError, match="dataset shop is split by_hash; only one that is split by day"):
         replace(days, dataset=other)
+
+
+def test_a_day_is_trained_on_its_rows_as_they_were_served(shop, quick_check, tmp_path):
+    import tensorflow as tf
+
+    from mixrank.components.feedback import join_feedback
+    from mixrank.schemas.encode import decode
+
+    deliver(shop, DAYS[2])
+    frame = rows_of(DAYS[2])
+    # The service knew another popularity than the log has, and no history of half of the users.
+    served = [
+        {
+            **row,
+            "clicks": 0.25,
+            **({"before_item": [1], "before_action": [1], "before_gap": [60]} if row["user"] % 2 else {}),
+        }
+        for row in frame.drop(columns="click").to_dict("records")
+    ]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in served))
+    frame.drop(columns="place").to_parquet(tmp_path / "outcomes.parquet")
+    found = join_feedback(
+        SPEC, [log], [str(tmp_path / "outcomes.parquet")], tmp_path / "feedback" / DAYS[2],
+        within_hours=1, until_ms=2**42,
+    )  # fmt: skip
+    assert found.rows == found.with_outcome == 240
+    days = replace(shop.make(), served=tmp_path / "feedback")
+    days.start()
+    record = days.take(DAYS[2])
+    assert (record.rows, record.held) == (240, ())
+    home = shop.home / "days" / DAYS[2]
+    rows = {
+        name: [
+            decode(SPEC, each.numpy())
+            for each in tf.data.TFRecordDataset(
+                [str(path) for path in (home / name / "Split-train").glob("*.gz")], "GZIP"
+            )
+        ]
+        for name in ("examples", "served")
+    }
+    assert {row["clicks"] for row in rows["served"]} == {0.25} != {row["clicks"] for row in rows["examples"]}
+    labels = {name: {(r["user"], r["item"], r["time"]): r["click"] for r in each} for name, each in rows.items()}
+    assert labels["served"] == labels["examples"]
+    # What was judged and trained on are these rows.
+    judged = pd.read_parquet(home / "model_run" / "progressive.parquet")
+    assert len(judged) == 240 and judged["label_click"].sum() == frame["click"].sum()
+    shutil.rmtree(home)
+    plain = shop.make().take(DAYS[2])
+    assert plain.metrics["click"]["auc"] != record.metrics["click"]["auc"]
+    (tmp_path / "feedback" / DAYS[3]).mkdir()
+    deliver(shop, DAYS[3])
+    with pytest.raises(ValueError, match=f"feedback/{DAYS[3]} was not written by `mixrank join-feedback`"):
+        replace(shop.make(), served=tmp_path / "feedback").take(DAYS[3])

@@ -102,7 +102,7 @@ def test_a_run_is_uploaded_started_and_followed_to_its_end(submit, kubeflow):
 def test_without_a_compiled_pipeline_the_config_is_compiled_with_its_overrides(submit, kubeflow, spec, monkeypatch):
     compiled = []
 
-    def compile_pipeline(config, output):
+    def compile_pipeline(config, output, days):
         compiled.append(config)
         output.write_text(spec.read_text())
         return output

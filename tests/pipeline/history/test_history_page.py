@@ -99,6 +99,8 @@ def test_a_models_config_that_cannot_tell_is_said(pushed, tmp_path):
     label(pushed, tmp_path / "other.config", name="bakery", stable=100)
     with pytest.raises(ValueError, match=r"other\.config holds no model `shop`"):
         served_versions(str(pushed), tmp_path / "other.config")
+    served = served_versions(str(pushed), tmp_path / "other.config", "bakery")
+    assert served.of(f"{pushed}/100") == "stable"
     # The days are worth their page all the same.
     (pushed / "models.config").write_text("model {{{")
     served = served_versions(str(pushed))

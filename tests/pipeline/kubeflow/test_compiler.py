@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -57,6 +59,69 @@ def test_the_committed_file_is_what_the_config_compiles_to(name):
         warnings.simplefilter("ignore")
         text = compiled(load_config(name, [f"kubeflow.image={image}"]))
     assert text == path.read_text(), f"refresh it: mixrank compile {name} --set kubeflow.image={image}"
+
+
+def test_the_committed_pipeline_of_days_is_one_step_that_the_command_line_takes(monkeypatch, tmp_path):
+    from kfp import components
+
+    from mixrank.pipeline.kubeflow import CompiledSpec, compiled, day_step, image_of
+
+    path = COMPILED / "kuairand-days.yaml"
+    image = image_of(path)
+    text = compiled(load_config("kuairand", [f"kubeflow.image={image}"]), days=True)
+    assert text == path.read_text(), f"refresh it: mixrank compile kuairand --days --set kubeflow.image={image}"
+    inputs = components.load_component_from_file(str(path)).component_spec.inputs
+    assert {name: each.default for name, each in inputs.items()} == {
+        "data": "/mixrank/data/kuairand",
+        "push_to": "/mixrank/kuairand/serving/kuairand",
+        "until": "",
+        "redo": "",
+    }
+    assert CompiledSpec.load(path).tasks == ("advance",)
+    spec, platform = yaml.safe_load_all(text)
+    ((label, executor),) = spec["deploymentSpec"]["executors"].items()
+    container = executor["container"]
+    assert container["resources"]["accelerator"]["count"] == "1"
+    # Days that were taken are not taken again by a cached answer.
+    assert spec["root"]["dag"]["tasks"]["advance"]["cachingOptions"] == {}
+    assert platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][label]["pvcMount"]
+    values = {"data": "/volume/logs", "push_to": "s3://models/kuairand", "until": "2022-05-07", "redo": ""}
+    given = [values.get(arg[23:-4], arg) for arg in container["args"]]
+    ran = []
+
+    def execute(program, arguments):
+        config, *options = arguments[4:]
+        ran.append((arguments[:4], options, load_config(config, [])))
+
+    monkeypatch.setattr(os, "execv", execute)
+    day_step.main([str(tmp_path) if arg == "/mixrank" else arg for arg in given])
+    ((command, options, config),) = ran
+    assert command == [sys.executable, "-m", "mixrank.pipeline.cli", "advance"]
+    assert options == ["--start", "--until", "2022-05-07"]
+    expected = load_config("kuairand", ["data=/volume/logs", "push_to=s3://models/kuairand", f"output={tmp_path}"])
+    assert config == expected.model_copy(update={"compare": config.compare, "kubeflow": config.kubeflow})
+
+
+def test_a_step_of_days_fails_as_the_command_does(tmp_path):
+    spec = next(yaml.safe_load_all((COMPILED / "kuairand-days.yaml").read_text()))
+    ((_, executor),) = spec["deploymentSpec"]["executors"].items()
+    _, *module = executor["container"]["command"]
+    args = [
+        "" if arg.startswith("{{$") else arg.replace("/mixrank", str(tmp_path)) for arg in executor["container"]["args"]
+    ]
+    args[args.index("--data") + 1] = str(tmp_path / "nowhere")
+    args[args.index("--push-to") + 1] = str(tmp_path / "models")
+    done = subprocess.run([sys.executable, *module, *args], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "nowhere is not a folder" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_a_log_without_days_has_no_pipeline_of_days():
+    from mixrank.pipeline.kubeflow import compiled
+
+    with pytest.raises(ValueError, match="dataset movielens is not split by day"):
+        compiled(load_config("movielens", ["kubeflow.image=mixrank:test"]), days=True)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -19,9 +19,18 @@ PROTO = "mixrank/serving/client/tensorflow_serving.proto"
 def official():
     """The messages of the packages `tensorflow-serving-api` and `tensorflow`."""
     from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2
-    from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2, status_pb2
+    from tensorflow_serving.apis import (
+        get_model_metadata_pb2,
+        get_model_status_pb2,
+        logging_pb2,
+        model_pb2,
+        predict_pb2,
+        prediction_log_pb2,
+        status_pb2,
+    )
 
     serving = (get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2, status_pb2)
+    serving += (logging_pb2, prediction_log_pb2)
     modules = (tensor_pb2, tensor_shape_pb2, *serving)
     return {name: getattr(module, name) for module in modules for name in dir(module) if hasattr(messages, name)}
 

@@ -25,7 +25,7 @@ from mixrank.serving.dev_server import repository
 from mixrank.serving.dev_server.errors import Refused
 from mixrank.serving.dev_server.repository import Repository, Version
 from mixrank.serving.export import read_golden, write_golden
-from mixrank.serving.rollout import Golden, Rollout, model_server
+from mixrank.serving.rollout import Golden, Rollout, model_server, write_delta
 from mixrank.serving.rollout.log import Journal
 from mixrank.serving.rollout.model_server import RestServer, State
 
@@ -703,6 +703,8 @@ def test_a_torn_line_of_the_journal_is_dropped(tmp_path):
         b'{"command": "push", "event": "begun", "config": "models.config"}',
         b'{"command": "push", "event": "begun", "config": "models.config", "version": [1]}',
         b'{"command": "canary", "event": "begun", "config": "models.config", "labels": 7}',
+        b'{"command": "decide", "event": "done", "config": "models.config", "version": 3, "reasons": []}',
+        b'{"command": "decide", "event": "done", "config": "models.config", "verdict": "promote", "reasons": []}',
     ],
 )
 def test_a_line_of_the_journal_that_no_command_wrote_is_named(tmp_path, line):
@@ -722,6 +724,7 @@ SCENARIOS = {
     # Name: labels before, command, labels after.
     "push": (FIRST, lambda steps: steps.push(steps.base.parent / "new"), FIRST),
     "push-and-pin": (None, lambda steps: steps.push(steps.base.parent / "new"), {"stable": 3, "canary": 3}),
+    "apply": (FIRST, lambda steps: steps.apply(steps.base.parent / "delta"), FIRST),
     "canary": (FIRST, lambda steps: steps.canary(2), SECOND),
     "promote": (SECOND, lambda steps: steps.promote(keep=1), THIRD),
     "rollback": (THIRD, lambda steps: steps.rollback(), FIRST),
@@ -791,6 +794,7 @@ def test_a_kill_leaves_the_old_or_the_new_state_and_the_command_can_be_repeated(
     for number in (0, 1, 2, 3):
         save(base / str(number), weights=b"version%d" % number)
     model = save(template / "new", weights=b"newest..")
+    write_delta(base / "3", save(tmp_path / "made" / "9", weights=b"of delta"), template / "delta", say=str)
     config = model_config.new()
     entry = model_config.add(config, "shop", "/models/shop")
     if before:
@@ -818,7 +822,7 @@ def test_a_kill_leaves_the_old_or_the_new_state_and_the_command_can_be_repeated(
         assert labels(base) == after and serving.outages == []
         assert loaded(base) == set(after.values())
         final = versions(base)
-        assert len(final) == {"push": 5, "push-and-pin": 5, "promote": 3}.get(scenario, 4)
+        assert len(final) == {"push": 5, "push-and-pin": 5, "apply": 5, "promote": 3}.get(scenario, 4)
         assert {path.name for path in base.iterdir()} == {"models.config", ".rollout", ".lock", *map(str, final)}
         assert Rollout(base).journal.last()["event"] in ("done", "interrupted")
     assert len(seen) > 1, "some kills came before the change and some after"

@@ -1,0 +1,5 @@
+"""Back from serving: logged requests joined with their outcomes, as rows to train on."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
