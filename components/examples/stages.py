@@ -112,12 +112,21 @@ class ShardTables:
         self.tables, self._batches = tables, batches
         self._whole: dict[str, Columns] = {}
 
-    def load(self, number: int) -> dict[str, Columns]:
-        """Table name -> columns of a shard; all rows for a table without a partition key."""
-        return {name: self._load(name, number) for name in self.tables}
+    def load(self, number: int, users: pa.Array | None = None) -> dict[str, Columns]:
+        """Columns of a shard.
 
-    def _load(self, name: str, number: int) -> Columns:
-        partitioned = self.tables[name].key is not None
+        Args:
+            number: of the shard.
+            users: those whose rows are wanted; None for all.
+
+        Returns:
+            Table name -> columns; all rows for a table without a partition key.
+        """
+        return {name: self._load(name, number, users) for name in self.tables}
+
+    def _load(self, name: str, number: int, users: pa.Array | None) -> Columns:
+        key = self.tables[name].key
+        partitioned = key is not None
         if not partitioned and name in self._whole:
             return self._whole[name]
         batches = []
@@ -125,6 +134,8 @@ class ShardTables:
             with FileSystems.open(path) as source:
                 batches.append(pa.ipc.open_file(source).get_batch(number if partitioned else 0))
         table = pa.Table.from_batches(batches, pa.schema(stored_fields(self.tables[name])))
+        if key is not None and users is not None:
+            table = table.filter(pc.is_in(table[key], value_set=users))
         columns = {column: Coded.from_arrow(table[column]) for column in table.column_names}
         if not partitioned:
             self._whole[name] = columns

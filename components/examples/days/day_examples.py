@@ -3,11 +3,14 @@
     state after the day before + rows of the day -> examples of the day, state after it
 
 A state holds for every user shard the raw rows that later days need (`carried.py`), what was left behind of each
-history, and the counts of every `Popularity`. It is whole when its `state.json` is there.
+history, and the counts of every `Popularity`. It is whole when its `state.json` is there. Only users with new rows are
+built; the rows of all others are handed on as they are, also those that no history can reach any more: they are left
+behind when their user comes back.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +42,7 @@ from mixrank.components.examples.stages import (
 from mixrank.components.examples.user_shard import build
 from mixrank.components.gates import REPORT, Figures
 from mixrank.schemas import Dataset, SplitByDay
-from mixrank.schemas.arrow import pa
+from mixrank.schemas.arrow import pa, pc
 from mixrank.schemas.raw import dead_letter
 
 STATE = "state.json"
@@ -72,6 +75,25 @@ class DayState:
             raise ValueError(f"{folder} holds no whole state: {STATE} is missing")
         known = read_json(path)
         return cls(folder, known["day"], known["newest"])
+
+
+@dataclass(frozen=True)
+class DayRows:
+    """Rows of a user shard.
+
+    Args:
+        old: table -> carried rows of users with new ones.
+        new: table -> rows of the day.
+        resting: table -> carried rows of all other users, of whom nothing changes.
+        files: of the day's rows.
+        users: those with new rows, None for all.
+    """
+
+    old: dict[str, pa.Table]
+    new: dict[str, pa.Table]
+    resting: dict[str, pa.Table]
+    files: list[str]
+    users: pa.Array | None
 
 
 @dataclass(frozen=True)
@@ -124,23 +146,37 @@ class DayWork:
         since, until = day_starts(days, split.timezone, split.starts_at).tolist()
         return since, until
 
-    def load(self, number: int) -> tuple[dict[str, pa.Table], dict[str, pa.Table], list[str]]:
-        """Carried and new rows of a shard: table -> rows; and the files of the new ones."""
-        old: dict[str, pa.Table] = {}
-        new: dict[str, pa.Table] = {}
-        files: list[str] = []
+    def load(self, number: int) -> DayRows:
+        """Carried and new rows of a shard."""
+        found = DayRows({}, {}, {}, [], None)
         for name, table in self.timed.items():
-            new[name], found = self.log.load(table, self.takes, number)
-            files = found if name == LOG else files
-            old[name] = pa.schema(stored_fields(table)).empty_table()
+            found.new[name], files = self.log.load(table, self.takes, number)
+            if name == LOG:
+                found.files.extend(files)
+        active = self._active(found.new)
+        for name, table in self.timed.items():
+            old = pa.schema(stored_fields(table)).empty_table()
             if self.before.folder:
                 with FileSystems.open(_shard(self.before.folder, name, number)) as source:
-                    old[name] = pa.ipc.open_file(source).read_all()
-        place = old[LOG].schema.get_field_index(FILE)
-        # Their files are those of other days.
-        nowhere = pa.array(np.full(len(old[LOG]), -1))
-        old[LOG] = old[LOG].set_column(place, old[LOG].schema.field(place), nowhere)
-        return old, new, files
+                    old = pa.ipc.open_file(source).read_all()
+            if name == LOG:
+                place = old.schema.get_field_index(FILE)
+                # Their files are those of other days.
+                old = old.set_column(place, old.schema.field(place), pa.array(np.full(len(old), -1)))
+            resting = np.zeros(len(old), bool)
+            if active is not None and table.key is not None:
+                is_in = pc.is_in(old[table.key], value_set=active)
+                resting = ~is_in.to_numpy().astype(bool)
+            found.old[name], found.resting[name] = (old.filter(pa.array(mask)) for mask in (~resting, resting))
+        return dataclasses.replace(found, users=active)
+
+    def _active(self, new: dict[str, pa.Table]) -> pa.Array | None:
+        """Users with new rows; None for all, where new rows do not say whose they are."""
+        keys = {name: self.timed[name].key for name in new}
+        if any(len(rows) and keys[name] is None for name, rows in new.items()):
+            return None
+        columns = [rows[keys[name]] for name, rows in new.items() if keys[name] is not None]
+        return pc.unique(pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type))
 
 
 def write_day(
@@ -222,12 +258,13 @@ class CountDay(beam.DoFn):
         summary: dict[str, Any] = {}
         try:
             rules = dataset.source.popularity
-            old, new, _ = work.load(number)
+            rows = work.load(number)
+            others = work.others.load(number, rows.users)
             # An event of today may belong to an impression of yesterday: what both have, less what was counted.
-            whole = _joined(dataset, work, number, _together(old, new) if dataset.source.labels else new)
+            whole = _joined(dataset, others, _together(rows.old, rows.new) if dataset.source.labels else rows.new)
             counts = [count(rules, whole, whole[dataset.spec.time.name].numbers())]
             if dataset.source.labels:
-                earlier = _joined(dataset, work, number, old)
+                earlier = _joined(dataset, others, rows.old)
                 counted = count(rules, earlier, earlier[dataset.spec.time.name].numbers())
                 counted[["positives", "rows"]] *= -1
                 counts.append(counted)
@@ -267,20 +304,21 @@ class BuildDay(beam.DoFn):
     def _build(self, work: DayWork, number: int, summary: dict[str, Any]) -> None:
         dataset = on_day(work.declared, work.day)
         since, until = work.bounds()
-        old, new, files = work.load(number)
-        together = _together(old, new)
-        tables = with_places(_columns(together) | work.others.load(number))
+        loaded = work.load(number)
+        together = _together(loaded.old, loaded.new)
+        tables = with_places(_columns(together) | work.others.load(number, loaded.users))
         counts = self._shared.of_shard(work.scratch, number) if self._shared is not None else {}
         gone = _left_behind(work.before.folder, number)
         shard = build(dataset, tables, counts, work.newest(), since=since, left_behind=gone)
         if work.writes:
             folders = {"train": FileSystems.join(work.examples, "Split-train")}
             write_examples_of(shard, dataset, folders, work.scratch, number, work.log.num_shards)
-        summary["bad"] = [dead_letter(files[file], row, *rest) for file, row, *rest in shard.bad if file >= 0]
+        summary["bad"] = [dead_letter(loaded.files[file], row, *rest) for file, row, *rest in shard.bad if file >= 0]
         summary["figures"] = shard.figures.model_dump()
         kept = carried(dataset, shard, tables, until, gone)
         for table, places in kept.rows.items():
-            rows = together[table].take(pa.array(places, pa.int64())).combine_chunks()
+            rows = together[table].take(pa.array(places, pa.int64()))
+            rows = pa.concat_tables([loaded.resting[table].cast(rows.schema), rows]).combine_chunks()
             with whole_file(_shard(work.after, table, number)) as sink, pa.ipc.new_file(sink, rows.schema) as writer:
                 writer.write_table(rows)
         lost = [[history, *pair] for history, users in kept.left_behind.items() for pair in users.items()]
@@ -291,8 +329,8 @@ class BuildDay(beam.DoFn):
             write_parquet(_counts(work.after, "own", number), folded(rules, own, until))
 
 
-def _joined(dataset: Dataset, work: DayWork, number: int, tables: dict[str, pa.Table]) -> Columns:
-    log, *_ = joined_log(dataset, _columns(tables) | work.others.load(number))
+def _joined(dataset: Dataset, others: dict[str, Columns], tables: dict[str, pa.Table]) -> Columns:
+    log, *_ = joined_log(dataset, _columns(tables) | others)
     return log
 
 
