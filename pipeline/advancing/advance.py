@@ -156,6 +156,15 @@ class Advance:
                 found[day] = "came when later days had been taken"
         return found
 
+    def new_columns(self) -> tuple[str, ...]:
+        """Columns of the newest file of the log that its first file lacks and the dataset does not read."""
+        from mixrank.components.examples import LOG
+
+        table = self.tables[LOG]
+        first, last = ({field.name for field in file.schema()} for file in (table.files[0], table.files[-1]))
+        read = {table.names[-1][column.name] for column in table.columns if column.name in table.names[-1]}
+        return tuple(sorted(last - first - read))
+
     def _fingerprint(self, day: str) -> str:
         return str(self.log.fingerprint(lambda each: each == day))
 

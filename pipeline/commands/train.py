@@ -144,6 +144,12 @@ def advance(
             waiting = days.waiting(until)
             for day, what in days.left_out().items():
                 errors.print(f"{day} {what}; `--redo {day}` takes them", style="yellow", soft_wrap=True)
+            for column in days.new_columns():
+                errors.print(
+                    f"the log has a new column `{column}`, which the dataset does not declare",
+                    style="yellow",
+                    soft_wrap=True,
+                )
             if waiting:
                 days.start()
             for number, day in enumerate(waiting, start=1):

@@ -333,6 +333,13 @@ def test_a_day_whose_rows_drift_is_said_or_held_back(shop, quick_check):
     deliver(shop, DAYS[3])
     held = alarms(DAYS[3], hold=["L-infinity"])
     assert set(held.held) < set(held.drift)
+    assert shop.make().new_columns() == ()
+    # A scenario and a column that nobody declared.
+    rows_of(DAYS[4]).assign(place=7, mood="low").to_parquet(shop.data / f"{DAYS[4]}.parquet")
+    days = shop.make(advance={"drift": {"hold": ["schema"]}})
+    assert days.new_columns() == ("mood",)
+    record = days.take(DAYS[4])
+    assert [reason for reason in record.held if reason.startswith("place: schema ")], record.held
     assert held.held[0].startswith("place: L-infinity 0.") and "0 100.0 % -> " in held.held[0]
     assert (held.pushed, held.metrics) == (None, {})
 

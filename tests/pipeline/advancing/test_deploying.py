@@ -413,6 +413,7 @@ def test_the_exit_code_says_what_became_of_a_version(monkeypatch, tmp_path, outc
 
     days = SimpleNamespace(
         begin=lambda: None,
+        new_columns=tuple,
         waiting=lambda until: [],
         left_out=dict,
         tidy=lambda: None,
