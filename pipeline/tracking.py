@@ -134,10 +134,12 @@ def _log_day(client: Any, at: str, day: DayRecord) -> None:
     values: dict[str, float | None] = {
         "rows": day.rows,
         "held": len(day.held),
+        "drift": len(day.drift),
         "seconds": sum(day.seconds.values()),
     }
     for task, measured in day.metrics.items():
         values |= {f"{task}/{name}": value for name, value in measured.items()}
+    values |= {f"vocabulary/{name}": grown["known"] for name, grown in day.vocabularies.items()}
     if day.scores is not None:
         values["users"] = day.scores.users
         values |= {f"unknown/{name}": share for name, share in day.scores.unknown.items()}

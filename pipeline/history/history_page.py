@@ -81,6 +81,7 @@ def write_history(name: str, records: Sequence[DayRecord], spec: FeatureSpec, se
         "days": list(reversed(records)),
         "served": served,
         "tasks": [_task(records, task, metrics) for task, metrics in shown_metrics(spec, records).items()],
+        "vocabularies": _vocabularies(records),
         "cost": _cost(records),
         "unknown": _unknown(records),
         "unknown_plot": plots.unknown_over_days(records),
@@ -122,6 +123,12 @@ def _unknown(records: Sequence[DayRecord]) -> Days:
     """Share of unknown values, and its difference from the days before, of every feature that has some; most first."""
     names = unknown_shares(records)
     return _table(records, {name: against_usual(records, partial(unknown_of, feature=name)) for name in names})
+
+
+def _vocabularies(records: Sequence[DayRecord]) -> Days:
+    """What became of every vocabulary that can grow, as the record of a day has it; None where it has nothing."""
+    names = dict.fromkeys(name for record in records for name in record.vocabularies)
+    return _table(records, {name: [record.vocabularies.get(name) for record in records] for name in names})
 
 
 def _cost(records: Sequence[DayRecord]) -> Days:

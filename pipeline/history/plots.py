@@ -82,14 +82,13 @@ def seconds_over_days(records: Sequence[DayRecord]) -> Markup | None:
         return None
     alt = altair()
     steps = list(dict.fromkeys(step for record in records for step in record.seconds))
-    colours = [RUN_COLOURS[number % len(RUN_COLOURS)] for number in range(len(steps))]
     chart = alt.Chart(alt.Data(values=points)).mark_bar()
     chart = chart.encode(
         x=_days(alt, records),
         y=alt.Y("seconds:Q", title="seconds", axis=alt.Axis(tickCount=5)),
         color=alt.Color(
             "step:N",
-            scale=alt.Scale(domain=steps, range=colours),
+            scale=alt.Scale(domain=steps, scheme="tableau10"),
             sort=steps,
             legend=alt.Legend(title=None, columns=4),
         ),

@@ -70,6 +70,10 @@ def make_days(count, held=(), unscored=(), push_folder="/models/shop"):
                 log="f",
                 model=model,
                 metrics=metrics,
+                drift=("`city`: new values are 40 % of the rows",) if number == 2 else (),
+                vocabularies={"item": {"known": 5000 + number, "added": 1, "reused": number % 2, "waiting": 0}}
+                if found
+                else {},
                 held=reasons,
                 pushed=None if reasons else f"{push_folder}/{100 + number}",
                 seconds={"read": 1.5, "examples": 20.0} | ({} if number in unscored else {"train": 30.0, "push": 0.5}),

@@ -124,6 +124,8 @@ def test_the_page_shows_metrics_gates_drift_cost_and_what_serves(days_of_a_shop,
     assert f"{auc:.4f}<small>{auc - 0.01:.4f} \N{EN DASH} {auc + 0.01:.4f}</small>" in page
     change = auc - records[0].metrics["click"]["auc"]
     assert f"{change:+.4f}</span><small>{change - 0.01 * 2**0.5:+.4f} to" in page
+    assert "`city`: new values are 40 % of the rows" in page
+    assert "5,001<small>1 new, 1 reused</small>" in page and "5,002<small>1 new</small>" in page
     drawn = plots_of(page)
     assert len(drawn) == len(set(drawn)) == 1 + 2 * 4 + 2 + 1 + 1
     assert {"Rows by day", "AUC of click by day", "Unknown values by day", "Seconds of every step by day"} <= set(drawn)
