@@ -32,11 +32,17 @@ class ValueColumn:
     """
 
     def __init__(self, name: str, kind: Kind, coded: Coded, length: int | None = None):
-        self._codes = coded.codes
-        self._entries = [entry(name, kind, _as_list(value)[:length]) for value in coded.values]
+        self._codes, self._values = coded.codes, coded.values
+        self._encode = lambda value: entry(name, kind, _as_list(value)[:length])
+        # Of a day's shard most values are those of rows that are not written.
+        self._entries: dict[int, bytes] = {}
 
     def entries(self, rows: np.ndarray) -> Iterable[bytes]:
-        return map(self._entries.__getitem__, self._codes[rows].tolist())
+        codes = self._codes[rows]
+        for code in np.unique(codes).tolist():
+            if code not in self._entries:
+                self._entries[code] = self._encode(self._values[code])
+        return map(self._entries.__getitem__, codes.tolist())
 
 
 class HistoryColumn:
