@@ -8,7 +8,7 @@ trained model goes on with must keep those of the model, so that its rows are re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +82,29 @@ def _encoder(transformed: tft.TFTransformOutput) -> Callable[[Any], list[bytes]]
     return lambda raw: encoder.encode(converter.convert(apply(raw)))
 
 
-def _write(source: Path, target: Path, columns: Any, encoded: Callable[[Any], list[bytes]]) -> None:
+def parsed(source: Path, columns: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Batches of the examples of a file, in order.
+
+    Args:
+        source: gzip-compressed TFRecord.
+        columns: which columns, as of `parsing_spec`.
+
+    Raises:
+        ValueError: naming the file, if it is damaged or holds no examples of these columns.
+    """
     records = tf.data.TFRecordDataset(str(source), compression_type="GZIP").batch(BATCH)
-    # The next batch is decompressed and parsed while one is transformed.
-    raw = untuned(records.map(lambda batch: tf.io.parse_example(batch, columns), num_parallel_calls=1).prefetch(2))
+    # The next batch is decompressed and parsed while one is in use.
+    batches = records.map(lambda batch: tf.io.parse_example(batch, columns), num_parallel_calls=1).prefetch(2)
+    try:
+        yield from untuned(batches)
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        raise ValueError(
+            f"{source} is damaged, or holds no examples of these columns: {error.message.splitlines()[0]}"
+        ) from error
+
+
+def _write(source: Path, target: Path, columns: Mapping[str, Any], encoded: Callable[[Any], list[bytes]]) -> None:
     with tf.io.TFRecordWriter(str(target), "GZIP") as writer:
-        try:
-            for batch in raw:
-                for row in encoded(batch):
-                    writer.write(row)
-        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-            raise ValueError(
-                f"{source} is damaged, or holds no examples of these columns: {error.message.splitlines()[0]}"
-            ) from error
+        for batch in parsed(source, columns):
+            for row in encoded(batch):
+                writer.write(row)

@@ -15,19 +15,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_transform as tft
 
+from mixrank.components.day_rows import parsed
 from mixrank.components.transform import vocabulary_values
 from mixrank.schemas import FeatureSpec, Vocab
 from mixrank.schemas.arrow import lines_of, open_parquet, pa, pc, pq
 from mixrank.schemas.files import write_folder_atomically
 from mixrank.schemas.tfmd import parsing_spec
-from mixrank.serving.base import untuned
 
 GRAPH, SEEN, GROWN = "graph", "seen", "grown.json"
-# Rows that are parsed at once.
-BATCH = 4096
 # Values that are written at once.
 LINES = 1 << 20
 
@@ -134,7 +131,7 @@ def count_values(examples: Path, spec: FeatureSpec) -> dict[str, pa.Table]:
     Raises:
         ValueError: if there are no examples, or a file is damaged.
     """
-    files = sorted(str(path) for path in examples.glob("Split-*/*.gz"))
+    files = sorted(examples.glob("Split-*/*.gz"))
     if not files:
         raise ValueError(f"no examples match {examples}/Split-*/*.gz")
     names = list(growing(spec))
@@ -143,17 +140,10 @@ def count_values(examples: Path, spec: FeatureSpec) -> dict[str, pa.Table]:
     found: dict[str, list[pa.Table]] = {name: [] for name in names}
     for file in files:
         of_file: dict[str, list[Any]] = {name: [] for name in names}
-        records = tf.data.TFRecordDataset(file, compression_type="GZIP").batch(BATCH)
-        batches = untuned(records.map(lambda batch: tf.io.parse_example(batch, columns), num_parallel_calls=1))
-        try:
-            for raw in batches:
-                for name, values in vocabulary_values(spec, raw).items():
-                    if name in of_file:
-                        of_file[name].append(values.numpy())
-        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-            raise ValueError(
-                f"{file} is damaged, or holds no examples of these columns: {error.message.splitlines()[0]}"
-            ) from error
+        for raw in parsed(file, columns):
+            for name, values in vocabulary_values(spec, raw).items():
+                if name in of_file:
+                    of_file[name].append(values.numpy())
         for name, parts in of_file.items():
             found[name].append(_distinct(parts))
     return {name: _summed(pa.concat_tables(parts)) for name, parts in found.items()}
