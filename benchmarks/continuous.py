@@ -89,11 +89,25 @@ def judged(record: dict[str, Any], day: str) -> dict[str, dict[str, float]]:
     }
 
 
+def plot(table: pd.DataFrame, file: Path) -> None:
+    """AUC of every model by day, a panel for each task."""
+    import altair as alt
+
+    day, colour = (
+        alt.X("day:O", title=None),
+        alt.Color("model:N", title=None, sort=["go on", "scratch", "window", "frozen"]),
+    )
+    auc = alt.Y("auc:Q", title="AUC", scale=alt.Scale(zero=False))
+    lines = alt.Chart(table).mark_line(point=True).encode(x=day, y=auc, color=colour)
+    lines.properties(width=420, height=180).facet(row=alt.Row("task:N", title=None)).save(str(file))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of KuaiRand-Pure's files")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--scratch", nargs="*", default=DAYS[FIRST:], metavar="DAY")
+    parser.add_argument("--plot", type=Path, help="file (.svg) of a plot")
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="as of `mixrank run`")
     args = parser.parse_args()
     output = args.output.resolve()
@@ -116,6 +130,8 @@ def main() -> None:
                 rows.append(row | {m: values[m] for m in METRICS} | {"seconds": whole, "training": training})
     table = pd.DataFrame(rows)
     table.to_csv(output / "days.csv", index=False)
+    if args.plot is not None:
+        plot(table, args.plot)
     for task, part in table.groupby("task", sort=False):
         print(f"\n{task}\n\n| day | rows | model | AUC | GAUC | log loss | seconds | of them training |")
         print("|---|---|---|---|---|---|---|---|")
