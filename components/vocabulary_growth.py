@@ -54,7 +54,6 @@ def grow_vocabularies(
     spec: FeatureSpec,
     *,
     day: str,
-    start: str,
     before: Path | None,
     count_days: int,
     reuse_days: int | None,
@@ -72,9 +71,8 @@ def grow_vocabularies(
         out: gets `graph/`, `seen/` and `grown.json`; whole or not at all. It must not exist, or be empty.
         spec: columns of an example.
         day: ISO date of the rows.
-        start: ISO date of the last day that the first graph was made from. Values that were not seen since count as
-            last seen then.
-        before: `seen/` of the day before, or None on the first day.
+        before: what this wrote for the day before, or None on the first day. A known value that was not seen since the
+            first day counts as last seen then.
         count_days, reuse_days: int >= 1. None never gives a row to another value.
 
     Returns:
@@ -84,7 +82,8 @@ def grow_vocabularies(
         ValueError: if there are no examples, or a file is damaged.
     """
     counted = count_values(examples, spec)
-    today, since = date.fromisoformat(day).toordinal(), date.fromisoformat(start).toordinal()
+    today = date.fromisoformat(day).toordinal()
+    since = today if before is None else int(json.loads((before / GROWN).read_text())["since"])
     grown: dict[str, Growth] = {}
 
     def write(temporary: Path) -> None:
@@ -94,13 +93,14 @@ def grow_vocabularies(
         for name, vocab in growing(spec).items():
             file = Path(transformed.vocabulary_file_by_name(name))
             known = lines_of(file.read_bytes())
-            last = before and before / f"{name}.parquet"
-            seen = seen_until(counted[name], known, last, today, count_days, reuse_days)
+            last = before and before / SEEN / f"{name}.parquet"
+            seen = seen_until(counted[name], known, last, today, count_days)
             pq.write_table(seen, temporary / SEEN / f"{name}.parquet")
             values, grown[name] = grow(known, vocab, seen, today, since, count_days, reuse_days)
             if grown[name].added or grown[name].reused:
                 _write_lines(file, values)
-        (temporary / GROWN).write_text(json.dumps({name: each._asdict() for name, each in grown.items()}, indent=1))
+        features = {name: each._asdict() for name, each in grown.items()}
+        (temporary / GROWN).write_text(json.dumps({"since": since, "features": features}, indent=1))
 
     write_folder_atomically(out, write)
     return grown
@@ -108,7 +108,7 @@ def grow_vocabularies(
 
 def read_growth(folder: Path) -> dict[str, Growth]:
     """What `grow_vocabularies` returned for a folder that it wrote."""
-    found = json.loads((folder / GROWN).read_text())
+    found = json.loads((folder / GROWN).read_text())["features"]
     return {name: Growth(**each) for name, each in found.items()}
 
 
@@ -168,9 +168,7 @@ def _summed(table: pa.Table) -> pa.Table:
     return pa.table({"value": summed["value"], "count": summed["count_sum"]})
 
 
-def seen_until(
-    counted: pa.Table, known: pa.Array, before: Path | None, today: int, count_days: int, reuse_days: int | None
-) -> pa.Table:
+def seen_until(counted: pa.Table, known: pa.Array, before: Path | None, today: int, count_days: int) -> pa.Table:
     """When values were seen: every day of the last `count_days`, and for known values the newest before those.
 
     Args:
@@ -178,7 +176,7 @@ def seen_until(
         known: values of the vocabulary.
         before: Parquet file of what this returned the day before; None has seen nothing.
         today: number of the day.
-        count_days, reuse_days: as in `grow_vocabularies`.
+        count_days: as in `grow_vocabularies`.
 
     Returns:
         Columns `value`, `day` and `count`; 0 before the last `count_days`.
@@ -190,8 +188,6 @@ def seen_until(
     table = pa.concat_tables(tables)
     recent = pc.greater(table["day"], today - count_days)
     counts = table.filter(recent)
-    if reuse_days is None:
-        return counts
     older = table.filter(pc.and_(pc.invert(recent), pc.is_in(table["value"], value_set=known)))
     older = older.filter(pc.invert(pc.is_in(older["value"], value_set=pc.unique(counts["value"]))))
     newest = older.group_by("value").aggregate([("day", "max")])
@@ -214,7 +210,7 @@ def grow(
         known: the values before.
         vocab: when a value is common, and how many rows there may be.
         seen: as of `seen_until`.
-        today, since: numbers of the day and of the last one before `seen` began.
+        today, since: numbers of the day and of the first one that `seen` counts.
         count_days, reuse_days: as in `grow_vocabularies`.
     """
     common = _summed(seen.filter(pc.greater(seen["day"], today - count_days)).select(["value", "count"]))

@@ -334,9 +334,7 @@ def take_what_fits(
 
 
 def _place(name: str, path: str, dense: Sequence[str], tables: Sequence[str]) -> str:
-    """What a variable of a state is, in every model: `model/5` -> its path, `optimizer/momentum/5` -> that of whose
-    momentum it is, `tables/0/1` -> the second slot of which tables.
-    """
+    """What a variable of a state is in every model: the path of a weight, or which slot of which weight or table."""
     kind, _, rest = name.partition("/")
     if kind == "model":
         return path

@@ -15,6 +15,7 @@ command that was killed anywhere and is called again does what is left, and ends
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import sys
 import time
@@ -37,6 +38,7 @@ from mixrank.pipeline.run_record import RunRecord, split_files
 from mixrank.schemas import Dataset, SplitByDay
 from mixrank.schemas.arrow import read_frame
 from mixrank.schemas.files import abandoned, remove, withdraw, write_folder_atomically, write_text_atomically
+from mixrank.schemas.stores import is_url
 
 if TYPE_CHECKING:
     from mixrank.components.vocabulary_growth import Growth
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 START = "start"
 # File of the folder of days: the run after which they come.
 RUN = "run.json"
+# File of a day: what it began from.
+BASIS = "began_from.json"
 # Files of a day's drift.
 STATISTICS, FINDINGS = "statistics.pb", "findings.json"
 
@@ -177,12 +181,13 @@ class Advance:
             day: ISO date; one that came late need not be done itself.
 
         Returns:
-            Those that were done.
+            Those that were done or begun.
 
         Raises:
             ValueError: if none is done, or what the first began from is no longer kept.
         """
-        again = [record.day for record in self.done() if record.day >= day]
+        # Also one that was interrupted: it began from those before.
+        again = sorted(path.name for path in self.folder.glob("????-??-??") if path.name >= day)
         if not again:
             raise ValueError(f"no day from {day} on is done; the last one is {self._before(day).name}")
         before = self._before(day)
@@ -208,6 +213,37 @@ class Advance:
             home = self.folder / good[-1]
             return good[-1], home / "model_run" / "state", self._graph(home)
         return self.first, self.run.model_run / "state", self.run.rows.transform_graph
+
+    def _basis(self, day: str) -> dict[str, str | None]:
+        """What a day begins from; one that was interrupted goes on only if this is the same."""
+        before, (model, *_) = self._before(day).name, self._model_before(day)
+        finished = {record.day: record.finished.isoformat() for record in self.done()}
+        served = None if self.served is None else self.served / day
+        settings = self.config.model_dump(mode="json", include={"model", "train", "advance"})
+        for unread in ("deploy", "keep_days", "min_rows"):
+            settings["advance"].pop(unread, None)
+        return {
+            "rows of the log": self._fingerprint(day),
+            "rows as served": str(served) if served is not None and served.is_dir() else None,
+            "day before": f"{before} {finished.get(before, '')}",
+            "model": f"{model} {finished.get(model, '')}",
+            "settings": json.dumps(settings, sort_keys=True),
+        }
+
+    def _begin_day(self, day: str) -> dict[str, str | None]:
+        """Makes a day's folder, or leaves it as it is where the day can go on."""
+        home, basis = self.folder / day, self._basis(day)
+        file = home / BASIS
+        if home.is_dir():
+            known = json.loads(file.read_text()) if file.is_file() else {}
+            if known == basis:
+                return basis
+            other = [name for name, value in basis.items() if known.get(name) != value]
+            self.say(f"      begun anew, since what it began from is another now: {', '.join(other)}")
+            withdraw(home)
+        home.mkdir(parents=True)
+        write_text_atomically(file, json.dumps(basis, indent=1))
+        return basis
 
     def _graph(self, home: Path) -> Path:
         """The Transform graph of a day."""
@@ -243,8 +279,7 @@ class Advance:
         Raises:
             ValueError: if the log is wrong.
         """
-        home = self.folder / day
-        home.mkdir(parents=True, exist_ok=True)
+        home, basis = self.folder / day, self._begin_day(day)
         for left in abandoned(home):
             remove(left)
         started, self.seconds = datetime.now(), {}
@@ -268,7 +303,7 @@ class Advance:
         record = DayRecord(
             day=day,
             rows=rows,
-            log=self._fingerprint(day),
+            log=str(basis["rows of the log"]),
             model=model,
             metrics=metrics,
             drift=tuple(alarms),
@@ -361,15 +396,19 @@ class Advance:
 
     def _grow(self, home: Path, day: str, graph: Path) -> dict[str, Growth]:
         """Gives rows to values that have become common; values of a day that is held back count as well."""
-        from mixrank.components.vocabulary_growth import SEEN, grow_vocabularies, growing, read_growth
+        from mixrank.components.vocabulary_growth import GRAPH, SEEN, grow_vocabularies, growing, read_growth
 
-        spec, settings = self.dataset.spec, self.config.advance.vocabularies
-        if settings is None or not growing(spec):
+        spec, settings, out = self.dataset.spec, self.config.advance.vocabularies, home / "vocabularies"
+        if not growing(spec):
             return {}
-        out = home / "vocabularies"
+        if settings is None:
+            # They stay as they are, and so does the graph, whose own day may be forgotten.
+            if graph != self.run.rows.transform_graph and not out.is_dir():
+                write_folder_atomically(out, lambda folder: shutil.copytree(graph, folder / GRAPH))
+            return {}
         if out.is_dir():
             return read_growth(out)
-        before = self._before(day) / "vocabularies" / SEEN
+        before = self._before(day) / "vocabularies"
         with self._timed("vocabularies"):
             return grow_vocabularies(
                 rows_of(home),
@@ -377,8 +416,7 @@ class Advance:
                 out,
                 spec,
                 day=day,
-                start=self.first,
-                before=before if before.is_dir() else None,
+                before=before if (before / SEEN).is_dir() else None,
                 count_days=settings.count_days,
                 reuse_days=settings.reuse_days,
             )
@@ -474,7 +512,13 @@ class Advance:
 
     def _push(self, home: Path) -> str:
         from mixrank.components.pushing import push
+        from mixrank.serving.base import SUMS, newest
 
+        _, last = newest(self.config.push_place)
+        sums = home / "checked" / "model" / SUMS
+        # Of a call that was killed after it.
+        if last is not None and not is_url(last) and (Path(last) / SUMS).read_bytes() == sums.read_bytes():
+            return last
         copy = home / "pushed"
         if copy.exists():
             remove(copy)

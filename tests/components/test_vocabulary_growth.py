@@ -83,7 +83,7 @@ def test_rows_are_given_and_kept_as_a_plain_count_says(days, min_count, max_size
                     "count": pa.array(list(counts.values()), pa.int64()),
                 }
             )
-            seen = seen_until(table, known, before, today, count_days, reuse_days)
+            seen = seen_until(table, known, before, today, count_days)
             before = Path(folder) / f"{today}.parquet"
             pq.write_table(seen, before)
             known, growth = grow(known, vocab, seen, today, 0, count_days, reuse_days)
@@ -119,8 +119,12 @@ def grown(request, toy_spec, toy_data, split, tmp_path_factory):
         }
     )
     out = tmp_path_factory.mktemp("grown") / "vocabularies"
-    day = {"day": "2022-04-05", "start": "2022-04-03", "before": None, "count_days": 1, "reuse_days": request.param}
-    found = grow_vocabularies(split("eval"), toy_data.graph, out, spec, **day)
+    day = {"count_days": 1, "reuse_days": request.param}
+    # Two days before, values of other rows were seen.
+    first = tmp_path_factory.mktemp("first") / "vocabularies"
+    none = spec.model_copy(update={"features": toy_spec.features})
+    grow_vocabularies(split("valid"), toy_data.graph, first, none, day="2022-04-03", before=None, **day)
+    found = grow_vocabularies(split("eval"), toy_data.graph, out, spec, day="2022-04-05", before=first, **day)
     return spec, out, found
 
 
@@ -141,7 +145,7 @@ def test_the_graph_of_the_day_knows_the_new_values_and_keeps_the_ids_of_the_othe
     # Nothing is written over, and nothing half.
     with pytest.raises(ValueError, match="no examples match"):
         grow_vocabularies(
-            tmp_path, toy_data.graph, tmp_path / "out", spec, day="2022-04-05", start="2022-04-03", before=None,
+            tmp_path, toy_data.graph, tmp_path / "out", spec, day="2022-04-05", before=None,
             count_days=1, reuse_days=None,
         )  # fmt: skip
     assert not (tmp_path / "out").exists()

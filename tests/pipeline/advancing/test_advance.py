@@ -302,11 +302,11 @@ def test_a_value_that_has_become_common_has_a_row_of_its_own_from_then_on(shop, 
     # What is pushed knows them too.
     pushed = shop.home / "serving" / "shop" / str(max(versions(shop.home / "serving" / "shop")))
     assert (pushed / "assets" / "item").read_text().split() == after
-    shutil.rmtree(shop.home)
-    days = shop.make(advance={"vocabularies": None})
-    days.start()
-    assert days.take(DAYS[2]).vocabularies == {}
-    assert not (shop.home / "days" / DAYS[2] / "vocabularies").exists()
+    # Switched off, they stay as they are by then.
+    rows_of(DAYS[4]).replace({"item": {4: 73}}).to_parquet(shop.data / f"{DAYS[4]}.parquet")
+    (third,) = take_all(shop, advance={"vocabularies": None})
+    assert third.vocabularies == {}
+    assert items(shop.home / "days" / DAYS[4]) == after
 
 
 def test_a_day_without_positives_is_held_back_and_the_next_skips_its_model(shop, quick_check):
@@ -366,6 +366,53 @@ def test_a_day_that_changed_is_said_and_done_again(shop, quick_check):
     assert shop.make().left_out() == {}
     with pytest.raises(ValueError, match=f"no day from {DAYS[5]} on is done; the last one is {DAYS[2]}"):
         shop.make().redo(DAYS[5])
+
+
+def test_an_interrupted_day_begins_anew_where_it_began_from_is_another(shop, quick_check, monkeypatch, tmp_path):
+    from mixrank.components import day_rows, training
+
+    deliver(shop, *DAYS[2:4])
+
+    def killed(*args, **options):
+        raise Killed
+
+    def interrupt(**changes):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(training, "train_model", killed)
+            take_all(shop, **changes)
+
+    interrupt()
+    transformed = shop.home / "days" / DAYS[2] / "transformed"
+    before = transformed.stat().st_mtime_ns
+    # The same goes on.
+    interrupt()
+    assert transformed.stat().st_mtime_ns == before
+    # A file that comes for it, other settings: they begin anew.
+    more = rows_of(DAYS[2])
+    more.assign(item=(more["item"] + 1) % 8).to_parquet(shop.data / "late.parquet")
+    interrupt()
+    assert transformed.stat().st_mtime_ns > before
+    before = transformed.stat().st_mtime_ns
+    settings = {"advance": {"vocabularies": {"count_days": 3}}}
+    interrupt(**settings)
+    assert transformed.stat().st_mtime_ns > before
+    # The second day is interrupted, and the first taken back: both are gone.
+    kept, called = day_rows.transform_day, []
+
+    def second(examples, *args):
+        called.append(examples)
+        if len(called) == 2:
+            raise Killed
+        kept(examples, *args)
+
+    shutil.rmtree(shop.home / "days")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(day_rows, "transform_day", second)
+        take_all(shop, **settings)
+    days = shop.make(**settings)
+    assert [record.rows for record in days.done()] == [480]
+    assert days.redo(DAYS[2]) == DAYS[2:4]
+    assert not list((shop.home / "days").glob("2022-*"))
 
 
 def test_the_days_of_an_earlier_run_are_set_aside(shop):

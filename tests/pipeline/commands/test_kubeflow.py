@@ -15,7 +15,7 @@ from mixrank.pipeline.kubeflow import compiler as kubeflow
 def mixrank(monkeypatch, tmp_path):
     """Runs the command in an empty folder, with a compiler that writes image and preset only."""
 
-    def compiled(config):
+    def compiled(config, days):
         image = config.kubeflow.image or "mixrank:0.1.0-0123456789ab"
         container = {"container": {"image": image}}
         return yaml.safe_dump(
