@@ -515,10 +515,11 @@ class Advance:
         from mixrank.serving.base import SUMS, newest
 
         _, last = newest(self.config.push_place)
-        sums = home / "checked" / "model" / SUMS
-        # Of a call that was killed after it.
-        if last is not None and not is_url(last) and (Path(last) / SUMS).read_bytes() == sums.read_bytes():
-            return last
+        if last is not None and not is_url(last):
+            there, here = Path(last) / SUMS, home / "checked" / "model" / SUMS
+            # That of a call that was killed after it.
+            if there.is_file() and there.read_bytes() == here.read_bytes():
+                return last
         copy = home / "pushed"
         if copy.exists():
             remove(copy)

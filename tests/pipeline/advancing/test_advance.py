@@ -276,6 +276,8 @@ def test_a_command_that_is_killed_at_every_step_ends_with_the_same_model(shop, m
         assert shop.make().done() == []
     (record,) = take_all(shop)
     assert (record.metrics, record.held, record.rows) == (whole.metrics, (), whole.rows)
+    # The one before, and one of the eight: what was pushed before a kill is not pushed again.
+    assert len(versions(shop.home / "serving" / "shop")) == 2
     found = pd.read_parquet(shop.home / "days" / DAYS[2] / "model_run" / "predictions.parquet")
     pd.testing.assert_frame_equal(found, expected, atol=1e-6)
     assert advance.START in [path.name for path in (shop.home / "days").iterdir()]
