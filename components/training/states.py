@@ -92,12 +92,16 @@ def read_variables(
         if name in moved:
             _read_moved(folder, files, variable, moved[name])
             continue
-        for file in files:
-            values = np.load(folder / file["name"], allow_pickle=False)
-            if len(files) == 1:
-                variable.assign(values)
-            else:
-                put(variable, file["first"], values)
+        _read_whole(folder, files, variable)
+
+
+def _read_whole(folder: Path, files: Sequence[Mapping[str, Any]], variable: keras.Variable) -> None:
+    for file in files:
+        values = np.load(folder / file["name"], allow_pickle=False)
+        if len(files) == 1:
+            variable.assign(values)
+        else:
+            put(variable, file["first"], values)
 
 
 def _read_moved(folder: Path, files: Sequence[Mapping[str, Any]], variable: keras.Variable, rows: MovedRows) -> None:
@@ -324,7 +328,7 @@ def take_what_fits(
             if not of_optimizer:
                 left[what] = "not there" if entry is None else f"{entry['shape']} there, {wanted} here"
         elif moved is None:
-            variable.assign(np.load(folder / VARIABLES / entry["files"][0]["name"], allow_pickle=False))
+            _read_whole(folder / VARIABLES, entry["files"], variable)
             taken.append(what)
         else:
             _read_moved(folder / VARIABLES, entry["files"], variable, moved)
