@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -112,17 +112,18 @@ class ShardTables:
         self.tables, self._batches = tables, batches
         self._whole: dict[str, Columns] = {}
 
-    def load(self, number: int, users: pa.Array | None = None) -> dict[str, Columns]:
+    def load(self, number: int, users: pa.Array | None = None, without: Container[str] = ()) -> dict[str, Columns]:
         """Columns of a shard.
 
         Args:
             number: of the shard.
             users: those whose rows are wanted; None for all.
+            without: names of tables that are not wanted.
 
         Returns:
             Table name -> columns; all rows for a table without a partition key.
         """
-        return {name: self._load(name, number, users) for name in self.tables}
+        return {name: self._load(name, number, users) for name in self.tables if name not in without}
 
     def _load(self, name: str, number: int, users: pa.Array | None) -> Columns:
         key = self.tables[name].key

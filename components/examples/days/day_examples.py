@@ -26,7 +26,7 @@ from mixrank.components.examples.days.day_log import DayLog
 from mixrank.components.examples.dictionary_column import Coded
 from mixrank.components.examples.joined_log import Columns, joined_log
 from mixrank.components.examples.popularity import COLUMNS, count, folded, merge, own_rules, shared_and_own
-from mixrank.components.examples.raw_tables import FILE, LOG, RawTable, label_table, stored_fields
+from mixrank.components.examples.raw_tables import FILE, LOG, PRIOR, RawTable, label_table, stored_fields
 from mixrank.components.examples.splits import on_day
 from mixrank.components.examples.stages import (
     ShardTables,
@@ -259,7 +259,8 @@ class CountDay(beam.DoFn):
         try:
             rules = dataset.source.popularity
             rows = work.load(number)
-            others = work.others.load(number, rows.users)
+            # No count reads what was before the log.
+            others = work.others.load(number, rows.users, without={PRIOR})
             # An event of today may belong to an impression of yesterday: what both have, less what was counted.
             whole = _joined(dataset, others, _together(rows.old, rows.new) if dataset.source.labels else rows.new)
             counts = [count(rules, whole, whole[dataset.spec.time.name].numbers())]
