@@ -55,28 +55,12 @@ class HistoryColumn:
         width: int >= 1. Values per event, padded.
         sequence: events of all users.
         slices: the history of every row.
-        written: int array; rows that will be asked for, None for all. Other rows' events are not encoded.
     """
 
-    def __init__(
-        self,
-        name: str,
-        kind: Kind,
-        coded: Coded,
-        width: int,
-        sequence: Sequences,
-        slices: Slices,
-        written: np.ndarray | None = None,
-    ):
-        held = np.arange(len(sequence.events)) if written is None else _held(slices, written, len(sequence.events))
-        codes = coded.codes[sequence.events[held]]
-        there = np.bincount(codes, minlength=len(coded.values)) > 0
-        fragments = [
-            payload(kind, _padded(value, kind, width)) if known else b""
-            for value, known in zip(coded.values, there.tolist(), strict=True)
-        ]
-        sizes = np.zeros(len(sequence.events), np.int64)
-        sizes[held] = np.array([len(fragment) for fragment in fragments], np.int64)[codes]
+    def __init__(self, name: str, kind: Kind, coded: Coded, width: int, sequence: Sequences, slices: Slices):
+        fragments = [payload(kind, _padded(value, kind, width)) for value in coded.values]
+        codes = coded.codes[sequence.events]
+        sizes = np.array([len(fragment) for fragment in fragments])[codes]
         self._buffer = b"".join(map(fragments.__getitem__, codes.tolist()))
         self._offsets = np.concatenate([[0], np.cumsum(sizes)])
         self._slices = slices
@@ -145,13 +129,6 @@ class LateActionColumn:
             values = values | np.where(moment[events] < time, mask[events], 0)
         buffer, offsets = varints(values)
         return _cut(buffer, offsets[starts], offsets[ends], self._header)
-
-
-def _held(slices: Slices, rows: np.ndarray, events: int) -> np.ndarray:
-    """Places of the events that the histories of some rows hold, ascending."""
-    begun = np.bincount(slices.starts[rows], minlength=events + 1)
-    ended = np.bincount(slices.starts[rows] + slices.counts[rows], minlength=events + 1)
-    return np.flatnonzero(np.cumsum(begun - ended)[:events])
 
 
 def _events_of(events: np.ndarray, slices: Slices, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -146,19 +146,16 @@ def build(
     for name in source.events:
         happened[name], found[name] = event_rows(dataset, name, tables, keys)
     starts = window_start(time, source.window)
-    new = None if since is None else np.flatnonzero(time >= since)
     for history in spec.histories:
         if history.in_row is not None:
             written, histories[history.name] = _in_row(dataset, history, log)
         else:
-            written, histories[history.name] = _history(
-                dataset, history, happened[history.events], user, time, starts, new
-            )
+            written, histories[history.name] = _history(dataset, history, happened[history.events], user, time, starts)
         columns += written
         if history.name in left_behind:
             gone = np.array([left_behind[history.name].get(key, 0) for key in keys], np.int64)[user]
             histories[history.name] = replace(histories[history.name], dropped=histories[history.name].dropped + gone)
-    own = np.arange(len(time)) if new is None else new
+    own = np.arange(len(time)) if since is None else np.flatnonzero(time >= since)
     figures = shard_figures(
         dataset,
         take_all(log, own),
@@ -202,13 +199,7 @@ class Happened:
 
 
 def _history(
-    dataset: Dataset,
-    history: History,
-    happened: Happened,
-    user: np.ndarray,
-    time: np.ndarray,
-    starts: np.ndarray,
-    new: np.ndarray | None,
+    dataset: Dataset, history: History, happened: Happened, user: np.ndarray, time: np.ndarray, starts: np.ndarray
 ) -> tuple[list[EntryColumn], Slices]:
     """The columns of a history, and where each row finds its events.
 
@@ -216,7 +207,6 @@ def _history(
         dataset, history: the declaration.
         happened: what it is cut from.
         user, time, starts: of the rows: code, time and begin of the window, int arrays (rows,).
-        new: rows that will be written, None for all.
     """
     own, prior = happened.user, happened.prior
     rows, moment, keep_prior = happened.events_of(history)
@@ -228,15 +218,15 @@ def _history(
             case TimeGap():
                 written.append(GapColumn(name, time, moment, sequence, cut))
             case Action():
-                written.append(_action_column(name, feature, happened, time, sequence, cut, new))
+                written.append(_action_column(name, feature, happened, time, sequence, cut))
             case Categorical() | MultiCategorical() | Numeric() | Vector():
                 events = _attribute(feature.name, happened.columns, prior)
-                written.append(HistoryColumn(name, feature.kind, events, feature.raw_width, sequence, cut, new))
+                written.append(HistoryColumn(name, feature.kind, events, feature.raw_width, sequence, cut))
             case _:
                 assert_never(feature)
     for name, weighted in dataset.spec.weights_in(history):
         weights = _attribute(str(weighted.weights), happened.columns, prior)
-        written.append(HistoryColumn(name, "float", weights, weighted.raw_width, sequence, cut, new))
+        written.append(HistoryColumn(name, "float", weights, weighted.raw_width, sequence, cut))
     return written, cut
 
 
@@ -322,7 +312,6 @@ def _action_column(
     time: np.ndarray,
     sequence: Sequences,
     cut: Slices,
-    new: np.ndarray | None,
 ) -> EntryColumn:
     """The bit mask of every event, of the table and then prior."""
     flags, moments = happened.flags, happened.moments
@@ -330,7 +319,7 @@ def _action_column(
     late = [flag for flag in bits if flag in moments]
     masks = sum((bits[flag] for flag in bits if flag not in late), np.zeros(len(flags[feature.flags[0]]), np.int64))
     if not late:
-        return HistoryColumn(name, feature.kind, Coded(masks, list(range(2 ** len(bits)))), 1, sequence, cut, new)
+        return HistoryColumn(name, feature.kind, Coded(masks, list(range(2 ** len(bits)))), 1, sequence, cut)
     # Prior events are over.
     over = np.full(len(masks) - len(happened.time), -1)
     known = [(bits[flag], np.concatenate([moments[flag], over])) for flag in late]

@@ -249,8 +249,14 @@ class Job:
 def _steps_before(state: Path | None, settings: TrainSettings, origin: Mapping[str, Any]) -> int:
     if state is not None:
         return steps_before(state, origin)
-    begins_at = settings.warm_start
-    return steps_that_fit(Path(begins_at), origin) if begins_at is not None and is_state(Path(begins_at)) else 0
+    begins_at = _warm_state(settings)
+    return 0 if begins_at is None else steps_that_fit(begins_at, origin)
+
+
+def _warm_state(settings: TrainSettings) -> Path | None:
+    """The kept state that a warm start takes what fits from; None for one from an export, which has rows alone."""
+    folder = None if settings.warm_start is None else Path(settings.warm_start)
+    return folder if folder is not None and is_state(folder) else None
 
 
 def _build(job: Job, resolved: ModelSettings, origin: Mapping[str, Any]) -> tuple[keras.Model, TrainingStep]:
@@ -259,9 +265,9 @@ def _build(job: Job, resolved: ModelSettings, origin: Mapping[str, Any]) -> tupl
     with job.workers.watched(job.checkpoints), job.strategy.scope(), rows_on(on_host):
         model = build_model(job.spec, resolved, job.settings, job.transform_output)
         write_side_rows(model, job.spec, job.transform_output)
-        begins_at = job.settings.warm_start
-        if begins_at is not None and not is_state(Path(begins_at)):
-            taken = warm_start(model, job.spec, job.transform_output, begins_at)
+        begins_at = _warm_state(job.settings)
+        if job.settings.warm_start and begins_at is None:
+            taken = warm_start(model, job.spec, job.transform_output, job.settings.warm_start)
             print(f"  warm start: {sum(taken.values()):,} embedding rows taken over", file=sys.stderr, flush=True)
         compiled = compile_for_training(
             model,
@@ -273,8 +279,8 @@ def _build(job: Job, resolved: ModelSettings, origin: Mapping[str, Any]) -> tupl
             several_workers=job.workers.several,
             position=PositionBias.of(job.spec, job.trained_on),
         )
-    if begins_at is not None and is_state(Path(begins_at)):
-        fitting = take_what_fits(Path(begins_at), compiled, job.spec, job.transform_output, origin)
+    if begins_at is not None:
+        fitting = take_what_fits(begins_at, compiled, job.spec, job.transform_output, origin)
         print(textwrap.indent(fitting.said, "  "), file=sys.stderr, flush=True)
     if job.state is not None:
         new = take_state(job.state, compiled, job.spec, job.transform_output)

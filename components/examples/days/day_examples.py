@@ -10,7 +10,6 @@ behind when their user comes back.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -148,27 +147,27 @@ class DayWork:
 
     def load(self, number: int) -> DayRows:
         """Carried and new rows of a shard."""
-        found = DayRows({}, {}, {}, [], None)
+        loaded = {name: self.log.load(table, self.takes, number) for name, table in self.timed.items()}
+        new = {name: rows for name, (rows, _) in loaded.items()}
+        users = self._active(new)
+        old: dict[str, pa.Table] = {}
+        resting: dict[str, pa.Table] = {}
         for name, table in self.timed.items():
-            found.new[name], files = self.log.load(table, self.takes, number)
-            if name == LOG:
-                found.files.extend(files)
-        active = self._active(found.new)
-        for name, table in self.timed.items():
-            old = pa.schema(stored_fields(table)).empty_table()
+            carried_rows = pa.schema(stored_fields(table)).empty_table()
             if self.before.folder:
                 with FileSystems.open(_shard(self.before.folder, name, number)) as source:
-                    old = pa.ipc.open_file(source).read_all()
+                    carried_rows = pa.ipc.open_file(source).read_all()
             if name == LOG:
-                place = old.schema.get_field_index(FILE)
+                place = carried_rows.schema.get_field_index(FILE)
                 # Their files are those of other days.
-                old = old.set_column(place, old.schema.field(place), pa.array(np.full(len(old), -1)))
-            resting = np.zeros(len(old), bool)
-            if active is not None and table.key is not None:
-                is_in = pc.is_in(old[table.key], value_set=active)
-                resting = ~is_in.to_numpy().astype(bool)
-            found.old[name], found.resting[name] = (old.filter(pa.array(mask)) for mask in (~resting, resting))
-        return dataclasses.replace(found, users=active)
+                nowhere = pa.array(np.full(len(carried_rows), -1))
+                carried_rows = carried_rows.set_column(place, carried_rows.schema.field(place), nowhere)
+            rests = np.zeros(len(carried_rows), bool)
+            if users is not None and table.key is not None:
+                rests = ~pc.is_in(carried_rows[table.key], value_set=users).to_numpy().astype(bool)
+            old[name], resting[name] = (carried_rows.filter(pa.array(mask)) for mask in (~rests, rests))
+        _, files = loaded[LOG]
+        return DayRows(old, new, resting, files, users)
 
     def _active(self, new: dict[str, pa.Table]) -> pa.Array | None:
         """Users with new rows; None for all, where new rows do not say whose they are."""
